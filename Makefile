@@ -1,0 +1,203 @@
+# hermes-kxl: from a fused LFM2-MoE checkpoint to GGUF quants that still call tools.
+# `make` lists the targets in the order of the line; `make q4kxl` is the main job.
+#
+#   CONFIG  the model's settings                                       (configs/tiny.json)
+#   MODEL   the fused checkpoint, a folder as mlx_lm or transformers saves it (the config's own)
+#   RUN     names a run: runs/RUN holds the heavy files, evals/RUN, reports/RUN and logs/RUN the results
+#                                                                      (the config's name)
+#   ROWS    conversations for the imatrix and the KL divergence, JSON lines (generated ones)
+#   PYTHON  the Python that .venv is made with, 3.11 or newer          (python3)
+#
+# Written for GNU make 3.81, which is what macOS has. Paths must not hold spaces.
+
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# What a script prints appears when it prints it, errors behind it.
+export PYTHONUNBUFFERED := 1
+
+PYTHON ?= python3
+CONFIG ?= configs/tiny.json
+
+SETTINGS := $(shell $(PYTHON) -c 'import json, sys; c = json.load(open(sys.argv[1])); l, e = c["license"], c["eval"]; \
+  print(c["name"], c["model"] or "none", c["artifact_pattern"].replace("{policy}", "%"), c["gguf"]["pre_tokenizer"], \
+  l["id"], l["name"] or "none", l["link"] or "none", c["base_model"] or "none", \
+  e["context"], c["imatrix"]["context_tokens"], c["imatrix"]["min_tokens_per_expert"], c["kld"]["context_tokens"], *e["suites"])' $(CONFIG))
+ifeq ($(word 13,$(SETTINGS)),)
+$(error $(CONFIG) is no config (why: above); name another one with CONFIG=configs/NAME.json)
+endif
+setting = $(filter-out none,$(word $(1),$(SETTINGS)))
+
+# Another checkpoint under the name of the config's own run would overwrite its committed reports.
+ifneq ($(origin MODEL),undefined)
+ifeq ($(origin RUN),undefined)
+$(error MODEL=$(MODEL) needs a name for its files: add RUN=name)
+endif
+endif
+MODEL ?= $(call setting,2)
+RUN   ?= $(word 1,$(SETTINGS))
+ifneq ($(words $(RUN))$(findstring /,$(RUN))$(filter . ..,$(RUN)),1)
+$(error RUN="$(RUN)" must be one name, not a path)
+endif
+
+HEAVY   := runs/$(RUN)
+EVALS   := evals/$(RUN)
+REPORTS := reports/$(RUN)
+LOGS    := logs/$(RUN)
+ROWS    ?= $(HEAVY)/rows.jsonl
+
+# Make's name of an artifact: % is bf16, a policy or a stock type.
+GGUF   := $(HEAVY)/$(word 3,$(SETTINGS))
+BF16   := $(patsubst %,$(GGUF),bf16)
+KXL    := q8kxl q6kxl q5kxl q4kxl
+STOCK  := Q8_0 Q6_K Q5_K_M Q4_K_M
+SUITES := $(wordlist 13,99,$(SETTINGS))
+# Make's name of an evaluation: % as above.
+FIXED     := $(EVALS)/fixed_hermes_43.llama_cpp.%.json
+GENERATED := $(if $(filter generated_200,$(SUITES)),$(EVALS)/generated_200.llama_cpp.q4kxl.json)
+
+VENV := .venv/complete
+PY   := .venv/bin/python
+# The pin decides what the binaries do. Whether they are built is asked of the cache, each time (llama-ready).
+PIN  := third_party/llama.cpp.lock $(wildcard patches/*.patch)
+MODEL_FILES := $(wildcard $(addprefix $(MODEL)/,*.safetensors *.json *.jinja))
+
+# Noted by each recipe that makes an artifact, so that a target can say "up to date" when none ran.
+making = $(eval MADE := yes)
+# $(call logged,NAME,COMMAND) keeps what COMMAND prints in logs/RUN/NAME.log, too; its progress stays on the terminal.
+# The exit code goes through a file, since plain sh gives a pipe the exit code of tee.
+logged = @mkdir -p $(LOGS); echo '$(2)'; status=$(LOGS)/.$(1).partial-status; \
+  { $(2); echo $$? > $$status; } | tee $(LOGS)/$(1).log; code=$$(cat $$status); rm $$status; exit $$code
+show   = @$(PY) scripts/show_artifacts.py $(if $(MADE),,--up-to-date) \
+  --gguf $(patsubst %,$(GGUF),$(1)) --report $(patsubst %,$(FIXED),$(1))
+
+.PHONY: help FORCE llama-ready
+help:
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "  %-16s %s\n", $$1, $$2 } /^## / { print substr($$0, 4) }' Makefile
+
+## Set up
+.PHONY: setup system-packages venv llama tools
+setup: llama tools  ## everything below up to tools; every other target does by itself what it needs of it
+
+system-packages:  ## install missing Debian packages where we are root, otherwise say what to run
+	$(PYTHON) scripts/install_system_packages.py
+
+venv: $(VENV)  ## .venv with the packages of requirements.txt (1 to 3 minutes)
+$(VENV): requirements.txt constraints.txt
+	$(PYTHON) scripts/install_system_packages.py
+	$(PYTHON) scripts/make_venv.py
+
+llama: $(VENV)  ## pinned llama.cpp, patched, built into the cache and smoke-tested (6 to 12 minutes, once per machine)
+	$(PY) scripts/build_llama_cpp.py
+llama-ready: $(VENV)
+	@$(PY) scripts/build_llama_cpp.py --quiet
+
+tools: $(VENV)  ## configs/hermes_tools.json again from the pinned hermes-agent, checked against its sha256
+	$(PY) scripts/export_hermes_tools.py
+
+## The model of our own
+.PHONY: tiny-model
+tiny-model: $(VENV)  ## models/tiny again from nothing (about two hours on 2 cores; resumes)
+	$(PY) scripts/train_tiny_tokenizer.py --out models/tiny
+	$(PY) scripts/train_tiny.py --model models/tiny --work runs/tiny-train --report reports/tiny/training.json --log logs/tiny/training.log
+
+## From checkpoint to quants
+.PHONY: gguf parity imatrix $(KXL) kxl lint stock sizes quants
+# Files of another MODEL may be older than what was made of the last one: a changed choice counts as a change.
+$(HEAVY)/choice.txt: FORCE
+	@mkdir -p $(@D); echo 'MODEL=$(MODEL) CONFIG=$(CONFIG) ROWS=$(ROWS)' > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+gguf: $(BF16)  ## BF16 GGUF of the checkpoint
+$(BF16): $(MODEL_FILES) $(HEAVY)/choice.txt $(CONFIG) $(PIN) $(addprefix scripts/,convert_gguf.py checkpoint.py lfm2_shapes.py) | $(VENV) llama-ready
+	$(making)$(if $(MODEL),,$(error $(CONFIG) has no checkpoint of its own: add MODEL=folder RUN=name))
+	$(PY) scripts/convert_gguf.py --model $(MODEL) --out $@ --pre-tokenizer $(call setting,4) --name $(call setting,1) \
+	  --license $(call setting,5) $(addprefix --license-name ,$(call setting,6)) $(addprefix --license-link ,$(call setting,7)) \
+	  $(addprefix --base-model ,$(call setting,8)) --log $(LOGS)/convert.log
+
+imatrix: $(HEAVY)/imatrix.gguf  ## importance matrix from tool-calling conversations; refused when an expert saw too few tokens
+$(HEAVY)/rows.jsonl: $(addprefix scripts/,build_tiny_rows.py tiny_rows.py tiny_requests.py tiny_wording.py tiny_arguments.py tiny_answers.py tiny_words.py) | $(VENV)
+	$(PY) scripts/build_tiny_rows.py --out $@
+runs/%/calibration.txt runs/%/heldout.txt: $(ROWS) $(MODEL_FILES) $(wildcard evals/suites/*.json) scripts/build_calibration.py runs/%/choice.txt | $(VENV)
+	$(PY) scripts/build_calibration.py --rows $(ROWS) --model $(MODEL) $(addprefix --suite ,$(wildcard evals/suites/*.json)) \
+	  --calibration $(HEAVY)/calibration.txt --heldout $(HEAVY)/heldout.txt --session-tokens $(call setting,12) --report $(REPORTS)/calibration.json
+$(HEAVY)/imatrix.gguf: $(BF16) $(HEAVY)/calibration.txt $(addprefix scripts/,compute_imatrix.py llama_chunks.py) | $(VENV) llama-ready
+	$(making)$(PY) scripts/compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt --out $@ --report $(REPORTS)/imatrix.json \
+	  --log $(LOGS)/imatrix.log --context $(call setting,10) --min-tokens $(call setting,11)
+
+parity: $(REPORTS)/parity.json  ## proof that MLX and llama.cpp compute the same logits from this checkpoint
+$(REPORTS)/parity.json: $(BF16) $(HEAVY)/heldout.txt scripts/check_parity.py | $(VENV) llama-ready
+	$(call logged,parity,$(PY) scripts/check_parity.py --model $(MODEL) --gguf $(BF16) --text $(HEAVY)/heldout.txt --report $@ \
+	  --log $(HEAVY)/parity.server.log)
+
+# One line per quant: GGUF by its policy, served at full context, all cases of the suite passed.
+q8kxl: $(patsubst %,$(FIXED),q8kxl)  ## Q8KXL, with its 43 tool-calling cases passed in llama-server
+q6kxl: $(patsubst %,$(FIXED),q6kxl)  ## Q6KXL, the same
+q5kxl: $(patsubst %,$(FIXED),q5kxl)  ## Q5KXL, the same
+q4kxl: $(patsubst %,$(FIXED),q4kxl)  ## Q4KXL, the same: the main job
+$(KXL):
+	$(call show,$@)
+kxl: $(patsubst %,$(FIXED),bf16 $(KXL))  ## BF16 and all four
+	$(call show,bf16 $(KXL))
+
+QUANTIZE := $(addprefix scripts/,quantize_kxl.py policy.py) gguf/export_plan.json
+$(patsubst %,$(GGUF),$(KXL)): $(GGUF): $(BF16) $(HEAVY)/imatrix.gguf gguf/%.tensor-types $(QUANTIZE) | $(VENV) llama-ready
+	$(making)$(PY) scripts/quantize_kxl.py --gguf $(BF16) --policy $* --imatrix $(HEAVY)/imatrix.gguf --out $@ --log $(LOGS)/quantize.$*.log
+$(patsubst %,$(GGUF),$(STOCK)): $(GGUF): $(BF16) $(HEAVY)/imatrix.gguf $(QUANTIZE) | $(VENV) llama-ready
+	$(making)$(PY) scripts/quantize_kxl.py --gguf $(BF16) --stock $* --imatrix $(HEAVY)/imatrix.gguf --out $@ --log $(LOGS)/quantize.$*.log
+lint: $(BF16)  ## check every policy against the BF16 GGUF, without quantizing
+	$(PY) scripts/lint_policy.py --gguf $(BF16)
+stock: $(patsubst %,$(GGUF),$(STOCK))  ## llama.cpp's own Q8_0, Q6_K, Q5_K_M and Q4_K_M, to compare with
+
+SIZES := reports/lfm2.5-8b-a1b/sizes.json
+sizes: $(SIZES)  ## size of every policy and stock type at LFM2-8B-A1B's real shapes
+$(SIZES): $(addprefix scripts/,predict_sizes.py make_sparse_gguf.py policy.py) gguf/export_plan.json $(wildcard gguf/*.tensor-types gguf/*.shapes.json) $(PIN) | $(VENV) llama-ready
+	$(PY) scripts/predict_sizes.py --report $@
+
+quants: $(REPORTS)/quants.json  ## KL divergence from BF16 and same-top-p of each quant, on held-out tool traces
+MEASURED := bf16 $(KXL) $(STOCK)
+$(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt scripts/measure_quants.py | $(VENV) llama-ready
+	$(PY) scripts/measure_quants.py --base $(BF16) --text $(HEAVY)/heldout.txt --plan gguf/export_plan.json \
+	  $(foreach name,$(MEASURED),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
+	  --work $(HEAVY)/kld --report $@ --logs $(LOGS) --context $(call setting,12)
+
+## Does it still call tools
+.PHONY: eval
+eval: $(patsubst %,$(FIXED),bf16 $(KXL)) $(GENERATED)  ## the hand-written suite on BF16 and each KXL, the generated one on Q4KXL
+	$(call show,bf16 $(KXL))
+
+EVALUATE := configs/hermes_tools.json $(PIN) $(CONFIG) $(addprefix scripts/,run_eval.py eval_case.py model_client.py model_server.py tool_syntax.py hermes_tools.py)
+define evaluation
+$$(EVALS)/$(1).llama_cpp.%.json: $$(GGUF) evals/suites/$(1).json $$(EVALUATE) | $$(VENV) llama-ready
+	$$(making)$$(call logged,eval.$(1).$$*,$$(PY) scripts/run_eval.py --suite evals/suites/$(1).json --config $$(CONFIG) --gguf $$< \
+	  --artifact $$* --out $$@ --server-log $$(HEAVY)/server.$(1).$$*.log)
+endef
+$(foreach suite,$(SUITES),$(eval $(call evaluation,$(suite))))
+
+## What is published
+.PHONY: release visuals release-summary
+# The README and release_summary.json speak of the tiny run; another run's stay among its reports.
+FIGURES := $(if $(filter tiny,$(RUN)),visuals,$(REPORTS)/visuals)
+SUMMARY := $(if $(filter tiny,$(RUN)),,$(REPORTS)/)release_summary.json
+ALL_EVALS := $(patsubst %,$(FIXED),bf16 $(KXL)) $(GENERATED)
+
+release: $(ALL_EVALS) $(REPORTS)/parity.json $(REPORTS)/quants.json $(SIZES)  ## everything above for this run, then summary and figures; refused when a gate fails
+	$(MAKE) release-summary visuals
+release-summary: $(VENV)  ## release_summary.json, from evals/ and reports/ alone; refused when a gate fails
+	$(PY) scripts/build_release_summary.py --config $(CONFIG) --quants $(REPORTS)/quants.json --imatrix $(REPORTS)/imatrix.json \
+	  --parity $(REPORTS)/parity.json --sizes $(SIZES) $(addprefix --eval ,$(ALL_EVALS)) --out $(SUMMARY)
+visuals: $(VENV)  ## the figures, from evals/ and reports/ alone
+	$(PY) scripts/build_visual_assets.py --out $(FIGURES) $(addprefix --eval ,$(patsubst %,$(FIXED),bf16 $(KXL))) \
+	  --calibration $(REPORTS)/calibration.json --imatrix $(REPORTS)/imatrix.json --parity $(REPORTS)/parity.json \
+	  --quants $(REPORTS)/quants.json --sizes $(SIZES)
+
+## House
+.PHONY: test clean distclean
+test: $(VENV) llama-ready  ## all tests
+	$(PY) -m pytest tests
+
+clean:  ## remove runs/$(RUN); results and the caches stay
+	rm -rf $(HEAVY)
+distclean:  ## remove .venv and all of runs/; the cache outside the checkout stays
+	rm -rf .venv .venv.lock runs third_party/llama.cpp

@@ -1,0 +1,48 @@
+"""Write generated conversations for the imatrix (calibration) and the KL divergence (held out).
+
+In:  a seed; the generator of the tiny model's training (tiny_rows), Hermes's schemas and prompt.
+Out: JSON lines {"messages", "tools", "kind", "split"}; held-out rows have arguments that training
+     never uses. Most requests carry the fixed Hermes surface, some Hermes's own system prompt.
+
+    .venv/bin/python scripts/build_tiny_rows.py --out runs/tiny/rows.jsonl
+"""
+
+import json
+import random
+from pathlib import Path
+
+import cli
+import tiny_rows
+from files import shown, write_text
+
+# Contexts per split. Few, because each is a prompt of thousands of tokens that its rows share.
+CONTEXTS = ["fixed", "fixed", "fixed", "hermes_terminal", "hermes_files"]
+
+
+def rows(split: str, count: int, seed: int) -> list[dict]:
+    """`count` rows of one split, each with its context's system message and tools."""
+    rng = random.Random(f"{split} {seed}")
+    contexts = [tiny_rows.context(rng, kind) for kind in CONTEXTS]
+    made = []
+    for _ in range(count):
+        context = rng.choice(contexts)
+        row = tiny_rows.row(rng, tiny_rows.tool_names(context["tools"]), heldout=split == "heldout")
+        system = [{"role": "system", "content": context["system"]}] if context["system"] else []
+        made.append({"messages": system + row["messages"], "tools": context["tools"], "kind": row["kind"], "split": split})
+    return made
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
+    parser.add_argument("--calibration", type=int, default=1600, help="rows for the imatrix")
+    parser.add_argument("--heldout", type=int, default=1200, help="rows for the KL divergence")
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    made = rows("calibration", args.calibration, args.seed) + rows("heldout", args.heldout, args.seed)
+    write_text(args.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made))
+    print(f"{len(made):,} conversations in {shown(args.out)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,94 @@
+"""Draw the README's figures from reports alone, each as SVG and PNG, light and dark.
+
+In:  JSON reports (evals/RUN/, reports/RUN/, reports/lfm2.5-8b-a1b/); nothing is measured here.
+Out: NAME-light.svg, NAME-dark.svg and the same as .png (1700 pixels, to be shown 850 wide) in --out.
+
+  pipeline        the stages and the number each gate measured
+  fixed-hermes    which cases each artifact passed
+  quant-quality   file size against KL divergence
+  quant-sizes-8b  predicted sizes of LFM2-8B-A1B against their budgets
+
+Only figures whose reports are given are drawn, unless --only names one. The same reports give the
+same bytes. Texts that overlap or leave the picture are an error that names them.
+
+  python scripts/build_visual_assets.py --out visuals --quants reports/tiny/quants.json \\
+      --eval evals/tiny/fixed_hermes_43.llama_cpp.bf16.json --eval evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json
+"""
+
+from pathlib import Path
+
+import cli
+import figures_eval
+import figures_pipeline
+import figures_quants
+import figures_style
+from cli import UserError
+from files import read_json, shown
+
+# name: (reports it needs, draw(reports, theme), what it shows in words)
+FIGURES = {
+    "pipeline": (
+        ("calibration", "imatrix", "parity", "quants", "eval"),
+        lambda reports, theme: figures_pipeline.overview(reports, reports["eval"], theme),
+        "The stages from a fused checkpoint to verified KXL quants, each with the number its gate measured.",
+    ),
+    "fixed-hermes": (
+        ("eval",),
+        lambda reports, theme: figures_eval.fixed_hermes(reports["eval"], theme),
+        "One dot per case of the fixed-Hermes suite, by category and artifact: which passed and which failed.",
+    ),
+    "quant-quality": (
+        ("quants",),
+        lambda reports, theme: figures_quants.size_and_quality(reports["quants"], theme),
+        "File size against KL divergence from the BF16 parent for KXL and stock quants: mean and 99.9 % tail.",
+    ),
+    "quant-sizes-8b": (
+        ("sizes",),
+        lambda reports, theme: figures_quants.predicted_sizes(reports["sizes"], theme),
+        "Predicted file sizes of LFM2-8B-A1B's KXL quants in GiB against their budgets and the stock types.",
+    ),
+}
+MADE_BY = {"calibration": "make imatrix", "imatrix": "make imatrix", "parity": "make parity",
+           "quants": "make quants", "sizes": "make sizes", "eval": "make eval"}
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--eval", type=Path, action="append", help="eval report of one artifact; one per column, in this order")
+    parser.add_argument("--calibration", type=Path, help="report of build_calibration.py")
+    parser.add_argument("--imatrix", type=Path, help="report of compute_imatrix.py")
+    parser.add_argument("--parity", type=Path, help="report of check_parity.py")
+    parser.add_argument("--quants", type=Path, help="report of measure_quants.py")
+    parser.add_argument("--sizes", type=Path, help="report of predict_sizes.py for LFM2-8B-A1B")
+    parser.add_argument("--only", choices=FIGURES, action="append", help="draw just this figure; may be given several times")
+    args = parser.parse_args()
+
+    given = {name: getattr(args, name) for name in MADE_BY if getattr(args, name)}
+    chosen = args.only or [name for name, (needs, _, _) in FIGURES.items() if given.keys() >= set(needs)]
+    if not chosen:
+        raise UserError("no report was given, so there is nothing to draw; see --help")
+    for name in chosen:
+        if missing := [need for need in FIGURES[name][0] if need not in given]:
+            raise UserError(f"figure {name} needs {', '.join('--' + need for need in missing)}")
+    reports = {name: [load(path, name) for path in paths] if name == "eval" else load(paths, name) for name, paths in given.items()}
+
+    problems = []
+    for name in chosen:
+        _, draw, description = FIGURES[name]
+        problems += figures_style.save(lambda theme: draw(reports, theme), args.out, name, description)
+        print(f"{shown(args.out)}/{name}-{{light,dark}}.{{svg,png}}")
+    if problems:
+        raise UserError("the figures were drawn, but a reader would stumble: " + "; ".join(problems))
+    print(f"{shown(args.out)}: {len(chosen)} figures")
+
+
+def load(path: Path, name: str) -> dict:
+    """A whole report; a missing one is named with the target that makes it."""
+    if not path.exists():
+        raise UserError(f"{shown(path)}: no such report; `{MADE_BY[name]}` writes it")
+    return read_json(path)
+
+
+if __name__ == "__main__":
+    cli.run(main)

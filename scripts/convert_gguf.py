@@ -1,0 +1,227 @@
+"""Turn an LFM2-MoE checkpoint into a BF16 GGUF with the pinned tree's own converter.
+
+In:  a checkpoint folder (transformers or mlx-lm names, sharded or not, MLX-quantized or not) with its
+     tokenizer; Out: one GGUF file, whole or not at all.
+
+  .venv/bin/python scripts/convert_gguf.py --model models/tiny --out runs/tiny/bf16.gguf
+
+Metadata, vocabulary, tensor names and types come from upstream's conversion/lfm2.py; this script only
+hands it the weights, read a few rows at a time by checkpoint.py, so a checkpoint of any size converts
+in about 1 GiB of memory and needs no second copy on disk. What llama.cpp would compute differently
+from the checkpoint is refused, by key or tensor name.
+"""
+
+import errno
+import json
+import logging
+import math
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import checkpoint
+import cli
+import llama_cpp
+from checkpoint import Checkpoint, Tensor
+from cli import UserError, say
+from files import atomic_path, read_json, require_space, shown, write_json
+
+OUTTYPES = {"bf16": "MOSTLY_BF16", "f32": "ALL_F32"}
+# How the text of tokenizer.json is split by what llama.cpp calls "lfm2" (src/llama-vocab.cpp: the pattern of Llama 3).
+SPLIT_PATTERNS = {"lfm2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+                          r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"}
+
+
+def refuse_unsupported(source: Checkpoint) -> None:
+    """Refuse what llama.cpp's LFM2 graphs cannot express. Raises UserError naming the key and its file."""
+    config, path = source.config, shown(source.folder / "config.json")
+    if not config["tie_word_embeddings"]:
+        raise UserError(f"{path}: embeddings are not tied, and the converter has no place for lm_head.weight; "
+                        f"only checkpoints with tied embeddings can be exported")
+    if config.get("conv_bias"):
+        raise UserError(f"{path}: conv_bias is true, but llama.cpp's LFM2 short convolution has no bias")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise UserError(f"{path}: rope type {kind!r}; mlx-lm computes LFM2 with the default type only")
+    if config["model_type"] != "lfm2_moe":
+        return
+    if not config.get("use_expert_bias", True):
+        raise UserError(f"{path}: use_expert_bias is false, but llama.cpp refuses an LFM2-MoE without expert_bias")
+    if config.get("routed_scaling_factor", 1.0) != 1.0:
+        raise UserError(f"{path}: routed_scaling_factor is {config['routed_scaling_factor']}; the GGUF format has no "
+                        f"place for it and llama.cpp would compute with 1.0")
+    if not config.get("norm_topk_prob", True):
+        raise UserError(f"{path}: norm_topk_prob is false, but llama.cpp always normalizes the router's weights")
+
+
+def refuse_other_tokenizer(source: Checkpoint, pre_tokenizer: str) -> None:
+    """Refuse a tokenizer.json that splits text otherwise than llama.cpp's `pre_tokenizer` would."""
+    path = source.folder / "tokenizer.json"
+    tokenizer = read_json(path)
+    patterns = re.findall(r'"Regex": ("(?:[^"\\]|\\.)*")', json.dumps(tokenizer.get("pre_tokenizer"), ensure_ascii=False))
+    if [json.loads(pattern) for pattern in patterns] != [SPLIT_PATTERNS[pre_tokenizer]]:
+        raise UserError(f"{shown(path)}: its pre_tokenizer splits text by another pattern than llama.cpp's "
+                        f"{pre_tokenizer!r}; the GGUF would tokenize differently")
+    if not tokenizer["model"].get("ignore_merges"):
+        raise UserError(f"{shown(path)}: model.ignore_merges is not true, but llama.cpp's {pre_tokenizer!r} takes words "
+                        f"that are in the vocabulary whole; set it to true")
+
+
+def refuse_large_ids(source: Checkpoint) -> None:
+    """Refuse a tokenizer with ids that the embedding has no row for."""
+    path = source.folder / "tokenizer.json"
+    tokenizer = read_json(path)
+    ids = [*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])]
+    if max(ids) >= source.config["vocab_size"]:
+        raise UserError(f"{shown(path)}: has token id {max(ids)}, but model.embed_tokens.weight has "
+                        f"{source.config['vocab_size']} rows")
+
+
+def stage(source: Checkpoint, folder: Path, card: dict) -> None:
+    """Lay out what upstream reads beside the weights: config.json, tokenizer, template, model card."""
+    drop = ("quantization", "quantization_config", "_name_or_path")  # the weights arrive dequantized
+    config = {key: value for key, value in source.config.items() if key not in drop}
+    write_json(folder / "config.json", config)
+    checkpoint.copy_tokenizer(source.folder, folder)
+    if card:  # YAML front matter; a JSON object is valid YAML
+        (folder / "README.md").write_text("---\n" + json.dumps(card, indent=1) + "\n---\n", encoding="utf-8")
+
+
+def converter_class(architecture: str, tree: Path):
+    """Upstream's converter for `architecture`, taking its weights from a Checkpoint."""
+    sys.path[:0] = [str(tree), str(tree / "gguf-py")]
+    import gguf
+    import torch
+    from conversion import LazyTorchTensor, get_model_class
+
+    upstream = get_model_class(architecture)
+
+    def lazy(tensor: Tensor):
+        meta = LazyTorchTensor.meta_with_dtype_and_shape(torch.float32, tensor.shape)
+        return LazyTorchTensor(meta=meta, args=(tensor,), func=lambda t: torch.from_numpy(t.read()))
+
+    def in_parts(tensors: list[Tensor], shape: tuple):
+        return gguf.LazyChunkedTensor([part for tensor in tensors for part in tensor.parts], shape, "float32")
+
+    class Converter(upstream):
+        model_arch = upstream.model_arch
+
+        def __init__(self, source: Checkpoint, pre_tokenizer: str, *args, **kwargs):
+            self.source, self.pre_tokenizer = source, pre_tokenizer
+            super().__init__(*args, **kwargs)
+
+        def index_tensors(self, remote_hf_model_id=None):
+            pairs = [(name, lambda tensor=tensor: lazy(tensor)) for name, tensor in self.source.tensors.items()]
+            return dict(self.filter_tensors(pair) for pair in pairs)
+
+        def get_vocab_base_pre(self, tokenizer) -> str:
+            try:
+                return super().get_vocab_base_pre(tokenizer)
+            except NotImplementedError:  # a tokenizer upstream has never seen
+                refuse_other_tokenizer(self.source, self.pre_tokenizer)
+                logging.info("pre-tokenizer %s: tokenizer.json splits text by its pattern", self.pre_tokenizer)
+                return self.pre_tokenizer
+
+        def modify_tensors(self, data_torch, name, bid):
+            # Upstream stacks the experts of a layer in memory; written part by part they need none.
+            if match := re.fullmatch(r"model\.(layers\.\d+\.feed_forward\.experts)\.(\d+)\.(w[123]\.weight)", name):
+                count = self.hparams["num_experts"]
+                if int(match[2]) == count - 1:
+                    experts = [self.source.tensors[f"model.{match[1]}.{i}.{match[3]}"] for i in range(count)]
+                    yield self.map_tensor_name(f"{match[1]}.{match[3]}"), \
+                        in_parts(experts, (count, *experts[0].shape))
+            elif name == "model.embed_tokens.weight":
+                tensor = self.source.tensors[name]
+                yield self.map_tensor_name(name), in_parts([tensor], tensor.shape)
+            else:
+                yield from super().modify_tensors(data_torch, name, bid)
+
+    return Converter, gguf
+
+
+def write_gguf(source: Checkpoint, out: Path, outtype: str, pre_tokenizer: str, name: str, card: dict) -> None:
+    """Convert `source` to `out`. Raises UserError for anything the checkpoint's owner can mend."""
+    Converter, gguf = converter_class(source.config["architectures"][0], llama_cpp.source_tree())
+    parameters = sum(math.prod(tensor.shape) for tensor in source.tensors.values())
+    require_space(out.parent, parameters * (4 if outtype == "f32" else 2))
+    with tempfile.TemporaryDirectory() as folder, atomic_path(out) as partial:
+        stage(source, Path(folder), card)
+        try:
+            converter = Converter(source, pre_tokenizer, Path(folder), gguf.LlamaFileType[OUTTYPES[outtype]], partial,
+                                  model_name=name)
+            converter.write()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise UserError(f"{shown(out.parent)}: the disk filled up; free space and run again") from None
+        verify(gguf, partial, source, out)
+
+
+def verify(gguf, path: Path, source: Checkpoint, out: Path) -> None:
+    """Read the header back: what decides the computation must be what config.json says."""
+    config = source.config
+    reader = gguf.GGUFReader(path)
+    arch = reader.fields["general.architecture"].contents()
+    heads = config["num_key_value_heads"]
+    rope = (config.get("rope_parameters") or {}).get("rope_theta", config.get("rope_theta", 1_000_000.0))
+    wanted = {
+        "block_count": config["num_hidden_layers"],
+        "embedding_length": config["hidden_size"],
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": [heads if kind == "full_attention" else 0 for kind in config["layer_types"]],
+        "attention.layer_norm_rms_epsilon": config["norm_eps"],
+        "rope.freq_base": rope,
+        "shortconv.l_cache": config["conv_L_cache"],
+        "vocab_size": config["vocab_size"],
+    }
+    if config["model_type"] == "lfm2_moe":
+        wanted |= {
+            "expert_count": config["num_experts"],
+            "expert_used_count": config["num_experts_per_tok"],
+            "expert_feed_forward_length": config["moe_intermediate_size"],
+            "leading_dense_block_count": config["num_dense_layers"],
+        }
+    for key, value in wanted.items():
+        field = reader.fields.get(f"{arch}.{key}")
+        found = field.contents() if field else None
+        same = found == value if not isinstance(value, float) else found is not None and math.isclose(found, value, rel_tol=1e-6)
+        if not same:
+            raise UserError(f"{shown(out)}: {arch}.{key} came out as {found}, config.json asks for {value}")
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="GGUF file to write")
+    parser.add_argument("--outtype", choices=sorted(OUTTYPES), default="bf16", help="type of the matrices; the rest is f32")
+    parser.add_argument("--pre-tokenizer", choices=sorted(SPLIT_PATTERNS), default="lfm2",
+                        help="tokenizer.ggml.pre for a tokenizer that upstream does not know")
+    parser.add_argument("--name", help="general.name (default: the folder's name)")
+    parser.add_argument("--license", help="general.license, such as apache-2.0 (default: from the folder's README.md)")
+    parser.add_argument("--license-name", help="general.license.name")
+    parser.add_argument("--license-link", help="general.license.link")
+    parser.add_argument("--base-model", help="general.base_model, such as ORG/NAME")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="where the converter's own log goes")
+    args = parser.parse_args()
+
+    source = checkpoint.read(args.model)
+    refuse_unsupported(source)
+    refuse_large_ids(source)
+    card = {key: getattr(args, key) for key in ("license", "license_name", "license_link", "base_model") if getattr(args, key)}
+    if args.log:
+        args.log.parent.mkdir(parents=True, exist_ok=True)
+        logging.basicConfig(filename=args.log, filemode="w", level=logging.INFO, format="%(message)s")
+        # Upstream's warning is about a hash it does not know; what is done about it is logged instead.
+        logging.getLogger("hf-to-gguf").addFilter(lambda record: not str(record.msg).startswith(("**", "\n")))
+        logging.getLogger("gguf.gguf_writer").addFilter(lambda record: not str(record.msg).startswith(("Writing the", str(args.out.parent.resolve()))))
+    if not any((args.model / name).is_file() for name in ("chat_template.jinja", "chat_template.json")) \
+            and "chat_template" not in read_json(args.model / "tokenizer_config.json"):
+        say(f"{shown(args.model)}: has no chat template; llama-server will fall back to ChatML without tools")
+    write_gguf(source, args.out, args.outtype, args.pre_tokenizer, args.name or args.model.resolve().name, card)
+    print(f"{shown(args.out)}: {args.outtype.upper()} GGUF of {shown(args.model)}, {args.out.stat().st_size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    cli.run(main)

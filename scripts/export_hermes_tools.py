@@ -1,0 +1,93 @@
+"""Export the exact tool schemas of the pinned Hermes Agent.
+
+In:   third_party/hermes-agent.lock (toolsets, number of tools, sha256), hermes-agent.requirements.txt
+Out:  configs/hermes_tools.json, in Hermes's own order, not a character changed
+
+  .venv/bin/python scripts/export_hermes_tools.py
+
+The package is installed into a small environment of its own in the cache, without its dependencies:
+only the schemas are wanted. No key, no network beyond pip, no configuration of the user is read.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import cli
+import hermes_tools
+import llama_cpp
+import venvs
+from cli import UserError
+from files import ROOT, read_json, shown, write_text
+
+LOCK = ROOT / "third_party" / "hermes-agent.lock"
+REQUIREMENTS = ROOT / "third_party" / "hermes-agent.requirements.txt"
+
+# Runs inside Hermes's environment. Each tool has a check for keys and programs that hides it where they are
+# missing; the schema is the same either way, so every check says yes. get_tool_definitions is what goes on
+# the wire (registry.get_schema() is not).
+EXPORT = """
+import json, sys
+import tools.registry
+tools.registry._check_fn_cached = lambda check: True
+import model_tools
+found = model_tools.get_tool_definitions(enabled_toolsets=sys.argv[2].split(","), quiet_mode=True,
+                                         skip_tool_search_assembly=True)
+with open(sys.argv[1], "w", encoding="utf-8") as file:
+    json.dump(found, file, ensure_ascii=False)
+"""
+
+
+def environment() -> Path:
+    """Interpreter of the small environment with the pinned Hermes Agent, made when missing."""
+    return venvs.make(llama_cpp.cache_dir() / f"hermes-agent-{read_json(LOCK)['version']}", [REQUIREMENTS], ("--no-deps",))
+
+
+def digest(tools: list[dict]) -> str:
+    """sha256 of the schemas as compact JSON in their own order."""
+    return hashlib.sha256(json.dumps(tools, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
+def export(python: Path, toolsets: list[str]) -> list[dict]:
+    """The schemas of `toolsets` from the Hermes Agent that `python` has installed."""
+    with tempfile.TemporaryDirectory() as home:
+        out = Path(home) / "tools.json"
+        variables = {"PATH": os.environ["PATH"], "HOME": home, "HERMES_HOME": f"{home}/.hermes", "HERMES_DISABLE_LAZY_INSTALLS": "1"}
+        ended = subprocess.run([str(python), "-I", "-c", EXPORT, str(out), ",".join(toolsets)], cwd=home, env=variables,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if ended.returncode != 0:
+            raise UserError(f"Hermes Agent did not give its tools; its output ends:\n{llama_cpp.tail(ended.stdout)}")
+        return json.loads(out.read_text(encoding="utf-8"))
+
+
+def check(tools: list[dict], pin: dict) -> None:
+    """Refuse schemas other than the pinned ones."""
+    # A dependency that cannot be imported makes its tools vanish without a word, so the count is told apart from the content.
+    if len(tools) != pin["tools"]:
+        names = ", ".join(tool["function"]["name"] for tool in tools)
+        raise UserError(f"Hermes Agent {pin['version']} gave {len(tools)} tools, {shown(LOCK)} expects {pin['tools']}; it gave: {names}."
+                        f" A missing dependency hides tools: complete {shown(REQUIREMENTS)}")
+    if digest(tools) != pin["sha256"]:
+        raise UserError(f"the tool schemas have sha256 {digest(tools)}, {shown(LOCK)} expects {pin['sha256']};"
+                        " if the package was changed on purpose, compare the tools and put the new sums into the lock")
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--out", type=Path, default=hermes_tools.TOOLS, help="where the schemas go")
+    args = parser.parse_args()
+
+    pin = read_json(LOCK)
+    tools = export(environment(), pin["toolsets"])
+    check(tools, pin)
+    text = json.dumps(tools, indent=2, ensure_ascii=False) + "\n"
+    if not args.out.is_file() or args.out.read_text(encoding="utf-8") != text:
+        write_text(args.out, text)
+    print(f"{len(tools)} tools of {pin['package']} {pin['version']}: {shown(args.out)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

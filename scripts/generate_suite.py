@@ -1,0 +1,60 @@
+"""Generate an eval suite of single requests whose arguments the tiny model's training never used.
+
+In:  a seed; the wordings of the training's generator, with held-out words in the arguments.
+Out: a suite file as run_eval.py reads it (the committed one: evals/suites/generated_200.json).
+
+    .venv/bin/python scripts/generate_suite.py --out evals/suites/generated_200.json
+"""
+
+import random
+from pathlib import Path
+
+import cli
+import tiny_requests
+from files import shown, write_json
+
+CATEGORIES = {"terminal": "terminal", "read_file": "read", "search_files": "search", "write_file": "write", "patch": "patch", "browser_navigate": "browser"}
+
+
+def rule(name: str, value) -> dict:
+    """What counts as the right argument: the value itself; a folder with or without its last slash."""
+    if name == "path" and isinstance(value, str) and "." not in value.rsplit("/", 1)[-1]:
+        return {"set": [value, value.rstrip("/") + "/"]}
+    return {"exact": value}
+
+
+def cases(count: int, seed: int) -> list[dict]:
+    """`count` cases with different prompts."""
+    rng = random.Random(seed)
+    made, prompts = [], set()
+    while len(made) < count:
+        tool = tiny_requests.pick_tool(rng, list(CATEGORIES))
+        prompt, call = tiny_requests.request(rng, tool, heldout=True)
+        if prompt in prompts:
+            continue
+        prompts.add(prompt)
+        rules = {name: rule(name, value) for name, value in call["arguments"].items()}
+        made.append({"id": f"{CATEGORIES[tool]}_{len(made) + 1:03}", "kind": "tool_call", "category": CATEGORIES[tool],
+                     "prompt": prompt, "calls": [{"name": tool, "arguments": rules}]})  # fmt: skip
+    return made
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="suite file to write")
+    parser.add_argument("--cases", type=int, default=200, help="how many")
+    parser.add_argument("--seed", type=int, default=200)
+    args = parser.parse_args()
+    write_json(args.out, {
+        "name": args.out.stem,
+        "description": "Generated single requests; each has an argument with words that training never uses (generate_suite.py).",
+        "tools": "fixed_hermes",
+        "system": "You are Hermes Agent, a helpful assistant that can use tools.",
+        "max_tokens": 192,
+        "cases": cases(args.cases, args.seed),
+    })  # fmt: skip
+    print(f"{args.cases} cases in {shown(args.out)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,196 @@
+"""Measure what each quant lost: KL divergence of its next-token probabilities from its BF16 parent's.
+
+In:  the BF16 GGUF, heldout.txt (scripts/build_calibration.py) and the quants.
+Out: reports/RUN/quants.json: per artifact file size, sha256, bits per weight, KL divergence (mean and its
+     standard error, median, 99 %, 99.9 %, maximum; in nats), how often both models agree on the likeliest token.
+
+What is measured. llama-perplexity cuts the text into chunks of --context tokens and scores the second
+half of each, so that every scored token has at least --context / 2 tokens before it. The text is
+whole rendered conversations, markers included, and --parse-special (our patch) reads "<|im_start|>"
+or "<|tool_call_start|>" as the special tokens of real use; the report counts them. A chunk begins
+anywhere in a conversation, its first token replaced by the model's BOS. The parent's
+log-probabilities are stored in 16 bits each; --artifact bf16=... measures the parent against itself
+and so shows how little that costs (below 1e-5 for any token).
+
+Finished work in --work is kept: the parent's log-probabilities, and each artifact's figures until
+the artifact, the parent, the text, the context or the llama.cpp build changes.
+
+  python scripts/measure_quants.py --base runs/tiny/bf16.gguf --text runs/tiny/heldout.txt \\
+      --artifact q4kxl=runs/tiny/q4kxl.gguf --artifact Q4_K_M=runs/tiny/Q4_K_M.gguf \\
+      --work runs/tiny/kld --report reports/tiny/quants.json --logs logs/tiny
+"""
+
+import os
+import re
+import shutil
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+import cli
+import llama_chunks
+import llama_cpp
+import report
+from cli import UserError
+from files import ROOT, atomic_path, lock, read_json, sha256, shown, write_json
+
+# Below this the 99.9 % quantile would rest on no value at all.
+MIN_SCORED = 1000
+KLD_LINES = {
+    "mean": r"Mean +KLD: +(\S+) ±", "mean_error": r"Mean +KLD: +\S+ ± +(\S+)", "median": r"Median +KLD: +(\S+)",
+    "p99": r"99\.0% +KLD: +(\S+)", "p999": r"99\.9% +KLD: +(\S+)", "max": r"Maximum KLD: +(\S+)",
+}
+SAME_TOP = r"Same top p: +(\S+) ± +(\S+) %"
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--base", type=Path, required=True, help="BF16 parent (GGUF)")
+    parser.add_argument("--text", type=Path, required=True, help="held-out text with chat markers")
+    parser.add_argument("--artifact", type=named_file, action="append", required=True, metavar="NAME=FILE",
+                        help="a quant to measure, named by its policy or stock type; may be given several times")
+    parser.add_argument("--plan", type=Path, default=ROOT / "gguf" / "export_plan.json", help="which names are our policies, which are stock types")
+    parser.add_argument("--work", type=Path, required=True, help="folder that keeps log-probabilities and finished figures")
+    parser.add_argument("--report", type=Path, required=True, help="report to write (JSON)")
+    parser.add_argument("--logs", type=Path, required=True, help="folder for llama-perplexity's output")
+    parser.add_argument("--context", type=int, default=8192, help="tokens per chunk; the second half of each is scored")
+    args = parser.parse_args()
+
+    policies = {name: policy_of(name, args.plan) for name, _ in args.artifact}
+    with lock(args.work / ".lock", f"waiting for another measurement in {shown(args.work)}"):
+        logits, key, counts = base_logits(args.base, args.text, args.context, args.work, args.logs)
+        results = {}
+        for name, path in args.artifact:
+            figures = measured(name, path, logits, key, args.context, args.work, args.logs)
+            results[name] = {**size_of(path), **figures, "file": path.name, "policy": policies[name]}
+    report.write(
+        args.report, inputs=list(dict.fromkeys([args.base, args.text, *(path for _, path in args.artifact)])),
+        settings={"context": args.context, **counts}, results=results,
+    )
+    print(f"{'':8} {'MiB':>9} {'bits/weight':>12} {'mean KLD':>10} {'99.9 %':>9} {'same top':>9}")
+    for name, one in sorted(results.items(), key=lambda item: item[1]["bytes"]):
+        print(f"{name:8} {one['bytes'] / 2**20:9.2f} {one['bpw']:12.2f} {one['kld']['mean']:10.6f} {one['kld']['p999']:9.4f} {one['same_top_p']:9.2%}")
+    print(f"{shown(args.report)}: {len(results)} artifacts on {counts['scored_tokens']:,} held-out tokens")
+
+
+def named_file(text: str) -> tuple:
+    """("q4kxl", Path) from "q4kxl=FILE"."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise UserError(f"--artifact {text}: write it as NAME=FILE")
+    return name, Path(path)
+
+
+def policy_of(name: str, plan: Path) -> str:
+    """Where an artifact's tensor types come from: its policy file, "stock", or "parent"."""
+    if name == "bf16":
+        return "parent"
+    known = read_json(plan)
+    if name in known["policies"]:
+        return shown(plan.parent / known["policies"][name]["tensor_types"])
+    if name in known["stock"]:
+        return "stock"
+    names = ", ".join(["bf16", *known["policies"], *known["stock"]])
+    raise UserError(f"--artifact {name}: {shown(plan)} has no such policy or stock type; it has {names}")
+
+
+def base_logits(base: Path, text: Path, context: int, work: Path, logs: Path) -> tuple:
+    """The parent's log-probabilities, computed unless `work` has them: (file, key they depend on, counts of tokens)."""
+    logits, record = work / "base.logits", work / "base.json"
+    key = {"base": sha256(existing(base)), "text": sha256(existing(text)), "context": context, "llama.cpp": llama_cpp.cache_key()}
+    if logits.exists() and record.exists():
+        kept = read_json(record)
+        if kept["key"] == key and kept["bytes"] == logits.stat().st_size:
+            return logits, key, kept["counts"]
+    record.unlink(missing_ok=True)  # so that a new file never meets an old key
+    for abandoned in work.glob(f".{logits.name}.partial-*"):  # gigabytes that a killed run left; we hold the lock
+        abandoned.unlink()
+    with atomic_path(logits) as partial, llama_chunks.progress("bf16 log-probabilities") as progress:
+        llama_cpp.run("llama-perplexity", [
+            "-m", base, "-f", text, "--parse-special", "-c", context, "--kl-divergence-base", partial,
+        ], log=logs / "kld.base.log", progress=progress)
+        counts = check_logits(partial, base, text, context)
+    write_json(record, {"key": key, "bytes": logits.stat().st_size, "counts": counts})
+    return logits, key, counts
+
+
+def check_logits(logits: Path, base: Path, text: Path, context: int) -> dict:
+    """Count what was tokenized and scored; UserError when the file is cut short or the text too short.
+
+    llama-perplexity ends with exit code 0 in both cases. Its file: "_logits_", then int32 context,
+    vocabulary, chunks and all tokens, then per scored token a scale and minimum (2 float32) and one
+    uint16 per vocabulary entry, padded to an even number.
+    """
+    header = struct.Struct("<8siii")
+    with open(logits, "rb") as file:
+        head = file.read(header.size)
+        if len(head) == header.size:
+            _, _, vocabulary, chunks = header.unpack(head)
+            tokens = np.frombuffer(file.read(4 * context * chunks), dtype="<i4")
+        else:
+            vocabulary = chunks = 0
+    scored = chunks * (context - 1 - context // 2)
+    if scored < MIN_SCORED:
+        raise UserError(f"{shown(text)} gives {scored} scored tokens in {chunks} chunks of {context}, {MIN_SCORED} are needed: "
+                        "add held-out rows, raise --heldout-tokens of build_calibration.py, or lower --context here")
+    expected = header.size + tokens.nbytes + 2 * scored * (2 * ((vocabulary + 1) // 2) + 4)
+    if logits.stat().st_size != expected:
+        free = shutil.disk_usage(logits.parent).free / 2**30
+        raise UserError(f"the log-probabilities of {shown(base)} need {expected / 2**30:.2f} GiB in {shown(logits.parent)}, "
+                        f"{logits.stat().st_size / 2**30:.2f} GiB were written and {free:.2f} GiB are free: make room and run again")
+    types = np.array(gguf.GGUFReader(base).get_field("tokenizer.ggml.token_type").contents())
+    control = int((types[tokens] == gguf.TokenType.CONTROL).sum())
+    return {"chunks": chunks, "tokens": len(tokens), "control_tokens": control, "scored_tokens": scored}
+
+
+def measured(name: str, path: Path, logits: Path, key: dict, context: int, work: Path, logs: Path) -> dict:
+    """{"kld": {...}, "same_top_p", "same_top_p_error", "sha256"} of one artifact, computed unless `work` has it."""
+    record = work / f"{name}.json"
+    key = {**key, "artifact": sha256(existing(path))}
+    if record.exists() and (kept := read_json(record))["key"] == key:
+        return kept["figures"]
+    log = logs / f"kld.{name}.log"
+    with llama_chunks.progress(f"{name} against bf16") as progress:
+        output = llama_cpp.run("llama-perplexity", [
+            "-m", path, "-c", context, "--kl-divergence-base", logits, "--kl-divergence",
+        ], log=log, progress=progress)
+    figures = {**read_figures(output, shown(log)), "sha256": key["artifact"]}
+    write_json(record, {"key": key, "figures": figures})
+    return figures
+
+
+def read_figures(output: str, log: str) -> dict:
+    """The figures in llama-perplexity's output. UserError when one is missing or not a finite number."""
+    kld = {name: number(pattern, output, log) for name, pattern in KLD_LINES.items()}
+    percent = [number(SAME_TOP, output, log, group) for group in (1, 2)]
+    return {"kld": kld, "same_top_p": round(percent[0] / 100, 6), "same_top_p_error": round(percent[1] / 100, 6)}
+
+
+def number(pattern: str, output: str, log: str, group: int = 1) -> float:
+    """The number that `pattern` captures in `output`."""
+    found = re.search(pattern, output)
+    value = float(found[group]) + 0.0 if found else float("nan")  # + 0.0 makes -0.0 plain zero
+    if not np.isfinite(value):
+        raise UserError(f"{log}: no finite number for {pattern.split(':')[0].replace(' +', ' ')!r}: "
+                        "the quant may compute NaN, or llama-perplexity ended early; the log shows which")
+    return value
+
+
+def size_of(path: Path) -> dict:
+    """File size in bytes, parameters, and bits per weight (tensor data only, as llama-quantize counts)."""
+    tensors = gguf.GGUFReader(path).tensors
+    parameters = sum(int(tensor.n_elements) for tensor in tensors)
+    data = sum(int(tensor.n_bytes) for tensor in tensors)
+    return {"bytes": path.stat().st_size, "parameters": parameters, "bpw": round(8 * data / parameters, 4)}
+
+
+def existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{shown(path)}: no such file; `make quants` makes whatever it measures")
+    return path
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,181 @@
+"""Start a model server on a free loopback port, and be sure that it is gone afterwards.
+
+    with llama_server(Path("q4kxl.gguf"), log=Path("server.log")) as server:
+        server.http.post(server.url + "/v1/chat/completions", json=...)
+
+The server runs under a guard process that holds a pipe to us: when this process ends in whatever way
+(done, error, Ctrl-C, kill -9) the pipe closes and the guard stops the server. A server that dies, hangs
+or never comes up is a ServerError with the end of its log.
+"""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import requests
+
+import checkpoint
+import llama_cpp
+import mlx_backend
+from cli import UserError
+from files import shown
+
+PORT_TRIES = 3  # somebody may take the free port between our looking and the server's binding it
+
+# Runs the command given to it and stops it when stdin closes. Its exit code is the command's; 128 + N
+# for signal N. The sleep before SIGKILL is how long a server may take to put its memory away.
+GUARD = """
+import os, signal, subprocess, sys, threading
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+def watch():
+    os.read(0, 1)
+    child.terminate()
+    try:
+        child.wait(5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+threading.Thread(target=watch, daemon=True).start()
+code = child.wait()
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
+class ServerError(UserError):
+    """The server, not the model's answer, is what failed."""
+
+
+@dataclass
+class Server:
+    """A running server. `guard` and `log` are None for one that we were only given the URL of."""
+    url: str
+    guard: subprocess.Popen | None = None
+    log: Path | None = None
+    http: requests.Session = field(default_factory=requests.Session)
+
+    def __post_init__(self):
+        # Loopback must not go through a proxy that the environment names.
+        self.http.trust_env = self.guard is None
+
+    def alive(self) -> bool:
+        """Whether the process runs and says that it is healthy (an unknown server: whether it answers)."""
+        if self.guard and self.guard.poll() is not None:
+            return False
+        with contextlib.suppress(requests.RequestException):
+            status = self.http.get(self.url + "/health", timeout=10).status_code
+            return status == 200 or (self.guard is None and status == 404)  # not every server has /health
+        return False
+
+    def failure(self, what: str) -> ServerError:
+        """A ServerError: `what` happened, how the process ended if it did, and the end of its log."""
+        if self.guard:
+            # A crashing server closes its connections a moment before its exit code is there.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self.guard.wait(2)
+                what += f"; {llama_cpp.exit_reason('it', 128 - code if code > 128 else code)}"
+        if not self.log:
+            return ServerError(f"the server at {self.url} {what}")
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        return ServerError(f"the server at {self.url} {what}; its whole log is {shown(self.log)}, it ends:\n{llama_cpp.tail(text)}")
+
+
+def external(url: str) -> Server:
+    """A server that somebody else runs; `url` with or without /v1 at its end."""
+    return Server(url.rstrip("/").removesuffix("/v1"))
+
+
+@contextlib.contextmanager
+def llama_server(gguf: Path, log: Path, context: int = 65536, start_seconds: float = 300, extra: tuple = ()):
+    """Serve a GGUF file with the pinned llama-server, one request at a time, `context` tokens; yields a Server."""
+    command = [str(llama_cpp.binary("llama-server")), "--model", str(gguf), "--ctx-size", str(context),
+               "--parallel", "1", "--jinja", "--offline", "--host", "127.0.0.1",
+               # One slot keeps its own prompt; the extra cache of older prompts would only take memory.
+               "--cache-ram", "0", *extra]
+    with _running(command, log, start_seconds) as server:
+        served = server.http.get(server.url + "/props", timeout=30).json()["default_generation_settings"]["n_ctx"]
+        if served < context:
+            raise server.failure(f"offers {served} tokens of context instead of {context}: the model was made for fewer,"
+                                 " ask for fewer with --context")
+        yield server
+
+
+@contextlib.contextmanager
+def mlx_server(model: Path, log: Path, float32: bool = sys.platform == "linux", start_seconds: float = 300):
+    """Serve a checkpoint with mlx_lm.server; yields a Server.
+
+    `float32` serves a temporary float32 copy: on a CPU only float32 goes through a fast BLAS.
+    """
+    with contextlib.ExitStack() as stack:
+        if float32:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hermes-kxl-float32-")))
+            original = checkpoint.read(model)
+            model = scratch / "model"
+            tensors = {name: replace(tensor, dtype="F32") for name, tensor in original.tensors.items()}
+            checkpoint.save_mlx(model, replace(original, tensors=tensors))
+        command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--host", "127.0.0.1"]
+        server = stack.enter_context(_running(command, log, start_seconds, mlx_backend.child_env()))
+        # It reports itself healthy before the model is loaded; the first answer proves that it is.
+        try:
+            reply = server.http.post(server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=start_seconds)
+        except requests.RequestException:
+            raise server.failure(f"did not load the model within {start_seconds:.0f} s") from None
+        if reply.status_code != 200:
+            raise server.failure(f"did not load the model: {reply.text.strip()[:200]}")
+        yield server
+
+
+@contextlib.contextmanager
+def _running(command: list, log: Path, start_seconds: float, env: dict | None = None):
+    """Start `command --port N`, wait until it is healthy, stop it at the end."""
+    log = Path(log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(PORT_TRIES):
+        server = _start(command, log, env)
+        try:
+            if not _healthy(server, start_seconds):
+                text = log.read_text(encoding="utf-8", errors="replace").lower()
+                if attempt + 1 < PORT_TRIES and ("address already in use" in text or "couldn't bind" in text):
+                    continue
+                raise server.failure("ended before it was ready")
+            yield server
+            return
+        finally:
+            _stop(server)
+
+
+def _start(command: list, log: Path, env: dict | None) -> Server:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with open(log, "wb") as file:
+        # Its own session: a Ctrl-C in the terminal reaches us alone, and we stop the server in order.
+        guard = subprocess.Popen([sys.executable, "-I", "-S", "-c", GUARD, *command, "--port", str(port)],
+                                 stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+    return Server(f"http://127.0.0.1:{port}", guard, log)
+
+
+def _healthy(server: Server, start_seconds: float) -> bool:
+    """Wait for /health; False when the process ended first."""
+    deadline = time.monotonic() + start_seconds
+    while time.monotonic() < deadline:
+        if server.guard.poll() is not None:
+            return False
+        with contextlib.suppress(requests.RequestException):
+            if server.http.get(server.url + "/health", timeout=5).status_code == 200:
+                return True
+        time.sleep(0.05)
+    raise server.failure(f"was not ready within {start_seconds:.0f} s")
+
+
+def _stop(server: Server) -> None:
+    server.guard.stdin.close()
+    try:
+        server.guard.wait(15)
+    except subprocess.TimeoutExpired:
+        server.guard.send_signal(signal.SIGKILL)
+        server.guard.wait()

@@ -1,0 +1,66 @@
+"""The report every stage leaves: inputs, settings, environment, results (DESIGN: Reports).
+
+`results` holds no timestamps, keys are sorted and the file is written atomically, so that a
+rerun that changes nothing changes no file.
+"""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+from files import read_json, sha256, shown, write_json
+
+PACKAGES = ("mlx", "mlx-lm", "torch", "transformers", "gguf", "numpy")
+
+
+def environment() -> dict:
+    """Versions, CPU name and memory (GiB) of this machine."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+def cpu_name() -> str:
+    """The CPU's marketing name; the architecture where the system does not tell."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_input(path: Path) -> dict:
+    """Path, bytes and sha256 of one input file; a folder is described file by file, hashed as a list."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return {"path": shown(path), "files": [describe_input(p) for p in files]}
+    return {"path": shown(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def write(path: Path, inputs: list, settings: dict, results: dict) -> None:
+    """Write one report. `inputs` are paths; `settings` and `results` are plain JSON values."""
+    write_json(path, {
+        "inputs": [describe_input(p) for p in inputs],
+        "settings": settings,
+        "environment": environment(),
+        "results": results,
+    })
+
+
+def results(path: Path) -> dict:
+    """The `results` of a report."""
+    return read_json(path)["results"]

@@ -1,0 +1,46 @@
+"""Print where each finished quant is, how large it is and what it scored.
+
+In:   GGUF files and, in the same order, their evaluation reports (scripts/run_eval.py, which holds the gates)
+Out:  one line each
+
+  .venv/bin/python scripts/show_artifacts.py --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf \\
+      --report evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json
+"""
+
+from pathlib import Path
+
+import cli
+from cli import UserError
+from files import read_json, shown
+
+
+def line(gguf: Path, evaluation: Path) -> str:
+    """`FILE  SIZE  SUITE PASSED/CASES (raw PASSED/CASES)`"""
+    whole = read_json(evaluation)
+    results, suite = whole["results"], whole["settings"]["suite"]
+    raw = f" (raw {results['raw']['passed']}/{results['raw']['cases']})" if results["raw"] else ""
+    return f"{shown(gguf)}  {size(gguf.stat().st_size)}  {suite} {results['passed']}/{results['cases']}{raw}"
+
+
+def size(count: int) -> str:
+    """Bytes, for people."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--gguf", type=Path, nargs="+", required=True, help="finished quants")
+    parser.add_argument("--report", type=Path, nargs="+", required=True, help="one evaluation report for each")
+    parser.add_argument("--up-to-date", action="store_true", help="say that nothing had to be made")
+    args = parser.parse_args()
+    if len(args.gguf) != len(args.report):
+        raise UserError(f"{len(args.gguf)} GGUF files and {len(args.report)} reports: give one report for each file")
+
+    if args.up_to_date:
+        print("everything is up to date")
+    for gguf, evaluation in zip(args.gguf, args.report):
+        print(line(gguf, evaluation))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,243 @@
+"""The native tool-call syntax of LFM2.5: write it, read it, and notice it where it does not belong.
+
+    <|tool_call_start|>[read_file(path="a.txt"), terminal(command="git status")]<|tool_call_end|>
+
+`render_calls` writes exactly what configs/templates/lfm2.5-tools.jinja writes: each argument as
+JSON. `parse` reads one assistant message as strictly as llama.cpp does (JSON or Python literals,
+keyword arguments only, one block that ends the message), so that text which passes here passes
+there. Nothing is ever evaluated. Standard library only: the Hermes plugin ships this file.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+
+CALL_START = "<|tool_call_start|>"
+CALL_END = "<|tool_call_end|>"
+TURN_END = "<|im_end|>"
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+SPACE = re.compile(r"[ \t\n\v\f\r]*")
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?(?![0-9.eE+-])")
+LITERALS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
+# A quoted string up to its closing quote: no raw control characters, because llama.cpp copies them
+# into `arguments`, which is then not JSON; only JSON's escapes and the escaped delimiter.
+STRINGS = {quote: re.compile(
+    quote + r"((?:[^\\\x00-\x1f" + quote + r"]|\\[\\/bfnrt" + quote + r"]|\\u[0-9a-fA-F]{4})*)" + quote)
+    for quote in "\"'"}
+MAX_DEPTH = 64  # nested lists and dicts; far above any schema, far below Python's recursion limit
+
+LEAKS = [re.compile(pattern) for pattern in (
+    r"<\|tool_[a-z_]+\|>",                                                # native markers
+    r"</?(?:tool_call|function_call)\b|<function=|\[TOOL_CALLS\]",         # other models' markers
+    r"\[\s*[A-Za-z_][\w.-]*\(\s*(?:[A-Za-z_]\w*\s*=|\)\s*[\],])",          # [name(arg= or [name()]
+    r'\{\s*"(?:name|tool|function)"\s*:\s*"[\w.-]+"\s*,\s*"(?:arguments|parameters|args)"\s*:',
+    r'\{\s*"arguments"\s*:\s*\{',                                          # keys sorted by name
+)]
+
+
+@dataclass
+class Parsed:
+    """One assistant message, taken apart.
+
+    content: the text outside of call blocks.
+    calls:   [{"name": str, "arguments": dict}] of every well-formed block.
+    errors:  what llama.cpp would refuse, each with its character position; empty when strict.
+    leaks:   excerpts of `content` that look like tool calls written as text.
+    """
+    content: str
+    calls: list = field(default_factory=list)
+    errors: list = field(default_factory=list)
+    leaks: list = field(default_factory=list)
+
+
+class SyntaxProblem(ValueError):
+    """Text that is not a call block; the message says what was expected at which character."""
+
+
+def render_calls(calls: list) -> str:
+    """[{"name": str, "arguments": dict}] -> the block with its markers.
+
+    Raises ValueError for a name that no parser could read back, for NaN or infinity, and for a
+    lone surrogate, which has no UTF-8 form.
+    """
+    rendered = []
+    for call in calls:
+        names = [call["name"], *call["arguments"]]
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not a tool or argument name")
+        values = [json.dumps(value, ensure_ascii=False, allow_nan=False) for value in call["arguments"].values()]
+        arguments = ", ".join(f"{name}={value}" for name, value in zip(names[1:], values))
+        rendered.append(f"{call['name']}({arguments})")
+    block = f"{CALL_START}[{', '.join(rendered)}]{CALL_END}"
+    if any("\ud800" <= character <= "\udfff" for character in block):
+        raise ValueError("a lone surrogate in an argument has no UTF-8 form")
+    return block
+
+
+def parse(text: str, names=()) -> Parsed:
+    """Take one assistant message apart; `names` are the tools on offer, for leaks without brackets.
+
+    A malformed message never raises: it comes back with `errors`.
+    """
+    text = text.removesuffix(TURN_END)
+    content, calls, errors = [], [], []
+    position = 0
+    while (start := text.find(CALL_START, position)) >= 0:
+        content.append(text[position:start])
+        if calls or errors:
+            errors.append(f"a second call block at character {start}")
+        try:
+            block, position = _block(text, start)
+            calls += block
+        except SyntaxProblem as problem:
+            errors.append(str(problem))
+            end = text.find(CALL_END, start)
+            if end < 0:
+                position = len(text)
+                break
+            position = end + len(CALL_END)
+    rest = text[position:]
+    if rest and position:
+        errors.append(f"text after the call block at character {position}")
+    content.append(rest)
+    outside = "".join(content)
+    return Parsed(outside, calls, errors, find_leaks(outside, names))
+
+
+def find_leaks(text: str, names=()) -> list:
+    """Excerpts (80 characters at most, not overlapping) of visible text where a call was written as text."""
+    patterns = list(LEAKS)
+    if names:
+        known = "|".join(re.escape(name) for name in sorted(names))
+        patterns.append(re.compile(rf"(?<![\w.])(?:{known})\(\s*[A-Za-z_]\w*\s*="))
+    excerpts, end = [], 0
+    for start in sorted(match.start() for pattern in patterns for match in pattern.finditer(text)):
+        if start >= end:
+            end = start + 80
+            excerpts.append(text[start:end])
+    return excerpts
+
+
+def _fail(text: str, position: int, expected: str):
+    found = repr(text[position:position + 20]) if position < len(text) else "the end of the message"
+    raise SyntaxProblem(f"expected {expected} at character {position}, found {found}")
+
+
+def _literal(text: str, position: int, literal: str) -> int:
+    if not text.startswith(literal, position):
+        _fail(text, position, literal)
+    return position + len(literal)
+
+
+def _space(text: str, position: int) -> int:
+    return SPACE.match(text, position).end()
+
+
+def _name(text: str, position: int, what: str) -> tuple:
+    if not (match := NAME.match(text, position)):
+        _fail(text, position, what)
+    return match.group(), match.end()
+
+
+def _block(text: str, position: int) -> tuple:
+    """`<|tool_call_start|>[call, call]<|tool_call_end|>` -> (calls, position after it).
+
+    The places where white space may stand are llama.cpp's: python_style_tool_calls in
+    common/chat-peg-parser.cpp.
+    """
+    position = _space(text, _literal(text, position, CALL_START + "["))
+    call, position = _call(text, position)
+    calls = [call]
+    while text.startswith(",", position):
+        call, position = _call(text, _space(text, position + 1))
+        calls.append(call)
+    position = _literal(text, _space(text, position), "]" + CALL_END)
+    return calls, position
+
+
+def _call(text: str, position: int) -> tuple:
+    name, position = _name(text, position, "a tool name")
+    position = _space(text, _literal(text, position, "("))
+    arguments = {}
+    while not text.startswith(")", position):
+        if arguments:
+            position = _space(text, _literal(text, position, ","))
+        argument, after = _name(text, position, "an argument name")
+        if argument in arguments:
+            _fail(text, position, f"one value for {argument}")
+        arguments[argument], position = _value(text, _literal(text, after, "="), 0)
+        if text.startswith(")", after := _space(text, position)):
+            position = after
+    return {"name": name, "arguments": arguments}, position + 1
+
+
+def _value(text: str, position: int, depth: int) -> tuple:
+    """One JSON or Python value -> (value, position after it)."""
+    if depth > MAX_DEPTH:
+        _fail(text, position, f"at most {MAX_DEPTH} nested lists and dicts")
+    first = text[position:position + 1]
+    if first == "{":
+        return _dict(text, position, depth)
+    if first == "[":
+        return _list(text, position, depth)
+    if first in STRINGS:
+        return _string(text, position)
+    if match := NUMBER.match(text, position):
+        return _number(text, match), match.end()
+    for literal, value in LITERALS.items():
+        if text.startswith(literal, position):
+            return value, position + len(literal)
+    _fail(text, position, "a string, number, list, dict, true, false or null")
+
+
+def _number(text: str, match) -> int | float:
+    if len(match.group()) > 400:  # Python refuses to read integers of more than 4300 digits
+        _fail(text, match.start(), "a number of at most 400 characters")
+    value = float(match.group()) if match.group(1) or match.group(2) else int(match.group())
+    if value in (float("inf"), float("-inf")):
+        _fail(text, match.start(), "a finite number")
+    return value
+
+
+def _string(text: str, position: int) -> tuple:
+    quote = text[position]
+    if not (match := STRINGS[quote].match(text, position)):
+        _fail(text, position, "a closed string with JSON escapes")
+    inner = match.group(1)
+    if quote == "'":
+        inner = re.sub(r'\\(.)|"', lambda m: "'" if m[1] == "'" else (m[0] if m[1] else '\\"'), inner)
+    value = json.loads(f'"{inner}"')
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        _fail(text, position, "a string without lone surrogates")
+    return value, match.end()
+
+
+def _list(text: str, position: int, depth: int) -> tuple:
+    values = []
+    position = _space(text, position + 1)
+    while not text.startswith("]", position):
+        if values:
+            position = _space(text, _literal(text, position, ","))
+        value, position = _value(text, position, depth + 1)
+        values.append(value)
+        if text.startswith("]", after := _space(text, position)):
+            position = after
+    return values, _space(text, position + 1)
+
+
+def _dict(text: str, position: int, depth: int) -> tuple:
+    values = {}
+    position = _space(text, position + 1)
+    while not text.startswith("}", position):
+        if values:
+            position = _space(text, _literal(text, position, ","))
+        if text[position:position + 1] not in ("'", '"'):
+            _fail(text, position, "a quoted key")
+        key, position = _string(text, position)
+        position = _space(text, _literal(text, _space(text, position), ":"))
+        value, position = _value(text, position, depth + 1)
+        values[key] = value
+        position = _space(text, position)
+    return values, _space(text, position + 1)

@@ -1,0 +1,101 @@
+"""Train the tiny model's byte-level BPE tokenizer, shaped so that copying is easy.
+
+In:  Hermes's tool schemas and system prompt, generated requests, the chat template.
+Out: DIR/tokenizer.json, tokenizer_config.json, chat_template.jinja, with LFM2's pre-tokenizer and LFM2's
+     special tokens at LFM2's ids.
+
+A call repeats words of the request behind other characters: ` echo` becomes `"echo`. An ordinary BPE
+splits the two differently and the model would have to spell. Here no merge joins a letter to what
+stands before it, so a word is the same tokens wherever it stands; only the commonest words of the
+tool schemas get a second token with the space in front. Digits stay single.
+
+    .venv/bin/python scripts/train_tiny_tokenizer.py --out models/tiny
+"""
+
+import json
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+import cli
+import tiny_rows
+from files import ROOT, read_json, write_json, write_text
+
+LFM2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# LFM2's first fourteen ids; the rest of its special tokens has no use here.
+SPECIAL = [
+    "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|fim_pre|>", "<|fim_mid|>", "<|fim_suf|>", "<|im_start|>", "<|im_end|>",
+    "<|tool_list_start|>", "<|tool_list_end|>", "<|tool_call_start|>", "<|tool_call_end|>", "<|tool_response_start|>", "<|tool_response_end|>",
+]  # fmt: skip
+# Runs of punctuation that the call syntax and JSON write all the time. `\n` comes first: in a JSON
+# string a newline is a backslash and an n, which would otherwise glue to the next word's letters.
+JOINS = [("Ġ", '"'), ("Ġ", "("), ("Ġ", "{"), ("Ġ", "["), ("Ġ", "'"), ("Ġ", "`"), ("\\", "n"), ("\\", '"'), ("=", '"'), ('"', ")"), ('")', "]"), ("(", "{"), ('"', ":"), (":", "/"), (":/", "/"), ('"', ","), ("}", ","), ('"', "}")]
+
+
+def corpus(rows: int, seed: int) -> tuple[list[str], list[str]]:
+    """(fixed texts: schemas and prompts; generated requests and answers)."""
+    rng = random.Random(seed)
+    fixed = tiny_rows.fixed_texts()
+    generated = [m["content"] for _ in range(rows) for m in tiny_rows.row(rng, tiny_rows.ALL_TOOLS)["messages"] if m["content"]]
+    return fixed, generated
+
+
+def train(vocab_size: int, spaced: int, rows: int, seed: int) -> Tokenizer:
+    """A Tokenizer of exactly `vocab_size` tokens, `spaced` of them words with a space in front."""
+    fixed, generated = corpus(rows, seed)
+    letters = Tokenizer(models.BPE())
+    letters.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\p{L}+|[^\p{L}]"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    size = vocab_size - len(SPECIAL) - len(JOINS) - spaced
+    trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    # The schemas stand in front of every request: their words should be single tokens.
+    letters.train_from_iterator(fixed * 40 + generated, trainer)
+    model = json.loads(letters.to_str())["model"]
+    merges = [tuple(m) for m in model["merges"]]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    known = set(tokens)
+    words = Counter(word for text in fixed for word in re.findall(r" ([A-Za-z]+)", text))
+    chosen = [w for w, _ in sorted(words.items(), key=lambda kv: (-kv[1], kv[0])) if w in known and len(w) > 1][:spaced]
+    vocab = {token: i for i, token in enumerate(SPECIAL + tokens)}
+    for left, right in JOINS + [("Ġ", w) for w in chosen]:
+        vocab.setdefault(left + right, len(vocab))
+    tokenizer = Tokenizer(models.BPE(vocab, JOINS + merges + [("Ġ", w) for w in chosen], ignore_merges=True))
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(LFM2_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|startoftext|> $A", special_tokens=[("<|startoftext|>", 1)])
+    return tokenizer
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the three files a tokenizer folder needs."""
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
+    write_json(folder / "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|pad|>",
+        "clean_up_tokenization_spaces": False, "model_max_length": 128000, "tool_parser_type": "pythonic",
+    })  # fmt: skip
+    write_text(folder / "chat_template.jinja", (ROOT / "configs/templates/lfm2.5-tools.jinja").read_text())
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs/tiny-train.json", help="training settings of the tiny model")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tokenizer files")
+    args = parser.parse_args()
+    settings = read_json(args.config)["tokenizer"]
+    tokenizer = train(**settings)
+    args.out.mkdir(parents=True, exist_ok=True)
+    save(tokenizer, args.out)
+    print(f"tokenizer: {tokenizer.get_vocab_size()} tokens in {args.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,37 @@
+"""Shared by all tests: scripts/ is importable, MLX has its fast BLAS, llama.cpp is built when a test asks for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import llama_cpp  # noqa: E402
+import mlx_backend  # noqa: E402
+from cli import UserError  # noqa: E402
+
+
+def pytest_configure(config):
+    capture = config.pluginmanager.getplugin("capturemanager")
+    try:
+        mlx_backend.use_fast_blas(before_restart=capture.stop_global_capturing)
+    except UserError as error:
+        pytest.exit(str(error), returncode=2)
+
+
+@pytest.fixture(scope="session")
+def llama_bin(pytestconfig) -> Path:
+    """The folder with llama-quantize, llama-imatrix, llama-perplexity and llama-server; built first when it is missing."""
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # a compile takes minutes, and its progress belongs on the terminal
+        subprocess.run([sys.executable, str(ROOT / "scripts" / "build_llama_cpp.py"), "--quiet"], check=True)
+    return llama_cpp.build_path() / "bin"
+
+
+@pytest.fixture(scope="session")
+def llama_tree(llama_bin) -> Path:
+    """The patched source tree."""
+    return llama_cpp.source_tree()

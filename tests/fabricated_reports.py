@@ -1,0 +1,105 @@
+"""Reports with invented numbers, in the form that the scripts write, for tests of what reads reports. Never committed as reports."""
+
+import eval_case
+from files import ROOT, write_json
+
+SUITE = ROOT / "evals" / "suites" / "fixed_hermes_43.json"
+KXL = {"q8kxl": (11.2, 2e-4, 4e-3), "q6kxl": (9.4, 1.1e-3, 0.03), "q5kxl": (8.6, 3.4e-3, 0.09), "q4kxl": (7.6, 9.1e-3, 0.22)}
+STOCK = {"Q8_0": (10.7, 4e-4, 7e-3), "Q6_K": (8.4, 2.1e-3, 0.05), "Q5_K_M": (7.6, 7.1e-3, 0.2), "Q4_K_M": (6.6, 0.021, 0.6)}
+GIB = {"q8kxl": (8.576, 8.6), "q6kxl": (7.092, 7.1), "q5kxl": (6.452, 6.5), "q4kxl": (5.69, 5.7),
+       "Q8_0": (8.257, None), "Q6_K": (6.376, None), "Q5_K_M": (5.511, None), "Q4_K_M": (4.696, None)}
+
+
+def sha(name):
+    return f"sha256 of {name}"
+
+
+def quants(figures=None):
+    """`figures`: {artifact: (MiB, mean KLD, 99.9 % KLD)}."""
+    figures = figures or {"bf16": (19.8, 0.0, 0.0), **KXL, **STOCK}
+    return {
+        "inputs": [], "environment": {},
+        "settings": {"context": 512, "chunks": 64, "tokens": 32768, "scored_tokens": 16320, "control_tokens": 3000},
+        "results": {
+            name: {
+                "bytes": int(mib * 2**20), "bpw": 6.0, "parameters": 9_900_000, "file": f"{name}.gguf", "sha256": sha(name),
+                "kld": {"mean": mean, "mean_error": mean / 25, "median": mean / 3, "p99": mean * 8, "p999": tail, "max": tail * 3},
+                "same_top_p": 0.99, "same_top_p_error": 0.001,
+                "policy": "parent" if name == "bf16" else "stock" if name in STOCK else f"gguf/{name}.tensor-types",
+            }
+            for name, (mib, mean, tail) in figures.items()
+        },
+    }
+
+
+def evaluation(artifact, suite="fixed_hermes_43", backend="llama_cpp", failing=(), raw_failing=0, leaks=0):
+    """A report on the fixed suite's own cases; `failing` are indexes of cases."""
+    details = [
+        {"id": case["id"], "kind": case["kind"], "category": case["category"], "passed": index not in failing, "calls": []}
+        for index, case in enumerate(eval_case.load(SUITE).cases)
+    ]
+    def tally(entries):
+        return {"cases": len(entries), "passed": sum(entry["passed"] for entry in entries)}
+
+    by = {key: {value: [entry for entry in details if entry[key] == value] for value in {entry[key] for entry in details}}
+          for key in ("kind", "category")}
+    return {
+        "inputs": [{"path": "suite", "sha256": "suite"}, {"path": f"{artifact}.gguf", "sha256": sha(artifact)}],
+        "environment": {},
+        "settings": {"suite": suite, "backend": backend, "artifact": artifact, "context": 65536},
+        "results": {
+            **tally(details),
+            "tool_calls": tally(by["kind"]["tool_call"]),
+            "no_tool": {"cases": 10, "false_positives": sum(not entry["passed"] for entry in by["kind"]["no_tool"])},
+            "finalization": tally(by["kind"]["finalization"]),
+            "text_tool_leaks": leaks,
+            "by_category": {name: tally(entries) for name, entries in by["category"].items()},
+            "raw": {"cases": len(details), "passed": len(details) - raw_failing},
+            "details": details,
+        },
+    }
+
+
+def sizes(gib=GIB):
+    return {
+        "inputs": [], "environment": {}, "settings": {},
+        "results": {"lfm2-8b-a1b": {"parameters": 8_339_900_000, "artifacts": {
+            name: {"bytes": int(size * 2**30), "gib": size, "bpw": 6.0, "budget_gib": budget, "policy": None if name in STOCK else ["a=q8_0"]}
+            for name, (size, budget) in gib.items()
+        }}},
+    }
+
+
+def imatrix(fewest=1234):
+    return {
+        "inputs": [{"path": "bf16.gguf", "sha256": sha("bf16")}], "environment": {}, "settings": {"context": 512, "min_tokens": 64},
+        "results": {"tokens": 65536, "fewest_tokens": {"layer": 3, "expert": 7, "tokens": fewest}, "layers": []},
+    }
+
+
+def parity(equal=200, difference=2e-5):
+    side = {"greedy_equal": equal, "max_difference": difference, "mean_kld": 1e-6, "differing": []}
+    return {
+        "inputs": [{"path": "models/tiny", "files": []}, {"path": "bf16.gguf", "sha256": sha("bf16")}], "environment": {},
+        "settings": {"positions": 200, "max_difference": 0.001, "max_kld": 0.01},
+        "results": {"positions": 200, "near_ties": 1, "exact": side, "as_served": side},
+    }
+
+
+def calibration():
+    return {
+        "inputs": [], "environment": {}, "settings": {},
+        "results": {"calibration": {"conversations": 812, "tokens": 65540}, "heldout": {"conversations": 398, "tokens": 32790}, "left_out": {}},
+    }
+
+
+def write(folder, **reports):
+    """Write each report as FOLDER/NAME.json; return {name: path}. A list becomes NAME-0.json, NAME-1.json ..."""
+    paths = {}
+    for name, one in reports.items():
+        if isinstance(one, list):
+            paths[name] = [write(folder, **{f"{name}-{index}": single})[f"{name}-{index}"] for index, single in enumerate(one)]
+        else:
+            paths[name] = folder / f"{name}.json"
+            write_json(paths[name], one)
+    return paths

@@ -1,0 +1,169 @@
+"""The texts for imatrix and KL divergence: what a row becomes, and which rows must stay out."""
+
+import json
+import shutil
+import sys
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+import build_calibration
+import eval_case
+from cli import UserError
+from files import ROOT, read_json
+
+SUITE = ROOT / "evals" / "suites" / "fixed_hermes_43.json"
+SPECIAL = ["<|startoftext|>", "<|im_start|>", "<|im_end|>", "<|tool_call_start|>", "<|tool_call_end|>"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a byte tokenizer (one token per byte, chat markers one token each) and the project's template."""
+    folder = tmp_path_factory.mktemp("model")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>", "eos_token": "<|im_end|>",
+    }))
+    shutil.copy(ROOT / "configs" / "templates" / "lfm2.5-tools.jinja", folder / "chat_template.jinja")
+    return folder
+
+
+def call_row(request, split, tools=None, command="git status"):
+    return {
+        "messages": [
+            {"role": "user", "content": request},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "terminal", "arguments": {"command": command}}},
+            ]},
+            {"role": "tool", "tool_call_id": "call_1", "name": "terminal", "content": "clean"},
+            {"role": "assistant", "content": "It is clean."},
+        ],
+        "tools": tools, "kind": "chain", "split": split,
+    }
+
+
+@pytest.fixture
+def build(tmp_path, model, monkeypatch):
+    """Run the script on rows (or raw lines); return (calibration text, held-out text, report)."""
+    def run(rows, *flags):
+        lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+        (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        out = {name: tmp_path / f"{name}.txt" for name in ("calibration", "heldout")}
+        monkeypatch.setattr(sys, "argv", [
+            "build_calibration.py", "--rows", str(tmp_path / "rows.jsonl"), "--model", str(model), "--suite", str(SUITE),
+            "--calibration", str(out["calibration"]), "--heldout", str(out["heldout"]),
+            "--report", str(tmp_path / "report.json"), *flags,
+        ])
+        build_calibration.main()
+        return *(path.read_text(encoding="utf-8") for path in out.values()), read_json(tmp_path / "report.json")
+    return run
+
+
+def test_a_conversation_is_written_as_the_chat_template_writes_it(build):
+    calibration, heldout, _ = build([call_row("is it clean", "calibration"), call_row("show me what changed", "heldout")])
+    assert calibration == (
+        "<|startoftext|><|im_start|>user\nis it clean<|im_end|>\n"
+        '<|im_start|>assistant\n<|tool_call_start|>[terminal(command="git status")]<|tool_call_end|><|im_end|>\n'
+        "<|im_start|>tool\nclean<|im_end|>\n<|im_start|>assistant\nIt is clean.<|im_end|>\n"
+    )
+    assert "show me what changed" in heldout and "is it clean" not in heldout
+
+
+def test_rows_for_training_never_reach_a_text(build):
+    calibration, heldout, _ = build([call_row(f"{split} request", split) for split in ("train", "calibration", "heldout")])
+    assert "train request" not in calibration + heldout
+
+
+def test_a_prompt_of_the_evaluation_stays_out_whatever_its_case_and_punctuation(build):
+    prompt = next(case["prompt"] for case in eval_case.load(SUITE).cases if "prompt" in case)
+    disguised = "  " + prompt.upper().replace(" ", "  ").rstrip(".") + "!"
+    calibration, heldout, report = build([
+        call_row(disguised, "calibration"), call_row(disguised, "heldout"),
+        call_row("a fresh request", "calibration"), call_row("another fresh request", "heldout"),
+    ])
+    assert disguised not in calibration and disguised not in heldout
+    assert report["results"]["left_out"]["request of an evaluation suite"] == 2
+
+
+def test_no_request_of_any_suite_case_survives(build):
+    cases = eval_case.load(SUITE).cases
+    rows = [{**call_row("x", "calibration"), "messages": [*case["messages"], {"role": "assistant", "content": "done"}]} for case in cases]
+    for row in rows:
+        for message in row["messages"]:
+            for call in message.get("tool_calls", []):
+                call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    calibration, _, report = build([*rows, call_row("fresh", "calibration"), call_row("unheard", "heldout")])
+    assert calibration.count("<|startoftext|>") == 1
+    assert report["results"]["left_out"]["request of an evaluation suite"] == len(cases) == 43
+
+
+@pytest.mark.parametrize("other", ["train", "calibration"])
+def test_a_heldout_request_seen_in_another_split_is_not_held_out(build, other):
+    _, heldout, report = build([
+        call_row("what changed here?", other), call_row("What changed here", "heldout"),
+        call_row("fresh", "calibration"), call_row("unheard", "heldout"),
+    ])
+    assert heldout.count("<|startoftext|>") == 1 and "unheard" in heldout
+    assert report["results"]["left_out"]["held-out request that occurs in another split"] == 1
+
+
+def test_tool_lists_take_no_more_than_their_share(build):
+    rows = [call_row(f"request number {i}", split, tools="fixed_hermes") for i in range(400) for split in ("calibration",)]
+    rows += [call_row("unheard", "heldout")]
+    for share in (0.0, 0.25, 1.0):
+        calibration, _, report = build(rows, "--schema-share", str(share), "--calibration-tokens", "80000")
+        made = report["results"]["calibration"]
+        # Independent of the script's own sums: one byte is one token, each marker is one.
+        measured = sum(len(line) for line in calibration.split("\n") if line.startswith("List of tools: "))
+        assert measured <= share * len(calibration)
+        assert (measured == 0) == (made["conversations_with_tools"] == 0) == (share == 0)
+
+
+def test_token_counts_in_the_report_are_those_of_the_written_text(build, model):
+    calibration, _, report = build([*(call_row(f"ünïcode 🙂 {i}", "calibration", "fixed_hermes") for i in range(30)), call_row("y", "heldout")])
+    tokens = Tokenizer.from_file(str(model / "tokenizer.json")).encode(calibration, add_special_tokens=False).ids
+    assert report["results"]["calibration"]["tokens"] == len(tokens)
+
+
+def test_the_same_rows_give_the_same_texts_and_another_seed_another_order(build):
+    rows = [call_row(f"request {i}", split) for i in range(40) for split in ("calibration",)] + [call_row("z", "heldout")]
+    first, again, other = (build(rows, "--seed", seed)[0] for seed in ("0", "0", "1"))
+    assert first == again != other
+    assert sorted(first.split("<|startoftext|>")) == sorted(other.split("<|startoftext|>"))
+
+
+def test_building_stops_at_the_number_of_tokens_asked_for(build):
+    rows = [call_row(f"request {i}", "calibration") for i in range(100)] + [call_row("z", "heldout")]
+    _, _, report = build(rows, "--calibration-tokens", "1000")
+    made = report["results"]["calibration"]
+    assert 1000 <= made["tokens"] < 1000 + made["tokens"] / made["conversations"] * 2
+
+
+@pytest.mark.parametrize("line, complaint", [
+    ('{"messages": [', "not JSON"),
+    ("[]", "must be an object"),
+    ('{"messages": [], "split": "test"}', "split is 'test'"),
+    ('{"messages": "hi", "split": "train"}', "messages must be a list"),
+    ('{"messages": [{"role": "user", "content": "hi"}], "split": "train"}', "role assistant"),
+    ('{"messages": [{"role": "assistant", "content": "hi"}], "tools": "all", "split": "train"}', "tools is 'all'"),
+])
+def test_a_malformed_row_is_named_by_file_and_line(build, line, complaint):
+    with pytest.raises(UserError, match=rf"rows\.jsonl:2: .*{complaint}"):
+        build([call_row("fine", "calibration"), line])
+
+
+def test_a_row_the_template_cannot_render_is_named_by_its_line(build):
+    broken = call_row("x", "calibration")
+    broken["messages"][1]["tool_calls"][0]["function"]["arguments"] = "not an object"
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: the chat template cannot render"):
+        build([broken, call_row("z", "heldout")])
+
+
+def test_an_empty_split_is_an_error_that_says_which(build):
+    with pytest.raises(UserError, match="no rows of split 'heldout'"):
+        build([call_row("x", "calibration")])

@@ -1,0 +1,94 @@
+"""release_summary.json: complete when every gate holds, refused with the number when one does not."""
+
+import copy
+import sys
+
+import pytest
+
+import build_release_summary
+import fabricated_reports as fabricated
+from cli import UserError
+from files import read_json, write_json
+
+CONFIG = {
+    "name": "tiny", "architecture": "Lfm2MoeForCausalLM", "license": {"id": "apache-2.0"}, "base_model": None,
+    "eval": {"context": 65536, "suites": {"fixed_hermes_43": {"threshold": 43, "raw_threshold": 41}, "generated_200": {"threshold": 40}}},
+    "quants": ["bf16", "q4kxl"],
+}
+
+
+@pytest.fixture
+def summarize(tmp_path, monkeypatch):
+    """Build the summary from good reports, with some replaced: `evals` adds to or replaces the evaluations."""
+    def run(evals=None, **replaced):
+        reports = {"quants": fabricated.quants(), "imatrix": fabricated.imatrix(), "parity": fabricated.parity(),
+                   "sizes": fabricated.sizes(), **replaced}
+        evals = evals or [fabricated.evaluation("bf16"), fabricated.evaluation("q4kxl"), fabricated.evaluation("q4kxl", suite="generated_200")]
+        paths = fabricated.write(tmp_path, eval=evals, **reports)
+        write_json(tmp_path / "config.json", CONFIG)
+        monkeypatch.setattr(sys, "argv", [
+            "build_release_summary.py", "--config", str(tmp_path / "config.json"), "--out", str(tmp_path / "release_summary.json"),
+            *(word for name in reports for word in (f"--{name}", str(paths[name]))),
+            *(word for path in paths["eval"] for word in ("--eval", str(path))),
+        ])
+        build_release_summary.main()
+        return read_json(tmp_path / "release_summary.json")
+    return run
+
+
+def test_the_summary_names_each_artifact_with_its_hash_loss_and_scores(summarize):
+    summary = summarize()
+    one = summary["artifacts"]["q4kxl"]
+    assert (one["file"], one["sha256"], one["policy"]) == ("q4kxl.gguf", fabricated.sha("q4kxl"), "gguf/q4kxl.tensor-types")
+    assert one["kld"]["mean"] == 9.1e-3
+    assert one["evals"]["fixed_hermes_43.llama_cpp"]["passed"] == 43
+    assert set(one["evals"]) == {"fixed_hermes_43.llama_cpp", "generated_200.llama_cpp"}
+    assert summary["predicted_sizes"]["lfm2-8b-a1b"]["q4kxl"] == {"gib": 5.69, "budget_gib": 5.7, "bpw": 6.0}
+    assert summary["gates"] and all(gate["passed"] for gate in summary["gates"])
+
+
+def test_the_same_reports_give_the_same_bytes(summarize, tmp_path):
+    summarize()
+    first = (tmp_path / "release_summary.json").read_bytes()
+    summarize()
+    assert (tmp_path / "release_summary.json").read_bytes() == first
+
+
+def another_build(one):
+    changed = copy.deepcopy(one)
+    for entry in changed["inputs"]:
+        entry["sha256"] = "of an older build"
+    return changed
+
+
+GOOD = [fabricated.evaluation("bf16"), fabricated.evaluation("q4kxl"), fabricated.evaluation("q4kxl", suite="generated_200")]
+
+
+@pytest.mark.parametrize("replaced, complaint", [
+    ({"evals": [GOOD[0], fabricated.evaluation("q4kxl", failing=[0]), GOOD[2]]},
+     r"fixed_hermes_43\.llama_cpp\.q4kxl passed: 42, required at least 43 of 43"),
+    ({"evals": [GOOD[0], fabricated.evaluation("q4kxl", raw_failing=3), GOOD[2]]}, "passed raw: 40, required at least 41 of 43"),
+    ({"evals": [GOOD[0], fabricated.evaluation("q4kxl", leaks=1), GOOD[2]]}, "text-tool leaks: 1, required 0"),
+    ({"evals": [*GOOD[:2], fabricated.evaluation("q4kxl", suite="generated_200", failing=[30])]}, "false-positive calls: 1, required 0"),
+    ({"evals": GOOD[:2]}, "suite generated_200 was evaluated: no"),
+    ({"evals": GOOD[1:]}, "artifact bf16 was evaluated: no"),
+    ({"evals": [GOOD[0], another_build(GOOD[1]), GOOD[2]]}, r"q4kxl is of the measured q4kxl: another file"),
+    ({"imatrix": fabricated.imatrix(fewest=63)}, r"least used expert \(layer 3, expert 7\): 63, required at least 64"),
+    ({"imatrix": another_build(fabricated.imatrix())}, "imatrix is of the measured bf16: another file"),
+    ({"parity": fabricated.parity(equal=199)}, "greedy tokens equal to MLX's in float32: 199, required 200"),
+    ({"parity": fabricated.parity(difference=0.002)}, "largest difference of log-probabilities in float32: 0.002"),
+    ({"parity": another_build(fabricated.parity())}, "parity is of the measured bf16: another file"),
+    ({"sizes": fabricated.sizes({**fabricated.GIB, "q4kxl": (5.71, 5.7)})}, "GiB of q4kxl at lfm2-8b-a1b: 5.71, required at most 5.7"),
+    ({"quants": fabricated.quants({"bf16": (19.8, 0, 0)})}, "q4kxl is of the measured q4kxl: another file"),
+])
+def test_a_failed_gate_is_named_with_its_number_and_nothing_is_written(summarize, tmp_path, replaced, complaint):
+    with pytest.raises(UserError, match=complaint):
+        summarize(**replaced)
+    assert not (tmp_path / "release_summary.json").exists()
+
+
+def test_a_missing_report_is_named(summarize, tmp_path, monkeypatch):
+    summarize()
+    (tmp_path / "parity.json").unlink()
+    with pytest.raises(UserError, match=r"parity\.json: no such file"):
+        build_release_summary.main()

@@ -1,0 +1,165 @@
+"""The figures: drawn from reports alone, the same each time, and nothing in them hides anything else."""
+
+import sys
+
+import matplotlib
+import pytest
+from matplotlib.patches import FancyBboxPatch
+from PIL import Image
+
+import build_visual_assets
+import fabricated_reports as fabricated
+import figures_eval
+import figures_pipeline
+import figures_quants
+import figures_style
+from cli import UserError
+
+ARTIFACTS = ("bf16", "q8kxl", "q6kxl", "q5kxl", "q4kxl")
+PASSED = [fabricated.evaluation(name) for name in ARTIFACTS]
+FAILED = [fabricated.evaluation(name, failing=range(index * 7), raw_failing=index, leaks=index) for index, name in enumerate(ARTIFACTS)]
+WITH_MLX = [fabricated.evaluation("bf16", backend="mlx"), *FAILED, fabricated.evaluation("q4kxl", backend="mlx")]
+# All quants nearly alike: the hardest case for labels beside points.
+CROWDED = {name: (8 + 0.01 * index, 1e-3 * (1 + 0.02 * index), 1e-2 * (1 + 0.02 * index))
+           for index, name in enumerate((*fabricated.KXL, *fabricated.STOCK))}
+LARGE = {name: (mib * 1000, mean / 100, tail / 100) for name, (mib, mean, tail) in {**fabricated.KXL, **fabricated.STOCK}.items()}
+SPREAD = {**fabricated.KXL, "q8kxl": (11.2, 0.0, 1e-6), **fabricated.STOCK, "Q4_K_M": (3.0, 2.5, 11.0)}
+
+
+def reports(quants=None):
+    return {"calibration": fabricated.calibration(), "imatrix": fabricated.imatrix(), "parity": fabricated.parity(),
+            "quants": quants or fabricated.quants()}
+
+
+DRAWN = {
+    "pipeline": lambda theme: figures_pipeline.overview(reports(), PASSED, theme),
+    "pipeline, failures": lambda theme: figures_pipeline.overview(reports(), FAILED, theme),
+    "pipeline, 8B": lambda theme: figures_pipeline.overview(reports(fabricated.quants({"bf16": (15_906.0, 0, 0), **LARGE})), PASSED, theme),
+    "fixed-hermes": lambda theme: figures_eval.fixed_hermes(PASSED, theme),
+    "fixed-hermes, failures": lambda theme: figures_eval.fixed_hermes(FAILED, theme),
+    "fixed-hermes, seven columns": lambda theme: figures_eval.fixed_hermes(WITH_MLX, theme),
+    "fixed-hermes, one column": lambda theme: figures_eval.fixed_hermes(FAILED[-1:], theme),
+    "quant-quality": lambda theme: figures_quants.size_and_quality(fabricated.quants(), theme),
+    "quant-quality, crowded": lambda theme: figures_quants.size_and_quality(fabricated.quants(CROWDED), theme),
+    "quant-quality, 8B": lambda theme: figures_quants.size_and_quality(fabricated.quants(LARGE), theme),
+    "quant-quality, spread": lambda theme: figures_quants.size_and_quality(fabricated.quants(SPREAD), theme),
+    "quant-quality, one quant": lambda theme: figures_quants.size_and_quality(fabricated.quants({"q4kxl": (7.6, 0.009, 0.2)}), theme),
+    "quant-sizes-8b": lambda theme: figures_quants.predicted_sizes(fabricated.sizes(), theme),
+    "quant-sizes-8b, over": lambda theme: figures_quants.predicted_sizes(fabricated.sizes({**fabricated.GIB, "q4kxl": (6.2, 5.7)}), theme),
+}
+
+
+@pytest.mark.parametrize("theme", figures_style.THEMES, ids=lambda theme: theme.name)
+@pytest.mark.parametrize("name", DRAWN)
+def test_no_text_overlaps_another_or_leaves_the_picture(name, theme):
+    with matplotlib.rc_context(figures_style.style(theme)):
+        assert figures_style.text_problems(DRAWN[name](theme)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in DRAWN if name.startswith("pipeline")])
+def test_the_text_of_a_stage_stays_inside_its_box(name):
+    with matplotlib.rc_context(figures_style.style(figures_style.LIGHT)):
+        figure = DRAWN[name](figures_style.LIGHT)
+        texts = figures_style.text_boxes(figure)
+        boxes = [patch.get_window_extent() for patch in figure.findobj(FancyBboxPatch) if patch.get_width() > 1]
+    assert len(boxes) == 8
+    for text, extent in texts:
+        for box in boxes:
+            if box.x0 <= extent.x0 <= box.x1 and box.y0 <= extent.y1 <= box.y1:
+                assert extent.x1 <= box.x1 - 3 and extent.y0 >= box.y0 + 3, f"{text!r} leaves its box"
+
+
+def test_overlapping_texts_are_found():
+    with matplotlib.rc_context(figures_style.style(figures_style.LIGHT)):
+        figure = figures_style.new_figure(2, "Title", "how to read it", figures_style.LIGHT)
+        figure.text(0.5, 0.3, "one label")
+        figure.text(0.52, 0.31, "another label")
+        figure.text(0.97, 0.1, "too far right")
+        problems = figures_style.text_problems(figure)
+    assert problems == ["'one label' overlaps 'another label'", "'too far right' is cut off"]
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2.1."""
+    channels = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in matplotlib.colors.to_rgb(colour)]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), channels))
+
+
+@pytest.mark.parametrize("theme", figures_style.THEMES, ids=lambda theme: theme.name)
+def test_every_text_colour_is_readable_on_its_background(theme):
+    for background in (theme.background, theme.panel):
+        for colour in (theme.text, theme.muted, theme.ours, theme.other, theme.failed):
+            light, dark = sorted((luminance(colour), luminance(background)), reverse=True)
+            # 4.5:1 for small text; the colour of failures is bold or a mark, for which 3:1 is enough.
+            assert (light + 0.05) / (dark + 0.05) >= (3 if colour == theme.failed else 4.5), f"{colour} on {background}"
+
+
+def dots(figure, marker_vertices):
+    """How many marks of a kind are drawn."""
+    return sum(len(one.get_offsets()) for one in figure.axes[0].collections if len(one.get_paths()[0].vertices) == marker_vertices)
+
+
+def test_there_is_one_mark_per_case_and_failures_are_crosses():
+    with matplotlib.rc_context(figures_style.style(figures_style.LIGHT)):
+        figure = figures_eval.fixed_hermes([fabricated.evaluation("bf16"), fabricated.evaluation("q4kxl", failing=[3, 30])], figures_style.LIGHT)
+        cross = len(matplotlib.markers.MarkerStyle("x").get_path().vertices)
+        circle = len(matplotlib.markers.MarkerStyle("o").get_path().vertices)
+        assert (dots(figure, circle), dots(figure, cross)) == (2 * 43 - 2, 2)
+
+
+@pytest.mark.parametrize("reports, headline", [
+    (PASSED, "All 43 fixed-Hermes cases pass on each artifact"),
+    ([PASSED[0], fabricated.evaluation("q4kxl", failing=[1])], "1 of 2 artifacts pass all 43 fixed-Hermes cases; Q4KXL passes 42"),
+    ([fabricated.evaluation("q4kxl", failing=[1])], "Q4KXL passes 42 of 43 fixed-Hermes cases"),
+    ([PASSED[0]], "All 43 fixed-Hermes cases pass on BF16"),
+])
+def test_the_headline_says_what_the_reports_say(reports, headline):
+    with matplotlib.rc_context(figures_style.style(figures_style.LIGHT)):
+        assert headline in [text for text, _ in figures_style.text_boxes(figures_eval.fixed_hermes(reports, figures_style.LIGHT))]
+
+
+def test_a_quant_above_its_budget_is_not_called_within_it():
+    with matplotlib.rc_context(figures_style.style(figures_style.LIGHT)):
+        texts = [text for text, _ in figures_style.text_boxes(DRAWN["quant-sizes-8b, over"](figures_style.LIGHT))]
+    assert "Q4KXL of LFM2-8B-A1B exceeds its budget" in texts and "6.20 of 5.7" in texts
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    def run(*flags, names=("calibration", "imatrix", "parity", "quants", "sizes", "eval")):
+        made = fabricated.write(tmp_path, **{**reports(), "sizes": fabricated.sizes(), "eval": PASSED})
+        words = [(f"--{name}", str(path)) for name in names for path in (made[name] if name == "eval" else [made[name]])]
+        monkeypatch.setattr(sys, "argv", ["build_visual_assets.py", "--out", str(tmp_path / "visuals"), *sum(words, ()), *flags])
+        build_visual_assets.main()
+        return {path.name: path for path in (tmp_path / "visuals").iterdir()}
+    return run
+
+
+def test_each_figure_comes_as_svg_and_png_in_both_themes_at_twice_readme_width(build):
+    made = build()
+    assert set(made) == {f"{name}-{theme}.{kind}" for name in build_visual_assets.FIGURES for theme in ("light", "dark") for kind in ("svg", "png")}
+    for name, path in made.items():
+        if name.endswith(".png"):
+            image = Image.open(path)
+            assert image.width == 1700
+            assert (sum(image.convert("RGB").getpixel((2, 2))) > 600) == ("light" in name)
+
+
+def test_the_same_reports_give_the_same_bytes(build):
+    first = {name: path.read_bytes() for name, path in build(names=["quants", "eval"]).items()}
+    again = {name: path.read_bytes() for name, path in build(names=["quants", "eval"]).items()}
+    assert first == again and b"/work" not in b"".join(first.values())
+
+
+def test_without_a_report_its_figures_are_left_out(build):
+    assert {name.rsplit("-", 1)[0] for name in build(names=["sizes"])} == {"quant-sizes-8b"}
+
+
+def test_asking_for_a_figure_without_its_report_names_the_flag(build):
+    with pytest.raises(UserError, match="figure quant-quality needs --quants"):
+        build("--only", "quant-quality", names=["sizes"])
+
+
+def test_a_missing_report_is_named_with_the_target_that_makes_it(build, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.json: no such report; `make quants` writes it"):
+        build("--quants", str(tmp_path / "nowhere.json"), names=["sizes"])

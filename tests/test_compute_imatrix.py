@@ -1,0 +1,142 @@
+"""The imatrix: counts that can be trusted, and a refusal that names what the text does not reach."""
+
+import sys
+
+import gguf
+import numpy as np
+import pytest
+
+import compute_imatrix
+import smoke_test
+from cli import UserError
+from files import read_json
+
+TEXT = "the quick brown fox<|end|> jumps over the lazy dog's back while " * 60
+LAYERS, EXPERTS, TOP_K = (1, 2), smoke_test.EXPERTS, 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("imatrix") / "bf16.gguf"
+    smoke_test.write_model(path)
+    return path
+
+
+def matrices(model):
+    """Every block matrix with its expert count, by hand: what llama-quantize can quantize in the smoke-test model."""
+    dense = ("shortconv.in_proj", "shortconv.out_proj", "ffn_gate", "ffn_up", "ffn_down")
+    attention = ("attn_q", "attn_k", "attn_v", "attn_output")
+    experts = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+    names = {f"blk.0.{part}.weight": 1 for part in dense}
+    names |= {f"blk.1.{part}.weight": 1 for part in attention} | {f"blk.1.{part}.weight": EXPERTS for part in experts}
+    names |= {f"blk.2.{part}.weight": 1 for part in dense[:2]} | {f"blk.2.{part}.weight": EXPERTS for part in experts}
+    return names
+
+
+def write_imatrix(path, counts):
+    """A GGUF imatrix with these counts, as llama-imatrix writes it."""
+    writer = gguf.GGUFWriter(path, arch="")
+    writer.add_type("imatrix")
+    writer.add_uint32("imatrix.chunk_count", 10)
+    for name, seen in counts.items():
+        writer.add_tensor(f"{name}.in_sum2", np.ones((len(seen), 256), dtype=np.float32))
+        writer.add_tensor(f"{name}.counts", np.array(seen, dtype=np.float32).reshape(-1, 1))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture
+def compute(tmp_path, model, monkeypatch):
+    """Run the script; `counts` replaces llama-imatrix by a file with these counts."""
+    def run(text=TEXT, counts=None, min_tokens=64):
+        (tmp_path / "calibration.txt").write_text(text)
+        if counts is not None:
+            def instead(model, text, out, context, log):
+                write_imatrix(out, counts)
+                return "Final estimate: PPL = 2.5 +/- 0.1"
+            monkeypatch.setattr(compute_imatrix, "run_imatrix", instead)
+        monkeypatch.setattr(sys, "argv", [
+            "compute_imatrix.py", "--gguf", str(model), "--text", str(tmp_path / "calibration.txt"),
+            "--out", str(tmp_path / "imatrix.gguf"), "--report", str(tmp_path / "imatrix.json"),
+            "--log", str(tmp_path / "imatrix.log"), "--context", "128", "--min-tokens", str(min_tokens),
+        ])
+        compute_imatrix.main()
+        return tmp_path / "imatrix.gguf", read_json(tmp_path / "imatrix.json")["results"]
+    return run
+
+
+def even(tokens=500):
+    return {name: [tokens] * experts for name, experts in matrices(None).items()}
+
+
+def test_every_token_is_counted_once_per_expert_it_is_routed_to(llama_bin, compute):
+    imatrix, results = compute()
+    assert [entry["layer"] for entry in results["layers"]] == list(LAYERS)
+    for entry in results["layers"]:
+        assert len(entry["tokens"]) == EXPERTS
+        assert sum(entry["tokens"]) == TOP_K * results["tokens"]
+    # The same numbers from the file itself, without the script's reader.
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(imatrix).tensors}
+    assert results["layers"][1]["tokens"] == tensors["blk.2.ffn_down_exps.weight.counts"].reshape(-1).astype(int).tolist()
+    assert tensors["blk.0.ffn_down.weight.counts"].item() == results["tokens"]
+
+
+def test_chat_markers_reach_the_model_as_special_tokens(llama_bin, compute):
+    with_markers = compute(TEXT)[1]["tokens"]
+    as_text = compute(TEXT.replace("<|end|>", "<~end~>"))[1]["tokens"]
+    # "<|end|>" is one token of the model, "<~end~>" is seven.
+    assert with_markers < as_text
+
+
+def test_the_imatrix_does_not_carry_paths_of_this_machine(llama_bin, compute, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    imatrix, _ = compute()
+    assert str(tmp_path).encode() not in imatrix.read_bytes()
+
+
+def test_a_text_shorter_than_two_chunks_is_refused_and_leaves_nothing(llama_bin, compute, tmp_path):
+    with pytest.raises(UserError, match="llama-imatrix"):
+        compute("too short")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.txt", "imatrix.log"]
+
+
+@pytest.mark.parametrize("name", ["blk.2.ffn_gate_exps.weight", "blk.2.ffn_up_exps.weight", "blk.2.ffn_down_exps.weight"])
+def test_an_expert_below_the_threshold_is_named_and_no_imatrix_is_left(compute, tmp_path, name):
+    counts = even()
+    counts[name][3] = 63
+    with pytest.raises(UserError, match=r"layer 2 expert 3: 63\b"):
+        compute(counts=counts)
+    assert [path.name for path in tmp_path.iterdir()] == ["calibration.txt"]
+
+
+def test_exactly_the_threshold_is_enough(compute):
+    _, results = compute(counts=even(64))
+    assert results["fewest_tokens"]["tokens"] == 64
+
+
+def test_the_least_used_expert_is_in_the_report(compute):
+    counts = even()
+    for part in ("gate", "up", "down"):
+        counts[f"blk.1.ffn_{part}_exps.weight"][2] = 77
+    _, results = compute(counts=counts)
+    assert results["fewest_tokens"] == {"layer": 1, "expert": 2, "tokens": 77}
+
+
+@pytest.mark.parametrize("name", ["blk.0.shortconv.in_proj.weight", "blk.1.attn_v.weight", "blk.0.ffn_down.weight"])
+def test_a_matrix_without_entry_is_named(compute, name):
+    counts = even()
+    del counts[name]
+    with pytest.raises(UserError, match=f"no entry for 1 matrices .*{name}"):
+        compute(counts=counts)
+
+
+def test_a_whole_layer_without_entry_is_refused(compute):
+    counts = {name: seen for name, seen in even().items() if "blk.2.ffn" not in name}
+    with pytest.raises(UserError, match="layer 2 expert 0: 0"):
+        compute(counts=counts)
+
+
+def test_the_matrices_that_need_importance_are_those_that_can_be_quantized(model):
+    assert compute_imatrix.needs_importance(model) == matrices(model)

@@ -1,0 +1,240 @@
+"""From checkpoint to GGUF: the same file from every layout, the logits of MLX, and clear refusals."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import random_checkpoints
+from test_checkpoint import _write_zeros as write_zeros
+
+import checkpoint
+import convert_gguf
+from cli import UserError
+from files import ROOT, require_space
+
+PROMPTS = [f"<|startoftext|><|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\nIt's {len(text)}: {text[::-1]}<|im_end|>\n"
+           for text in random_checkpoints.TEXT * 3]
+
+
+def run(script: str, *args, code: int = 0) -> str:
+    """Run a script as a person does; return what it printed, both streams."""
+    done = subprocess.run([sys.executable, str(ROOT / "scripts" / script), *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module", params=list(random_checkpoints.SHAPES))
+def converted(request, tmp_path_factory, llama_tree):
+    """A random checkpoint in the HF layout (sharded) and the MLX layout, and the GGUF of each."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = random_checkpoints.save_hf(folder / "hf", request.param, shard="2MB")
+    checkpoint.save_mlx(folder / "mlx", checkpoint.read(folder / "hf"))
+    for layout in ("hf", "mlx"):
+        run("convert_gguf.py", "--model", folder / layout, "--out", folder / f"{layout}.gguf", "--name", "test")
+    return folder, model
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("six") / "six"
+    random_checkpoints.save_hf(folder, "six")
+    return folder
+
+
+def test_both_layouts_give_the_same_file(converted):
+    folder, _ = converted
+    assert (folder / "hf.gguf").read_bytes() == (folder / "mlx.gguf").read_bytes()
+
+
+def test_the_gguf_holds_the_weights_that_transformers_has(converted):
+    folder, model = converted
+    tensors = {entry.name: entry for entry in gguf.GGUFReader(folder / "hf.gguf").tensors}
+    state, config = model.state_dict(), model.config
+    layer = config.num_dense_layers  # the first MoE layer
+    conv = config.layer_types.index("conv")
+    prefix = f"model.layers.{layer}.feed_forward"
+    gate, up = state[f"{prefix}.experts.gate_up_proj"].chunk(2, dim=1)
+    for name, wanted in {
+        "token_embd.weight": state["model.embed_tokens.weight"],
+        f"blk.{layer}.ffn_gate_exps.weight": gate,
+        f"blk.{layer}.ffn_up_exps.weight": up,
+        f"blk.{layer}.ffn_down_exps.weight": state[f"{prefix}.experts.down_proj"],
+        f"blk.{layer}.ffn_gate_inp.weight": state[f"{prefix}.gate.weight"],
+        f"blk.{layer}.exp_probs_b.bias": state[f"{prefix}.expert_bias"],
+        f"blk.{conv}.shortconv.conv.weight": state[f"model.layers.{conv}.conv.conv.weight"].squeeze(1),
+        "token_embd_norm.weight": state["model.embedding_norm.weight"],
+    }.items():
+        entry = tensors[name]
+        values = gguf.quants.dequantize(entry.data, entry.tensor_type)
+        assert np.array_equal(values, wanted.numpy()), name
+
+
+def test_mlx_and_llama_cpp_agree_on_200_positions(converted, llama_bin, tmp_path):
+    folder, _ = converted
+    (tmp_path / "prompts.txt").write_text("".join(PROMPTS))
+    layout = "hf" if "six" in folder.name else "mlx"
+    run("check_parity.py", "--model", folder / layout, "--gguf", folder / f"{layout}.gguf", "--text", tmp_path / "prompts.txt",
+        "--report", tmp_path / "parity.json", "--max-difference", "0.0002")
+    results = json.loads((tmp_path / "parity.json").read_text())["results"]
+    assert results["exact"]["greedy_equal"] == results["positions"] == 200
+    assert 0 < results["exact"]["max_difference"] < 2e-4
+
+
+def test_a_gguf_of_other_weights_fails_parity_and_says_where(six, llama_bin, tmp_path):
+    source, name = checkpoint.read(six), "model.layers.2.feed_forward.experts.1.w2.weight"
+    swapped = source.tensors["model.layers.2.feed_forward.experts.2.w2.weight"]
+    checkpoint.save_hf(tmp_path / "other", replace(source, tensors={**source.tensors, name: replace(swapped, name=name)}))
+    run("convert_gguf.py", "--model", tmp_path / "other", "--out", tmp_path / "other.gguf")
+    (tmp_path / "prompts.txt").write_text("".join(PROMPTS))
+    said = run("check_parity.py", "--model", six, "--gguf", tmp_path / "other.gguf", "--text", tmp_path / "prompts.txt",
+               "--report", tmp_path / "parity.json", "--positions", "40", code=2)
+    assert "differ from MLX" in said
+    assert json.loads((tmp_path / "parity.json").read_text())["results"]["exact"]["differing"]
+
+
+def test_a_gguf_that_splits_text_otherwise_fails_parity(six, llama_bin, tmp_path):
+    run("convert_gguf.py", "--model", six, "--out", tmp_path / "six.gguf")
+    data = (tmp_path / "six.gguf").read_bytes()
+    length = b"\x04\0\0\0\0\0\0\0"
+    assert data.count(length + b"lfm2") == 1  # tokenizer.ggml.pre
+    (tmp_path / "six.gguf").write_bytes(data.replace(length + b"lfm2", length + b"olmo"))  # splits as GPT-2 does
+    (tmp_path / "prompts.txt").write_text("".join(PROMPTS))
+    said = run("check_parity.py", "--model", six, "--gguf", tmp_path / "six.gguf", "--text", tmp_path / "prompts.txt",
+               "--report", tmp_path / "parity.json", "--positions", "10", code=2)
+    assert "tokenizes differently" in said
+
+
+def test_a_quantized_mlx_checkpoint_becomes_the_bf16_of_its_dequantized_weights(six, llama_tree, tmp_path):
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model, load_model, quantize_model, save_config, save_model
+
+    checkpoint.save_mlx(tmp_path / "mlx", checkpoint.read(six))
+    model, config = quantize_model(*load_model(tmp_path / "mlx"), group_size=64, bits=4)
+    save_model(tmp_path / "quantized", model)
+    save_config(config, tmp_path / "quantized" / "config.json")
+    checkpoint.copy_tokenizer(six, tmp_path / "quantized")
+    run("convert_gguf.py", "--model", tmp_path / "quantized", "--out", tmp_path / "quantized.gguf")
+
+    model.set_dtype(mx.float32)
+    dequantize_model(model)
+    experts = np.array(model.model.layers[1].feed_forward.switch_mlp.up_proj.weight.astype(mx.bfloat16).astype(mx.float32))
+    entry = next(e for e in gguf.GGUFReader(tmp_path / "quantized.gguf").tensors if e.name == "blk.1.ffn_up_exps.weight")
+    found = gguf.quants.dequantize(entry.data, entry.tensor_type)
+    assert (found != experts).mean() < 0.001  # one float32 rounding order apart, now and then, before BF16
+
+
+def test_the_pretokenizer_special_tokens_template_and_license_arrive(six, llama_tree, tmp_path):
+    run("convert_gguf.py", "--model", six, "--out", tmp_path / "six.gguf", "--license", "apache-2.0", "--base-model", "org/base",
+        "--log", tmp_path / "convert.log")
+    fields = {key: field.contents() for key, field in gguf.GGUFReader(tmp_path / "six.gguf").fields.items()}
+    assert fields["tokenizer.ggml.pre"] == "lfm2"
+    assert fields["tokenizer.ggml.tokens"][fields["tokenizer.ggml.eos_token_id"]] == "<|im_end|>"
+    assert fields["tokenizer.ggml.bos_token_id"] == 1 and fields["tokenizer.ggml.add_bos_token"] is True
+    assert fields["tokenizer.chat_template"] == random_checkpoints.TEMPLATE
+    assert fields["general.license"] == "apache-2.0" and fields["general.base_model.0.repo_url"].endswith("org/base")
+    assert len(fields["tokenizer.ggml.tokens"]) == 1000  # as many as the embedding has rows
+    assert str(tmp_path) not in (tmp_path / "convert.log").read_text()
+
+
+def test_converting_a_checkpoint_fifty_times_larger_takes_hardly_more_memory(six, llama_tree, tmp_path):
+    config = {**random_checkpoints.BASE, **random_checkpoints.SHAPES["six"], "model_type": "lfm2_moe", "num_experts": 32,
+              "conv_L_cache": 3, "hidden_size": 1024, "moe_intermediate_size": 1024, "num_attention_heads": 16, "vocab_size": 65536,
+              "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
+    write_zeros(tmp_path / "large", config)
+    checkpoint.copy_tokenizer(six, tmp_path / "large")
+
+    def peak(model: Path) -> int:
+        program = ("import resource, runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rsplit('/', 1)[0]);"
+                   "runpy.run_path(sys.argv[0], run_name='__main__');"
+                   "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))")
+        done = subprocess.run([sys.executable, "-c", program, str(ROOT / "scripts" / "convert_gguf.py"), "--model", str(model),
+                               "--out", str(tmp_path / "out.gguf")], capture_output=True, text=True, check=True)
+        return int(done.stdout.split()[-1])
+
+    small, large = peak(six), peak(tmp_path / "large")
+    assert (tmp_path / "out.gguf").stat().st_size > 500e6
+    shutil.rmtree(tmp_path / "large")
+    (tmp_path / "out.gguf").unlink()
+    assert large - small < 200e6
+
+
+# What is refused, and that nothing is left behind
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"tie_word_embeddings": False}, "lm_head.weight"),
+    ({"routed_scaling_factor": 2.5}, "routed_scaling_factor is 2.5"),
+    ({"norm_topk_prob": False}, "norm_topk_prob"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}, "rope type 'yarn'"),
+    ({"conv_bias": True}, "conv.bias is missing"),
+    ({"use_expert_bias": False}, "expert_bias"),
+    ({"num_experts": 5}, "gate.weight has shape [6, 256]"),
+    ({"num_dense_layers": 2}, "feed_forward.w1.weight is missing"),
+    ({"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'"),
+])
+def test_what_llama_cpp_would_compute_differently_is_refused_by_name(six, tmp_path, change, said):
+    shutil.copytree(six, tmp_path / "model")
+    config = json.loads((six / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
+    assert said in run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_missing_expert_bias_is_named(six, tmp_path):
+    source = checkpoint.read(six)
+    name = "model.layers.3.feed_forward.expert_bias"
+    checkpoint.save_hf(tmp_path / "model", replace(source, tensors={k: t for k, t in source.tensors.items() if k != name}))
+    assert f"{name} is missing" in run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+
+
+def test_an_lm_head_beside_tied_embeddings_is_refused(six, tmp_path):
+    source = checkpoint.read(six)
+    head = replace(source.tensors["model.embed_tokens.weight"], name="lm_head.weight")
+    checkpoint.save_hf(tmp_path / "model", replace(source, tensors={**source.tensors, head.name: head}))
+    assert "lm_head.weight" in run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda t: t["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\s+|\S+"), "another pattern"),
+    (lambda t: t["model"].update(ignore_merges=False), "ignore_merges"),
+    (lambda t: t["added_tokens"].append({**t["added_tokens"][0], "id": 1000, "content": "<|new|>"}), "token id 1000"),
+])
+def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(six, llama_tree, tmp_path, change, said):
+    shutil.copytree(six, tmp_path / "model")
+    tokenizer = json.loads((six / "tokenizer.json").read_text())
+    change(tokenizer)
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert said in run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_nan_found_while_writing_leaves_no_gguf(six, llama_tree, tmp_path):
+    source, name = checkpoint.read(six), "model.layers.3.feed_forward.experts.5.w2.weight"
+    poisoned = source.tensors[name].read()
+    poisoned[0, 0] = np.nan
+    tensors = {**source.tensors, name: replace(source.tensors[name], parts=(lambda: poisoned,))}
+    checkpoint.save_hf(tmp_path / "model", replace(source, tensors=tensors))
+    said = run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+    assert name in said and "Traceback" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_header_that_does_not_say_what_the_config_says_is_refused(six, tmp_path, llama_tree):
+    run("convert_gguf.py", "--model", six, "--out", tmp_path / "six.gguf")
+    source = checkpoint.read(six)
+    convert_gguf.verify(gguf, tmp_path / "six.gguf", source, tmp_path / "six.gguf")
+    for change in ({"rope_parameters": {"rope_theta": 10000.0}}, {"norm_eps": 1e-6}, {"num_experts_per_tok": 3},
+                   {"layer_types": ["full_attention", "conv", "conv", "full_attention"]}):
+        with pytest.raises(UserError, match="config.json asks for"):
+            convert_gguf.verify(gguf, tmp_path / "six.gguf", replace(source, config={**source.config, **change}), tmp_path / "six.gguf")
+
+
+def test_a_disk_without_space_is_refused_before_writing(tmp_path):
+    with pytest.raises(UserError, match="GiB are free"):
+        require_space(tmp_path, shutil.disk_usage(tmp_path).free + 1)

@@ -1,0 +1,96 @@
+"""MLX on a Linux CPU multiplies with OpenBLAS, and child processes get it too."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import mlx_backend
+from cli import UserError
+from conftest import ROOT
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="macOS computes on Metal")
+
+# Prints which file gives cblas_sgemm to this process, and float32 GFLOP/s of a 768 x 768 product.
+PROBE = """
+import ctypes, json, sys, time
+sys.path.insert(0, sys.argv[1])
+import mlx_backend
+if sys.argv[2] == "fast":
+    mlx_backend.use_fast_blas()
+import mlx.core as mx
+
+def provider():
+    try:
+        address = ctypes.cast(ctypes.CDLL(None).cblas_sgemm, ctypes.c_void_p).value
+    except AttributeError:
+        return None
+    for line in open("/proc/self/maps"):
+        span, *_, path = line.split()
+        low, high = (int(end, 16) for end in span.split("-"))
+        if low <= address < high:
+            return path
+
+n = 768
+a, b = mx.random.normal((n, n)), mx.random.normal((n, n))
+mx.eval(a @ b)
+times = []
+for _ in range(3):
+    start = time.perf_counter()
+    mx.eval(a @ b)
+    times.append(time.perf_counter() - start)
+print(json.dumps({"provider": provider(), "gflops": 2 * n**3 / min(times) / 1e9}))
+"""
+
+
+def probe(tmp_path, mode: str, **environment) -> tuple[dict, str]:
+    script = tmp_path / "probe.py"
+    script.write_text(PROBE)
+    clean = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "HERMES_KXL_BLAS")}
+    ended = subprocess.run([sys.executable, str(script), str(ROOT / "scripts"), mode], capture_output=True, text=True,
+                           check=True, env={**clean, **environment})
+    return json.loads(ended.stdout), ended.stderr
+
+
+@linux_only
+def test_matmul_goes_through_openblas_and_is_many_times_faster(tmp_path):
+    fast, said = probe(tmp_path, "fast")
+    slow, _ = probe(tmp_path, "as it comes")
+    assert "openblas" in fast["provider"]
+    assert slow["provider"] is None
+    assert fast["gflops"] > 5 * slow["gflops"], (fast, slow)
+    assert said.count("MLX multiplies") == 1
+
+
+@linux_only
+def test_a_child_of_a_fast_process_is_fast_without_a_second_start(tmp_path):
+    child, said = probe(tmp_path, "fast", LD_PRELOAD=mlx_backend.child_env()["LD_PRELOAD"])
+    assert "openblas" in child["provider"]
+    assert said == ""
+
+
+@linux_only
+def test_the_reference_blas_can_be_asked_for(tmp_path):
+    asked, _ = probe(tmp_path, "fast", HERMES_KXL_BLAS="reference")
+    assert asked["provider"] is None
+
+
+@linux_only
+def test_a_library_that_cannot_be_loaded_is_an_error_and_not_a_slow_run(monkeypatch, tmp_path):
+    script = tmp_path / "probe.py"
+    script.write_text("import sys; sys.path.insert(0, sys.argv[1]); import cli, mlx_backend; cli.run(mlx_backend.use_fast_blas)")
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    monkeypatch.setenv("HERMES_KXL_BLAS", str(tmp_path / "libnothing.so"))
+    ended = subprocess.run([sys.executable, str(script), str(ROOT / "scripts")], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "gives no cblas_sgemm" in ended.stderr
+
+
+@linux_only
+def test_a_missing_openblas_names_the_command_that_installs_it(monkeypatch):
+    monkeypatch.delenv("HERMES_KXL_BLAS", raising=False)
+    monkeypatch.setattr(mlx_backend.ctypes.util, "find_library", lambda name: None)
+    with pytest.raises(UserError, match="make system-packages"):
+        mlx_backend.fast_blas()

@@ -1,0 +1,235 @@
+"""The evaluator: what it counts, what it writes, when it refuses. Most tests talk to a scripted server."""
+
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import random_checkpoints
+import random_lfm2
+import tool_syntax
+from files import ROOT, read_json
+
+TOOL = {"type": "function", "function": {"name": "look", "description": "", "parameters": {
+    "type": "object", "required": ["what"], "properties": {"what": {"type": "string"}}}}}
+CASES = [
+    {"id": "call_a", "kind": "tool_call", "category": "look", "prompt": "look at a",
+     "calls": [{"name": "look", "arguments": {"what": {"exact": "a"}}}]},
+    {"id": "call_b", "kind": "tool_call", "category": "look", "prompt": "look at b",
+     "calls": [{"name": "look", "arguments": {"what": {"exact": "b"}}}]},
+    {"id": "quiet", "kind": "no_tool", "category": "no_tool", "prompt": "hello"},
+    {"id": "final", "kind": "finalization", "category": "finalization", "answer": {"contains": ["seen"]}, "messages": [
+        {"role": "user", "content": "look"}, {"role": "tool", "content": "seen"}]},
+]
+
+
+def call(what: str) -> str:
+    return tool_syntax.render_calls([{"name": "look", "arguments": {"what": what}}])
+
+
+PERFECT = {"look at a": call("a"), "look at b": call("b"), "hello": "Hello!", "seen": "It was seen."}
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """Speaks llama-server's endpoints. `texts` has the model's text by the last message, `replies` whole HTTP
+    answers (status, body) of /v1/chat/completions that stand in for reading that text."""
+
+    def __init__(self, texts: dict, replies: dict):
+        self.texts, self.replies, self.requests = texts, replies, []
+        super().__init__(("127.0.0.1", 0), ScriptedHandler)
+
+
+class ScriptedHandler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        self.answer(200, {"status": "ok"})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append((self.path, body))
+        if self.path == "/apply-template":
+            self.answer(200, {"prompt": body["messages"][-1]["content"]})
+        elif self.path == "/completion":
+            tokens = list(self.server.texts[body["prompt"]].encode())
+            self.answer(200, {"tokens": tokens, "stop_type": "eos", "tokens_evaluated": 100, "timings": {"cache_n": 90}})
+        elif self.path == "/detokenize":
+            self.answer(200, {"content": bytes(body["tokens"]).decode()})
+        else:
+            last = body["messages"][-1]["content"]
+            reply = self.server.replies.get(last) or (200, chat(self.server.texts[last]))
+            if reply == "drop":
+                self.close_connection = True
+                self.connection.close()
+            else:
+                self.answer(*reply)
+
+    def answer(self, status: int, body: dict):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def chat(text: str, finish: str | None = None, calls: list | None = None) -> dict:
+    """A chat completion that reads `text` as a server would."""
+    parsed = tool_syntax.parse(text)
+    if calls is None:
+        calls = [{"type": "function", "function": {"name": c["name"], "arguments": json.dumps(c["arguments"])}} for c in parsed.calls]
+    message = {"role": "assistant", "content": parsed.content or None, "tool_calls": calls}
+    return {"choices": [{"message": message, "finish_reason": finish or ("tool_calls" if calls else "stop")}]}
+
+
+@pytest.fixture
+def evaluate(tmp_path):
+    """evaluate(texts, replies=, thresholds=, flags=) -> (finished process, report or None, failed report or None, server)."""
+    def run(texts=PERFECT, replies=None, thresholds=None, flags=()):
+        suite = tmp_path / "suite.json"
+        suite.write_text(json.dumps({"name": "s", "tools": [TOOL], "system": None, "max_tokens": 20, "cases": CASES}))
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps({"eval": {"context": 65536, "suites": {"s": thresholds} if thresholds else {}}}))
+        out = tmp_path / "out" / "report.json"
+        server = ScriptedServer(texts, replies or {})
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            ended = script("--suite", suite, "--config", config, "--url", f"http://127.0.0.1:{server.server_port}",
+                           "--artifact", "x", "--out", out, *flags)
+        finally:
+            server.shutdown()
+            server.server_close()
+        failed = out.with_suffix(".failed.json")
+        return ended, read_json(out) if out.exists() else None, read_json(failed) if failed.exists() else None, server
+    return run
+
+
+def script(*args) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / "scripts" / "run_eval.py"), *map(str, args)],
+                          capture_output=True, text=True, timeout=300)
+
+
+def test_a_perfect_model_passes_everything_parsed_and_raw(evaluate):
+    ended, report, failed, _ = evaluate(thresholds={"threshold": 4, "raw_threshold": 4})
+    assert ended.returncode == 0 and failed is None, ended.stderr
+    results = report["results"]
+    assert (results["cases"], results["passed"], results["text_tool_leaks"]) == (4, 4, 0)
+    assert results["tool_calls"] == {"cases": 2, "passed": 2}
+    assert results["no_tool"] == {"cases": 1, "false_positives": 0}
+    assert results["finalization"] == {"cases": 1, "passed": 1}
+    assert results["by_category"] == {"look": {"cases": 2, "passed": 2}, "no_tool": {"cases": 1, "passed": 1},
+                                      "finalization": {"cases": 1, "passed": 1}}
+    assert results["raw"] == {"cases": 4, "passed": 4}
+    assert (results["prompt_tokens"], results["cached_tokens"]) == (400, 360)
+    first = results["details"][0]
+    assert first["messages"] == [{"role": "user", "content": "look at a"}]
+    assert first["raw"]["text"] == call("a") and first["calls"] == [{"name": "look", "arguments": {"what": "a"}}]
+    assert first["finish_reason"] == "tool_calls" and first["passed"] and first["why"] == []
+
+
+def test_requests_carry_tools_and_temperature_0_and_raw_ones_no_grammar(evaluate):
+    _, _, _, server = evaluate()
+    chats = [body for path, body in server.requests if path == "/v1/chat/completions"]
+    raws = [body for path, body in server.requests if path == "/completion"]
+    assert len(chats) == len(raws) == 4
+    assert all(body["tools"] == [TOOL] and body["temperature"] == 0 and body["parallel_tool_calls"] for body in chats)
+    assert all(body["temperature"] == 0 and not {"grammar", "json_schema", "tools"} & body.keys() for body in raws)
+
+
+def test_a_model_saved_by_the_servers_grammar_fails_raw_only(evaluate):
+    sloppy = {**PERFECT, "look at a": "<|tool_call_start|>[look(what = 'a')]<|tool_call_end|>"}
+    _, report, _, _ = evaluate(sloppy, {"look at a": (200, chat(call("a")))})
+    assert report["results"]["passed"] == 4 and report["results"]["raw"] == {"cases": 4, "passed": 3}
+    assert report["results"]["details"][0]["raw"]["why"] == [
+        "unreadable call: expected = at character 29, found \" = 'a')]<|tool_call_\"", "0 calls, expected 1"]
+
+
+def test_what_the_server_cannot_read_is_a_failed_case_and_the_run_goes_on(evaluate):
+    unread = (500, {"error": {"code": 500, "message": "The model produced output that does not match the expected peg-native format"}})
+    not_json = chat("", "tool_calls", [{"function": {"name": "look", "arguments": '{"what": "a'}}])
+    ended, report, _, _ = evaluate(replies={
+        "look at a": unread, "look at b": (200, not_json), "hello": (200, chat("", "tool_calls", [])), "seen": "drop"})
+    assert ended.returncode == 0, ended.stderr
+    why = [entry["why"][0] for entry in report["results"]["details"]]
+    assert why[0].startswith("unreadable call: the server could not read it: The model produced output")
+    assert why[1].startswith("unreadable call: arguments of look are not JSON")
+    assert why[2].startswith("unreadable call: finish_reason is tool_calls but there is none")
+    assert why[3].startswith("unreadable call: the server dropped the connection twice and lives")
+    assert report["results"]["passed"] == 0
+
+
+def test_leaks_and_false_positives_are_counted_and_never_pass_the_gate(evaluate):
+    texts = {**PERFECT, "look at a": 'look(what="a")', "hello": call("b")}
+    ended, report, failed, _ = evaluate(texts, thresholds={"threshold": 2})
+    assert report is None and ended.returncode == 2
+    assert failed["results"]["text_tool_leaks"] == 1 and failed["results"]["no_tool"]["false_positives"] == 1
+    assert "1 answers had a tool call in their text" in ended.stderr and "1 calls where none was wanted" in ended.stderr
+
+
+def test_below_the_threshold_no_report_is_left_that_make_could_take_for_finished(evaluate):
+    assert evaluate()[1] is not None
+    ended, report, failed, _ = evaluate({**PERFECT, "look at a": call("b")}, thresholds={"threshold": 4, "raw_threshold": 4})
+    assert ended.returncode == 2 and report is None and failed["results"]["passed"] == 3
+    assert "3 of 4 cases passed, 4 are required; 3 of 4 passed raw, 4 are required" in ended.stderr
+    assert 'failed call_a: what is "b", expected "a"' in ended.stdout
+    ended, report, failed, _ = evaluate(thresholds={"threshold": 4})
+    assert ended.returncode == 0 and report is not None and failed is None
+
+
+def test_a_server_error_ends_the_run_without_a_report(evaluate):
+    ended, report, failed, _ = evaluate(replies={"look at b": (503, {"error": "out of memory"})})
+    assert ended.returncode == 2 and report is None and failed is None
+    assert "answered case call_b (/v1/chat/completions) with HTTP 503" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_server_that_shows_no_tokens_has_no_raw_score(evaluate):
+    _, report, _, server = evaluate(flags=["--backend", "openai", "--model-name", "m"])
+    assert report["results"]["raw"] is None and report["results"]["passed"] == 4
+    assert {path for path, _ in server.requests} == {"/v1/chat/completions"}
+    assert all(body["model"] == "m" for _, body in server.requests)
+
+
+def test_a_missing_model_file_is_one_clear_line(tmp_path):
+    ended = script("--suite", ROOT / "evals/suites/fixed_hermes_43.json", "--gguf", tmp_path / "no.gguf", "--artifact", "x",
+                   "--out", tmp_path / "r.json")
+    assert ended.returncode == 2 and ended.stderr == f"error: {tmp_path / 'no.gguf'}: no such file or folder\n"
+
+
+@pytest.fixture(scope="module")
+def short_suite(tmp_path_factory) -> Path:
+    """Three cases of the fixed suite with its real tools, and short answers."""
+    data = read_json(ROOT / "evals" / "suites" / "fixed_hermes_43.json")
+    data.update(name="short", max_tokens=4, cases=data["cases"][:3])
+    path = tmp_path_factory.mktemp("suite") / "short.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_llama_server_reads_the_tools_once_and_then_only_each_request(llama_bin, short_suite, tmp_path):
+    """The tools are more than 12,000 of 13,800 tokens (a token is a byte here); a hybrid model cannot simply cut its cache."""
+    gguf = random_lfm2.write(tmp_path / "random.gguf")
+    ended = script("--suite", short_suite, "--gguf", gguf, "--artifact", "random", "--out", tmp_path / "r.json")
+    assert ended.returncode == 0, ended.stderr
+    details = read_json(tmp_path / "r.json")["results"]["details"]
+    assert all(entry["prompt_tokens"] > 12000 and entry["raw"]["text"] for entry in details)
+    read = [entry["prompt_tokens"] - entry["cached_tokens"] for entry in details]
+    words = [sum(len(str(message)) for message in entry["messages"][1:]) for entry in details]
+    # Beside its words a request has its role markers and the opening of the answer.
+    assert all(tokens < said + 100 for tokens, said in zip(read[1:], words[1:])), (read, words)
+
+
+def test_mlx_server_is_scored_on_the_tokens_of_the_very_same_answer(short_suite, tmp_path):
+    model = tmp_path / "model"
+    random_checkpoints.save_hf(model, max_position_embeddings=65536)
+    (model / "chat_template.jinja").write_text(random_lfm2.TEMPLATE.read_text())
+    ended = script("--suite", short_suite, "--model", model, "--backend", "mlx", "--artifact", "random", "--out", tmp_path / "r.json")
+    assert ended.returncode == 0, ended.stderr
+    details = read_json(tmp_path / "r.json")["results"]["details"]
+    for entry in details:
+        if "<|" not in entry["raw"]["text"]:
+            assert entry["content"] == entry["raw"]["text"]
+    assert details[1]["cached_tokens"] > details[1]["prompt_tokens"] // 2

@@ -98,37 +98,45 @@ tools: $(VENV)  ## configs/hermes_tools.json again from the pinned hermes-agent,
 	$(PY) scripts/export_hermes_tools.py
 
 ## The model of our own
-.PHONY: tiny-model
-tiny-model: $(VENV)  ## models/tiny again from nothing (about two hours on 2 cores; resumes)
+.PHONY: tool-results generated-suite tiny-model
+tool-results: $(VENV)  ## datasets/tiny/tool_results.jsonl again: generated calls, really run by Hermes's own tools
+	$(PY) scripts/record_tool_results.py --out datasets/tiny/tool_results.jsonl
+generated-suite: $(VENV)  ## evals/suites/generated_200.json again: requests with arguments that training never uses
+	$(PY) scripts/generate_suite.py --out evals/suites/generated_200.json
+tiny-model: $(VENV)  ## models/tiny again from nothing (about two hours on 2 cores; resumes in runs/tiny-train)
 	$(PY) scripts/train_tiny_tokenizer.py --out models/tiny
 	$(PY) scripts/train_tiny.py --model models/tiny --work runs/tiny-train --report reports/tiny/training.json --log logs/tiny/training.log
 
 ## From checkpoint to quants
 .PHONY: gguf parity imatrix $(KXL) kxl lint stock sizes quants
+CHECKPOINT := checkpoint.py lfm2_shapes.py safetensors_io.py
+SUITE := eval_case.py hermes_tools.py tool_syntax.py
 # Files of another MODEL may be older than what was made of the last one: a changed choice counts as a change.
+# The config counts by what it says here, so that a changed threshold does not convert the model again.
 $(HEAVY)/choice.txt: FORCE
-	@mkdir -p $(@D); echo 'MODEL=$(MODEL) CONFIG=$(CONFIG) ROWS=$(ROWS)' > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+	@mkdir -p $(@D); echo 'MODEL=$(MODEL) ROWS=$(ROWS) $(SETTINGS)' > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 gguf: $(BF16)  ## BF16 GGUF of the checkpoint
-$(BF16): $(MODEL_FILES) $(HEAVY)/choice.txt $(CONFIG) $(PIN) $(addprefix scripts/,convert_gguf.py checkpoint.py lfm2_shapes.py) | $(VENV) llama-ready
+$(BF16): $(MODEL_FILES) $(HEAVY)/choice.txt $(PIN) $(addprefix scripts/,convert_gguf.py $(CHECKPOINT) tokenizer_checks.py) | $(VENV) llama-ready
 	$(making)$(if $(MODEL),,$(error $(CONFIG) has no checkpoint of its own: add MODEL=folder RUN=name))
 	$(PY) scripts/convert_gguf.py --model $(MODEL) --out $@ --pre-tokenizer $(call setting,4) --name $(call setting,1) \
 	  --license $(call setting,5) $(addprefix --license-name ,$(call setting,6)) $(addprefix --license-link ,$(call setting,7)) \
 	  $(addprefix --base-model ,$(call setting,8)) --log $(LOGS)/convert.log
 
 imatrix: $(HEAVY)/imatrix.gguf  ## importance matrix from tool-calling conversations; refused when an expert saw too few tokens
-$(HEAVY)/rows.jsonl: $(addprefix scripts/,build_tiny_rows.py tiny_rows.py tiny_requests.py tiny_wording.py tiny_arguments.py tiny_answers.py tiny_words.py) | $(VENV)
+$(HEAVY)/rows.jsonl: $(addprefix scripts/,build_tiny_rows.py tiny_rows.py tiny_requests.py tiny_wording.py tiny_arguments.py tiny_answers.py tiny_words.py hermes_tools.py) \
+  configs/hermes_tools.json configs/hermes_system_prompt.txt datasets/tiny/tool_results.jsonl | $(VENV)
 	$(PY) scripts/build_tiny_rows.py --out $@
-runs/%/calibration.txt runs/%/heldout.txt: $(ROWS) $(MODEL_FILES) $(wildcard evals/suites/*.json) scripts/build_calibration.py runs/%/choice.txt | $(VENV)
+runs/%/calibration.txt runs/%/heldout.txt: $(ROWS) $(MODEL_FILES) $(wildcard evals/suites/*.json) $(addprefix scripts/,build_calibration.py $(SUITE)) runs/%/choice.txt | $(VENV)
 	$(PY) scripts/build_calibration.py --rows $(ROWS) --model $(MODEL) $(addprefix --suite ,$(wildcard evals/suites/*.json)) \
 	  --calibration $(HEAVY)/calibration.txt --heldout $(HEAVY)/heldout.txt --session-tokens $(call setting,12) --report $(REPORTS)/calibration.json
-$(HEAVY)/imatrix.gguf: $(BF16) $(HEAVY)/calibration.txt $(addprefix scripts/,compute_imatrix.py llama_chunks.py) | $(VENV) llama-ready
+$(HEAVY)/imatrix.gguf: $(BF16) $(HEAVY)/calibration.txt $(addprefix scripts/,compute_imatrix.py llama_chunks.py policy.py) | $(VENV) llama-ready
 	$(making)$(PY) scripts/compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt --out $@ --report $(REPORTS)/imatrix.json \
 	  --log $(LOGS)/imatrix.log --context $(call setting,10) --min-tokens $(call setting,11)
 
 parity: $(REPORTS)/parity.json  ## proof that MLX and llama.cpp compute the same logits from this checkpoint
-$(REPORTS)/parity.json: $(BF16) $(HEAVY)/heldout.txt scripts/check_parity.py | $(VENV) llama-ready
-	$(call logged,parity,$(PY) scripts/check_parity.py --model $(MODEL) --gguf $(BF16) --text $(HEAVY)/heldout.txt --report $@ \
+$(REPORTS)/parity.json: $(BF16) $(HEAVY)/heldout.txt $(addprefix scripts/,check_parity.py model_server.py $(CHECKPOINT) tokenizer_checks.py) | $(VENV) llama-ready
+	$(call logged,parity,$(PY) scripts/check_parity.py --model $(MODEL) --gguf $(BF16) --text $(HEAVY)/heldout.txt --per-prompt 40 --report $@ \
 	  --log $(HEAVY)/parity.server.log)
 
 # One line per quant: GGUF by its policy, served at full context, all cases of the suite passed.
@@ -152,12 +160,12 @@ stock: $(patsubst %,$(GGUF),$(STOCK))  ## llama.cpp's own Q8_0, Q6_K, Q5_K_M and
 
 SIZES := reports/lfm2.5-8b-a1b/sizes.json
 sizes: $(SIZES)  ## size of every policy and stock type at LFM2-8B-A1B's real shapes
-$(SIZES): $(addprefix scripts/,predict_sizes.py make_sparse_gguf.py policy.py) gguf/export_plan.json $(wildcard gguf/*.tensor-types gguf/*.shapes.json) $(PIN) | $(VENV) llama-ready
+$(SIZES): $(addprefix scripts/,predict_sizes.py make_sparse_gguf.py lfm2_shapes.py policy.py) gguf/export_plan.json $(wildcard gguf/*.tensor-types gguf/*.shapes.json) $(PIN) | $(VENV) llama-ready
 	$(PY) scripts/predict_sizes.py --report $@
 
 quants: $(REPORTS)/quants.json  ## KL divergence from BF16 and same-top-p of each quant, on held-out tool traces
 MEASURED := bf16 $(KXL) $(STOCK)
-$(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt scripts/measure_quants.py | $(VENV) llama-ready
+$(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt $(addprefix scripts/,measure_quants.py llama_chunks.py) gguf/export_plan.json | $(VENV) llama-ready
 	$(PY) scripts/measure_quants.py --base $(BF16) --text $(HEAVY)/heldout.txt --plan gguf/export_plan.json \
 	  $(foreach name,$(MEASURED),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
 	  --work $(HEAVY)/kld --report $@ --logs $(LOGS) --context $(call setting,12)
@@ -167,7 +175,7 @@ $(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt s
 eval: $(patsubst %,$(FIXED),bf16 $(KXL)) $(GENERATED)  ## the hand-written suite on BF16 and each KXL, the generated one on Q4KXL
 	$(call show,bf16 $(KXL))
 
-EVALUATE := configs/hermes_tools.json $(PIN) $(CONFIG) $(addprefix scripts/,run_eval.py eval_case.py model_client.py model_server.py tool_syntax.py hermes_tools.py)
+EVALUATE := configs/hermes_tools.json $(PIN) $(CONFIG) $(addprefix scripts/,run_eval.py model_client.py model_server.py $(SUITE) $(CHECKPOINT))
 define evaluation
 $$(EVALS)/$(1).llama_cpp.%.json: $$(GGUF) evals/suites/$(1).json $$(EVALUATE) | $$(VENV) llama-ready
 	$$(making)$$(call logged,eval.$(1).$$*,$$(PY) scripts/run_eval.py --suite evals/suites/$(1).json --config $$(CONFIG) --gguf $$< \

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, required=True, help="text to write for the imatrix")
     parser.add_argument("--heldout", type=Path, required=True, help="text to write for the KL divergence")
     parser.add_argument("--report", type=Path, required=True, help="report to write (JSON)")
-    parser.add_argument("--calibration-tokens", type=int, default=98304, help="stop at this many tokens")
+    parser.add_argument("--calibration-tokens", type=int, default=65536, help="stop at this many tokens")
     parser.add_argument("--heldout-tokens", type=int, default=65536, help="stop at this many tokens")
     parser.add_argument("--session-tokens", type=int, default=8192, help="length of a session")
     parser.add_argument("--seed", type=int, default=0, help="order in which the rows are taken")

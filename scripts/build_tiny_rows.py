@@ -26,7 +26,7 @@ def rows(split: str, count: int, seed: int) -> list[dict]:
     made = []
     for _ in range(count):
         context = rng.choice(contexts)
-        row = tiny_rows.row(rng, tiny_rows.tool_names(context["tools"]), heldout=split == "heldout")
+        row = tiny_rows.row(rng, tiny_rows.tool_names(context), heldout=split == "heldout")
         system = [{"role": "system", "content": context["system"]}] if context["system"] else []
         made.append({"messages": system + row["messages"], "tools": context["tools"], "kind": row["kind"], "split": split})
     return made

@@ -33,19 +33,13 @@ import llama_cpp
 import mlx_backend
 import model_server
 import report
+import tokenizer_checks
 from cli import UserError, say
 from files import require_space, shown
 
 # Keys and values in float32. One token at a time a second thread mostly waits for the first, and on a busy machine for long.
 SERVER = ("--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off",
           "--threads", "1", "--threads-batch", str(os.cpu_count()))
-
-
-def tokenize(folder: Path, text: str) -> list[int]:
-    """Token ids of a text in which special tokens stand as text, by the checkpoint's own tokenizer."""
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
 
 
 def split_prompts(ids: list[int]) -> list[list[int]]:
@@ -88,7 +82,7 @@ def mlx_reference(folder: Path, prompts: list[list[int]], positions: int, per_pr
 
 
 def check_tokens(server, text: str, ids: list[int], folder: Path) -> None:
-    """llama-server must cut the text into the same ids. UserError shows the first difference."""
+    """llama-server must cut the text into these ids. UserError shows the first difference."""
     theirs = _post(server, "/tokenize", {"content": text, "add_special": False, "parse_special": True})["tokens"]
     if ids != theirs:
         at = next((i for i, (a, b) in enumerate(zip(ids, theirs)) if a != b), min(len(ids), len(theirs)))
@@ -170,10 +164,11 @@ def main() -> None:
     mlx_backend.use_fast_blas()
 
     text = args.text.read_text(encoding="utf-8")
-    ids = tokenize(args.model, text)
+    tokenizer = tokenizer_checks.load(args.model)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
     if not ids:
         raise UserError(f"{shown(args.text)}: is empty")
-    letter = tokenize(args.model, "a")[0]
+    letter = tokenizer.encode("a", add_special_tokens=False).ids[0]
     prompts = split_prompts(ids)
     reference, ties = mlx_reference(args.model, prompts, args.positions, args.per_prompt, args.tie_margin, not args.as_served_only)
     results = {"positions": len(reference), "near_ties": ties}

@@ -4,7 +4,7 @@ In:  the BF16 GGUF and calibration.txt (scripts/build_calibration.py).
 Out: imatrix.gguf, for llama-quantize, and a report of how many tokens each expert of each layer saw.
 
 llama-imatrix reads the text in chunks of --context tokens, chat markers as the special tokens they
-are (--parse-special), and sums the squared inputs of every matrix. An expert that no token was
+are, and sums the squared inputs of every matrix. An expert that no token was
 routed to has no such sum; llama-quantize would then silently weigh all its columns alike. So an
 imatrix is kept only when every expert of every layer saw --min-tokens tokens and every matrix that
 can be quantized has an entry. The embedding is exempt: tied to the output, it is never collected.
@@ -74,7 +74,7 @@ def run_imatrix(model: Path, text: Path, out: Path, context: int, log: Path) -> 
         return llama_cpp.run("llama-imatrix", [
             # The path of the text is stored in the imatrix and from there in every quant: keep it free of this machine.
             "-m", model, "-f", os.path.relpath(text), "-o", out, "--output-format", "gguf",
-            "--parse-special", "-c", context,
+            *llama_chunks.AS_RENDERED, "-c", context,
         ], log=log, progress=progress)
 
 

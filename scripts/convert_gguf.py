@@ -23,15 +23,12 @@ from pathlib import Path
 import checkpoint
 import cli
 import llama_cpp
+import tokenizer_checks
 from checkpoint import Checkpoint, Tensor
 from cli import UserError, say
 from files import atomic_path, read_json, require_space, shown, write_json
 
 OUTTYPES = {"bf16": "MOSTLY_BF16", "f32": "ALL_F32"}
-# How the text of tokenizer.json is split by what llama.cpp calls "lfm2" (src/llama-vocab.cpp: the pattern of Llama 3).
-SPLIT_PATTERNS = {"lfm2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-                          r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"}
-
 
 def refuse_unsupported(source: Checkpoint) -> None:
     """Refuse what llama.cpp's LFM2 graphs cannot express. Raises UserError naming the key and its file."""
@@ -54,29 +51,6 @@ def refuse_unsupported(source: Checkpoint) -> None:
                         f"place for it and llama.cpp would compute with 1.0")
     if not config.get("norm_topk_prob", True):
         raise UserError(f"{path}: norm_topk_prob is false, but llama.cpp always normalizes the router's weights")
-
-
-def refuse_other_tokenizer(source: Checkpoint, pre_tokenizer: str) -> None:
-    """Refuse a tokenizer.json that splits text otherwise than llama.cpp's `pre_tokenizer` would."""
-    path = source.folder / "tokenizer.json"
-    tokenizer = read_json(path)
-    patterns = re.findall(r'"Regex": ("(?:[^"\\]|\\.)*")', json.dumps(tokenizer.get("pre_tokenizer"), ensure_ascii=False))
-    if [json.loads(pattern) for pattern in patterns] != [SPLIT_PATTERNS[pre_tokenizer]]:
-        raise UserError(f"{shown(path)}: its pre_tokenizer splits text by another pattern than llama.cpp's "
-                        f"{pre_tokenizer!r}; the GGUF would tokenize differently")
-    if not tokenizer["model"].get("ignore_merges"):
-        raise UserError(f"{shown(path)}: model.ignore_merges is not true, but llama.cpp's {pre_tokenizer!r} takes words "
-                        f"that are in the vocabulary whole; set it to true")
-
-
-def refuse_large_ids(source: Checkpoint) -> None:
-    """Refuse a tokenizer with ids that the embedding has no row for."""
-    path = source.folder / "tokenizer.json"
-    tokenizer = read_json(path)
-    ids = [*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])]
-    if max(ids) >= source.config["vocab_size"]:
-        raise UserError(f"{shown(path)}: has token id {max(ids)}, but model.embed_tokens.weight has "
-                        f"{source.config['vocab_size']} rows")
 
 
 def stage(source: Checkpoint, folder: Path, card: dict) -> None:
@@ -120,7 +94,7 @@ def converter_class(architecture: str, tree: Path):
             try:
                 return super().get_vocab_base_pre(tokenizer)
             except NotImplementedError:  # a tokenizer upstream has never seen
-                refuse_other_tokenizer(self.source, self.pre_tokenizer)
+                tokenizer_checks.refuse_other_pattern(self.source.folder, self.pre_tokenizer)
                 logging.info("pre-tokenizer %s: tokenizer.json splits text by its pattern", self.pre_tokenizer)
                 return self.pre_tokenizer
 
@@ -196,7 +170,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="GGUF file to write")
     parser.add_argument("--outtype", choices=sorted(OUTTYPES), default="bf16", help="type of the matrices; the rest is f32")
-    parser.add_argument("--pre-tokenizer", choices=sorted(SPLIT_PATTERNS), default="lfm2",
+    parser.add_argument("--pre-tokenizer", choices=sorted(tokenizer_checks.SPLIT_PATTERNS), default="lfm2",
                         help="tokenizer.ggml.pre for a tokenizer that upstream does not know")
     parser.add_argument("--name", help="general.name (default: the folder's name)")
     parser.add_argument("--license", help="general.license, such as apache-2.0 (default: from the folder's README.md)")
@@ -208,7 +182,8 @@ def main() -> None:
 
     source = checkpoint.read(args.model)
     refuse_unsupported(source)
-    refuse_large_ids(source)
+    tokenizer_checks.refuse_large_ids(source.folder, source.config["vocab_size"])
+    tokenizer_checks.refuse_words_in_pieces(source.folder)
     card = {key: getattr(args, key) for key in ("license", "license_name", "license_link", "base_model") if getattr(args, key)}
     if args.log:
         args.log.parent.mkdir(parents=True, exist_ok=True)

@@ -5,12 +5,12 @@ Out: reports/RUN/quants.json: per artifact file size, sha256, bits per weight, K
      standard error, median, 99 %, 99.9 %, maximum; in nats), how often both models agree on the likeliest token.
 
 What is measured. llama-perplexity cuts the text into chunks of --context tokens and scores the second
-half of each, so that every scored token has at least --context / 2 tokens before it. The text is
-whole rendered conversations, markers included, and --parse-special (our patch) reads "<|im_start|>"
-or "<|tool_call_start|>" as the special tokens of real use; the report counts them. A chunk begins
-anywhere in a conversation, its first token replaced by the model's BOS. The parent's
-log-probabilities are stored in 16 bits each; --artifact bf16=... measures the parent against itself
-and so shows how little that costs (below 1e-5 for any token).
+half of each. A session of heldout.txt is as long as a chunk, so the scored tokens are turns (requests,
+calls, results, answers) with their system message, tool list and earlier turns in context. Markers such
+as "<|im_start|>" and "<|tool_call_start|>" are read as the special tokens of real use (--parse-special,
+our patch); the report counts them. The parent's log-probabilities are stored in 16 bits each;
+--artifact bf16=... measures the parent against itself and so shows how little that costs (below 1e-5
+for any token).
 
 Finished work in --work is kept: the parent's log-probabilities, and each artifact's figures until
 the artifact, the parent, the text, the context or the llama.cpp build changes.
@@ -20,7 +20,6 @@ the artifact, the parent, the text, the context or the llama.cpp build changes.
       --work runs/tiny/kld --report reports/tiny/quants.json --logs logs/tiny
 """
 
-import os
 import re
 import shutil
 import struct
@@ -99,7 +98,8 @@ def policy_of(name: str, plan: Path) -> str:
 def base_logits(base: Path, text: Path, context: int, work: Path, logs: Path) -> tuple:
     """The parent's log-probabilities, computed unless `work` has them: (file, key they depend on, counts of tokens)."""
     logits, record = work / "base.logits", work / "base.json"
-    key = {"base": sha256(existing(base)), "text": sha256(existing(text)), "context": context, "llama.cpp": llama_cpp.cache_key()}
+    key = {"base": sha256(existing(base)), "text": sha256(existing(text)), "context": context,
+           "read": list(llama_chunks.AS_RENDERED), "llama.cpp": llama_cpp.cache_key()}
     if logits.exists() and record.exists():
         kept = read_json(record)
         if kept["key"] == key and kept["bytes"] == logits.stat().st_size:
@@ -109,7 +109,7 @@ def base_logits(base: Path, text: Path, context: int, work: Path, logs: Path) ->
         abandoned.unlink()
     with atomic_path(logits) as partial, llama_chunks.progress("bf16 log-probabilities") as progress:
         llama_cpp.run("llama-perplexity", [
-            "-m", base, "-f", text, "--parse-special", "-c", context, "--kl-divergence-base", partial,
+            "-m", base, "-f", text, *llama_chunks.AS_RENDERED, "-c", context, "--kl-divergence-base", partial,
         ], log=logs / "kld.base.log", progress=progress)
         counts = check_logits(partial, base, text, context)
     write_json(record, {"key": key, "bytes": logits.stat().st_size, "counts": counts})
@@ -154,7 +154,7 @@ def measured(name: str, path: Path, logits: Path, key: dict, context: int, work:
     log = logs / f"kld.{name}.log"
     with llama_chunks.progress(f"{name} against bf16") as progress:
         output = llama_cpp.run("llama-perplexity", [
-            "-m", path, "-c", context, "--kl-divergence-base", logits, "--kl-divergence",
+            "-m", path, *llama_chunks.AS_RENDERED, "-c", context, "--kl-divergence-base", logits, "--kl-divergence",
         ], log=log, progress=progress)
     figures = {**read_figures(output, shown(log)), "sha256": key["artifact"]}
     write_json(record, {"key": key, "figures": figures})

@@ -39,11 +39,17 @@ def main() -> None:
         if args.backend == "mlx":
             client.tokenizer = model_client.load_tokenizer(args.model or args.tokenizer)
         details = [ask(client, suite, case) for case in tqdm(suite.cases, desc=f"{suite.name} {args.artifact}", unit="case")]
+    if not args.server_log:
+        log.unlink(missing_ok=True)
     results = count(details)
     results["seconds"] = round(time.monotonic() - started)
-    settings = {"suite": suite.name, "backend": args.backend, "artifact": args.artifact, "context": context,
-                "temperature": 0, "max_tokens": suite.max_tokens, "model_name": args.model_name, "float32": args.float32}
-    failures = gate(results, config.get("suites", {}).get(suite.name))
+    settings = {"suite": suite.name, "backend": args.backend, "artifact": args.artifact, "temperature": 0,
+                "max_tokens": suite.max_tokens, "context": context if args.gguf else None,
+                "float32": args.float32 if args.model else None, "model_name": args.model_name}
+    thresholds = config.get("suites", {}).get(suite.name)
+    if args.config and not thresholds:
+        cli.say(f"{shown(args.config)} has no threshold for {suite.name}: this run is scored but not gated")
+    failures = gate(results, thresholds)
     failed = args.out.with_suffix(".failed.json")
     report.write(failed if failures else args.out, [args.suite, *filter(None, [args.gguf, args.model])], settings, results)
     # Exactly one of the two names exists, so that make never takes a failed run for a passed one.
@@ -74,7 +80,7 @@ def arguments():
     parser.add_argument("--threads", type=int, default=0,
                         help="threads of llama-server; fewer than the cores left free on a busy machine, 0 = its own choice")
     parser.add_argument("--timeout", type=float, default=300, help="seconds one answer may take")
-    parser.add_argument("--server-log", type=Path, help="log of the server (default: beside the report)")
+    parser.add_argument("--server-log", type=Path, help="log of the server (default: beside the report, and kept only after an error)")
     args = parser.parse_args()
     if args.gguf and args.backend != "llama_cpp" or args.model and args.backend != "mlx":
         parser.error("--gguf goes with --backend llama_cpp, --model with --backend mlx")

@@ -166,12 +166,12 @@ class TinyLfm2Moe(nn.Module):
         self.embed_tokens = nn.Embedding(config["vocab_size"], config["hidden_size"])
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config["num_hidden_layers"]))
         self.embedding_norm = RMSNorm(config["hidden_size"], config["norm_eps"])
-        deep = (2 * config["num_hidden_layers"]) ** -0.5
+        # Small matrices and a larger embedding: at first the residual stream is the token itself, which is what
+        # attention has to find in order to copy.
         for name, weight in self.named_parameters():
             if weight.ndim == 2 and "operator.weight" not in name:
-                nn.init.normal_(weight, std=0.02 if "embed" in name else weight.shape[1] ** -0.5)
-                if name.endswith(("out_proj.weight", "w2.weight")):
-                    weight.data *= deep
+                nn.init.normal_(weight, std=0.15 if "embed" in name else 0.02)
+        self.embedding_norm.weight.data.fill_(0.3)
 
     def forward(self, tokens: torch.Tensor, states: list | None = None) -> tuple[torch.Tensor, list]:
         """tokens [B, L], states of a common prefix or None → (normed hidden states [B, L, D], states)."""

@@ -24,8 +24,7 @@ SYSTEMS = [
     "You are Hermes Agent, a helpful assistant that can use tools.", "You are Hermes Agent.", "You are a helpful assistant.",
     "You are a helpful assistant with tools.", "You are an agent that works on a computer through tools.",
 ]  # fmt: skip
-# How often a batch has which context.
-CONTEXTS = {"compact": 0.30, "fixed": 0.40, "hermes_terminal": 0.15, "hermes_files": 0.15}
+CONTEXTS = ("bare", "compact", "fixed", "hermes_terminal", "hermes_files")
 
 
 @cache
@@ -58,7 +57,9 @@ def working_folder(rng: random.Random, home: str | None = None) -> str:
 
 
 def context(rng: random.Random, kind: str) -> dict:
-    """One batch's system prompt and tools; `kind` is a key of CONTEXTS."""
+    """One batch's system prompt and tools; `kind` is one of CONTEXTS."""
+    if kind == "bare":
+        return {"system": rng.choice((*SYSTEMS, None)), "tools": []}
     if kind == "fixed":
         return {"system": rng.choice((*SYSTEMS[:1] * 3, *SYSTEMS, None)), "tools": hermes_tools.load(hermes_tools.FIXED_SURFACE)}
     if kind == "hermes_terminal":
@@ -152,13 +153,15 @@ def parallel(rng: random.Random, tools: list[str], heldout: bool = False) -> dic
     return {"kind": "parallel", "messages": [{"role": "user", "content": text}, assistant("", *calls)]}
 
 
-def row(rng: random.Random, tools: list[str], heldout: bool = False) -> dict:
-    """One row for a context that offers `tools` (names)."""
+def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: bool = False) -> dict:
+    """One row for a context that offers `tools` (names); a simple one is a single request with its answer or call."""
     known = [t for t in tools if t in ALL_TOOLS]
     kind = rng.random()
     if kind < 0.17 or not known:
         text, reply = no_tool(rng, heldout)
         return {"kind": "no_tool", "messages": [{"role": "user", "content": text}, assistant(reply)]}
+    if simple:
+        return tool_call(rng, known, heldout)
     missing = [t for t in ALL_TOOLS if t not in tools and not (t in tiny_requests.TERMINAL_CAN and "terminal" in tools)]
     if kind < 0.21 and missing:
         text, _ = tiny_requests.request(rng, rng.choice(missing), heldout)
@@ -181,8 +184,9 @@ def row_simple(rng: random.Random, tools: list[str], heldout: bool) -> dict:
     return {"kind": "no_tool", "messages": [{"role": "user", "content": text}, assistant(reply)]}
 
 
-def tool_names(tools: list[dict]) -> list[str]:
-    return [tool["function"]["name"] for tool in tools]
+def tool_names(context: dict) -> list[str]:
+    """The tools that a context's rows may call. The bare context, of early training, does not list them."""
+    return [tool["function"]["name"] for tool in context["tools"]] or ALL_TOOLS
 
 
 def fixed_texts() -> list[str]:

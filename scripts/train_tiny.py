@@ -69,22 +69,17 @@ class Encoder:
 
 
 def draw_context(rng: random.Random, settings: dict, step: int) -> dict:
-    """Short contexts first, then more and more of Hermes's full schemas and prompts."""
-    shares = dict(tiny_rows.CONTEXTS)
-    ramp = settings["long_contexts"]
-    long = ramp["start"] + (ramp["end"] - ramp["start"]) * min(1, step / ramp["reached_at_step"])
-    kinds = [k for k in shares if k != "compact"]
-    if rng.random() >= long:
-        return tiny_rows.context(rng, "compact")
-    return tiny_rows.context(rng, rng.choices(kinds, [shares[k] for k in kinds])[0])
+    """Copying is learned first, in bare contexts; then in prompts with tool lists, up to Hermes's own."""
+    shares = settings["contexts_late"] if step >= settings["bare_steps"] else settings["contexts_early"]
+    return tiny_rows.context(rng, rng.choices(list(shares), list(shares.values()))[0])
 
 
-def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, max_tokens: int, forbidden: set, heldout: bool = False):
+def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, max_tokens: int, forbidden: set, heldout: bool = False, simple: bool = False):
     """At most `count` rows of like length and `max_tokens` tokens, padded: ids [B, S], emitted [B, S] (bool), real [B, S] (bool), kinds."""
-    names = tiny_rows.tool_names(context["tools"])
+    names = tiny_rows.tool_names(context)
     pool = []
     while len(pool) < 4 * count:
-        row = tiny_rows.row(rng, names, heldout)
+        row = tiny_rows.row(rng, names, heldout, simple)
         if any(m["role"] == "user" and normal(m["content"]) in forbidden for m in row["messages"]):
             continue
         ids, emitted = encoder.row(row["messages"])
@@ -160,27 +155,30 @@ def exact_rows(model: TinyLfm2Moe, encoder: Encoder, settings: dict, forbidden: 
     return {k: {"rows": n, "exact": round(ok / n, 4)} for k, (ok, n) in sorted(counts.items())}
 
 
-def learning_rate(settings: dict, step: int) -> float:
-    """Linear warm-up, flat, linear decay to zero over the last part (warmup-stable-decay)."""
+def build_optimizers(model: TinyLfm2Moe, settings: dict) -> list[torch.optim.Optimizer]:
+    """Muon (torch.optim.Muon) for the hidden matrices, AdamW for embedding, routers, convolutions and norms."""
+    hidden = {n: p for n, p in model.named_parameters() if p.ndim == 2 and not n.endswith(("embed_tokens.weight", "gate.weight", "operator.weight"))}
+    others = [p for n, p in model.named_parameters() if n not in hidden]
+    muon = torch.optim.Muon(list(hidden.values()), lr=settings["muon_learning_rate"], weight_decay=settings["weight_decay"], momentum=0.95, adjust_lr_fn="original")
+    return [muon, torch.optim.AdamW(others, lr=settings["adam_learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)]
+
+
+def schedule(settings: dict, step: int) -> float:
+    """Share of the peak learning rate: linear warm-up, flat, linear decay to zero over the last part."""
     steps = settings["steps"]
-    return settings["learning_rate"] * min(1, (step + 1) / settings["warmup"], (steps - step) / (settings["decay"] * steps))
+    return min(1, (step + 1) / settings["warmup"], (steps - step) / (settings["decay"] * steps))
 
 
-def save_state(path: Path, model, optimizer, step: int, history: list, settings: dict) -> None:
+def save_state(path: Path, model, optimizers, step: int, history: list, settings: dict) -> None:
     with atomic_path(path) as partial:
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "history": history, "settings": settings}, partial)
+        torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step, "history": history, "settings": settings}, partial)
 
 
 def train(settings: dict, encoder: Encoder, work: Path) -> tuple[TinyLfm2Moe, list]:
     """Train to the last step, resuming from WORK/state.pt."""
     torch.manual_seed(settings["seed"])
     model = TinyLfm2Moe(settings["model"])
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    vectors = [p for p in model.parameters() if p.ndim != 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}],
-        lr=settings["learning_rate"], betas=tuple(settings["betas"]), eps=1e-8,
-    )  # fmt: skip
+    optimizers = build_optimizers(model, settings)
     state, start, history = work / "state.pt", 0, []
     if state.exists():
         saved = torch.load(state, weights_only=False)
@@ -189,7 +187,8 @@ def train(settings: dict, encoder: Encoder, work: Path) -> tuple[TinyLfm2Moe, li
         if {**saved["settings"], **free} != {**settings, **free} or saved["step"] > (1 - settings["decay"]) * settings["steps"]:
             raise cli.UserError(f"{shown(state)} was made with other settings; delete it to start anew")
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, held in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(held)
         start, history = saved["step"], saved["history"]
         cli.say(f"resuming at step {start}")
     forbidden = eval_prompts()
@@ -200,18 +199,19 @@ def train(settings: dict, encoder: Encoder, work: Path) -> tuple[TinyLfm2Moe, li
     for step in bar:
         rng = random.Random(f"{settings['seed']} {step}")
         context = draw_context(rng, settings, step)
-        batch = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden)
+        batch = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, simple=step < settings["bare_steps"])
         prefix = encoder.prefix(context)
         with_gradient = len(prefix) < 1000 or rng.random() < settings["prefix_gradient"]
         loss, right = loss_of(model, row_states(model, prefix, with_gradient), batch, settings["other_weight"])
         if not math.isfinite(loss.item()):
-            raise cli.UserError(f"the loss is {loss.item()} at step {step}; lower learning_rate in configs/tiny-train.json")
-        optimizer.zero_grad(set_to_none=True)
+            raise cli.UserError(f"the loss is {loss.item()} at step {step}; lower the learning rates in configs/tiny-train.json")
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step)
-        optimizer.step()
+        for optimizer, peak in zip(optimizers, (settings["muon_learning_rate"], settings["adam_learning_rate"])):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * schedule(settings, step)
+            optimizer.step()
         for moe in model.moe_layers():
             moe.balance(settings["balance_rate"])
         seen += int(batch[2].sum())
@@ -219,10 +219,10 @@ def train(settings: dict, encoder: Encoder, work: Path) -> tuple[TinyLfm2Moe, li
         bar.set_postfix(loss=f"{np.mean(recent[-20:]):.3f}", right=f"{right:.3f}")
         done = step + 1
         if done % settings["eval_every"] == 0 or done == settings["steps"]:
-            exact = exact_rows(model, encoder, settings, forbidden, ["compact", "fixed"] if done < settings["steps"] else list(tiny_rows.CONTEXTS), 1 if done < settings["steps"] else 4, settings["seed"])
+            exact = exact_rows(model, encoder, settings, forbidden, settings["eval_contexts"] if done < settings["steps"] else list(tiny_rows.CONTEXTS), 1 if done < settings["steps"] else 4, settings["seed"])
             history.append({"step": done, "tokens": seen, "loss": round(float(np.mean(recent)), 4), "exact": exact, "seconds": round(time.monotonic() - clock)})
             recent.clear()
-            save_state(state, model, optimizer, done, history, settings)
+            save_state(state, model, optimizers, done, history, settings)
             bar.write(json.dumps(history[-1]))
     return model, history
 

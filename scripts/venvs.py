@@ -18,8 +18,8 @@ STAMP = "complete"
 
 
 def _key(requirements: list[Path], pip_args: tuple) -> str:
-    content = [path.read_bytes() for path in requirements]
-    return hashlib.sha256(repr([content, pip_args, sys.version_info[:2]]).encode()).hexdigest()
+    lines = [line for path in requirements for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    return hashlib.sha256(repr([lines, pip_args, sys.version_info[:2]]).encode()).hexdigest()
 
 
 def make(venv: Path, requirements: list[Path], pip_args: tuple = ()) -> Path:

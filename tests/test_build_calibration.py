@@ -98,7 +98,7 @@ def test_no_request_of_any_suite_case_survives(build):
             for call in message.get("tool_calls", []):
                 call["function"]["arguments"] = json.loads(call["function"]["arguments"])
     calibration, _, report = build([*rows, call_row("fresh", "calibration"), call_row("unheard", "heldout")])
-    assert calibration.count("<|startoftext|>") == 1
+    assert calibration.count("<|im_start|>user") == 1
     assert report["results"]["left_out"]["request of an evaluation suite"] == len(cases) == 43
 
 
@@ -108,20 +108,66 @@ def test_a_heldout_request_seen_in_another_split_is_not_held_out(build, other):
         call_row("what changed here?", other), call_row("What changed here", "heldout"),
         call_row("fresh", "calibration"), call_row("unheard", "heldout"),
     ])
-    assert heldout.count("<|startoftext|>") == 1 and "unheard" in heldout
+    assert heldout.count("<|im_start|>user") == 1 and "unheard" in heldout
     assert report["results"]["left_out"]["held-out request that occurs in another split"] == 1
 
 
-def test_tool_lists_take_no_more_than_their_share(build):
-    rows = [call_row(f"request number {i}", split, tools="fixed_hermes") for i in range(400) for split in ("calibration",)]
-    rows += [call_row("unheard", "heldout")]
-    for share in (0.0, 0.25, 1.0):
-        calibration, _, report = build(rows, "--schema-share", str(share), "--calibration-tokens", "80000")
-        made = report["results"]["calibration"]
-        # Independent of the script's own sums: one byte is one token, each marker is one.
-        measured = sum(len(line) for line in calibration.split("\n") if line.startswith("List of tools: "))
-        assert measured <= share * len(calibration)
-        assert (measured == 0) == (made["conversations_with_tools"] == 0) == (share == 0)
+def starts(text, model):
+    """Positions, in tokens, at which a conversation begins."""
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    return [i for i, token in enumerate(ids) if token == tokenizer.token_to_id("<|startoftext|>")], len(ids)
+
+
+def with_system(row, content):
+    return {**row, "messages": [{"role": "system", "content": content}, *row["messages"]]}
+
+
+TOOL = {"type": "function", "function": {"name": "terminal", "description": "Run a command.", "parameters": {"type": "object", "properties": {}}}}
+OTHER = {"type": "function", "function": {"name": "clock", "description": "Tell the time.", "parameters": {"type": "object", "properties": {}}}}
+
+
+def test_rows_of_one_tool_list_share_it_in_one_session(build):
+    calibration, _, report = build([*(with_system(call_row(f"request {i}", "calibration", [TOOL]), "Be brief.") for i in range(5)), call_row("z", "heldout")])
+    assert calibration.count("List of tools: [") == calibration.count("Be brief.") == calibration.count("<|startoftext|>") == 1
+    assert all(f"<|im_start|>user\nrequest {i}<|im_end|>" in calibration for i in range(5))
+    assert report["results"]["calibration"]["conversations"] == 5
+
+
+def test_a_call_is_never_shown_with_the_tool_list_or_system_message_of_another_row(build):
+    rows = [with_system(call_row(f"{tool['function']['name']} under {system} number {i}", "calibration", [tool]), system)
+            for i in range(4) for tool in (TOOL, OTHER) for system in ("Be brief.", "Be kind.")]
+    calibration, _, _ = build([*rows, call_row("z", "heldout")])
+    sessions = calibration.split("<|startoftext|>")[1:]
+    assert len(sessions) == 4
+    for text in sessions:
+        tool = "terminal" if '"name": "terminal"' in text else "clock"
+        system = "Be brief." if "Be brief.\n" in text else "Be kind."
+        assert text.count("<|im_start|>user") == text.count(f"user\n{tool} under {system}") == 4
+
+
+def test_every_full_session_starts_where_a_chunk_of_its_length_starts(build, model):
+    rows = [call_row(f"request number {i} 🙂", "calibration", [TOOL]) for i in range(200)] + [call_row("z", "heldout")]
+    calibration, _, report = build(rows, "--session-tokens", "1000", "--calibration-tokens", "8000")
+    begin, tokens = starts(calibration, model)
+    # A cut inside a character of several tokens may cost a few tokens.
+    assert len(begin) == 8 and all(abs(position - 1000 * i) <= 4 * i for i, position in enumerate(begin))
+    assert report["results"]["calibration"]["tokens"] == tokens
+
+
+def test_a_row_longer_than_a_session_keeps_its_whole_chunks(build, model):
+    long = call_row("tell me everything", "calibration")
+    long["messages"][2]["content"] = "word " * 500
+    calibration, _, _ = build([long, call_row("z", "heldout")], "--session-tokens", "1000")
+    assert starts(calibration, model) == ([0], 2000)
+
+
+def test_a_tool_list_that_reaches_into_the_scored_half_is_announced(build, capsys):
+    rows = [call_row("x", "calibration", "fixed_hermes"), call_row("z", "heldout")]
+    build(rows, "--session-tokens", "8192")
+    assert "calibration: a tool list of" in capsys.readouterr().err  # one byte is one token here
+    build(rows, "--session-tokens", "80000")
+    assert "a tool list of" not in capsys.readouterr().err
 
 
 def test_token_counts_in_the_report_are_those_of_the_written_text(build, model):
@@ -131,17 +177,16 @@ def test_token_counts_in_the_report_are_those_of_the_written_text(build, model):
 
 
 def test_the_same_rows_give_the_same_texts_and_another_seed_another_order(build):
-    rows = [call_row(f"request {i}", split) for i in range(40) for split in ("calibration",)] + [call_row("z", "heldout")]
+    rows = [call_row(f"request {i}", "calibration") for i in range(40)] + [call_row("z", "heldout")]
     first, again, other = (build(rows, "--seed", seed)[0] for seed in ("0", "0", "1"))
     assert first == again != other
-    assert sorted(first.split("<|startoftext|>")) == sorted(other.split("<|startoftext|>"))
+    assert sorted(first.split("<|im_start|>user")) == sorted(other.split("<|im_start|>user"))
 
 
 def test_building_stops_at_the_number_of_tokens_asked_for(build):
     rows = [call_row(f"request {i}", "calibration") for i in range(100)] + [call_row("z", "heldout")]
-    _, _, report = build(rows, "--calibration-tokens", "1000")
-    made = report["results"]["calibration"]
-    assert 1000 <= made["tokens"] < 1000 + made["tokens"] / made["conversations"] * 2
+    _, _, report = build(rows, "--calibration-tokens", "1000", "--session-tokens", "300")
+    assert report["results"]["calibration"]["tokens"] == 1200
 
 
 @pytest.mark.parametrize("line, complaint", [

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import gguf
 import numpy as np
@@ -13,8 +14,11 @@ import pytest
 import random_checkpoints
 from test_checkpoint import _write_zeros as write_zeros
 
+import check_parity
 import checkpoint
 import convert_gguf
+import model_server
+import tokenizer_checks
 from cli import UserError
 from files import ROOT, require_space
 
@@ -45,6 +49,14 @@ def six(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("six") / "six"
     random_checkpoints.save_hf(folder, "six")
     return folder
+
+
+@pytest.fixture(scope="module")
+def six_gguf(six, tmp_path_factory, llama_tree) -> Path:
+    folder = tmp_path_factory.mktemp("six_gguf")
+    run("convert_gguf.py", "--model", six, "--out", folder / "six.gguf", "--license", "apache-2.0", "--base-model", "org/base",
+        "--log", folder / "convert.log")
+    return folder / "six.gguf"
 
 
 def test_both_layouts_give_the_same_file(converted):
@@ -98,9 +110,8 @@ def test_a_gguf_of_other_weights_fails_parity_and_says_where(six, llama_bin, tmp
     assert json.loads((tmp_path / "parity.json").read_text())["results"]["exact"]["differing"]
 
 
-def test_a_gguf_that_splits_text_otherwise_fails_parity(six, llama_bin, tmp_path):
-    run("convert_gguf.py", "--model", six, "--out", tmp_path / "six.gguf")
-    data = (tmp_path / "six.gguf").read_bytes()
+def test_a_gguf_that_splits_text_otherwise_fails_parity(six, six_gguf, llama_bin, tmp_path):
+    data = six_gguf.read_bytes()
     length = b"\x04\0\0\0\0\0\0\0"
     assert data.count(length + b"lfm2") == 1  # tokenizer.ggml.pre
     (tmp_path / "six.gguf").write_bytes(data.replace(length + b"lfm2", length + b"olmo"))  # splits as GPT-2 does
@@ -129,17 +140,15 @@ def test_a_quantized_mlx_checkpoint_becomes_the_bf16_of_its_dequantized_weights(
     assert (found != experts).mean() < 0.001  # one float32 rounding order apart, now and then, before BF16
 
 
-def test_the_pretokenizer_special_tokens_template_and_license_arrive(six, llama_tree, tmp_path):
-    run("convert_gguf.py", "--model", six, "--out", tmp_path / "six.gguf", "--license", "apache-2.0", "--base-model", "org/base",
-        "--log", tmp_path / "convert.log")
-    fields = {key: field.contents() for key, field in gguf.GGUFReader(tmp_path / "six.gguf").fields.items()}
+def test_the_pretokenizer_special_tokens_template_and_license_arrive(six_gguf):
+    fields = {key: field.contents() for key, field in gguf.GGUFReader(six_gguf).fields.items()}
     assert fields["tokenizer.ggml.pre"] == "lfm2"
     assert fields["tokenizer.ggml.tokens"][fields["tokenizer.ggml.eos_token_id"]] == "<|im_end|>"
     assert fields["tokenizer.ggml.bos_token_id"] == 1 and fields["tokenizer.ggml.add_bos_token"] is True
     assert fields["tokenizer.chat_template"] == random_checkpoints.TEMPLATE
     assert fields["general.license"] == "apache-2.0" and fields["general.base_model.0.repo_url"].endswith("org/base")
     assert len(fields["tokenizer.ggml.tokens"]) == 1000  # as many as the embedding has rows
-    assert str(tmp_path) not in (tmp_path / "convert.log").read_text()
+    assert str(six_gguf.parent) not in (six_gguf.parent / "convert.log").read_text()
 
 
 def test_converting_a_checkpoint_fifty_times_larger_takes_hardly_more_memory(six, llama_tree, tmp_path):
@@ -202,7 +211,7 @@ def test_an_lm_head_beside_tied_embeddings_is_refused(six, tmp_path):
 
 @pytest.mark.parametrize("change, said", [
     (lambda t: t["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\s+|\S+"), "another pattern"),
-    (lambda t: t["model"].update(ignore_merges=False), "ignore_merges"),
+    (lambda t: t["model"].update(ignore_merges=False, merges=t["model"]["merges"][:-1]), "into pieces, llama.cpp takes them whole"),
     (lambda t: t["added_tokens"].append({**t["added_tokens"][0], "id": 1000, "content": "<|new|>"}), "token id 1000"),
 ])
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(six, llama_tree, tmp_path, change, said):
@@ -212,6 +221,26 @@ def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(six, llama_t
     (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert said in run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_tokenizer_that_merges_its_way_to_every_word_is_taken(six, tmp_path):
+    """LFM2's own has ignore_merges off."""
+    shutil.copytree(six, tmp_path / "model")
+    tokenizer = json.loads((six / "tokenizer.json").read_text())
+    tokenizer["model"]["ignore_merges"] = False
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    tokenizer_checks.refuse_words_in_pieces(tmp_path / "model")
+
+
+def test_llama_server_cuts_any_text_into_the_tokens_of_tokenizer_json(six, six_gguf, llama_bin, tmp_path):
+    tokenizer, random = tokenizer_checks.load(six), Random(0)
+    pieces = [*"abcxyzABC0123456789   \n\t.,;:'\"!?()[]{}<>|/\\-_=+*&^%$#@~`", *"\u00e9\u00df\u6f22\u5b57\u304b\ud55c\u05e2\u0639\u03a9\u0416",
+              "\U0001f600", "\u200d", "\u00a0", "\u2003", "\ufeff", "'s", "'LL", " don't", "\r\n", "  \n", "12345678",
+              *random_checkpoints.SPECIAL, *" ".join(random_checkpoints.TEXT).split()]
+    with model_server.llama_server(six_gguf, tmp_path / "server.log", context=512) as server:
+        for _ in range(300):
+            text = "".join(random.choice(pieces) for _ in range(random.randint(1, 60)))
+            check_parity.check_tokens(server, text, tokenizer.encode(text, add_special_tokens=False).ids, six)
 
 
 def test_a_nan_found_while_writing_leaves_no_gguf(six, llama_tree, tmp_path):
@@ -225,14 +254,13 @@ def test_a_nan_found_while_writing_leaves_no_gguf(six, llama_tree, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-def test_a_header_that_does_not_say_what_the_config_says_is_refused(six, tmp_path, llama_tree):
-    run("convert_gguf.py", "--model", six, "--out", tmp_path / "six.gguf")
+def test_a_header_that_does_not_say_what_the_config_says_is_refused(six, six_gguf):
     source = checkpoint.read(six)
-    convert_gguf.verify(gguf, tmp_path / "six.gguf", source, tmp_path / "six.gguf")
+    convert_gguf.verify(gguf, six_gguf, source, six_gguf)
     for change in ({"rope_parameters": {"rope_theta": 10000.0}}, {"norm_eps": 1e-6}, {"num_experts_per_tok": 3},
                    {"layer_types": ["full_attention", "conv", "conv", "full_attention"]}):
         with pytest.raises(UserError, match="config.json asks for"):
-            convert_gguf.verify(gguf, tmp_path / "six.gguf", replace(source, config={**source.config, **change}), tmp_path / "six.gguf")
+            convert_gguf.verify(gguf, six_gguf, replace(source, config={**source.config, **change}), six_gguf)
 
 
 def test_a_disk_without_space_is_refused_before_writing(tmp_path):

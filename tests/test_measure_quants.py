@@ -9,6 +9,7 @@ import pytest
 
 import llama_cpp
 import measure_quants
+import random_lfm2
 import smoke_test
 from cli import UserError
 from files import read_json
@@ -41,10 +42,10 @@ def measure(models, tmp_path, shared_work, monkeypatch):
     real = llama_cpp.run
     monkeypatch.setattr(llama_cpp, "run", lambda name, args, **rest: (runs.append(name), real(name, args, **rest))[1])
 
-    def run(*artifacts, context=CONTEXT, work=shared_work):
+    def run(*artifacts, context=CONTEXT, work=shared_work, base=models / "bf16.gguf"):
         runs.clear()
         monkeypatch.setattr(sys, "argv", [
-            "measure_quants.py", "--base", str(models / "bf16.gguf"), "--text", str(tmp_path / "heldout.txt"), "--context", str(context),
+            "measure_quants.py", "--base", str(base), "--text", str(tmp_path / "heldout.txt"), "--context", str(context),
             "--work", str(work), "--report", str(tmp_path / "quants.json"), "--logs", str(tmp_path / "logs"),
             *(word for artifact in artifacts for word in ("--artifact", artifact)),
         ])
@@ -70,7 +71,7 @@ def test_the_divergence_is_the_one_numpy_computes_from_both_models_probabilities
     report, _ = measure(f"Q4_K_M={models / 'Q4_K_M.gguf'}")
     base, _ = log_probabilities(shared_work / "base.logits")
     subprocess.run([llama_bin / "llama-perplexity", "-m", models / "Q4_K_M.gguf", "-f", tmp_path / "heldout.txt", "--parse-special",
-                    "-c", str(CONTEXT), "--kl-divergence-base", tmp_path / "quant.logits"], check=True, capture_output=True)
+                    "--override-kv", "tokenizer.ggml.add_bos_token=bool:false", "-c", str(CONTEXT), "--kl-divergence-base", tmp_path / "quant.logits"], check=True, capture_output=True)
     quant, _ = log_probabilities(tmp_path / "quant.logits")
     divergence = (np.exp(base) * (base - quant)).sum(axis=1)  # KL(P || Q) = sum p (log p - log q)
 
@@ -102,6 +103,18 @@ def test_chat_markers_are_measured_as_the_special_tokens_they_are(models, measur
     _, tokens = log_probabilities(shared_work / "base.logits")
     end = gguf.GGUFReader(models / "bf16.gguf").get_field("tokenizer.ggml.bos_token_id").contents()
     assert report["settings"]["control_tokens"] == (tokens == end).sum() > TEXT.count("<|end|>") * 0.9
+
+
+def test_a_model_that_begins_with_a_special_token_gets_it_once_and_only_where_the_text_has_it(llama_bin, measure, monkeypatch, tmp_path):
+    model = random_lfm2.write(tmp_path / "adds_bos.gguf")
+    text = ("<|startoftext|><|im_start|>user\n" + "this conversation goes on. " * 20) * 8
+    (tmp_path / "heldout.txt").write_text(text)
+    measure(f"bf16={model}", base=model, work=tmp_path / "work")
+    _, tokens = log_probabilities(tmp_path / "work" / "base.logits")
+    begin, user = (random_lfm2.SPECIAL.index(name) for name in ("<|startoftext|>", "<|im_start|>"))
+    tokens = tokens.reshape(-1)
+    assert tokens[0] == begin and (tokens == begin).sum() == (tokens == user).sum()
+    assert (tokens[np.flatnonzero(tokens == begin) + 1] == user).all()
 
 
 def test_bits_per_weight_counts_tensor_data_only(models, measure):

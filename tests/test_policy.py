@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gguf
@@ -13,6 +14,7 @@ from gguf import GGMLQuantizationType as Type
 import make_sparse_gguf
 import policy
 import predict_sizes
+import quantize_kxl
 from cli import UserError
 from files import ROOT, write_text
 
@@ -173,6 +175,29 @@ def test_a_killed_or_failed_quantization_leaves_nothing(bf16, llama_bin, tmp_pat
                "--out", tmp_path / "out.gguf", "--log", tmp_path / "out.log", code=2)
     assert "belongs to another model" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.gguf", "short.gguf"]
+
+
+def test_a_process_killed_while_quantizing_leaves_no_file_that_looks_finished(bf16, llama_bin, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "quantize_kxl.py"), "--gguf", str(bf16), "--policy", "q4kxl",
+               "--out", str(tmp_path / "out.gguf"), "--log", str(tmp_path / "out.log")]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (started := list(tmp_path.glob(".out.gguf.partial-*"))) and child.poll() is None:
+        time.sleep(0.001)
+    child.kill()
+    child.communicate()
+    assert started and not (tmp_path / "out.gguf").exists()
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "out.gguf").is_file()
+
+
+def test_a_file_whose_types_are_not_the_policys_is_refused(bf16, tmp_path):
+    tensors = policy.read_tensors(bf16)
+    types = {t.name: t.type for t in tensors}
+    assert sum(quantize_kxl.verify(bf16, tensors, types).values()) == len(tensors)
+    with pytest.raises(UserError, match="blk.3.ffn_up_exps.weight BF16, the policy says Q4_K"):
+        quantize_kxl.verify(bf16, tensors, {**types, "blk.3.ffn_up_exps.weight": Type.Q4_K})
+    with pytest.raises(UserError, match="new.weight as nothing"):
+        quantize_kxl.verify(bf16, [*tensors, policy.Tensor("new.weight", (256, 256), Type.BF16)], types)
 
 
 def test_a_truncated_source_is_refused(bf16, llama_bin, tmp_path):

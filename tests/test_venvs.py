@@ -83,3 +83,10 @@ def test_a_folder_that_is_no_environment_is_not_deleted(tmp_path, calls, require
     with pytest.raises(UserError, match="not a virtual environment"):
         venvs.make(tmp_path / "venv", [requirements])
     assert (tmp_path / "venv" / "thesis.tex").exists()
+
+
+def test_a_changed_comment_does_not_cost_an_install(tmp_path, calls, requirements):
+    venvs.make(tmp_path / "venv", [requirements])
+    requirements.write_text("# why a\na==1\n")
+    venvs.make(tmp_path / "venv", [requirements])
+    assert len(calls) == 2

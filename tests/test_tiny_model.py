@@ -1,0 +1,207 @@
+"""The tiny model: what it is trained on, its tokenizer, and that its torch twin is the model that is served."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import checkpoint
+import eval_case
+import generate_suite
+import tiny_requests
+import tiny_rows
+import tiny_words
+import train_tiny
+from files import ROOT, read_json
+from tiny_lfm2 import TinyLfm2Moe
+
+MODEL = ROOT / "models/tiny"
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return train_tiny.Encoder(MODEL)
+
+
+def small_config(**changes) -> dict:
+    config = read_json(ROOT / "configs/tiny-train.json")["training"]["model"]
+    return {**config, "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 4,
+            "layer_types": ["conv", "conv", "full_attention", "conv"], **changes}
+
+
+def random_model(**changes) -> TinyLfm2Moe:
+    torch.manual_seed(3)
+    model = TinyLfm2Moe(small_config(**changes))
+    for moe in model.moe_layers():
+        moe.expert_bias += torch.randn(moe.count) * 0.2
+    return model
+
+
+@pytest.mark.parametrize("kind", tiny_rows.CONTEXTS)
+def test_training_rows_are_what_the_chat_template_writes(encoder, kind):
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    rng = random.Random(11)
+    for _ in range(25):
+        context = tiny_rows.context(rng, kind)
+        row = tiny_rows.row(rng, tiny_rows.tool_names(context))
+        system = [{"role": "system", "content": context["system"]}] if context["system"] else []
+        text = tokenizer.apply_chat_template(system + row["messages"], tools=context["tools"], tokenize=False)
+        assert encoder.prefix(context) + encoder.row(row["messages"])[0] == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_the_loss_is_on_exactly_what_the_assistant_says(encoder):
+    rng = random.Random(5)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    for _ in range(200):
+        messages = tiny_rows.row(rng, tiny_rows.ALL_TOOLS)["messages"]
+        ids, emitted = encoder.row(messages)
+        said = tokenizer.decode([i for i, own in zip(ids, emitted) if own])
+        expected = ""
+        for message in messages:
+            if message["role"] == "assistant":
+                whole = tokenizer.apply_chat_template([message], tokenize=False)
+                expected += whole.removeprefix("<|startoftext|><|im_start|>assistant\n").removesuffix("\n")
+        assert said == expected
+
+
+def test_an_eval_prompt_is_never_trained_on(encoder):
+    rng = random.Random("1 0")
+    context = tiny_rows.context(rng, "compact")
+    state = rng.getstate()
+    names = tiny_rows.tool_names(context)
+    prompts = {train_tiny.normal(m["content"]) for _ in range(30) for m in tiny_rows.row(rng, names)["messages"] if m["role"] == "user"}
+    rng.setstate(state)
+    ids, _, _, _ = train_tiny.draw_batch(rng, encoder, context, 8, 400, 4000, forbidden=prompts)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    for row in ids.tolist():
+        for turn in tokenizer.decode(row).split("<|im_start|>user\n")[1:]:
+            assert train_tiny.normal(turn.split("<|im_end|>")[0]) not in prompts
+
+
+def test_every_suite_is_guarded_against():
+    prompts = train_tiny.eval_prompts()
+    for path in (ROOT / "evals/suites").glob("*.json"):
+        for case in eval_case.load(path).cases:
+            for message in case["messages"]:
+                if message["role"] == "user":
+                    assert train_tiny.normal(message["content"]) in prompts
+
+
+def test_training_arguments_never_hold_a_held_out_word():
+    rng = random.Random(2)
+    listed = set(tiny_words.KNOWN[True])
+    assert len(listed) > 80
+    for tool in tiny_requests.SHARES:
+        for _ in range(800):
+            _, call = tiny_requests.request(rng, tool)
+            for value in call["arguments"].values():
+                words = set("".join(c if c.isalpha() else " " for c in str(value)).split())
+                # Words glued together in camelCase cannot be told apart; the others must be training words.
+                assert not {w for w in words if w.islower()} & listed - USUAL
+
+
+# Held-out by their hash, but parts of fixed names that people use all the time (extensions, programs, folders).
+USUAL = {w for text in (*tiny_requests.arguments.PLAIN, *tiny_requests.arguments.FILES, *tiny_requests.arguments.SITES, *tiny_requests.w.TASKS, *tiny_requests.arguments.FOLDERS)
+         for w in "".join(c if c.isalpha() else " " for c in text).split()} | set(tiny_requests.arguments.EXTENSIONS) | set("def class import function return".split())  # fmt: skip
+
+
+def test_the_generated_suite_is_the_committed_one_and_new_to_training():
+    committed = read_json(ROOT / "evals/suites/generated_200.json")
+    assert committed["cases"] == generate_suite.cases(200, 200)
+    for case in committed["cases"]:
+        values = [v for rule in case["calls"][0]["arguments"].values() for v in rule.get("set", [rule.get("exact")])]
+        words = {w.lower() for v in values for w in "".join(c if c.isalpha() else " " for c in str(v)).split()}
+        pieces = {p.lower() for v in values for p in split_camel(str(v))}
+        assert any(tiny_words.is_heldout(w) for w in words | pieces), case["prompt"]
+
+
+def split_camel(text: str) -> list[str]:
+    spaced = "".join(" " + c if c.isupper() else c if c.isalpha() else " " for c in text)
+    return spaced.split()
+
+
+def test_a_word_is_the_same_tokens_after_a_space_a_quote_and_a_slash(encoder):
+    for word in ("zorvel", "klumstaird", "hermes"):
+        alone = encoder.encode(word)
+        for before in (' "', "/", "='", "-", "_"):
+            assert encoder.encode(before + word)[-len(alone) :] == alone
+
+
+@pytest.mark.parametrize("top_k, experts", [(2, 6), (1, 3), (3, 5)])
+def test_a_shared_prefix_gives_the_logits_and_gradients_of_whole_sequences(top_k, experts):
+    model = random_model(num_experts=experts, num_experts_per_tok=top_k).train()
+    prefix, rows = torch.randint(0, 97, (7,)), torch.randint(0, 97, (3, 5))
+    weight = torch.randn(3, 5, 97)
+
+    def gradients(hidden):
+        model.zero_grad()
+        (model.logits(hidden) * weight).sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    _, states = model(prefix[None])
+    shared = model(rows, states)[0]
+    with_prefix = gradients(shared)
+    whole = model(torch.cat([prefix.expand(3, -1), rows], 1))[0][:, 7:]
+    torch.testing.assert_close(shared, whole, rtol=1e-4, atol=1e-5)
+    for name, expected in gradients(whole).items():
+        torch.testing.assert_close(with_prefix[name], expected, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_saved_checkpoint_gives_mlx_lm_the_same_logits(tmp_path):
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    model = random_model(hidden_size=128, num_attention_heads=4).eval()
+    for p in model.parameters():  # what BF16 can hold, so that saving loses nothing
+        p.data = p.data.bfloat16().float()
+    (tmp_path / "m").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / "m" / name).write_bytes((MODEL / name).read_bytes())
+    train_tiny.save_checkpoint(model, {"model": model.config}, tmp_path / "m")
+    assert checkpoint.read(tmp_path / "m").config["num_experts"] == 6
+    twin, _ = load_model(tmp_path / "m")
+    twin.set_dtype(mx.float32)
+    tokens = torch.randint(0, 97, (2, 23))
+    with torch.no_grad():
+        expected = model.logits(model(tokens)[0]).numpy()
+    got = np.array(twin(mx.array(tokens.numpy())))
+    assert np.abs(got - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_training_resumes_to_the_same_weights(tmp_path, encoder, monkeypatch):
+    settings = read_json(ROOT / "configs/tiny-train.json")["training"]
+    settings["model"] = small_config(vocab_size=encoder.tokenizer.get_vocab_size())
+    settings.update(steps=4, rows=4, eval_every=2, warmup=2, max_tokens=800, bare_steps=1, contexts_late={"bare": 0.5, "compact": 0.5})
+    monkeypatch.setattr(train_tiny, "exact_rows", lambda *args: {})
+    whole, _ = train_tiny.train(settings, encoder, make(tmp_path / "whole"))
+
+    def stop(path, model, optimizers, step, history, settings, save=train_tiny.save_state):
+        save(path, model, optimizers, step, history, settings)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_tiny, "save_state", stop)
+        train_tiny.train(settings, encoder, make(tmp_path / "cut"))
+    resumed, history = train_tiny.train(settings, encoder, tmp_path / "cut")
+    assert [entry["step"] for entry in history] == [2, 4]
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_recorded_tool_results_are_real_hermes_json_and_name_no_machine():
+    episodes = tiny_rows.episodes()
+    assert len(episodes) > 1000
+    for step in (s for steps in episodes for s in steps):
+        assert isinstance(json.loads(step["result"]), dict)
+        assert "hermes-kxl-" not in step["result"]
+        assert tiny_rows.answer(step)

@@ -12,8 +12,9 @@ our patch); the report counts them. The parent's log-probabilities are stored in
 --artifact bf16=... measures the parent against itself and so shows how little that costs (below 1e-5
 for any token).
 
-Finished work in --work is kept: the parent's log-probabilities, and each artifact's figures until
-the artifact, the parent, the text, the context or the llama.cpp build changes.
+Finished work in --work is kept: the parent's log-probabilities (2 bytes per scored token and vocabulary
+entry: 0.3 GB for the tiny model, 4.3 GB for 65,536 entries), and each artifact's figures until the
+artifact, the parent, the text, the context or the llama.cpp build changes.
 
   python scripts/measure_quants.py --base runs/tiny/bf16.gguf --text runs/tiny/heldout.txt \\
       --artifact q4kxl=runs/tiny/q4kxl.gguf --artifact Q4_K_M=runs/tiny/Q4_K_M.gguf \\

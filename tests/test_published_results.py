@@ -1,0 +1,56 @@
+"""The committed reports: complete, of the suites as they are now, and true to their own details."""
+
+import hashlib
+
+import pytest
+
+import eval_case
+from conftest import ROOT
+from files import read_json
+
+CONFIG = read_json(ROOT / "configs/tiny.json")
+EVALS = sorted((ROOT / "evals/tiny").glob("*.json"))
+
+
+def test_every_quant_of_the_config_has_its_evaluation():
+    names = {path.name for path in EVALS}
+    assert {f"fixed_hermes_43.llama_cpp.{quant}.json" for quant in CONFIG["quants"]} <= names
+    assert "generated_200.llama_cpp.q4kxl.json" in names
+
+
+@pytest.mark.parametrize("path", EVALS, ids=lambda path: path.name)
+def test_an_evaluation_holds_what_its_details_say(path):
+    report = read_json(path)
+    results, settings = report["results"], report["settings"]
+    suite_path = ROOT / f"evals/suites/{settings['suite']}.json"
+    suite = eval_case.load(suite_path)
+    hashes = {item["path"]: item["sha256"] for item in report["inputs"]}
+    assert hashes[f"evals/suites/{settings['suite']}.json"] == hashlib.sha256(suite_path.read_bytes()).hexdigest(), "the suite changed since"
+    assert [entry["id"] for entry in results["details"]] == [case["id"] for case in suite.cases]
+    # Judged again from the recorded answers, not counted from the recorded verdicts.
+    passed = raw_passed = false_positives = leaks = 0
+    for case, entry in zip(suite.cases, results["details"]):
+        answer = eval_case.Answer(entry["content"], entry["calls"], entry["finish_reason"])
+        why = eval_case.judge(suite, case, answer)
+        passed += not why
+        raw_passed += entry["raw"]["passed"]
+        false_positives += case["kind"] == "no_tool" and bool(entry["calls"])
+        leaks += bool(eval_case.leaks(suite, answer))
+    assert (results["passed"], results["cases"]) == (passed, len(suite.cases))
+    assert results["raw"]["passed"] == raw_passed
+    assert (results["no_tool"]["false_positives"], results["text_tool_leaks"]) == (false_positives, leaks) == (0, 0)
+    thresholds = CONFIG["eval"]["suites"][settings["suite"]]
+    assert passed >= thresholds["threshold"] and raw_passed >= thresholds.get("raw_threshold", 0)
+    assert settings["context"] == 65536
+
+
+def test_the_parity_report_covers_200_positions_with_equal_tokens():
+    results = read_json(ROOT / "reports/tiny/parity.json")["results"]
+    assert results["positions"] >= 200
+    assert results["exact"]["greedy_equal"] == results["positions"]
+
+
+def test_the_8b_sizes_are_within_the_published_budgets():
+    artifacts = read_json(ROOT / "reports/lfm2.5-8b-a1b/sizes.json")["results"]["lfm2-8b-a1b"]["artifacts"]
+    for policy, budget in {"q8kxl": 8.6, "q6kxl": 7.1, "q5kxl": 6.5, "q4kxl": 5.7}.items():
+        assert artifacts[policy]["bytes"] / 2**30 <= budget

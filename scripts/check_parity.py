@@ -21,6 +21,7 @@ likeliest tokens after the very same ids, one position at a time. It is asked tw
 Positions where MLX's two best tokens are closer than --tie-margin are left out and counted.
 """
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import checkpoint
 import cli
 import llama_cpp
 import mlx_backend
@@ -57,6 +59,12 @@ def mlx_reference(folder: Path, prompts: list[list[int]], positions: int, per_pr
     import mlx.core as mx
     from mlx_lm.utils import load_model
 
+    float32 = float32 or mx.default_device() == mx.cpu  # MLX has expert matmuls on a CPU in float32 only
+    parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.read(folder).tensors.values())
+    memory, needed = report.environment()["memory_gib"], parameters * (4 if float32 else 2) / 2**30
+    if needed > 0.9 * memory:
+        raise UserError(f"{shown(folder)}: MLX needs {needed:.1f} GiB for it and the machine has {memory}; "
+                        f"{'use --as-served-only on a Mac, or ' if float32 else ''}a machine with more memory")
     model, _ = load_model(folder)
     if float32:
         model.set_dtype(mx.float32)
@@ -159,7 +167,7 @@ def main() -> None:
     parser.add_argument("--max-difference", type=float, default=0.001, help="largest difference of log-probabilities in float32, in nats")
     parser.add_argument("--max-kld", type=float, default=0.01, help="largest mean KL divergence of the BF16 GGUF as served, in nats")
     parser.add_argument("--as-served-only", action="store_true",
-                        help="keep MLX in the checkpoint's own type and leave out the exact comparison, where float32 copies do not fit")
+                        help="leave out the exact comparison, where float32 copies do not fit; on a Mac MLX then computes in the checkpoint's own type")
     args = parser.parse_args()
     mlx_backend.use_fast_blas()
 

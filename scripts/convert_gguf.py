@@ -7,7 +7,7 @@ In:  a checkpoint folder (transformers or mlx-lm names, sharded or not, MLX-quan
 
 Metadata, vocabulary, tensor names and types come from upstream's conversion/lfm2.py; this script only
 hands it the weights, read a few rows at a time by checkpoint.py, so a checkpoint of any size converts
-in about 1 GiB of memory and needs no second copy on disk. What llama.cpp would compute differently
+in about half a GiB of memory and needs no second copy on disk. What llama.cpp would compute differently
 from the checkpoint is refused, by key or tensor name.
 """
 
@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -61,6 +62,8 @@ def stage(source: Checkpoint, folder: Path, card: dict) -> None:
     checkpoint.copy_tokenizer(source.folder, folder)
     if card:  # YAML front matter; a JSON object is valid YAML
         (folder / "README.md").write_text("---\n" + json.dumps(card, indent=1) + "\n---\n", encoding="utf-8")
+    elif (source.folder / "README.md").is_file():
+        shutil.copyfile(source.folder / "README.md", folder / "README.md")
 
 
 def converter_class(architecture: str, tree: Path):

@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--shapes", type=Path, action="append", metavar="FILE",
                         help=f"shapes or config.json, may be repeated (default: {', '.join(shown(path) for path in SHAPES)})")
     parser.add_argument("--plan", type=Path, default=policy.PLAN, metavar="FILE", help="export plan with policies, stock types, budgets")
-    parser.add_argument("--token-bytes", type=int, default=40, help="bytes of tokenizer metadata per vocabulary entry")
+    parser.add_argument("--token-bytes", type=int, default=40, help="bytes of tokenizer metadata per vocabulary entry (35.8 for LFM2's 65,536, template not counted)")
     args = parser.parse_args()
 
     shapes = args.shapes or SHAPES

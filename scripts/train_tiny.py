@@ -199,7 +199,7 @@ def train(settings: dict, encoder: Encoder, work: Path) -> tuple[TinyLfm2Moe, li
     for step in bar:
         rng = random.Random(f"{settings['seed']} {step}")
         context = draw_context(rng, settings, step)
-        batch = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, simple=step < settings["bare_steps"])
+        batch = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, simple=not context["tools"])
         prefix = encoder.prefix(context)
         with_gradient = len(prefix) < 1000 or rng.random() < settings["prefix_gradient"]
         loss, right = loss_of(model, row_states(model, prefix, with_gradient), batch, settings["other_weight"])

@@ -1,7 +1,9 @@
 """Random LFM2-MoE checkpoints with a small BPE tokenizer, for tests: made by transformers, not by us."""
 
 import json
+import math
 import os
+import struct
 from pathlib import Path
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -79,3 +81,23 @@ def save_hf(folder: Path, shape: str = "six", seed: int = 0, shard: str = "5GB",
     model.to(torch.bfloat16).save_pretrained(folder, max_shard_size=shard)
     save_tokenizer(Path(folder), model.config.vocab_size)
     return Lfm2MoeForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def write_zeros(folder: Path, config: dict) -> None:
+    """An MLX-named BF16 checkpoint of any size whose data is one hole in the file."""
+    import checkpoint
+    from lfm2_shapes import expected_shapes, normalize_config
+
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {name: checkpoint.Tensor(name, shape, "BF16", ())
+               for name, shape in expected_shapes(normalize_config(config, "config.json")).items()}
+    header, offset = {}, 0
+    for tensor in checkpoint.mlx_tensors(checkpoint.Checkpoint(folder, config, tensors)):
+        size = 2 * math.prod(tensor.shape)
+        header[tensor.name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + offset)

@@ -102,6 +102,19 @@ def test_transformers_loads_what_we_save(made, tmp_path):
         assert np.array_equal(again[name].numpy(), tensor.numpy()), name
 
 
+def test_experts_fused_as_transformers_keeps_them_in_memory_are_read(made, tmp_path):
+    from safetensors.torch import save_file
+
+    folder, model = made
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    assert any(name.endswith("experts.gate_up_proj") for name in state)
+    save_file(state, tmp_path / "model.safetensors")
+    shutil.copy(folder / "config.json", tmp_path)
+    wanted = checkpoint.read(folder).tensors
+    for name, tensor in checkpoint.read(tmp_path).tensors.items():
+        assert np.array_equal(tensor.read(), wanted[name].read()), name
+
+
 def test_a_dense_lfm2_checkpoint_is_read_too(tmp_path):
     import torch
     from transformers import Lfm2Config, Lfm2ForCausalLM
@@ -156,7 +169,7 @@ def test_reading_and_writing_hold_a_few_rows_in_memory_not_the_checkpoint(tmp_pa
     config = {**random_checkpoints.BASE, **random_checkpoints.SHAPES["six"], "model_type": "lfm2_moe", "num_experts": 32, "conv_L_cache": 3,
               "hidden_size": 1024, "moe_intermediate_size": 1024, "num_attention_heads": 16, "vocab_size": 65536,
               "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
-    _write_zeros(tmp_path / "large", config)
+    random_checkpoints.write_zeros(tmp_path / "large", config)
     size = (tmp_path / "large" / "model.safetensors").stat().st_size
     assert size > 500e6
     program = f"""
@@ -212,6 +225,13 @@ def test_a_file_cut_inside_its_header_is_refused(copy, keep):
     shard = sorted(copy.glob("model-*.safetensors"))[0]
     shard.write_bytes(shard.read_bytes()[:keep])
     assert shard.name in refusal(copy)
+
+
+def test_a_header_length_beyond_the_file_is_refused(copy):
+    shard = sorted(copy.glob("model-*.safetensors"))[0]
+    with open(shard, "r+b") as file:
+        file.write(struct.pack("<Q", 2**62))
+    assert shard.name in refusal(copy) and "truncated" in refusal(copy)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -285,22 +305,3 @@ def _header(path: Path) -> bytes:
 def _flat(model):
     from mlx.utils import tree_flatten
     return tree_flatten(model.parameters())
-
-
-def _write_zeros(folder: Path, config: dict) -> None:
-    """An MLX-named checkpoint whose data is one hole in the file."""
-    from lfm2_shapes import expected_shapes, normalize_config
-
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    tensors = {name: checkpoint.Tensor(name, shape, "BF16", ())
-               for name, shape in expected_shapes(normalize_config(config, "config.json")).items()}
-    header, offset = {}, 0
-    for tensor in checkpoint.mlx_tensors(checkpoint.Checkpoint(folder, config, tensors)):
-        size = 2 * int(np.prod(tensor.shape))
-        header[tensor.name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + offset)

@@ -12,7 +12,6 @@ import gguf
 import numpy as np
 import pytest
 import random_checkpoints
-from test_checkpoint import _write_zeros as write_zeros
 
 import check_parity
 import checkpoint
@@ -151,11 +150,19 @@ def test_the_pretokenizer_special_tokens_template_and_license_arrive(six_gguf):
     assert str(six_gguf.parent) not in (six_gguf.parent / "convert.log").read_text()
 
 
+def test_the_license_of_a_model_card_beside_the_checkpoint_arrives(six, llama_tree, tmp_path):
+    shutil.copytree(six, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: other\nlicense_name: lfm1.0\nbase_model: org/base\n---\n# A model\n")
+    run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf")
+    fields = {key: field.contents() for key, field in gguf.GGUFReader(tmp_path / "out.gguf").fields.items()}
+    assert fields["general.license"] == "other" and fields["general.license.name"] == "lfm1.0"
+
+
 def test_converting_a_checkpoint_fifty_times_larger_takes_hardly_more_memory(six, llama_tree, tmp_path):
     config = {**random_checkpoints.BASE, **random_checkpoints.SHAPES["six"], "model_type": "lfm2_moe", "num_experts": 32,
               "conv_L_cache": 3, "hidden_size": 1024, "moe_intermediate_size": 1024, "num_attention_heads": 16, "vocab_size": 65536,
               "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
-    write_zeros(tmp_path / "large", config)
+    random_checkpoints.write_zeros(tmp_path / "large", config)
     checkpoint.copy_tokenizer(six, tmp_path / "large")
 
     def peak(model: Path) -> int:

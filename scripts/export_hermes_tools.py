@@ -17,14 +17,12 @@ import tempfile
 from pathlib import Path
 
 import cli
+import hermes_env
 import hermes_tools
 import llama_cpp
-import venvs
 from cli import UserError
-from files import ROOT, read_json, shown, write_text
-
-LOCK = ROOT / "third_party" / "hermes-agent.lock"
-REQUIREMENTS = ROOT / "third_party" / "hermes-agent.requirements.txt"
+from files import read_json, shown, write_text
+from hermes_env import LOCK, REQUIREMENTS
 
 # Runs inside Hermes's environment. Each tool has a check for keys and programs that hides it where they are
 # missing; the schema is the same either way, so every check says yes. get_tool_definitions is what goes on
@@ -39,11 +37,6 @@ found = model_tools.get_tool_definitions(enabled_toolsets=sys.argv[2].split(",")
 with open(sys.argv[1], "w", encoding="utf-8") as file:
     json.dump(found, file, ensure_ascii=False)
 """
-
-
-def environment() -> Path:
-    """Interpreter of the small environment with the pinned Hermes Agent, made when missing."""
-    return venvs.make(llama_cpp.cache_dir() / f"hermes-agent-{read_json(LOCK)['version']}", [REQUIREMENTS], ("--no-deps",))
 
 
 def digest(tools: list[dict]) -> str:
@@ -81,7 +74,7 @@ def main() -> None:
     args = parser.parse_args()
 
     pin = read_json(LOCK)
-    tools = export(environment(), pin["toolsets"])
+    tools = export(hermes_env.python(), pin["toolsets"])
     check(tools, pin)
     text = json.dumps(tools, indent=2, ensure_ascii=False) + "\n"
     if not args.out.is_file() or args.out.read_text(encoding="utf-8") != text:

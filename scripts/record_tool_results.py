@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 
 import cli
+import hermes_env
 import tiny_arguments as arguments
-import export_hermes_tools
 from files import write_text
 from tiny_requests import call
 from tiny_words import pick_word
@@ -129,10 +129,10 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=1200, help="how many to run")
     parser.add_argument("--longest", type=int, default=400, help="drop results longer than this many characters")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--python", type=Path, help="python of an environment with the pinned hermes-agent (default: the one that export_hermes_tools.py makes)")
+    parser.add_argument("--python", type=Path, help="python of an environment with the pinned hermes-agent (default: made in the cache)")
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    recorded = run([episode(rng) for _ in range(args.episodes)], args.python or export_hermes_tools.environment())
+    recorded = run([episode(rng) for _ in range(args.episodes)], args.python or hermes_env.python())
     # Hermes answers a second read of an unchanged file with a note instead of its content.
     kept = [e for e in recorded if all(len(c["result"]) <= args.longest and '"dedup": true' not in c["result"] for c in e["calls"])]
     write_text(args.out, "".join(json.dumps(e, ensure_ascii=False, sort_keys=True) + "\n" for e in kept))

@@ -7,6 +7,9 @@ held-out part by a hash of its spelling, so that training and evaluation agree o
 
 import hashlib
 import random
+import re
+
+from files import ROOT
 
 NOUNS = """
 account action address agent album alert alias anchor answer apple archive area array arrow article asset
@@ -90,16 +93,20 @@ def is_heldout(word: str) -> bool:
     return hashlib.sha256(word.lower().encode()).digest()[0] % HELDOUT_ONE_IN == 0
 
 
-ALL = sorted(set(NOUNS + ADJECTIVES + NAMES + VERBS))
+# Words of Hermes's schemas and prompt are tokens of their own (train_tiny_tokenizer.py). A token that no argument
+# ever holds in training cannot be copied later, so they are arguments too.
+TEXTS = "".join((ROOT / "configs" / name).read_text(encoding="utf-8") for name in ("hermes_tools.json", "hermes_system_prompt.txt"))
+ALL = sorted(set(NOUNS + ADJECTIVES + NAMES + VERBS) | set(re.findall(r"\b[a-z]{3,12}\b", TEXTS)))
 KNOWN = {False: [w for w in ALL if not is_heldout(w)], True: [w for w in ALL if is_heldout(w)]}
 
 
 def invent_word(rng: random.Random, heldout: bool = False) -> str:
-    """A pronounceable word that is in no dictionary, of one or two syllables."""
+    """A word that is in no dictionary: one or two syllables, or two words in one."""
     while True:
-        word = "".join(
-            rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2)))
-        )
+        if rng.random() < 0.35:  # any two: this is how the tokens of held-out words are seen, though never the words
+            word = rng.choice(ALL) + rng.choice(ALL)
+        else:
+            word = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2))))
         if len(word) > 2 and is_heldout(word) == heldout:
             return word
 

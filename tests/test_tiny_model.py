@@ -93,7 +93,7 @@ def test_every_suite_is_guarded_against():
 
 def test_training_arguments_never_hold_a_held_out_word():
     rng = random.Random(2)
-    listed = set(tiny_words.KNOWN[True])
+    listed = {w for w in tiny_words.NOUNS + tiny_words.ADJECTIVES + tiny_words.NAMES + tiny_words.VERBS if tiny_words.is_heldout(w)}
     assert len(listed) > 80
     for tool in tiny_requests.SHARES:
         for _ in range(800):
@@ -116,7 +116,9 @@ def test_the_generated_suite_is_the_committed_one_and_new_to_training():
         values = [v for rule in case["calls"][0]["arguments"].values() for v in rule.get("set", [rule.get("exact")])]
         words = {w.lower() for v in values for w in "".join(c if c.isalpha() else " " for c in str(v)).split()}
         pieces = {p.lower() for v in values for p in split_camel(str(v))}
-        assert any(tiny_words.is_heldout(w) for w in words | pieces), case["prompt"]
+        # A command may write a camelCase name in lower case, where its words cannot be told apart any more.
+        inside = any(w in str(v).lower() for v in values for w in tiny_words.KNOWN[True])
+        assert inside or any(tiny_words.is_heldout(w) for w in words | pieces), case["prompt"]
 
 
 def split_camel(text: str) -> list[str]:

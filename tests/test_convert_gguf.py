@@ -106,7 +106,8 @@ def test_a_gguf_of_other_weights_fails_parity_and_says_where(six, llama_bin, tmp
     said = run("check_parity.py", "--model", six, "--gguf", tmp_path / "other.gguf", "--text", tmp_path / "prompts.txt",
                "--report", tmp_path / "parity.json", "--positions", "40", code=2)
     assert "differ from MLX" in said
-    assert json.loads((tmp_path / "parity.json").read_text())["results"]["exact"]["differing"]
+    assert not (tmp_path / "parity.json").exists()
+    assert json.loads((tmp_path / "parity.failed.json").read_text())["results"]["exact"]["differing"]
 
 
 def test_a_gguf_that_splits_text_otherwise_fails_parity(six, six_gguf, llama_bin, tmp_path):

@@ -23,10 +23,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 import cli
 import tiny_rows
 from files import ROOT, read_json, write_json, write_text
+from tokenizer_checks import SPLIT_PATTERNS
 
-LFM2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 # LFM2's first fourteen ids; the rest of its special tokens has no use here.
 SPECIAL = [
     "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|fim_pre|>", "<|fim_mid|>", "<|fim_suf|>", "<|im_start|>", "<|im_end|>",
@@ -68,7 +66,7 @@ def train(vocab_size: int, spaced: int, rows: int, seed: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab, JOINS + merges + [("Ġ", w) for w in chosen], ignore_merges=True))
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(LFM2_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [pre_tokenizers.Split(Regex(SPLIT_PATTERNS["lfm2"]), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(single="<|startoftext|> $A", special_tokens=[("<|startoftext|>", 1)])

@@ -52,9 +52,9 @@ def describe_input(path: Path) -> dict:
 
 
 def write(path: Path, inputs: list, settings: dict, results: dict) -> None:
-    """Write one report. `inputs` are paths; `settings` and `results` are plain JSON values."""
+    """Write one report. `inputs` are paths, or what describe_input said of them; `settings` and `results` are plain JSON values."""
     write_json(path, {
-        "inputs": [describe_input(p) for p in inputs],
+        "inputs": [i if isinstance(i, dict) else describe_input(i) for i in inputs],
         "settings": settings,
         "environment": environment(),
         "results": results,

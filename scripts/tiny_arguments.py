@@ -6,7 +6,7 @@ the result is one that training never uses (tiny_words.is_heldout), so the argum
 
 import random
 
-from tiny_words import hex_id, identifier, number, pick_word
+from tiny_words import cased_word, foreign_word, hex_id, identifier, number, pick_word
 
 EXTENSIONS = "py py md txt json yaml yml toml csv log js ts sh html css cfg ini rs go c".split()
 FOLDERS = "src tests docs app lib config scripts data notes build tools examples logs assets api web core".split()
@@ -99,26 +99,39 @@ def url(rng: random.Random, heldout: bool = False) -> str:
 
 
 def words(rng: random.Random, low: int, high: int, heldout: bool = False) -> str:
-    """A few words with spaces between; the first is held out where asked."""
-    rest = [pick_word(rng, invented=0.25) for _ in range(rng.randint(low, high) - 1)]
+    """A few words with spaces between, now and then with capitals; the first is held out where asked."""
+    rest = [cased_word(rng) if rng.random() < 0.22 else pick_word(rng, invented=0.25) for _ in range(rng.randint(low, high) - 1)]
     return " ".join([pick_word(rng, heldout)] + rest)
 
 
 def sentence(rng: random.Random, heldout: bool = False) -> str:
-    """File content or echoed text: words, a sentence, a key=value, a number."""
+    """File content or echoed text: words, a sentence, a key=value, a number, signs."""
     text = words(rng, 1, 6, heldout)
     style = rng.random()
-    if style < 0.5:
+    if style < 0.45:
         return text
-    if style < 0.68:
+    if style < 0.6:
         return text.capitalize() + rng.choice(("", ".", "!"))
-    if style < 0.78:
+    if style < 0.7:
         return f"{identifier(rng, heldout)}{rng.choice((' = ', '=', ': '))}{rng.choice((pick_word(rng), str(number(rng))))}"
-    if style < 0.86:
+    if style < 0.78:
         return f"{text} {number(rng)}"
-    if style < 0.93:
+    if style < 0.84:
         return f"# {text}"
-    return f"{text}, {words(rng, 1, 3)}"
+    if style < 0.9:
+        return f"{text}, {words(rng, 1, 3)}"
+    return signs(rng, heldout)
+
+
+def signs(rng: random.Random, heldout: bool = False) -> str:
+    """Text with characters that need care: brackets, quotes, backslashes, JSON, other scripts."""
+    w, v = pick_word(rng, heldout), pick_word(rng)
+    form = rng.choice((
+        '{"%s": "%s"}', '{"%s": [%s, 1]}', "[%s] %s", "%s (%s)", "$%s/%s", "%s@%s.com", "%s; %s", "%s\\%s", "C:\\%s\\%s", "%s & %s", "%s | %s", "<%s>%s",
+        '"%s" %s', "'%s' %s", "it's %s: %s", "~%s^%s", "%s*%s", "%s+%s?", "%s\n%s", "%s\n- %s", "`%s` %s", "%s -> %s", "100%% %s of %s", "%s = {%s}", "%s—%s",
+    ))  # fmt: skip
+    text = form % (w, v)
+    return text if rng.random() < 0.7 else f"{text} {foreign_word(rng)}"
 
 
 def code_name(rng: random.Random, heldout: bool = False) -> str:

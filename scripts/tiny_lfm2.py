@@ -187,6 +187,12 @@ class TinyLfm2Moe(nn.Module):
     def moe_layers(self) -> list[SparseMoE]:
         return [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, SparseMoE)]
 
+    def load_hf(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take over weights named and shaped as `hf_tensors` gives them."""
+        with torch.no_grad():
+            for name, own in self.hf_tensors().items():
+                own.copy_(tensors[name])
+
     def hf_tensors(self) -> dict[str, torch.Tensor]:
         """The weights under the names and in the shapes of an HF LFM2-MoE checkpoint."""
         tensors = {}

@@ -168,9 +168,9 @@ def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: boo
         return {"kind": "no_fitting_tool", "messages": [{"role": "user", "content": text}, assistant("I have no tool for that here.")]}
     if kind < 0.34 and set(known) & {"terminal", "read_file", "write_file", "search_files"}:
         return finalization(rng, known, heldout)
-    if kind < 0.37:
+    if kind < 0.39:
         return parallel(rng, known, heldout)
-    if kind < 0.52:  # a second exchange after an earlier one
+    if kind < 0.53:  # a second exchange after an earlier one
         first, second = row_simple(rng, known, heldout), tool_call(rng, known, heldout)
         return {"kind": "tool_call", "messages": first["messages"] + second["messages"]}
     return tool_call(rng, known, heldout)

@@ -19,7 +19,7 @@ OPENERS = [
     "(can|could|would|will) you (please|kindly|just|quickly|)", "(hey|hi|ok|so)(,|) (can|could) you (please|)",
     "i (need|want|would like) you to (please|)", "i'd (like|love) you to", "i (need|want) to", "go ahead and", "(let's|lets|let us)", "just",
     "(quickly|kindly|simply)", "for (my|the|our) (demo|report|notes|project|client|review|meeting)(,|)", "hermes(,|:|) (please|)",
-    "(it is time to|you should|you can|you may)(now|)", "(one more thing|quick one|next step|task|todo|new task)(:|,)", "when you (can|have time)(,|)",
+    "(it is (now |)time to|you (should|can|may) (now|))", "(one more thing|quick one|next step|task|todo|new task)(:|,)", "when you (can|have time)(,|)",
     "(would you mind|do you mind)(, please|)", "(before we start|to begin|to start|after that|once you are ready)(,|)", "(thanks|great|perfect|nice|cool)(,|!|.) (now|next|)",
     "do me a favor(:| and|,)", "i am (busy|in a meeting|on my phone)(, so|,|:)",
 ]  # fmt: skip

@@ -93,22 +93,53 @@ def is_heldout(word: str) -> bool:
     return hashlib.sha256(word.lower().encode()).digest()[0] % HELDOUT_ONE_IN == 0
 
 
-# Words of Hermes's schemas and prompt are tokens of their own (train_tiny_tokenizer.py). A token that no argument
-# ever holds in training cannot be copied later, so they are arguments too.
-TEXTS = "".join((ROOT / "configs" / name).read_text(encoding="utf-8") for name in ("hermes_tools.json", "hermes_system_prompt.txt"))
-ALL = sorted(set(NOUNS + ADJECTIVES + NAMES + VERBS) | set(re.findall(r"\b[a-z]{3,12}\b", TEXTS)))
+# Words of the schemas, of Hermes's prompt and of our own wordings are tokens of their own (train_tiny_tokenizer.py).
+# A token that no argument ever holds in training cannot be copied later, so they are arguments too.
+TEXTS = [ROOT / "configs/hermes_tools.json", ROOT / "configs/hermes_system_prompt.txt", *(ROOT / "scripts" / f"tiny_{n}.py" for n in ("wording", "answers"))]
+SPELLED = set(re.findall(r"[A-Za-z][a-z]{2,13}|[A-Z]{2,12}", "\n".join(path.read_text(encoding="utf-8") for path in TEXTS)))
+ALL = sorted(set(NOUNS + ADJECTIVES + NAMES + VERBS) | {w for w in SPELLED if w.islower()})
+CASED = sorted(w for w in SPELLED if not w.islower())
 KNOWN = {False: [w for w in ALL if not is_heldout(w)], True: [w for w in ALL if is_heldout(w)]}
 
 
+def _fragment(rng: random.Random) -> str:
+    """A word, or a piece of one: this is how the tokens of held-out words are seen, though never the words."""
+    word = rng.choice(ALL)
+    if rng.random() < 0.5 or len(word) < 5:
+        return word
+    start = rng.randrange(len(word) - 3)
+    return word[start : start + rng.randint(3, 7)]
+
+
 def invent_word(rng: random.Random, heldout: bool = False) -> str:
-    """A word that is in no dictionary: one or two syllables, or two words in one."""
+    """A lower-case word that is in no dictionary: one or two syllables, or two pieces of words in one."""
     while True:
-        if rng.random() < 0.35:  # any two: this is how the tokens of held-out words are seen, though never the words
-            word = rng.choice(ALL) + rng.choice(ALL)
+        if rng.random() < 0.5:
+            word = _fragment(rng) + _fragment(rng)
         else:
             word = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((1, 2, 2))))
         if len(word) > 2 and is_heldout(word) == heldout:
             return word
+
+
+def cased_word(rng: random.Random, heldout: bool = False) -> str:
+    """A word with capitals: a name of the texts, or any word capitalized or in capitals."""
+    while True:
+        kind = rng.random()
+        word = rng.choice(CASED) if kind < 0.6 else pick_word(rng, heldout).capitalize() if kind < 0.85 else pick_word(rng, heldout).upper()
+        if is_heldout(word) == heldout:
+            return word
+
+
+# First and last code points of scripts and signs: Latin-1, Latin Extended-A, Greek, Cyrillic, Arabic, kana, Chinese, arrows, emoji.
+SCRIPTS = [(0xC0, 0xFF), (0x100, 0x17F), (0x3B1, 0x3C9), (0x410, 0x44F), (0x627, 0x63A), (0x3041, 0x3093), (0x4E00, 0x9FA5), (0x2190, 0x2193), (0x1F600, 0x1F64F)]
+
+
+def foreign_word(rng: random.Random) -> str:
+    """One to five characters of a script other than ASCII, alone or after ASCII letters."""
+    low, high = rng.choice(SCRIPTS)
+    text = "".join(chr(rng.randint(low, high)) for _ in range(rng.randint(1, 5)))
+    return text if rng.random() < 0.5 else pick_word(rng)[:6] + text
 
 
 def pick_word(rng: random.Random, heldout: bool = False, invented: float = 0.4) -> str:
@@ -121,6 +152,8 @@ def pick_word(rng: random.Random, heldout: bool = False, invented: float = 0.4) 
 def identifier(rng: random.Random, heldout: bool = False) -> str:
     """A name as code has them: snake_case, kebab-case, camelCase, dotted, numbered or plain."""
     words = [pick_word(rng, heldout) for _ in range(rng.choice((1, 2, 2, 3)))]
+    if rng.random() < 0.1:
+        words.append(cased_word(rng))
     style = rng.random()
     if style < 0.35:
         name = "_".join(words)

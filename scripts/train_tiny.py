@@ -29,6 +29,7 @@ import cli
 import report
 import tiny_rows
 from files import ROOT, atomic_path, read_json, shown, write_text
+from muon import Muon
 from tiny_lfm2 import TinyLfm2Moe
 from tool_syntax import render_calls
 
@@ -156,10 +157,10 @@ def exact_rows(model: TinyLfm2Moe, encoder: Encoder, settings: dict, forbidden: 
 
 
 def build_optimizers(model: TinyLfm2Moe, settings: dict) -> list[torch.optim.Optimizer]:
-    """Muon (torch.optim.Muon) for the hidden matrices, AdamW for embedding, routers, convolutions and norms."""
+    """Muon for the hidden matrices, AdamW for embedding, routers, convolutions and norms."""
     hidden = {n: p for n, p in model.named_parameters() if p.ndim == 2 and not n.endswith(("embed_tokens.weight", "gate.weight", "operator.weight"))}
     others = [p for n, p in model.named_parameters() if n not in hidden]
-    muon = torch.optim.Muon(list(hidden.values()), lr=settings["muon_learning_rate"], weight_decay=settings["weight_decay"], momentum=0.95, adjust_lr_fn="original")
+    muon = Muon(list(hidden.values()), settings["muon_learning_rate"], settings["weight_decay"])
     return [muon, torch.optim.AdamW(others, lr=settings["adam_learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)]
 
 
@@ -174,10 +175,12 @@ def save_state(path: Path, model, optimizers, step: int, history: list, settings
         torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step, "history": history, "settings": settings}, partial)
 
 
-def train(settings: dict, encoder: Encoder, work: Path) -> tuple[TinyLfm2Moe, list]:
-    """Train to the last step, resuming from WORK/state.pt."""
+def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None) -> tuple[TinyLfm2Moe, list]:
+    """Train to the last step, resuming from WORK/state.pt; the first weights are random or those of `start_from`."""
     torch.manual_seed(settings["seed"])
     model = TinyLfm2Moe(settings["model"])
+    if start_from:
+        model.load_hf({name: torch.from_numpy(t.read()) for name, t in checkpoint.read(start_from).tensors.items()})
     optimizers = build_optimizers(model, settings)
     state, start, history = work / "state.pt", 0, []
     if state.exists():
@@ -231,6 +234,7 @@ def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "configs/tiny-train.json", help="settings of the model and its training")
     parser.add_argument("--model", type=Path, required=True, help="folder with the tokenizer; the checkpoint goes there")
+    parser.add_argument("--start-from", type=Path, help="checkpoint folder whose weights and model config are the first ones (default: random weights)")
     parser.add_argument("--work", type=Path, required=True, help="folder of the resumable state")
     parser.add_argument("--report", type=Path, help="training report (JSON)")
     parser.add_argument("--log", type=Path, help="one line per evaluation")
@@ -238,12 +242,16 @@ def main() -> None:
 
     settings = read_json(args.config)["training"]
     encoder = Encoder(args.model)
+    if args.start_from:
+        settings["model"] = read_json(args.start_from / "config.json")
     settings["model"]["vocab_size"] = encoder.tokenizer.get_vocab_size()
+    start = sorted(args.start_from.glob("*.safetensors")) if args.start_from else []
+    used = [report.describe_input(p) for p in (args.config, args.model / "tokenizer.json", tiny_rows.RESULTS, *start)]
     args.work.mkdir(parents=True, exist_ok=True)
-    model, history = train(settings, encoder, args.work)
+    model, history = train(settings, encoder, args.work, args.start_from)
     save_checkpoint(model, settings, args.model)
     if args.report:
-        report.write(args.report, [args.config, args.model / "tokenizer.json", tiny_rows.RESULTS], settings, {"parameters": sum(p.numel() for p in model.parameters()), "history": history})
+        report.write(args.report, used, settings, {"parameters": sum(p.numel() for p in model.parameters()), "history": history})
     if args.log:
         write_text(args.log, "".join(json.dumps(entry) + "\n" for entry in history))
     print(f"tiny model: {settings['steps']} steps, {history[-1]['tokens']:,} tokens, in {shown(args.model)}")

@@ -23,7 +23,6 @@ whatever their case, spacing and punctuation.
 
 import json
 import random
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def main() -> None:
     args = parser.parse_args()
 
     splits = read_rows(args.rows)
-    evaluated = suite_requests(args.suite)
+    evaluated = eval_case.requests_of_suites(args.suite)
     kept, dropped = keep_apart(splits, evaluated)
     for why, where in dropped.items():
         if where:
@@ -123,36 +122,14 @@ def checked_row(line: str, where: str) -> dict:
     return {**row, "kind": row.get("kind", "unknown"), "tools": tools, "where": where}
 
 
-def same_words(text: str) -> str:
-    """What two requests have in common when a reader calls them the same: their words, without case and punctuation."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
-
-
-def requests_of(messages: list) -> list:
-    """The words of each user message; a message of parts counts by its text parts."""
-    found = []
-    for message in messages:
-        if message["role"] == "user":
-            content = message.get("content") or ""
-            if isinstance(content, list):
-                content = "".join(part.get("text", "") for part in content)
-            found.append(same_words(content))
-    return found
-
-
-def suite_requests(paths: list) -> set:
-    """The words of every user message in the evaluation suites."""
-    return {request for path in paths for case in eval_case.load(path).cases for request in requests_of(case["messages"])}
-
-
 def keep_apart(splits: dict, evaluated: set) -> tuple:
     """Drop rows that repeat an evaluated request or leak between splits; return (rows by split, where by reason)."""
     dropped = {"request of an evaluation suite": [], "held-out request that occurs in another split": []}
-    seen = {request for split in ("train", "calibration") for row in splits[split] for request in requests_of(row["messages"])}
+    seen = {request for split in ("train", "calibration") for row in splits[split] for request in eval_case.requests_of(row["messages"])}
     kept = {split: [] for split in TEXT_SPLITS}
     for split in TEXT_SPLITS:
         for row in splits[split]:
-            requests = requests_of(row["messages"])
+            requests = eval_case.requests_of(row["messages"])
             if not evaluated.isdisjoint(requests):
                 dropped["request of an evaluation suite"].append(row["where"])
             elif split == "heldout" and not seen.isdisjoint(requests):

@@ -36,6 +36,29 @@ from files import read_json, shown
 KINDS = ("tool_call", "no_tool", "finalization")
 FINISH = {"tool_call": "tool_calls", "no_tool": "stop", "finalization": "stop"}
 
+
+def same_words(text: str) -> str:
+    """What two requests have in common when a reader calls them the same: their words, without case and punctuation."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def requests_of(messages: list) -> list[str]:
+    """The words of each user message; a message of parts counts by its text parts."""
+    found = []
+    for message in messages:
+        if message["role"] == "user":
+            content = message.get("content") or ""
+            if isinstance(content, list):
+                content = "".join(part.get("text", "") for part in content)
+            found.append(same_words(content))
+    return found
+
+
+def requests_of_suites(paths: list) -> set[str]:
+    """The words of every user message in evaluation suites: no training text may repeat one."""
+    return {request for path in paths for case in load(path).cases for request in requests_of(case["messages"])}
+
+
 _RULE = {
     "type": "object", "minProperties": 1, "additionalProperties": False,
     "properties": {"exact": {}, "set": {"type": "array", "minItems": 1}, "regex": {"type": "string"},

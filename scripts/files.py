@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -29,16 +30,35 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
+def _prefix(path: Path, kind: str) -> str:
+    """Start of a temporary name beside `path`; what killed processes left under such names is removed first."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
+        owner = left.name.rsplit(f".{kind}-", 1)[1].split("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return f".{path.name}.{kind}-{os.getpid()}-"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path):
     """Yield a temporary path beside `path`; rename it there on success, delete it on failure.
 
-    The temporary name is `.NAME.partial-RANDOM`, on the same file system, so the rename is atomic
-    and a killed process leaves only a name that nothing reads.
+    The temporary name is `.NAME.partial-PID-RANDOM`, on the same file system, so the rename is atomic
+    and a killed process leaves only a name that nothing reads and that the next writer removes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path, "partial"), dir=path.parent)
     os.close(handle)
     partial = Path(name)
     try:
@@ -54,12 +74,12 @@ def atomic_dir(path: Path):
     """Yield a temporary folder beside `path`; on success it takes the place of `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    partial = Path(tempfile.mkdtemp(prefix=_prefix(path, "partial"), dir=path.parent))
     try:
         yield partial
         partial.chmod(0o755)
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
+            old = Path(tempfile.mkdtemp(prefix=_prefix(path, "old"), dir=path.parent))
             os.replace(path, old / "old")
             os.replace(partial, path)
             shutil.rmtree(old)

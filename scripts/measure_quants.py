@@ -106,8 +106,6 @@ def base_logits(base: Path, text: Path, context: int, work: Path, logs: Path) ->
         if kept["key"] == key and kept["bytes"] == logits.stat().st_size:
             return logits, key, kept["counts"]
     record.unlink(missing_ok=True)  # so that a new file never meets an old key
-    for abandoned in work.glob(f".{logits.name}.partial-*"):  # gigabytes that a killed run left; we hold the lock
-        abandoned.unlink()
     with atomic_path(logits) as partial, llama_chunks.progress("bf16 log-probabilities") as progress:
         llama_cpp.run("llama-perplexity", [
             "-m", base, "-f", text, *llama_chunks.AS_RENDERED, "-c", context, "--kl-divergence-base", partial,

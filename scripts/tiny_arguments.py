@@ -42,7 +42,7 @@ def file_name(rng: random.Random, heldout: bool = False) -> str:
     if kind < 0.9:
         return f"{name}.{rng.choice(EXTENSIONS)}"
     if kind < 0.95:
-        return "." + name.lower()
+        return "." + pick_word(rng, heldout)
     return name.capitalize() if rng.random() < 0.5 else name.upper()
 
 
@@ -60,6 +60,12 @@ def path(rng: random.Random, heldout: bool = False) -> str:
     else:
         root = ""
     return root + "/".join(folders + [name])
+
+
+def with_extension(path: str, extension: str) -> str:
+    """The path with another extension; a hidden file loses its first dot."""
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}{name.lstrip('.').rsplit('.', 1)[0]}.{extension}"
 
 
 def directory(rng: random.Random, heldout: bool = False) -> str:
@@ -174,7 +180,7 @@ def _program(rng: random.Random, heldout: bool) -> str:
     kind = rng.randrange(14)
     p = path(rng, heldout)
     if kind == 0:
-        return f"python3 {p.rsplit('.', 1)[0]}.py{_flags(rng)}"
+        return f"python3 {with_extension(p, 'py')}{_flags(rng)}"
     if kind == 1:
         return f"bash {p}{_flags(rng)}"
     if kind == 2:

@@ -30,7 +30,7 @@ def terminal(rng: random.Random, heldout: bool) -> tuple[str, dict]:
         form, slot, wording = rng.choice(w.TASKS_WITH)
         value = {"d": arguments.directory, "f": arguments.path, "w": pick_word}.get(slot, arguments.path)(rng, heldout)
         if slot in ("py", "sh"):
-            value = value.rsplit(".", 1)[0].rstrip("/.") + "." + slot
+            value = arguments.with_extension(value, slot)
         return ask(rng, wording, p=quoted(rng, value, 0.8)), call("terminal", command=form.format(p=value))
     command = arguments.command(rng, heldout)
     return run(rng, command), call("terminal", command=command)

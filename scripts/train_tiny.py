@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import checkpoint
 import cli
+import eval_case
 import report
 import tiny_rows
 from files import ROOT, atomic_path, read_json, shown, write_text
@@ -81,7 +82,7 @@ def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, m
     pool = []
     while len(pool) < 4 * count:
         row = tiny_rows.row(rng, names, heldout, simple)
-        if any(m["role"] == "user" and normal(m["content"]) in forbidden for m in row["messages"]):
+        if not forbidden.isdisjoint(eval_case.requests_of(row["messages"])):
             continue
         ids, emitted = encoder.row(row["messages"])
         if len(ids) <= longest:
@@ -96,22 +97,6 @@ def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, m
     for i, (row_ids, row_emitted, _) in enumerate(rows):
         ids[i, : len(row_ids)], emitted[i, : len(row_ids)], real[i, : len(row_ids)] = row_ids, row_emitted, True
     return torch.from_numpy(ids), torch.from_numpy(emitted), torch.from_numpy(real), [kind for _, _, kind in rows]
-
-
-def normal(text: str) -> str:
-    """A request as it is compared with the eval suites: lower case, letters and digits only."""
-    return "".join(c for c in text.lower() if c.isalnum())
-
-
-def eval_prompts() -> set[str]:
-    """Every user message of every suite; a generated request that equals one is never trained on."""
-    prompts = set()
-    for path in sorted((ROOT / "evals/suites").glob("*.json")):
-        for case in read_json(path)["cases"]:
-            for message in case.get("messages") or [{"role": "user", "content": case["prompt"]}]:
-                if message["role"] == "user":
-                    prompts.add(normal(message["content"]))
-    return prompts
 
 
 def row_states(model: TinyLfm2Moe, prefix: list[int], with_gradient: bool):
@@ -194,7 +179,7 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None)
             optimizer.load_state_dict(held)
         start, history = saved["step"], saved["history"]
         cli.say(f"resuming at step {start}")
-    forbidden = eval_prompts()
+    forbidden = eval_case.requests_of_suites(sorted((ROOT / "evals/suites").glob("*.json")))
     bar = tqdm(range(start, settings["steps"]), initial=start, total=settings["steps"], unit="step", dynamic_ncols=True)
     seen = history[-1]["tokens"] if history else 0
     recent: list[float] = []

@@ -1,0 +1,154 @@
+"""Tokens and loss mask of a conversation: loss on every assistant turn, calls and answers alike, on nothing else.
+
+    chat = loss_mask.load(Path("models/tiny"))
+    tokens, mask = loss_mask.tokens_and_mask(chat, row)
+
+row     {"messages": [...], "tools": [...] or absent}, one line of datasets/RUN/{train,valid,test}.jsonl:
+        OpenAI messages, but `arguments` of a call is an object, as chat templates want it; more keys are ignored
+tokens  int32 [N], the whole conversation as the model's own template and tokenizer write it
+mask    bool [N], True where the token is the model's to emit: each assistant turn from its first token to the
+        end-of-turn token, included. Trained with inputs tokens[:-1] and targets tokens[1:], the weights are mask[1:].
+
+Where a turn begins and ends comes from the template's {% generation %} blocks, or, where it has none, from
+rendering each prefix of the conversation. Characters become tokens by the tokenizer's offsets; a token never
+reaches over the edge of a turn, because the model is prompted up to that edge. Every result is proven by
+decoding: the masked-in tokens of each turn must give back that turn's text, with its end. What cannot be
+proven is a MaskError that says why.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from cli import UserError
+from files import shown
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class MaskError(UserError):
+    """A conversation whose trained tokens cannot be proven."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A model's tokenizer and chat template. `special` are the names that templates know, such as eos_token."""
+
+    folder: Path
+    tokenizer: object  # tokenizers.Tokenizer
+    template: str
+    special: dict
+
+    @property
+    def end(self) -> str:
+        """The token that ends a turn, as text."""
+        return self.special["eos_token"]
+
+    def render(self, messages: list, tools: list | None = None, add_generation_prompt: bool = False) -> str:
+        """The conversation as the model reads it."""
+        return self._render(messages, tools, add_generation_prompt, False)[0]
+
+    def turns(self, messages: list, tools: list | None = None) -> tuple[str, list[tuple[int, int]]]:
+        """(text, spans): the whole conversation and, per assistant message, where in it the model's own text is."""
+        if GENERATION.search(self.template):
+            text, spans = self._render(messages, tools, False, True)
+        else:
+            text = self.render(messages, tools)
+            spans = self._spans_by_prefix(messages, tools, text)
+        wanted = sum(message["role"] == "assistant" for message in messages)
+        if len(spans) != wanted:
+            raise MaskError(f"{shown(self.folder)}: the template marks {len(spans)} assistant turns of {wanted}")
+        return text, [self._with_end(text, start, end) for start, end in spans]
+
+    def _render(self, messages, tools, add_generation_prompt, spans) -> tuple:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            # Its `loopcontrols`, `tojson` and sandbox are what every other reader of the template has.
+            texts, marked = render_jinja_template([messages], tools=tools or None, chat_template=self.template, return_assistant_tokens_mask=spans,
+                                                  add_generation_prompt=add_generation_prompt, **self.special)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            raise MaskError(f"{shown(self.folder)}: the chat template cannot render this conversation: {error}") from None
+        return texts[0], marked[0] if spans else []
+
+    def _spans_by_prefix(self, messages: list, tools: list | None, text: str) -> list:
+        spans = []
+        for place, message in enumerate(messages):
+            if message["role"] == "assistant":
+                prompt = self.render(messages[:place], tools, add_generation_prompt=True)
+                with_turn = self.render(messages[:place + 1], tools)
+                if not (text.startswith(with_turn) and with_turn.startswith(prompt)):
+                    raise MaskError(f"{shown(self.folder)}: the template writes message {place} otherwise once later messages follow;"
+                                    " give it {% generation %} blocks around what the assistant says")
+                spans.append((len(prompt), len(with_turn)))
+        return spans
+
+    def _with_end(self, text: str, start: int, end: int) -> tuple[int, int]:
+        """The span up to its end-of-turn token: templates put that inside, outside, or a newline after it inside."""
+        last = text.rfind(self.end, start, end)
+        if last >= 0:
+            rest = text[last + len(self.end):end]
+            end = last + len(self.end)
+        else:
+            rest = "" if text.startswith(self.end, end) else "no end"
+            end += len(self.end)
+        if rest.strip():
+            raise MaskError(f"{shown(self.folder)}: an assistant turn does not end with {self.end}: …{text[max(start, end - 60):end]!r}")
+        return start, end
+
+
+def load(folder: Path) -> Chat:
+    """The tokenizer and template of a checkpoint folder."""
+    folder = Path(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"{shown(folder)}: no tokenizer.json here; name a checkpoint folder")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not tokenizer.chat_template:
+        raise UserError(f"{shown(folder)}: no chat template; put chat_template.jinja beside tokenizer.json")
+    if not tokenizer.eos_token:
+        raise UserError(f"{shown(folder / 'tokenizer_config.json')}: no eos_token; it ends each assistant turn")
+    special = {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    return Chat(folder, tokenizer.backend_tokenizer, tokenizer.chat_template, special)
+
+
+def tokens_and_mask(chat: Chat, row: dict) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [N] tokens and bool [N] mask of one row, proven by decoding."""
+    text, spans = chat.turns(row["messages"], row.get("tools"))
+    tokens, mask, _ = encode(chat, text, spans)
+    return tokens, mask
+
+
+def encode(chat: Chat, text: str, spans: list) -> tuple[np.ndarray, np.ndarray, list]:
+    """(tokens [N], mask [N], pieces): `pieces` are the masked-in tokens of each span, decoded."""
+    edges = np.array([edge for span in spans for edge in span], dtype=np.int64)
+    if np.any(np.diff(edges) < 0):
+        raise MaskError(f"{shown(chat.folder)}: the template marks assistant turns that overlap")
+    tokens, starts, ends = _tokenize(chat, text, 0)
+    # A token over an edge would hold both prompt and answer: cut the text there, as a prompt that ends there is cut.
+    after = np.append(edges, len(text) + 1)[np.searchsorted(edges, starts, side="right")]
+    if cuts := sorted(set(after[after < ends].tolist())):
+        parts = [_tokenize(chat, text[a:b], a) for a, b in zip([0, *cuts], [*cuts, len(text)])]
+        tokens, starts, ends = (np.concatenate(arrays) for arrays in zip(*parts))
+    places = np.searchsorted(edges, starts, side="right")
+    mask = places % 2 == 1
+    pieces = [chat.tokenizer.decode(tokens[places == 2 * turn + 1].tolist(), skip_special_tokens=False) for turn in range(len(spans))]
+    for turn, (piece, (start, end)) in enumerate(zip(pieces, spans)):
+        if piece != text[start:end]:
+            raise MaskError(f"{shown(chat.folder)}: the tokens of assistant turn {turn} decode to {_excerpt(piece)}, its text is {_excerpt(text[start:end])}")
+    return tokens, mask, pieces
+
+
+def _tokenize(chat: Chat, text: str, offset: int) -> tuple:
+    """(ids, first characters, ends) of a piece of text that begins at character `offset`."""
+    encoded = chat.tokenizer.encode(text, add_special_tokens=False)
+    places = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2) + offset
+    return np.array(encoded.ids, dtype=np.int32), places[:, 0], places[:, 1]
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:40]}…{text[-40:]}")

@@ -47,6 +47,8 @@ EVALS   := evals/$(RUN)
 REPORTS := reports/$(RUN)
 LOGS    := logs/$(RUN)
 ROWS    ?= $(HEAVY)/rows.jsonl
+# Each script notes its start and end there; `make status` reads it.
+export HERMES_KXL_HISTORY := $(HEAVY)/history.jsonl
 
 # Make's name of an artifact: % is bf16, a policy or a stock type.
 GGUF   := $(HEAVY)/$(word 3,$(SETTINGS))
@@ -121,7 +123,7 @@ $(BF16): $(MODEL_FILES) $(HEAVY)/choice.txt $(PIN) $(addprefix scripts/,convert_
 	$(making)$(if $(MODEL),,$(error $(CONFIG) has no checkpoint of its own: add MODEL=folder RUN=name))
 	$(PY) scripts/convert_gguf.py --model $(MODEL) --out $@ --pre-tokenizer $(call setting,4) --name $(call setting,1) \
 	  --license $(call setting,5) $(addprefix --license-name ,$(call setting,6)) $(addprefix --license-link ,$(call setting,7)) \
-	  $(addprefix --base-model ,$(call setting,8)) --log $(LOGS)/convert.log
+	  $(addprefix --base-model ,$(call setting,8)) --run $(RUN) --log $(LOGS)/convert.log
 
 imatrix: $(HEAVY)/imatrix.gguf  ## importance matrix from tool-calling conversations; refused when an expert saw too few tokens
 $(HEAVY)/rows.jsonl: $(addprefix scripts/,build_tiny_rows.py tiny_rows.py tiny_requests.py tiny_wording.py tiny_arguments.py tiny_answers.py tiny_words.py hermes_tools.py) \
@@ -184,26 +186,39 @@ endef
 $(foreach suite,$(SUITES),$(eval $(call evaluation,$(suite))))
 
 ## What is published
-.PHONY: release visuals release-summary
+.PHONY: release visuals release-summary card verify status
 # The README and release_summary.json speak of the tiny run; another run's stay among its reports.
 FIGURES := $(if $(filter tiny,$(RUN)),visuals,$(REPORTS)/visuals)
 SUMMARY := $(if $(filter tiny,$(RUN)),,$(REPORTS)/)release_summary.json
 ALL_EVALS := $(patsubst %,$(FIXED),bf16 $(KXL)) $(GENERATED)
 
-release: $(ALL_EVALS) $(REPORTS)/parity.json $(REPORTS)/quants.json $(SIZES)  ## everything above for this run, then summary and figures; refused when a gate fails
-	$(MAKE) release-summary visuals
+release: $(ALL_EVALS) $(REPORTS)/parity.json $(REPORTS)/quants.json $(SIZES)  ## everything above for this run, then summary, figures and a folder to upload; refused when a gate fails
+	$(MAKE) release-summary visuals card
+	$(PY) scripts/build_release.py --summary $(SUMMARY) $(foreach name,bf16 $(KXL),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
+	  --imatrix $(HEAVY)/imatrix.gguf --card $(CARD) --out $(HEAVY)/release
 release-summary: $(VENV)  ## release_summary.json, from evals/ and reports/ alone; refused when a gate fails
 	$(PY) scripts/build_release_summary.py --config $(CONFIG) --quants $(REPORTS)/quants.json --imatrix $(REPORTS)/imatrix.json \
-	  --parity $(REPORTS)/parity.json --sizes $(SIZES) $(addprefix --eval ,$(ALL_EVALS)) --out $(SUMMARY)
+	  --parity $(REPORTS)/parity.json --sizes $(SIZES) $(addprefix --eval ,$(ALL_EVALS)) --run $(RUN) --out $(SUMMARY)
+CARD := $(REPORTS)/MODEL_CARD.md
+card: $(VENV)  ## the model card, from the summary and the training reports
+	$(PY) scripts/build_model_card.py --config $(CONFIG) --summary $(SUMMARY) $(addprefix --training ,$(wildcard $(REPORTS)/*training*.json)) --out $(CARD)
+verify: $(VENV)  ## check a release folder, or a copy of it, file by file: make verify DIR=runs/tiny/release
+	$(PY) scripts/verify_release.py --dir $(or $(DIR),$(HEAVY)/release)
 visuals: $(VENV)  ## the figures, from evals/ and reports/ alone
 	$(PY) scripts/build_visual_assets.py --out $(FIGURES) $(addprefix --eval ,$(patsubst %,$(FIXED),bf16 $(KXL))) \
 	  --calibration $(REPORTS)/calibration.json --imatrix $(REPORTS)/imatrix.json --parity $(REPORTS)/parity.json \
 	  --quants $(REPORTS)/quants.json --sizes $(SIZES)
 
+STAGES := gguf=$(BF16) imatrix=$(REPORTS)/imatrix.json parity=$(REPORTS)/parity.json \
+  $(foreach name,bf16 $(KXL),$(if $(filter bf16,$(name)),eval,$(name))=$(patsubst %,$(FIXED),$(name))) $(addprefix eval=,$(GENERATED)) \
+  quants=$(REPORTS)/quants.json sizes=$(SIZES) release-summary=$(SUMMARY) card=$(CARD) release=$(HEAVY)/release
+status: $(VENV)  ## where this run stands: what is done, stale or failed, how long it took, what to run next
+	@$(PY) scripts/show_status.py $(addprefix --stage ,$(STAGES)) --history $(HERMES_KXL_HISTORY) --again "$(if $(filter tiny,$(RUN)),,RUN=$(RUN) CONFIG=$(CONFIG))"
+
 ## House
 .PHONY: test clean distclean
 test: $(VENV) llama-ready  ## all tests
-	$(PY) -m pytest tests
+	env -u HERMES_KXL_HISTORY $(PY) -m pytest tests
 
 clean:  ## remove runs/$(RUN); results and the caches stay
 	rm -rf $(HEAVY)

@@ -14,13 +14,16 @@ failures are listed and the exit code is 2.
       --eval evals/tiny/fixed_hermes_43.llama_cpp.bf16.json ... --out release_summary.json
 """
 
+import subprocess
 from pathlib import Path
 
 import cli
 from cli import UserError
-from files import read_json, sha256, shown, write_json
+from files import ROOT, read_json, sha256, shown, write_json
 
 SINGLE = ("quants", "imatrix", "parity", "sizes")
+# What an artifact depends on besides its reports.
+MADE_FROM = ("third_party/*.lock", "patches/*.patch", "gguf/*", "configs/templates/*")
 
 
 def main() -> None:
@@ -31,10 +34,13 @@ def main() -> None:
     parser.add_argument("--parity", type=Path, required=True, help="report of check_parity.py")
     parser.add_argument("--sizes", type=Path, required=True, help="report of predict_sizes.py")
     parser.add_argument("--eval", type=Path, action="append", required=True, help="report of run_eval.py; may be given several times")
+    parser.add_argument("--run", required=True, help="name of the run, as it stands in the artifacts' general.version")
     parser.add_argument("--out", type=Path, required=True, help="summary to write (JSON)")
     args = parser.parse_args()
 
     config = read_json(args.config)
+    if not (config.get("license") or {}).get("id"):
+        raise UserError(f"{shown(args.config)}: license.id is missing; a release must say under which licence its weights are")
     reports = {name: read_json(getattr(args, name)) for name in SINGLE}
     evals = [read_json(path) for path in args.eval]
     gates = [*file_gates(reports, evals), *parity_gates(reports["parity"]), *imatrix_gates(reports["imatrix"]),
@@ -45,12 +51,14 @@ def main() -> None:
     sources = [args.config, *(getattr(args, name) for name in SINGLE), *args.eval]
     write_json(args.out, {
         **{key: config[key] for key in ("name", "architecture", "license", "base_model")},
-        "artifacts": artifacts(reports["quants"]["results"], evals),
+        "run": args.run,
+        "artifacts": artifacts(config, reports["quants"]["results"], evals),
         "gates": gates,
         "imatrix": {key: reports["imatrix"]["results"][key] for key in ("tokens", "fewest_tokens")},
         "kld_text": reports["quants"]["settings"],
         "parity": agreement(reports["parity"]["results"]),
         "predicted_sizes": predicted(reports["sizes"]["results"]),
+        "provenance": provenance(),
         "reports": {shown(path): sha256(path) for path in sources},
     })
     print(f"{shown(args.out)}: {len(gates)} gates passed, {len(reports['quants']['results'])} artifacts")
@@ -132,9 +140,17 @@ def eval_name(one: dict) -> str:
     return ".".join(one["settings"][key] for key in ("suite", "backend", "artifact"))
 
 
-def artifacts(quants: dict, evals: list) -> dict:
-    """Each measured file with the scores of its evaluations."""
-    found = {name: {**one, "evals": {}} for name, one in quants.items()}
+def provenance() -> dict:
+    """Pins, patches and policies with their sha256, and the last commit that touched what makes a release."""
+    files = sorted(path for pattern in MADE_FROM for path in ROOT.glob(pattern) if path.is_file())
+    commit = subprocess.run(["git", "log", "-1", "--format=%H", "--", "scripts", "gguf", "patches", "third_party", "configs", "models", "requirements.txt"],
+                            cwd=ROOT, capture_output=True, text=True)
+    return {"commit": commit.stdout.strip() or None, "files": {shown(path): sha256(path) for path in files}}
+
+
+def artifacts(config: dict, quants: dict, evals: list) -> dict:
+    """Each measured file, under the name it is released by, with the scores of its evaluations."""
+    found = {name: {**one, "file": config["release_pattern"].replace("{POLICY}", name.upper()), "evals": {}} for name, one in quants.items()}
     for one in evals:
         results, settings = one["results"], one["settings"]
         if settings["artifact"] in found:

@@ -8,6 +8,8 @@ traceback (exit code 1). Ctrl-C exits with 130 and says that finished work is ke
 import argparse
 import sys
 
+import history
+
 
 class UserError(Exception):
     """Bad input, named: which file, line or tensor, and what to do next."""
@@ -36,7 +38,8 @@ def say(line: str) -> None:
 def run(main) -> None:
     """Call `main()` and turn its outcome into an exit code."""
     try:
-        main()
+        with history.recorded(sys.argv):
+            main()
     except UserError as error:
         say(f"error: {error}")
         sys.exit(2)

@@ -12,11 +12,9 @@ from the checkpoint is refused, by key or tensor name.
 """
 
 import errno
-import json
 import logging
 import math
 import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +23,7 @@ import checkpoint
 import cli
 import llama_cpp
 import tokenizer_checks
+import yaml
 from checkpoint import Checkpoint, Tensor
 from cli import UserError, say
 from files import atomic_path, read_json, require_space, shown, write_json
@@ -60,10 +59,22 @@ def stage(source: Checkpoint, folder: Path, card: dict) -> None:
     config = {key: value for key, value in source.config.items() if key not in drop}
     write_json(folder / "config.json", config)
     checkpoint.copy_tokenizer(source.folder, folder)
-    if card:  # YAML front matter; a JSON object is valid YAML
-        (folder / "README.md").write_text("---\n" + json.dumps(card, indent=1) + "\n---\n", encoding="utf-8")
-    elif (source.folder / "README.md").is_file():
-        shutil.copyfile(source.folder / "README.md", folder / "README.md")
+    card = {**front_matter(source.folder / "README.md"), **card}
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n", encoding="utf-8")
+
+
+def front_matter(path: Path) -> dict:
+    """The YAML front matter of a model card; empty when there is none."""
+    if not path.is_file():
+        return {}
+    found = re.match(r"---\n(.*?\n)---\n", path.read_text(encoding="utf-8"), re.DOTALL)
+    try:
+        fields = yaml.safe_load(found[1]) if found else {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{shown(path)}: its front matter is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{shown(path)}: its front matter is no list of `key: value`")
+    return fields
 
 
 def converter_class(architecture: str, tree: Path):
@@ -180,6 +191,7 @@ def main() -> None:
     parser.add_argument("--license-name", help="general.license.name")
     parser.add_argument("--license-link", help="general.license.link")
     parser.add_argument("--base-model", help="general.base_model, such as ORG/NAME")
+    parser.add_argument("--run", help="general.version: the run that the file belongs to")
     parser.add_argument("--log", type=Path, metavar="FILE", help="where the converter's own log goes")
     args = parser.parse_args()
 
@@ -188,6 +200,8 @@ def main() -> None:
     tokenizer_checks.refuse_large_ids(source.folder, source.config["vocab_size"])
     tokenizer_checks.refuse_words_in_pieces(source.folder)
     card = {key: getattr(args, key) for key in ("license", "license_name", "license_link", "base_model") if getattr(args, key)}
+    if args.run:
+        card["version"] = args.run
     if args.log:
         args.log.parent.mkdir(parents=True, exist_ok=True)
         logging.basicConfig(filename=args.log, filemode="w", level=logging.INFO, format="%(message)s")

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import processes
 from cli import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,19 +35,9 @@ def _prefix(path: Path, kind: str) -> str:
     """Start of a temporary name beside `path`; what killed processes left under such names is removed first."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
         owner = left.name.rsplit(f".{kind}-", 1)[1].split("-")[0]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdigit() and not processes.alive(int(owner)):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return f".{path.name}.{kind}-{os.getpid()}-"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from files import read_json, write_json
 CONFIG = {
     "name": "tiny", "architecture": "Lfm2MoeForCausalLM", "license": {"id": "apache-2.0"}, "base_model": None,
     "eval": {"context": 65536, "suites": {"fixed_hermes_43": {"threshold": 43, "raw_threshold": 41}, "generated_200": {"threshold": 40}}},
-    "quants": ["bf16", "q4kxl"],
+    "quants": ["bf16", "q4kxl"], "release_pattern": "Tuned-{POLICY}.gguf",
 }
 
 
@@ -27,7 +27,7 @@ def summarize(tmp_path, monkeypatch):
         paths = fabricated.write(tmp_path, eval=evals, **reports)
         write_json(tmp_path / "config.json", CONFIG)
         monkeypatch.setattr(sys, "argv", [
-            "build_release_summary.py", "--config", str(tmp_path / "config.json"), "--out", str(tmp_path / "release_summary.json"),
+            "build_release_summary.py", "--config", str(tmp_path / "config.json"), "--run", "mine", "--out", str(tmp_path / "release_summary.json"),
             *(word for name in reports for word in (f"--{name}", str(paths[name]))),
             *(word for path in paths["eval"] for word in ("--eval", str(path))),
         ])
@@ -39,7 +39,7 @@ def summarize(tmp_path, monkeypatch):
 def test_the_summary_names_each_artifact_with_its_hash_loss_and_scores(summarize):
     summary = summarize()
     one = summary["artifacts"]["q4kxl"]
-    assert (one["file"], one["sha256"], one["policy"]) == ("q4kxl.gguf", fabricated.sha("q4kxl"), "gguf/q4kxl.tensor-types")
+    assert (one["file"], one["sha256"], one["policy"]) == ("Tuned-Q4KXL.gguf", fabricated.sha("q4kxl"), "gguf/q4kxl.tensor-types")
     assert one["kld"]["mean"] == 9.1e-3
     assert one["evals"]["fixed_hermes_43.llama_cpp"]["passed"] == 43
     assert set(one["evals"]) == {"fixed_hermes_43.llama_cpp", "generated_200.llama_cpp"}

@@ -1,0 +1,86 @@
+"""Lay out a release folder: quants, importance matrix, card, summary and checksums, ready to upload.
+
+In:  release_summary.json (whose gates have passed), the GGUF files it names, the model card.
+Out: a folder with every file under its published name and SHA256SUMS. GGUFs are hard links where the
+     disk allows it. A file that is not the one in the summary is refused. Nothing is uploaded: the
+     commands that would are printed.
+
+  make release RUN=tiny
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import cli
+from cli import UserError
+from files import atomic_dir, read_json, require_space, sha256, shown, write_text
+from show_artifacts import size
+from verify_release import SUMMARY, SUMS
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--summary", type=Path, required=True, help="release_summary.json of the run")
+    parser.add_argument("--artifact", type=artifact, action="append", required=True, metavar="NAME=FILE", help="a GGUF and its name in the summary")
+    parser.add_argument("--imatrix", type=Path, required=True, help="importance matrix (GGUF)")
+    parser.add_argument("--card", type=Path, required=True, help="model card (Markdown)")
+    parser.add_argument("--license-file", type=Path, help="text of the weights' licence, to go along")
+    parser.add_argument("--repo", default="ORG/NAME", help="hub repository that the printed commands name")
+    parser.add_argument("--out", type=Path, required=True, help="release folder to make")
+    args = parser.parse_args()
+
+    summary = read_json(args.summary)
+    files = released_files(summary, dict(args.artifact))
+    require_space(args.out.parent, sum(p.stat().st_size for p in files.values() if p.stat().st_dev != args.out.parent.stat().st_dev))
+    with atomic_dir(args.out) as partial:
+        for name, path in files.items():
+            link_or_copy(path, partial / name)
+        link_or_copy(args.imatrix, partial / "imatrix.gguf")
+        shutil.copyfile(args.card, partial / "README.md")
+        shutil.copyfile(args.summary, partial / SUMMARY)
+        if args.license_file:
+            shutil.copyfile(args.license_file, partial / "LICENSE")
+        names = sorted(p.name for p in partial.iterdir())
+        write_text(partial / SUMS, "".join(f"{sha256(partial / name)}  {name}\n" for name in names))
+    for name in names:
+        print(f"{size((args.out / name).stat().st_size):>10}  {name}")
+    print("not uploaded; to publish:")
+    print(f"  hf repo create {args.repo} --repo-type model")
+    print(f"  hf upload {args.repo} {shown(args.out)} . --repo-type model")
+    print(f"{shown(args.out)}: {len(names) + 1} files of run {summary['run']}; check a copy with `make verify DIR=…`")
+
+
+def artifact(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise UserError(f"--artifact {text}: write NAME=FILE")
+    return name, Path(path)
+
+
+def released_files(summary: dict, artifacts: dict[str, Path]) -> dict[str, Path]:
+    """{published name: file}; refused when a file is absent, unknown or not the measured one."""
+    files = {}
+    for name, path in artifacts.items():
+        if name not in summary["artifacts"]:
+            raise UserError(f"--artifact {name}: the summary has no such artifact; it has {', '.join(summary['artifacts'])}")
+        if not path.is_file():
+            raise UserError(f"{shown(path)}: no such file; `make {name}` makes it")
+        one = summary["artifacts"][name]
+        if (found := sha256(path)) != one["sha256"]:
+            raise UserError(f"{shown(path)} changed after it was measured: its sha256 is {found}, the summary has {one['sha256']}; "
+                            f"run `make release` again, which measures what is new")
+        files[one["file"]] = path
+    return files
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard link, or a copy where the file system has none or is another one."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+if __name__ == "__main__":
+    cli.run(main)

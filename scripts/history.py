@@ -1,0 +1,65 @@
+"""What ran in a run, how long it took and how it ended: one line of JSON at each start and end.
+
+The file is named by HERMES_KXL_HISTORY, which the Makefile sets to runs/RUN/history.jsonl; a script
+that somebody calls by hand records nothing.
+"""
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+import processes
+
+VARIABLE = "HERMES_KXL_HISTORY"
+
+
+@contextlib.contextmanager
+def recorded(argv: list[str]):
+    """Record a command's start, and its end with the seconds between and how it ended."""
+    if not (name := os.environ.get(VARIABLE)):
+        yield
+        return
+    path, began, outcome = Path(name), time.time(), "interrupted"
+    entry = {"pid": os.getpid(), "argv": [Path(argv[0]).name, *argv[1:]]}
+    _append(path, {**entry, "event": "start", "at": round(began)})
+    try:
+        yield
+        outcome = "done"
+    except SystemExit as error:
+        outcome = "failed" if error.code else "done"
+        raise
+    except Exception:
+        outcome = "failed"
+        raise
+    finally:
+        _append(path, {**entry, "event": outcome, "at": round(time.time()), "seconds": round(time.time() - began, 1)})
+
+
+def _append(path: Path, entry: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One write in append mode: two commands at once do not mix their lines.
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def last(path: Path) -> dict[str, dict]:
+    """For each word of each command line, the last event of the last command that had it.
+
+    A stage is found by the file it writes, which stands in its command line. A start whose process
+    is gone without an end was killed: its event reads "interrupted".
+    """
+    events: dict[str, dict] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            for word in entry["argv"]:
+                events[word] = entry
+    return {word: {**entry, "event": _state(entry)} for word, entry in events.items()}
+
+
+def _state(entry: dict) -> str:
+    if entry["event"] != "start":
+        return entry["event"]
+    return "running" if processes.alive(entry["pid"]) else "interrupted"

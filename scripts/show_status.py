@@ -1,0 +1,105 @@
+"""Where a run stands: each stage, what it made, how long it took, and what to run next.
+
+In:  stages in order, each as TARGET=FILE (the report or artifact that the target makes), and the run's
+     history (history.py). Out: a table on stdout.
+
+A stage is done when its file exists and every input that its report names still has the recorded
+sha256; stale when one has another; failed, interrupted or running by the history or by a report
+kept as NAME.failed.json. `make` itself decides by file times; this looks at contents.
+
+  make status RUN=tiny
+"""
+
+from pathlib import Path
+
+import cli
+import history
+from files import ROOT, read_json, sha256, shown
+
+HASH_AT_MOST = 1 << 30  # a larger input counts as changed when its size differs or it is newer than the report
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--stage", action="append", required=True, metavar="TARGET=FILE", help="a stage and what it makes; in order")
+    parser.add_argument("--history", type=Path, required=True, help="history.jsonl of the run")
+    parser.add_argument("--again", default="", help="words to add to the command that is proposed, such as RUN=mine")
+    args = parser.parse_args()
+
+    ran = history.last(args.history)
+    rows, next_target = [], None
+    for stage in args.stage:
+        target, _, name = stage.partition("=")
+        path = Path(name)
+        state, detail = state_of(path, ran.get(name, {}))
+        if state != "done" and not next_target:
+            next_target = target
+        took = ran.get(name, {}).get("seconds")
+        rows.append((target, state, "" if took is None else duration(took), detail))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip())
+    print(f"next: make {next_target}{' ' + args.again if args.again else ''}" if next_target else "everything is made and fits together")
+
+
+def state_of(path: Path, last: dict) -> tuple[str, str]:
+    """(done | stale | failed | interrupted | running | -, what a person wants to know of it)."""
+    if last.get("event") == "running":
+        return "running", f"{last['argv'][0]} (process {last['pid']})"
+    failed = path.with_name(path.stem + ".failed.json")
+    if not path.exists():
+        if failed.is_file():
+            return "failed", f"{shown(failed)}{score(failed)}"
+        return (last["event"], f"{last['argv'][0]}; its log or its message says why") if last.get("event") in ("failed", "interrupted") else ("-", shown(path))
+    if path.suffix != ".json":
+        return "done", f"{shown(path)}  {size(path)}"
+    changed, gone = compare_inputs(path)
+    if changed:
+        return "stale", f"{changed} changed after {shown(path)}"
+    note = f" ({gone} is not here, so not compared)" if gone else ""
+    return "done", f"{shown(path)}{score(path)}{note}"
+
+
+def compare_inputs(path: Path) -> tuple[str | None, str | None]:
+    """(first input that is not what the report was made from, first that is not here)."""
+    changed = gone = None
+    for entry in flat(read_json(path).get("inputs", [])):
+        file = ROOT / entry["path"]
+        if not file.is_file():
+            gone = gone or entry["path"]
+            continue
+        same = file.stat().st_size == entry["bytes"]
+        if same and entry["bytes"] <= HASH_AT_MOST:
+            same = sha256(file) == entry["sha256"]
+        elif same:
+            same = file.stat().st_mtime <= path.stat().st_mtime
+        if not same:
+            changed = changed or entry["path"]
+    return changed, gone
+
+
+def flat(inputs: list) -> list:
+    """Files of a report's inputs; a folder's one by one."""
+    return [file for entry in inputs for file in (flat(entry["files"]) if "files" in entry else [entry])]
+
+
+def score(path: Path) -> str:
+    """What the report says in a few characters, where it counts something."""
+    results = read_json(path).get("results", {})
+    return f"  {results['passed']}/{results['cases']}" if {"passed", "cases"} <= results.keys() else ""
+
+
+def size(path: Path) -> str:
+    count = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3:05 min, 1:02 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds // 60)}:{int(seconds % 60):02} min" if seconds < 3600 else f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02} h"
+
+
+if __name__ == "__main__":
+    cli.run(main)

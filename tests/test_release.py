@@ -1,0 +1,108 @@
+"""The release folder: complete, checkable on another machine, and refused when a file is not the measured one."""
+
+import shutil
+import subprocess
+import sys
+
+import gguf
+import numpy as np
+import pytest
+
+import build_release
+import verify_release
+from cli import UserError
+from files import sha256, write_json, write_text
+
+
+def small_gguf(path, name="tiny", run="mine", seed=0):
+    writer = gguf.GGUFWriter(path, "lfm2moe")
+    writer.add_name(name)
+    writer.add_version(run)
+    writer.add_tensor("a.weight", np.random.default_rng(seed).normal(size=(8, 32)).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch):
+    """Make runs with two artifacts; return (call that builds the release, its folder, the sources' folder)."""
+    sources, out = tmp_path / "run", tmp_path / "release"
+    sources.mkdir()
+    artifacts = {}
+    for seed, name in enumerate(("bf16", "q4kxl")):
+        small_gguf(sources / f"{name}.gguf", seed=seed)
+        artifacts[name] = {"file": f"Tuned-{name.upper()}.gguf", "sha256": sha256(sources / f"{name}.gguf")}
+    small_gguf(sources / "imatrix.gguf", seed=9)
+    write_text(sources / "card.md", "# card\n")
+    write_json(sources / "summary.json", {"name": "tiny", "run": "mine", "artifacts": artifacts})
+
+    def build(**replaced):
+        monkeypatch.setattr(sys, "argv", [
+            "build_release.py", "--summary", str(sources / "summary.json"), "--imatrix", str(sources / "imatrix.gguf"), "--card", str(sources / "card.md"),
+            "--out", str(out), *(word for name in artifacts for word in ("--artifact", f"{name}={replaced.get(name, sources / f'{name}.gguf')}")),
+        ])
+        build_release.main()
+    return build, out, sources
+
+
+def verify(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["verify_release.py", "--dir", str(folder)])
+    verify_release.main()
+    return capsys.readouterr().out
+
+
+def test_a_copy_on_another_machine_is_intact(release, tmp_path, monkeypatch, capsys):
+    build, out, _ = release
+    build()
+    said = capsys.readouterr().out
+    assert "hf upload" in said and "not uploaded" in said
+    shutil.copytree(out, tmp_path / "copy")
+    assert "intact, 5 files of tiny (run mine)" in verify(tmp_path / "copy", monkeypatch, capsys)
+    assert {p.name for p in out.iterdir()} == {"Tuned-BF16.gguf", "Tuned-Q4KXL.gguf", "imatrix.gguf", "README.md", "release_summary.json", "SHA256SUMS"}
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
+
+
+@pytest.mark.parametrize("damage, complaint", [
+    (lambda d: (d / "Tuned-Q4KXL.gguf").write_bytes((d / "Tuned-Q4KXL.gguf").read_bytes()[:-1] + b"\xff"), r"Tuned-Q4KXL\.gguf: sha256"),
+    (lambda d: (d / "Tuned-BF16.gguf").unlink(), r"Tuned-BF16\.gguf: missing"),
+    (lambda d: (d / "extra.bin").write_text("x"), r"extra\.bin: not part of the release"),
+    (lambda d: (d / "SHA256SUMS").unlink(), "SHA256SUMS: no such file"),
+    (lambda d: (d / "SHA256SUMS").write_text("nonsense\n"), "SHA256SUMS:1: not a line of sha256sum"),
+])
+def test_what_differs_is_named(release, tmp_path, monkeypatch, capsys, damage, complaint):
+    build, out, _ = release
+    build()
+    shutil.copytree(out, tmp_path / "copy")  # a copy: the folder's own files are hard links
+    damage(tmp_path / "copy")
+    with pytest.raises(UserError, match=complaint):
+        verify(tmp_path / "copy", monkeypatch, capsys)
+
+
+def test_a_gguf_of_another_run_under_the_right_sum_is_seen(release, tmp_path, monkeypatch, capsys):
+    build, out, _ = release
+    build()
+    shutil.copytree(out, tmp_path / "copy")
+    (tmp_path / "copy/Tuned-BF16.gguf").unlink()
+    small_gguf(tmp_path / "copy/Tuned-BF16.gguf", run="another")
+    sums = verify_release.read_sums(tmp_path / "copy/SHA256SUMS") | {"Tuned-BF16.gguf": sha256(tmp_path / "copy/Tuned-BF16.gguf")}
+    write_text(tmp_path / "copy/SHA256SUMS", "".join(f"{value}  {name}\n" for name, value in sums.items()))
+    with pytest.raises(UserError, match="general.version is 'another', the summary says 'mine'"):
+        verify(tmp_path / "copy", monkeypatch, capsys)
+
+
+def test_a_file_that_changed_after_it_was_measured_is_refused(release):
+    build, out, sources = release
+    small_gguf(sources / "q4kxl.gguf", seed=5)
+    with pytest.raises(UserError, match=r"q4kxl\.gguf changed after it was measured"):
+        build()
+    assert not out.exists()
+
+
+def test_a_missing_quant_is_named_with_its_target(release):
+    build, out, sources = release
+    (sources / "q4kxl.gguf").unlink()
+    with pytest.raises(UserError, match=r"q4kxl\.gguf: no such file; `make q4kxl` makes it"):
+        build()
+    assert not out.exists()

@@ -1,0 +1,91 @@
+"""`make status`: what a person sees after a week away."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import history
+import report
+import show_status
+from conftest import ROOT
+from files import write_json, write_text
+
+
+@pytest.fixture
+def status(tmp_path, monkeypatch, capsys):
+    def run(*stages):
+        monkeypatch.setattr(sys, "argv", ["show_status.py", "--history", str(tmp_path / "history.jsonl"), *(w for s in stages for w in ("--stage", s))])
+        show_status.main()
+        return capsys.readouterr().out
+    return run
+
+
+def made(path, source):
+    report.write(path, [source], {}, {"passed": 42, "cases": 43})
+
+
+def test_done_stale_and_missing_stages_and_what_comes_next(status, tmp_path):
+    source, one, two, three = (tmp_path / name for name in ("rows", "one.json", "two.json", "three.json"))
+    write_text(source, "first")
+    made(one, source)
+    out = status(f"one={one}", f"two={two}")
+    assert "one  done" in out and "42/43" in out and out.splitlines()[-1] == "next: make two"
+    write_text(source, "other")
+    made(two, source)
+    out = status(f"one={one}", f"two={two}", f"three={three}")
+    assert "one    stale" in out and "rows changed after" in out and out.splitlines()[-1] == "next: make one"
+    write_text(source, "first")
+    assert "stale" in status(f"two={two}") and "one  done" in status(f"one={one}")
+
+
+def test_an_input_that_was_cleaned_away_is_said_not_guessed(status, tmp_path):
+    write_text(tmp_path / "rows", "first")
+    made(tmp_path / "one.json", tmp_path / "rows")
+    (tmp_path / "rows").unlink()
+    assert "rows is not here, so not compared" in status(f"one={tmp_path / 'one.json'}")
+
+
+def test_a_failed_evaluation_shows_its_score(status, tmp_path):
+    write_json(tmp_path / "fixed.q4kxl.failed.json", {"results": {"passed": 37, "cases": 43}})
+    assert "failed" in (out := status(f"q4kxl={tmp_path / 'fixed.q4kxl.json'}")) and "37/43" in out
+
+
+SCRIPT = "import sys, time; sys.path.insert(0, {scripts!r}); import cli\ndef main():\n    print('started', flush=True)\n    {body}\ncli.run(main)"
+
+
+def command(tmp_path, body, **popen):
+    script = tmp_path / "verb.py"
+    script.write_text(SCRIPT.format(scripts=str(ROOT / "scripts"), body=body))
+    return subprocess.Popen([sys.executable, str(script), "--out", "x.json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                            env={**os.environ, history.VARIABLE: str(tmp_path / "history.jsonl")}, **popen)
+
+
+@pytest.mark.parametrize("body, event", [("pass", "done"), ("raise cli.UserError('no')", "failed"), ("1 / 0", "failed"), ("raise KeyboardInterrupt", "interrupted")])
+def test_the_history_tells_how_a_command_ended(tmp_path, body, event):
+    command(tmp_path, body).communicate()
+    entry = history.last(tmp_path / "history.jsonl")["x.json"]
+    assert entry["event"] == event and entry["seconds"] >= 0 and entry["argv"][0] == "verb.py"
+
+
+def test_a_running_command_is_seen_and_a_killed_one_is_not_taken_for_running(tmp_path):
+    child = command(tmp_path, "time.sleep(60)")
+    child.stdout.readline()
+    assert history.last(tmp_path / "history.jsonl")["x.json"]["event"] == "running"
+    child.kill()
+    child.communicate()
+    assert history.last(tmp_path / "history.jsonl")["x.json"]["event"] == "interrupted"
+
+
+def test_a_command_called_by_hand_records_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv(history.VARIABLE, raising=False)
+    with history.recorded(["verb.py"]):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_history_lines_are_whole_json(tmp_path):
+    command(tmp_path, "pass").communicate()
+    assert [json.loads(line)["event"] for line in (tmp_path / "history.jsonl").read_text().splitlines()] == ["start", "done"]

@@ -185,6 +185,14 @@ $$(EVALS)/$(1).llama_cpp.%.json: $$(GGUF) evals/suites/$(1).json $$(EVALUATE) | 
 endef
 $(foreach suite,$(SUITES),$(eval $(call evaluation,$(suite))))
 
+## In the real agent
+.PHONY: install-net uninstall-net
+NET = $(PY) scripts/install_net.py --home $(or $(HERMES_HOME),$(error add HERMES_HOME=folder, as in HERMES_HOME=$$HOME/.hermes))
+install-net: $(VENV)  ## a Hermes plugin into HERMES_HOME: a tool call that arrives as text becomes a real one; says how to undo it
+	$(NET)
+uninstall-net: $(VENV)  ## undo install-net
+	$(NET) --remove
+
 ## What is published
 .PHONY: release visuals release-summary card verify status
 # The README and release_summary.json speak of the tiny run; another run's stay among its reports.

@@ -163,8 +163,8 @@ def _complete(folder: Path, files: list[str]) -> list[str]:
 def write_file(path: Path, tensors: list, metadata: dict[str, str]) -> None:
     """Stream tensors to one safetensors file, atomically, holding one part in memory.
 
-    Each of `tensors` has `name`, `dtype` ("BF16", "F16" or "F32"), `shape` and `parts`, a sequence
-    of functions that return consecutive float32 pieces.
+    Each of `tensors` has `name`, `dtype` ("BF16", "F16", "F32" or "U32"), `shape` and `parts`, a
+    sequence of functions that return consecutive pieces: float32, or already as NUMPY stores the type.
     """
     header, offset = {"__metadata__": metadata}, 0
     for tensor in tensors:
@@ -179,11 +179,10 @@ def write_file(path: Path, tensors: list, metadata: dict[str, str]) -> None:
         for tensor in tensors:
             begin = file.tell()
             for part in tensor.parts:
-                values = np.ascontiguousarray(part(), dtype=np.float32)
-                if tensor.dtype == "BF16":
-                    values = float32_to_bf16(values)
-                elif tensor.dtype == "F16":
-                    values = values.astype("<f2")
+                values = np.ascontiguousarray(part())
+                if values.dtype != NUMPY[tensor.dtype]:
+                    values = np.asarray(values, dtype=np.float32)
+                    values = float32_to_bf16(values) if tensor.dtype == "BF16" else values.astype(NUMPY[tensor.dtype])
                 file.write(values.data)
             written, wanted = file.tell() - begin, math.prod(tensor.shape) * BYTES[tensor.dtype]
             assert written == wanted, f"{tensor.name}: wrote {written} bytes, not {wanted}"

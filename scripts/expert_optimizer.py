@@ -1,0 +1,124 @@
+"""What becomes of an expert's gradient: a direction, clipped, times the learning rate, onto the int8 codes.
+
+Adafactor (Shazeer and Stern 2018, arXiv 1804.04235) without momentum and with an absolute learning rate:
+second moments are kept as one number per row and per column (15 KB beside a matrix of 3.7 MB), the direction
+is G / sqrt(V), clipped to a root mean square of `update_clip`. "sgd" takes G itself. Clipping is by
+matrix, the only way that needs no gradient of the rest of the layer.
+
+Either direction is G * r * c with a factor per row and per column, so the last pass over the matrix is one:
+blocks of rows that stay in the cache, on all cores. An expert that saw no token keeps weights and moments.
+The noise of a block depends on seed, step, pass, layer, expert, matrix and block alone, so a run is
+reproducible whatever its threads do and resumes without a random state.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+import int8_expert
+from mixed_core import MATRICES, MixedCore, expert_name, router_name
+from streamed_step import NotFinite
+
+ROWS = 128            # rows of one task: 1 MiB of float32 at 2,048 columns
+DECAY = 0.8           # beta2 of update t is 1 - t^-0.8 (section 7.2)
+TINY = 1e-30          # added to squared gradients (epsilon 1)
+KINDS = ("adafactor", "sgd")
+_threads = ThreadPoolExecutor(os.cpu_count())
+
+
+@dataclass
+class Moments:
+    rows: np.ndarray     # float32 [rows]: running mean of squared gradients along each row
+    columns: np.ndarray  # float32 [columns]
+    updates: int = 0
+
+
+class ExpertOptimizer:
+    """Updates a MixedCore in place. `rounding` is "stochastic" or "nearest"."""
+
+    def __init__(self, core: MixedCore, kind: str, rounding: str, update_clip: float, seed: int):
+        self.core, self.kind, self.rounding, self.clip, self.seed = core, kind, rounding, update_clip, seed
+        self.moments: dict[str, Moments] = {}
+        self.begin(0, 0.0)
+
+    def begin(self, step: int, learning_rate: float) -> None:
+        """Start a step: its number (from 0) keys the noise; the counts of `report` begin anew."""
+        self.step, self.rate = step, learning_rate
+        self.codes = self.changed = self.matrices = self.clipped = 0
+
+    def report(self) -> dict:
+        """Of this step: share of the updated experts' int8 codes that changed, share of matrices that were clipped."""
+        return {"codes_changed": self.changed / max(self.codes, 1), "clipped": self.clipped / max(self.matrices, 1)}
+
+    def update(self, number: int, layer: int, expert: int | None, gradients: list) -> None:
+        """Take the gradients (MLX arrays) of an expert's three matrices, or of the router, in pass `number`."""
+        gradients = [np.array(gradient, copy=False) for gradient in gradients]
+        if expert is None:
+            name = router_name(layer)
+            rows, columns = self._factors(name, gradients[0])
+            delta = gradients[0] * rows[:, None] * columns
+            int8_expert.subtract_bf16(self.core.plain[name], delta, self._noise(number, layer, self.core.config["num_experts"], 0, 0))
+            return
+        tasks = []
+        for place, (matrix, gradient) in enumerate(zip(MATRICES, gradients)):
+            name = expert_name(layer, expert, matrix)
+            rows, columns = self._factors(name, gradient)
+            for start in range(0, len(gradient), ROWS):
+                tasks.append((self.core.experts[name], gradient, rows, columns, slice(start, start + ROWS), (number, layer, expert, place, start)))
+            self.codes += gradient.size
+        self.changed += sum(_threads.map(lambda task: self._apply(*task), tasks))
+
+    def _apply(self, matrix, gradient, rows, columns, part, key) -> int:
+        delta = gradient[part] * columns
+        delta *= rows[part, None]
+        return int8_expert.subtract(matrix, part, delta, self._noise(*key))
+
+    def _noise(self, *key: int) -> np.random.BitGenerator | None:
+        return np.random.SFC64(np.random.SeedSequence((self.seed, self.step, *key))) if self.rounding == "stochastic" else None
+
+    def _factors(self, name: str, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(r [rows], c [columns]): what to subtract is gradient * r * c. Takes the gradient into the moments."""
+        count = gradient.size
+        by_row, by_column = _squares(gradient)
+        if not np.isfinite(by_row.sum(dtype=np.float64)):
+            raise NotFinite(f"the gradient of {name} is not finite")
+        if self.kind == "sgd":
+            rows, columns = np.ones(gradient.shape[0], np.float32), np.ones(gradient.shape[1], np.float32)
+            mean_square = by_row.sum(dtype=np.float64) / count
+        else:
+            moments = self.moments.setdefault(name, Moments(np.zeros_like(by_row), np.zeros_like(by_column)))
+            moments.updates += 1
+            new = np.float32(moments.updates ** -DECAY)
+            moments.rows += new * (by_row / np.float32(gradient.shape[1]) + np.float32(TINY) - moments.rows)
+            moments.columns += new * (by_column / np.float32(gradient.shape[0]) + np.float32(TINY) - moments.columns)
+            # V = rows x columns / mean(rows)
+            rows = np.sqrt(moments.rows.mean(dtype=np.float64) / moments.rows).astype(np.float32)
+            columns = 1 / np.sqrt(moments.columns)
+            weighted = _in_blocks(gradient, lambda g: np.einsum("ij,ij,j->i", g, g, np.square(columns)))
+            mean_square = float(np.concatenate(weighted) @ np.square(rows, dtype=np.float64)) / count
+        scale = self.rate
+        self.matrices += 1
+        if mean_square > self.clip**2:
+            scale *= self.clip / mean_square**0.5
+            self.clipped += 1
+        return rows * np.float32(scale), columns
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """(float32 arrays by name, number of updates by matrix): all that a resumed run needs."""
+        arrays = {f"{name}.{part}": getattr(moments, part) for name, moments in self.moments.items() for part in ("rows", "columns")}
+        return arrays, {name: moments.updates for name, moments in self.moments.items()}
+
+    def restore(self, arrays: dict[str, np.ndarray], updates: dict[str, int]) -> None:
+        self.moments = {name: Moments(arrays[f"{name}.rows"], arrays[f"{name}.columns"], count) for name, count in updates.items()}
+
+
+def _in_blocks(matrix: np.ndarray, function) -> list:
+    return list(_threads.map(lambda start: function(matrix[start : start + ROWS]), range(0, len(matrix), ROWS)))
+
+
+def _squares(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of squares by row and by column, added up in a fixed order."""
+    parts = _in_blocks(matrix, lambda g: (np.einsum("ij,ij->i", g, g), np.einsum("ij,ij->j", g, g)))
+    return np.concatenate([rows for rows, _ in parts]), np.sum([columns for _, columns in parts], axis=0)

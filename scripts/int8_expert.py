@@ -1,0 +1,155 @@
+"""Expert matrices as int8: quantize, dequantize, and move the codes in place by updates far below one step.
+
+A matrix is stored as MLX's affine codes: weight = scale * code + bias, code 0..255, one BF16 scale and
+bias per group of columns. Training must not touch what it does not mean to change: an update is applied
+to the codes on their own grid (code - delta / scale), so a weight without update keeps its code exactly,
+and no dequantized copy is needed. A group gets a new grid only when one of its codes leaves 0..255.
+
+Rounding is stochastic: up with the probability of the fraction, so that the mean moves by exactly the
+update (Gupta et al. 2015, arXiv 1502.02551). Rounding to nearest is here to show what it loses.
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from cli import UserError
+from safetensors_io import bf16_to_float32, float32_to_bf16
+
+CODES = 255        # highest code
+HEADROOM = 8       # codes left free on either side of a group's new grid, so that it lasts
+SMALLEST_SCALE = 1e-12
+ROUNDINGS = ("stochastic", "nearest")
+
+
+@dataclass
+class Int8Matrix:
+    """codes uint8 [rows, columns]; scales and biases uint16, the bits of BF16 [rows, columns / group]."""
+
+    codes: np.ndarray
+    scales: np.ndarray
+    biases: np.ndarray
+
+    @property
+    def group(self) -> int:
+        return self.codes.shape[1] // self.scales.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.scales.nbytes + self.biases.nbytes
+
+
+def check_group(name: str, columns: int, group: int) -> None:
+    """UserError when rows of `columns` weights cannot be cut into groups that MLX knows (32, 64 or 128)."""
+    if group not in (32, 64, 128) or columns % group:
+        fitting = [size for size in (32, 64, 128) if columns % size == 0]
+        raise UserError(f"{name}: its {columns} columns cannot be quantized in groups of {group}; "
+                        f"set group_size to {' or '.join(map(str, fitting)) or 'nothing: no size fits'}")
+
+
+def quantize(values: np.ndarray, group: int) -> Int8Matrix:
+    """float32 [rows, columns] to the nearest codes between each group's least and greatest weight."""
+    rows, columns = values.shape
+    grouped = values.reshape(rows, columns // group, group)
+    scales, biases = _grid(grouped.min(-1), grouped.max(-1), headroom=0)
+    codes = (grouped - bf16_to_float32(biases)[..., None]) / bf16_to_float32(scales)[..., None]
+    codes = np.clip(np.rint(codes), 0, CODES).astype(np.uint8)
+    return Int8Matrix(codes.reshape(rows, columns), scales, biases)
+
+
+def dequantize(matrix: Int8Matrix) -> np.ndarray:
+    """float32 [rows, columns]."""
+    rows, columns = matrix.codes.shape
+    values = matrix.codes.reshape(rows, -1, matrix.group).astype(np.float32)
+    values *= bf16_to_float32(matrix.scales)[..., None]
+    values += bf16_to_float32(matrix.biases)[..., None]
+    return values.reshape(rows, columns)
+
+
+def dequantize_mlx(matrix: Int8Matrix) -> mx.array:
+    """The same as a lazy MLX array (on these CPUs twice as fast as mx.dequantize)."""
+    rows, columns = matrix.codes.shape
+    scales, biases = (mx.array(bits).view(mx.bfloat16).astype(mx.float32)[..., None] for bits in (matrix.scales, matrix.biases))
+    codes = mx.array(matrix.codes).reshape(rows, -1, matrix.group).astype(mx.float32)
+    return (codes * scales + biases).reshape(rows, columns)
+
+
+def subtract(matrix: Int8Matrix, rows: slice, delta: np.ndarray, random: np.random.BitGenerator | None) -> int:
+    """Lower the weights of some rows by `delta`, in place; return how many codes changed.
+
+    delta float32 [rows, columns] in units of weights, overwritten. `random` rounds stochastically,
+    None to nearest. The noise has 16 bits, all that float32 resolves beside a code of 255.
+    """
+    codes = matrix.codes[rows]
+    grouped = delta.reshape(len(codes), -1, matrix.group)
+    grouped /= -bf16_to_float32(matrix.scales[rows])[..., None]
+    delta += codes
+    _round(delta, random)
+    # The rounded value decides who leaves the grid: deciding by the exact one would be a bias.
+    outside = np.nonzero((grouped.min(-1) < 0) | (grouped.max(-1) > CODES))
+    if len(outside[0]):
+        grouped[outside] = _regrid(matrix, rows, outside, grouped[outside], random)
+    moved = delta.astype(np.uint8)
+    changed = np.count_nonzero(moved != codes)
+    matrix.codes[rows] = moved
+    return changed
+
+
+def _regrid(matrix: Int8Matrix, rows: slice, groups: tuple, codes: np.ndarray, random) -> np.ndarray:
+    """Give `groups` a grid that holds their codes [n, group], which may lie outside 0..255; return the new codes."""
+    scales, biases = matrix.scales[rows], matrix.biases[rows]  # views
+    values = codes * bf16_to_float32(scales[groups])[:, None] + bf16_to_float32(biases[groups])[:, None]
+    scales[groups], biases[groups] = _grid(values.min(-1), values.max(-1), HEADROOM)
+    codes = (values - bf16_to_float32(biases[groups])[:, None]) / bf16_to_float32(scales[groups])[:, None]
+    _round(codes, random)
+    return np.clip(codes, 0, CODES)
+
+
+def _grid(low: np.ndarray, high: np.ndarray, headroom: int) -> tuple[np.ndarray, np.ndarray]:
+    """BF16 bits of (scale, bias) that put `low` at code `headroom` and `high` as far from the other end.
+
+    The bias is rounded down and the scale up, so that no weight falls off the grid.
+    """
+    span = np.maximum((high - low) / (CODES - 2 * headroom), SMALLEST_SCALE).astype(np.float32)
+    biases = _bf16_below(low - headroom * span)
+    scales = _bf16_above(np.maximum((high - bf16_to_float32(biases)) / (CODES - headroom), span))
+    return scales, biases
+
+
+def _bf16_below(values: np.ndarray) -> np.ndarray:
+    bits = float32_to_bf16(values)
+    # A step towards minus infinity is one more for a negative number and one less for a positive one.
+    too_high = bf16_to_float32(bits) > values
+    down = np.where(bits & 0x8000, bits + 1, np.where(bits == 0, 0x8001, bits - 1))
+    return np.where(too_high, down, bits).astype(np.uint16)
+
+
+def _bf16_above(values: np.ndarray) -> np.ndarray:
+    return (_bf16_below(-values) ^ 0x8000).astype(np.uint16)
+
+
+def _round(values: np.ndarray, random: np.random.BitGenerator | None) -> None:
+    """Round float32 values to whole numbers, in place."""
+    if random is None:
+        np.rint(values, out=values)
+        return
+    noise = random.random_raw((values.size + 3) // 4).view(np.uint16)[:values.size].reshape(values.shape)
+    values += (noise + np.float32(0.5)) * np.float32(2**-16)  # in the middle of each of 65,536 steps: no bias
+    np.floor(values, out=values)
+
+
+def subtract_bf16(bits: np.ndarray, delta: np.ndarray, random: np.random.BitGenerator | None) -> int:
+    """Lower BF16 weights (their bits, uint16) by float32 `delta`, in place; return how many changed.
+
+    Stochastic rounding adds 16 random bits below BF16's last one and cuts them off.
+    """
+    exact = np.ascontiguousarray(bf16_to_float32(bits) - delta, dtype=np.float32)
+    if random is None:
+        moved = float32_to_bf16(exact)
+    else:
+        noise = random.random_raw((bits.size + 3) // 4).view(np.uint16)[:bits.size].reshape(bits.shape)
+        moved = ((exact.view(np.uint32) + noise) >> 16).astype(np.uint16)
+    changed = np.count_nonzero(moved != bits)
+    bits[...] = moved
+    return changed

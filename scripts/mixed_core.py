@@ -1,0 +1,234 @@
+"""The mixed core: an LFM2-MoE whose experts are int8 and whose routers and everything else stay BF16.
+
+On disk a core is a checkpoint folder: one shard per layer, transformers' names, experts as MLX affine
+codes (NAME.weight, .scales, .biases), `quantization` in config.json. So checkpoint.read opens a core as
+it opens any checkpoint, and that is the way back to BF16. In memory:
+
+    core = mixed_core.load(folder)
+    core.experts["model.layers.2.feed_forward.experts.0.w1"]    # Int8Matrix, changed in place by training
+    core.weight("model.layers.2.feed_forward.gate.weight")      # float32 mx.array, made when asked for
+
+The arrays are numpy's: 8.8 GiB at LFM2-8B-A1B's shapes, read once, rewritten in place, never held twice.
+"""
+
+import functools
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+import checkpoint
+import int8_expert
+import safetensors_io
+from cli import UserError
+from files import read_json, require_space, shown, write_json
+from int8_expert import Int8Matrix
+from lfm2_shapes import expected_shapes, normalize_config
+
+MATRICES = ("w1", "w3", "w2")  # gate, up, down
+
+
+@dataclass
+class MixedCore:
+    """`plain`: name to BF16 bits (uint16) or float32, as stored. `source`: folder with the tokenizer files."""
+
+    config: dict
+    group: int
+    source: Path
+    experts: dict[str, Int8Matrix] = field(default_factory=dict)
+    plain: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def moe_layers(self) -> range:
+        return range(self.config["num_dense_layers"], self.config["num_hidden_layers"])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(matrix.nbytes for matrix in self.experts.values()) + sum(array.nbytes for array in self.plain.values())
+
+    def expert(self, layer: int, expert: int) -> list[Int8Matrix]:
+        """Gate, up and down projection of one expert."""
+        return [self.experts[expert_name(layer, expert, matrix)] for matrix in MATRICES]
+
+    def weight(self, name: str, rows=slice(None)) -> mx.array:
+        """A weight that is not an expert's (or some rows of it) as float32."""
+        return as_float32(self.plain[name][rows])
+
+
+def expert_name(layer: int, expert: int, matrix: str) -> str:
+    return f"model.layers.{layer}.feed_forward.experts.{expert}.{matrix}"
+
+
+def router_name(layer: int) -> str:
+    return f"model.layers.{layer}.feed_forward.gate.weight"
+
+
+def as_float32(stored: np.ndarray) -> mx.array:
+    """BF16 bits or float32 to a float32 MLX array."""
+    return mx.array(stored).view(mx.bfloat16).astype(mx.float32) if stored.dtype == np.uint16 else mx.array(stored)
+
+
+def check_config(config: dict, group: int, path: str) -> dict:
+    """The normalized config; UserError when it is no LFM2-MoE or the group size does not fit its experts."""
+    config = normalize_config(config, path)
+    if config["model_type"] != "lfm2_moe":
+        raise UserError(f"{path}: model_type {config['model_type']!r} has no experts to train; MODEL must be an LFM2-MoE")
+    for key in ("hidden_size", "moe_intermediate_size"):
+        int8_expert.check_group(f"{path}: {key}", config[key], group)
+    return config
+
+
+def is_expert(name: str) -> bool:
+    return ".feed_forward.experts." in name
+
+
+def layout(config: dict) -> list[list[tuple[str, tuple]]]:
+    """[(name, shape)] per shard: everything outside the layers, then each layer."""
+    shards = [[] for _ in range(config["num_hidden_layers"] + 1)]
+    for name, shape in expected_shapes(config).items():
+        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        shards[int(layer[1]) + 1 if layer else 0].append((name, shape))
+    return shards
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A tensor as safetensors_io.write_file takes it."""
+
+    name: str
+    dtype: str
+    shape: tuple
+    parts: tuple
+
+
+def build(folder: Path, source: checkpoint.Checkpoint, group: int, say=None) -> dict:
+    """Write the core of a checkpoint into `folder`, holding one matrix at a time; return the error of each expert matrix.
+
+    {name: {"relative_rms", "max"}}: RMS of the error over RMS of the weights, and the largest error.
+    """
+    errors = {}
+
+    @functools.lru_cache(maxsize=1)  # codes, scales and biases of one matrix are written one after another
+    def quantized(name: str) -> Int8Matrix:
+        values = source.tensors[name].read()
+        matrix = int8_expert.quantize(values, group)
+        error = int8_expert.dequantize(matrix) - values
+        scale = float(np.sqrt(np.mean(np.square(values)))) or 1.0
+        errors[name] = {"relative_rms": round(float(np.sqrt(np.mean(np.square(error)))) / scale, 6), "max": float(np.abs(error).max())}
+        return matrix
+
+    def parts(name: str, shape: tuple) -> list:
+        if is_expert(name):
+            return _matrix_parts(name.removesuffix(".weight"), shape, group, lambda: quantized(name))
+        tensor = source.tensors[name]
+        return [_Part(name, "F32" if tensor.dtype == "F32" and name.endswith("expert_bias") else "BF16", shape, tensor.parts)]
+
+    require_space(folder.parent, size(source.config, group))
+    _write(folder, source.config, group, source.folder, parts, say)
+    return errors
+
+
+def save(folder: Path, core: MixedCore, also=None) -> None:
+    """Write a core atomically; `also(partial folder)` adds files that belong to the same moment."""
+    def parts(name: str, shape: tuple) -> list:
+        if is_expert(name):
+            return _matrix_parts(name.removesuffix(".weight"), shape, core.group, lambda: core.experts[name.removesuffix(".weight")])
+        stored = core.plain[name]
+        return [_Part(name, "BF16" if stored.dtype == np.uint16 else "F32", shape, (lambda: stored,))]
+
+    require_space(folder.parent, core.nbytes + 2**20)
+    _write(folder, core.config, core.group, core.source, parts, None, also)
+
+
+def size(config: dict, group: int) -> int:
+    """Bytes of a core's arrays."""
+    return sum(math.prod(shape) + 4 * math.prod(shape) // group if is_expert(name) else
+               math.prod(shape) * (4 if name.endswith("expert_bias") else 2) for name, shape in expected_shapes(config).items())
+
+
+def _matrix_parts(base: str, shape: tuple, group: int, matrix) -> list:
+    rows, columns = shape
+    return [_Part(f"{base}.weight", "U32", (rows, columns // 4), (lambda: matrix().codes.view(np.uint32),)),
+            _Part(f"{base}.scales", "BF16", (rows, columns // group), (lambda: matrix().scales,)),
+            _Part(f"{base}.biases", "BF16", (rows, columns // group), (lambda: matrix().biases,))]
+
+
+def _write(folder: Path, config: dict, group: int, tokenizer: Path, parts, say, also=None) -> None:
+    from files import atomic_dir
+
+    shards = layout(config)
+    with atomic_dir(folder) as partial:
+        for index, shard in enumerate(shards):
+            tensors = [part for name, shape in shard for part in parts(name, shape)]
+            safetensors_io.write_file(partial / _shard_name(index, len(shards)), tensors, {"format": "mlx"})
+            if say:
+                say(index + 1, len(shards))
+        write_json(partial / "config.json", {**config, "quantization": {"bits": 8, "group_size": group, "mode": "affine"}})
+        checkpoint.copy_tokenizer(tokenizer, partial)
+        if also:
+            also(partial)
+
+
+def _shard_name(index: int, count: int) -> str:
+    return f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+
+
+def load(folder: Path) -> MixedCore:
+    """Read a core into memory. UserError names the file or tensor that is missing or does not fit."""
+    folder = Path(folder)
+    stored = safetensors_io.index_folder(folder)
+    config = read_json(folder / "config.json")
+    settings = config.pop("quantization", None)
+    if not isinstance(settings, dict) or settings.get("bits") != 8 or settings.get("mode") != "affine":
+        raise UserError(f"{shown(folder)}: config.json does not describe int8 experts; build a core from the checkpoint first (make core)")
+    group = settings["group_size"]
+    core = MixedCore(check_config(config, group, shown(folder / "config.json")), group, folder)
+    for name, shape in expected_shapes(core.config).items():
+        if is_expert(name):
+            base = name.removesuffix(".weight")
+            rows, columns = shape
+            codes = _bits(folder, stored, name, (rows, columns // 4), ("U32",))
+            scales, biases = (_bits(folder, stored, f"{base}.{kind}", (rows, columns // group), ("BF16",)) for kind in ("scales", "biases"))
+            core.experts[base] = Int8Matrix(codes.view(np.uint8), scales, biases)
+        else:
+            core.plain[name] = _bits(folder, stored, name, shape, ("BF16", "F32"))
+    return core
+
+
+def _bits(folder: Path, stored: dict, name: str, shape: tuple, types: tuple) -> np.ndarray:
+    """A tensor's bytes as they are, in memory of its own."""
+    if name not in stored:
+        raise UserError(f"{shown(folder)}: {name} is missing; build the core again (make core)")
+    entry = stored[name]
+    if entry.shape != tuple(shape) or entry.dtype not in types:
+        raise UserError(f"{shown(entry.file)}: {name} is {entry.dtype} {list(entry.shape)}, a core has {types[0]} {list(shape)} there; build it again (make core)")
+    array = np.fromfile(entry.file, safetensors_io.NUMPY[entry.dtype], math.prod(shape), offset=entry.offset)
+    return array.reshape(shape)
+
+
+def random(config: dict, group: int, seed: int, deviation: float = 0.02) -> MixedCore:
+    """A core of random weights, made in place without a BF16 model: for tests and for measuring real shapes."""
+    config = check_config(config, group, "random core")
+    rng = np.random.default_rng(seed)
+    core = MixedCore(config, group, Path("."))
+    # Uniform codes 0..255 have a deviation of 73.9 steps.
+    scale = safetensors_io.float32_to_bf16(np.float32([deviation / 73.9]))
+    bias = safetensors_io.float32_to_bf16(-127.5 * safetensors_io.bf16_to_float32(scale))
+    for name, shape in expected_shapes(config).items():
+        if is_expert(name):
+            codes = rng.integers(0, 256, shape, dtype=np.uint8)
+            grid = (shape[0], shape[1] // group)
+            core.experts[name.removesuffix(".weight")] = Int8Matrix(codes, np.full(grid, scale), np.full(grid, bias))
+        elif name.endswith("expert_bias"):
+            core.plain[name] = 0.01 * rng.standard_normal(shape, dtype=np.float32)
+        else:
+            core.plain[name] = np.empty(shape, np.uint16)
+            rows = core.plain[name].reshape(shape[0], -1)
+            spread = shape[-1] ** -0.5 if "conv.conv" in name else deviation
+            for start in range(0, len(rows), 4096):  # float32 of a whole embedding would be the largest array of all
+                values = rng.standard_normal(rows[start : start + 4096].shape, dtype=np.float32)
+                rows[start : start + 4096] = safetensors_io.float32_to_bf16(1 + 0.1 * values if "norm" in name else spread * values)
+    return core

@@ -1,0 +1,158 @@
+"""The streamed step: gradients of all experts and routers at once, in one forward and one backward.
+
+The forward keeps each layer's input and nothing else. The backward takes the layers from the top: compute
+the layer again from its input, differentiate, hand each expert's gradients to `update`, which changes the
+int8 codes in place and drops them, and pass the gradient on. A layer's weights change only after they have
+served, so these are the gradients of ordinary autograd through the whole model.
+
+`backward_pass` is also what a group of the grouped step runs; only the layers that are trained differ.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+
+from chunked_loss import embed, loss_and_gradient
+from cli import UserError
+from lfm2_layers import Blocks, layer_backward, layer_forward
+from mixed_core import MixedCore
+
+KEEP = {"bfloat16": mx.bfloat16, "float32": mx.float32}
+
+
+class NotFinite(Exception):
+    """A loss or gradient that is NaN or infinite; says where."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """tokens and targets int [B, L], weights float [B, L] (loss weight of a target), real bool [B, L] (not padding)."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    real: np.ndarray
+
+
+def make_batch(examples: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
+    """Examples (tokens [N], mask or weights [N]), padded on the right to the longest."""
+    length = max(len(tokens) for tokens, _ in examples) - 1
+    ids, targets = np.zeros((2, len(examples), length), np.int32)
+    weights, real = np.zeros((len(examples), length), np.float32), np.zeros((len(examples), length), bool)
+    for row, (tokens, mask) in enumerate(examples):
+        n = len(tokens) - 1
+        ids[row, :n], targets[row, :n], weights[row, :n], real[row, :n] = tokens[:-1], tokens[1:], mask[1:], True
+    return Batch(ids, targets, weights, real)
+
+
+@dataclass(frozen=True)
+class How:
+    """How to compute: block sizes, the type in which layer inputs are kept, the ranks to add gradients over, a guard.
+
+    The residual stream is rounded to `keep` where it is kept, in the forward too, so that the backward
+    differentiates what the forward computed. `guard(where)` is called between layers while no weight has
+    changed yet, and may raise to give the step up.
+    """
+
+    blocks: Blocks = Blocks()
+    keep: str = "bfloat16"
+    world: mx.distributed.Group | None = None
+    guard: Callable[[str], None] = lambda where: None
+
+    def sum(self, array: mx.array) -> mx.array:
+        """The sum over all ranks, the same bits on each."""
+        if self.world is not None and self.world.size() > 1:
+            array = mx.distributed.all_sum(array, group=self.world, stream=mx.cpu)
+            mx.eval(array)  # the ranks must come to each sum in the same order
+        return array
+
+
+@dataclass
+class Outcome:
+    """loss: mean cross-entropy per scored target, nats, over all ranks; seconds per part of the work."""
+
+    loss: float = 0.0
+    seconds: Counter = field(default_factory=Counter)
+
+    def clock(self, part: str, since: float) -> float:
+        now = time.monotonic()
+        self.seconds[part] += now - since
+        return now
+
+
+def forward_pass(core: MixedCore, x: mx.array, layers: range, kept: Container[int], real: np.ndarray, how: How) -> tuple[mx.array, dict]:
+    """(output of the last of `layers`, {layer: its input} for those in `kept`)."""
+    inputs = {}
+    for layer in layers:
+        if layer in kept:
+            inputs[layer] = x.astype(KEEP[how.keep])
+            x = inputs[layer].astype(mx.float32)
+            mx.eval(inputs[layer], x)
+        x = layer_forward(core, layer, x, real, how.blocks)
+        how.guard(f"layer {layer}")
+    return x, inputs
+
+
+def score(core: MixedCore, hidden: mx.array, batch: Batch, how: How, gradient: bool = True) -> tuple[float, mx.array | None]:
+    """(loss over all ranks, gradient at `hidden`). UserError if nothing is scored."""
+    total = how.sum(mx.array(batch.weights.sum())).item()
+    if total == 0:
+        raise UserError("no target of this batch is scored, so there is nothing to learn from it")
+    loss, d_hidden = loss_and_gradient(core, hidden.reshape(-1, hidden.shape[-1]), batch.targets.ravel(), batch.weights.ravel(), total, how.blocks, gradient)
+    return how.sum(mx.array(loss)).item(), d_hidden if d_hidden is None else d_hidden.reshape(hidden.shape)
+
+
+def backward_pass(core: MixedCore, start: int, x: mx.array, trained: Container[int], batch: Batch, update, how: How, outcome: Outcome) -> None:
+    """From `x`, the input of layer `start`: forward to the loss, back to `start`, gradients of the `trained` layers to `update`.
+
+    update(layer, expert or None, gradients) as in moe_layer.backward; summed over the ranks.
+    """
+    clock = time.monotonic()
+    real = batch.real.ravel()
+    layers = range(start, core.config["num_hidden_layers"])
+    hidden, inputs = forward_pass(core, x, layers, layers, real, how)
+    del x
+    clock = outcome.clock("forward", clock)
+    outcome.loss, d = score(core, hidden, batch, how)
+    if not np.isfinite(outcome.loss):
+        broken = [layer for layer in layers[1:] if not mx.isfinite(inputs[layer]).all().item()]
+        raise NotFinite(f"the loss is {outcome.loss}; " + (f"layer {broken[0] - 1} is the first whose output is not finite" if broken else
+                                                           f"the output of layer {layers[-1]} or the head is not finite"))
+    del hidden
+    clock = outcome.clock("loss", clock)
+
+    def counts(seen: np.ndarray) -> np.ndarray:
+        return np.array(how.sum(mx.array(seen)))
+
+    for layer in reversed(layers):
+        def hand_out(expert, gradients, layer=layer):
+            gradients = [how.sum(gradient) for gradient in gradients]
+            mx.eval(gradients)
+            began = time.monotonic()
+            update(layer, expert, gradients)
+            outcome.clock("update", began)  # a part of "backward"
+        x = inputs.pop(layer).astype(mx.float32)
+        d = layer_backward(core, layer, x, d, real, how.blocks, hand_out if layer in trained else None,
+                           counts if how.world is not None else None, input_gradient=layer > start)
+    outcome.clock("backward", clock)
+
+
+def streamed_step(core: MixedCore, batch: Batch, update, how: How) -> Outcome:
+    """One step that trains every MoE layer. update(0, layer, expert, gradients); 0 is the pass."""
+    outcome = Outcome()
+    began = time.monotonic()
+    first = core.moe_layers[0]
+    x, _ = forward_pass(core, embed(core, batch.tokens), range(first), (), batch.real.ravel(), how)
+    outcome.clock("forward", began)
+    backward_pass(core, first, x, core.moe_layers, batch, lambda *found: update(0, *found), how, outcome)
+    return outcome
+
+
+def loss_of(core: MixedCore, batch: Batch, how: How) -> float:
+    """Loss of a batch without training, with the same arithmetic as a step."""
+    x, _ = forward_pass(core, embed(core, batch.tokens), range(core.config["num_hidden_layers"]), core.moe_layers, batch.real.ravel(), how)
+    return score(core, x, batch, how, gradient=False)[0]

@@ -1,0 +1,174 @@
+"""Streamed and grouped gradients are those of mx.grad through mlx_lm's own model."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+import random_cores
+from cli import UserError
+from grouped_step import grouped_step, groups_of
+from lfm2_layers import Blocks
+from mixed_core import router_name
+from streamed_step import How, NotFinite, loss_of, make_batch, streamed_step
+
+# Smaller than the sequences, so that every blocked loop takes several turns.
+SMALL = Blocks(tokens=7, queries=5, logits=4, vocabulary=100)
+# A sum in another order may round a kept BF16 value the other way, which is no longer a float32 error.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3}
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
+
+def collect(found: dict):
+    def update(number, layer, expert, gradients):
+        for place, gradient in enumerate(gradients):
+            key = (layer, expert, place)
+            assert key not in found, "a gradient was handed out twice"
+            found[key] = np.array(gradient)
+    return update
+
+
+def reference(model, head, batch, keep):
+    """{(layer, expert or None, matrix): gradient} of the whole model at once, and the loss."""
+    rounded = {"float32": lambda x: x,
+               # What is kept is rounded; the gradient goes straight through.
+               "bfloat16": lambda x: x + mx.stop_gradient(x.astype(mx.bfloat16).astype(mx.float32) - x)}[keep]
+    tokens, targets, weights = mx.array(batch.tokens), mx.array(batch.targets), mx.array(batch.weights)
+    layers = model.model.layers
+    moe = [i for i, layer in enumerate(layers) if hasattr(layer.feed_forward, "switch_mlp")]
+
+    def loss(parameters):
+        for i, one in zip(moe, parameters):
+            layers[i].feed_forward.update({"gate": {"weight": one[0]}, "switch_mlp": {n: {"weight": w} for n, w in zip(PROJECTIONS, one[1:])}})
+        x = model.model.embed_tokens(tokens)
+        for i, layer in enumerate(layers):
+            x = layer(rounded(x) if i in moe else x, "causal" if layer.is_attention_layer else None)
+        x = model.model.embedding_norm(x)
+        logits = x @ head.T if head is not None else model.model.embed_tokens.as_linear(x)
+        return (nn.losses.cross_entropy(logits, targets) * weights).sum() / weights.sum()
+
+    parameters = [[layers[i].feed_forward.gate.weight, *(layers[i].feed_forward.switch_mlp[n].weight for n in PROJECTIONS)] for i in moe]
+    value, gradients = mx.value_and_grad(loss)(parameters)
+    mx.eval(value, gradients)
+    found = {}
+    for i, (gate, *matrices) in zip(moe, gradients):
+        found[i, None, 0] = np.array(gate)
+        for place, stacked in enumerate(matrices):
+            for expert, gradient in enumerate(np.array(stacked)):
+                found[i, expert, place] = gradient
+    return value.item(), found
+
+
+def relative_error(found, exact):
+    return float(np.abs(found - exact).max() / max(np.abs(exact).max(), 1e-12))
+
+
+@pytest.mark.parametrize("keep", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", random_cores.SHAPES)
+def test_every_gradient_equals_autograd_through_the_whole_model(shape, keep, tmp_path):
+    core = random_cores.random_core(shape)
+    batch = make_batch(random_cores.examples(core, (24, 17)))
+    loss, exact = reference(*random_cores.mlx_lm_model(core, tmp_path / "core"), batch, keep)
+
+    streamed = {}
+    outcome = streamed_step(core, batch, collect(streamed), How(SMALL, keep))
+    assert abs(outcome.loss - loss) < TOLERANCE[keep] * loss
+    assert loss_of(core, batch, How(SMALL, keep)) == outcome.loss
+    for key, gradient in exact.items():
+        if key in streamed:
+            assert relative_error(streamed[key], gradient) < TOLERANCE[keep], key
+        else:
+            assert not gradient.any(), f"{key} has a gradient and was not handed out"
+    assert set(streamed) <= set(exact)
+
+    # Without updates every group sees the same weights: its gradients are the same, restricted to it.
+    layers = core.moe_layers
+    size, stride = min(2, len(layers)), 1
+    groups = groups_of(layers, size, stride)[::-1]
+    for number, group in enumerate(groups):
+        grouped = {}
+        def update(which, *found):
+            if which == number:
+                collect(grouped)(which, *found)
+        assert grouped_step(core, batch, update, How(SMALL, keep), size, stride).loss == outcome.loss
+        assert {key for key in grouped} == {key for key in streamed if key[0] in group}
+        for key, gradient in grouped.items():
+            assert relative_error(gradient, exact[key]) < TOLERANCE[keep], key
+
+
+def test_a_layer_is_updated_only_after_its_gradients_went_on(tmp_path):
+    """Weights that change during the step must not change the gradients of the layers below."""
+    core, batch = random_cores.random_core("six"), None
+    batch = make_batch(random_cores.examples(core, (20,)))
+    still, moving = {}, {}
+    streamed_step(core, batch, collect(still), How(SMALL))
+
+    def destroy(number, layer, expert, gradients):
+        collect(moving)(number, layer, expert, gradients)
+        if expert is None:
+            core.plain[router_name(layer)][...] = 0
+        else:
+            for matrix in core.expert(layer, expert):
+                matrix.codes[...] = 0
+    streamed_step(core, batch, destroy, How(SMALL))
+    assert still.keys() == moving.keys()
+    assert all(np.array_equal(still[key], moving[key]) for key in still)
+
+
+def test_the_second_group_sees_what_the_first_has_changed():
+    core = random_cores.random_core("six")
+    batch = make_batch(random_cores.examples(core, (20,)))
+    def gradients_of_last_group(change):
+        found = {}
+        def update(number, layer, expert, gradients):
+            if number == 1:
+                collect(found)(number, layer, expert, gradients)
+            elif change and expert is None:
+                core.plain[router_name(layer)][...] = 0
+        grouped_step(core, batch, update, How(SMALL), 2, 2)
+        return found
+    before, after = gradients_of_last_group(False), gradients_of_last_group(True)
+    assert before.keys() == after.keys() and len(before)
+    assert not np.array_equal(before[1, None, 0], after[1, None, 0])
+
+
+def test_padding_is_nobodys_token():
+    core = random_cores.random_core("five")
+    short, long = random_cores.examples(core, (9, 25))
+    padded, alone = {}, {}
+    batch = make_batch([short, long])
+    batch.weights[1] = 0  # only the short one is scored
+    streamed_step(core, batch, collect(padded), How(SMALL, "float32"))
+    streamed_step(core, make_batch([short]), collect(alone), How(SMALL, "float32"))
+    for key, gradient in alone.items():
+        assert relative_error(padded[key], gradient) < 1e-5, key
+
+
+def test_the_reference_groups_are_seven_over_22_layers():
+    assert [list(group) for group in groups_of(range(2, 24), 4, 3)] == [list(range(start, start + 4)) for start in range(2, 21, 3)]
+
+
+@pytest.mark.parametrize("size, stride", [(1, 1), (2, 1), (3, 2), (4, 4), (5, 3), (22, 22)])
+def test_groups_cover_every_layer(size, stride):
+    groups = groups_of(range(2, 24), size, stride)
+    assert set().union(*groups) == set(range(2, 24)) and all(len(group) == size for group in groups)
+
+
+@pytest.mark.parametrize("size, stride, message", [(23, 3, "set group_layers to 1..22"), (0, 1, "set group_layers"), (3, 4, "set group_stride to 1..3")])
+def test_groups_that_do_not_fit_are_refused(size, stride, message):
+    with pytest.raises(UserError, match=message):
+        groups_of(range(2, 24), size, stride)
+
+
+def test_a_loss_that_is_not_finite_names_the_layer():
+    core = random_cores.random_core("six")
+    core.plain["model.layers.2.operator_norm.weight"][:] = 0x7FC0  # NaN in BF16
+    with pytest.raises(NotFinite, match="layer 2 is the first"):
+        streamed_step(core, make_batch(random_cores.examples(core, (12,))), lambda *found: None, How(SMALL))
+
+
+def test_a_batch_without_scored_targets_is_refused():
+    core = random_cores.random_core("six")
+    tokens, mask = random_cores.examples(core, (12,))[0]
+    with pytest.raises(UserError, match="no target of this batch is scored"):
+        streamed_step(core, make_batch([(tokens, mask * False)]), lambda *found: None, How(SMALL))

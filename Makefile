@@ -105,9 +105,13 @@ tool-results: $(VENV)  ## datasets/tiny/tool_results.jsonl again: generated call
 	$(PY) scripts/record_tool_results.py --out datasets/tiny/tool_results.jsonl
 generated-suite: $(VENV)  ## evals/suites/generated_200.json again: requests with arguments that training never uses
 	$(PY) scripts/generate_suite.py --out evals/suites/generated_200.json
-tiny-model: $(VENV)  ## models/tiny again from nothing (about two hours on 2 cores; resumes in runs/tiny-train)
+# Two stages: first the calls and copying, mostly without schemas; then wider arguments and Hermes's own prompts.
+tiny-model: $(VENV)  ## models/tiny again from nothing (about two and a half hours on 2 cores; resumes in runs/tiny-train)
+	$(PY) scripts/train_tiny_tokenizer.py --out runs/tiny-train/first
 	$(PY) scripts/train_tiny_tokenizer.py --out models/tiny
-	$(PY) scripts/train_tiny.py --model models/tiny --work runs/tiny-train --report reports/tiny/training.json --log logs/tiny/training.log
+	$(PY) scripts/train_tiny.py --model runs/tiny-train/first --work runs/tiny-train/1 --report reports/tiny/training-1.json --log logs/tiny/training-1.log
+	$(PY) scripts/train_tiny.py --config configs/tiny-train-2.json --model models/tiny --start-from runs/tiny-train/first --work runs/tiny-train/2 \
+	  --report reports/tiny/training-2.json --log logs/tiny/training-2.log
 
 ## From checkpoint to quants
 .PHONY: gguf parity imatrix $(KXL) kxl lint stock sizes quants

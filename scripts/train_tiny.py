@@ -72,7 +72,7 @@ class Encoder:
 
 def draw_context(rng: random.Random, settings: dict, step: int) -> dict:
     """Copying is learned first, in bare contexts; then in prompts with tool lists, up to Hermes's own."""
-    shares = settings["contexts_late"] if step >= settings["bare_steps"] else settings["contexts_early"]
+    shares = settings["contexts_late"] if step >= settings["early_steps"] else settings["contexts_early"]
     return tiny_rows.context(rng, rng.choices(list(shares), list(shares.values()))[0])
 
 
@@ -160,7 +160,7 @@ def save_state(path: Path, model, optimizers, step: int, history: list, settings
         torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step, "history": history, "settings": settings}, partial)
 
 
-def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None) -> tuple[TinyLfm2Moe, list]:
+def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None = None) -> tuple[TinyLfm2Moe, list]:
     """Train to the last step, resuming from WORK/state.pt; the first weights are random or those of `start_from`."""
     torch.manual_seed(settings["seed"])
     model = TinyLfm2Moe(settings["model"])

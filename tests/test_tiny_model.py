@@ -163,12 +163,16 @@ def test_the_saved_checkpoint_gives_mlx_lm_the_same_logits(tmp_path):
         expected = model.logits(model(tokens)[0]).numpy()
     got = np.array(twin(mx.array(tokens.numpy())))
     assert np.abs(got - expected).max() < 1e-3 * np.abs(expected).max()
+    again = random_model(hidden_size=128, num_attention_heads=4).eval()  # a second stage starts from what was saved
+    again.load_hf({name: torch.from_numpy(t.read()) for name, t in checkpoint.read(tmp_path / "m").tensors.items()})
+    with torch.no_grad():
+        assert np.array_equal(again.logits(again(tokens)[0]).numpy(), expected)
 
 
 def test_training_resumes_to_the_same_weights(tmp_path, encoder, monkeypatch):
     settings = read_json(ROOT / "configs/tiny-train.json")["training"]
     settings["model"] = small_config(vocab_size=encoder.tokenizer.get_vocab_size())
-    settings.update(steps=4, rows=4, eval_every=2, warmup=2, max_tokens=800, bare_steps=1, contexts_late={"bare": 0.5, "compact": 0.5})
+    settings.update(steps=4, rows=4, eval_every=2, warmup=2, max_tokens=800, early_steps=1, contexts_late={"bare": 0.5, "compact": 0.5})
     monkeypatch.setattr(train_tiny, "exact_rows", lambda *args: {})
     whole, _ = train_tiny.train(settings, encoder, make(tmp_path / "whole"))
 

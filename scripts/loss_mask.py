@@ -3,7 +3,7 @@
     chat = loss_mask.load(Path("models/tiny"))
     tokens, mask = loss_mask.tokens_and_mask(chat, row)
 
-row     {"messages": [...], "tools": [...] or absent}, one line of datasets/RUN/{train,valid,test}.jsonl:
+row     {"messages": [...], "tools": [...] or absent}, one line of runs/RUN/data/{train,valid,test}.jsonl:
         OpenAI messages, but `arguments` of a call is an object, as chat templates want it; more keys are ignored
 tokens  int32 [N], the whole conversation as the model's own template and tokenizer write it
 mask    bool [N], True where the token is the model's to emit: each assistant turn from its first token to the

@@ -1,4 +1,4 @@
-"""A random LFM2 with a byte-level vocabulary and a chat template, as GGUF: for tests that need a server, not sense."""
+"""A random LFM2 with a byte-level vocabulary and a chat template, as GGUF: for whoever needs a llama-server, not sense."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ def byte_tokens() -> list[str]:
     return [chr(byte if byte in kept else next(moved)) for byte in range(256)]
 
 
-def write(path: Path, context: int = 65536) -> Path:
-    """Write the model (about 0.4 MB) and return its path."""
+def write(path: Path, context: int = 65536, template: str | None = None) -> Path:
+    """Write the model (about 0.4 MB), with `template` or our own, and return its path."""
     random = np.random.default_rng(0)
     tokens = [*SPECIAL, *byte_tokens(), "th"]
     writer = gguf.GGUFWriter(path, "lfm2")
@@ -42,7 +42,7 @@ def write(path: Path, context: int = 65536) -> Path:
     writer.add_bos_token_id(SPECIAL.index("<|startoftext|>"))
     writer.add_eos_token_id(SPECIAL.index("<|im_end|>"))
     writer.add_add_bos_token(True)
-    writer.add_chat_template(TEMPLATE.read_text(encoding="utf-8"))
+    writer.add_chat_template(TEMPLATE.read_text(encoding="utf-8") if template is None else template)
 
     def matrix(name: str, *shape: int) -> None:
         writer.add_tensor(name, random.normal(0, 0.1, shape).astype(np.float32))

@@ -1,0 +1,53 @@
+"""Write generated tool-router rows: casual requests with the call they need, hard negatives, answers after real results.
+
+In:  a seed; the generator of the tiny model's training (tiny_rows) and Hermes's schemas. Tool output is real: it
+     was recorded from Hermes's own tools (datasets/tiny/tool_results.jsonl).
+Out: JSON lines {"id", "task", "messages", "tools"}, OpenAI chat rows for prepare_traces.py. Rows of one task share
+     `task`: the same call, however it is worded.
+
+  .venv/bin/python scripts/build_router_rows.py --rows 700 --out runs/tiny/router_rows.jsonl
+"""
+
+import json
+import random
+from pathlib import Path
+
+import cli
+import tiny_rows
+from files import shown, write_text
+
+# What the prompts look like: the fixed surface that the evals use, short lists, Hermes's own prompt.
+CONTEXTS = {"fixed": 0.6, "compact": 0.25, "hermes_terminal": 0.1, "hermes_files": 0.05}
+
+
+def rows(count: int, seed: int) -> list[dict]:
+    """`count` rows; arguments that the held-out suites use are never drawn."""
+    rng = random.Random(f"router {seed}")
+    made = []
+    for number in range(count):
+        context = tiny_rows.context(rng, rng.choices(list(CONTEXTS), list(CONTEXTS.values()))[0])
+        row = tiny_rows.row(rng, tiny_rows.tool_names(context))
+        system = [{"role": "system", "content": context["system"]}] if context["system"] else []
+        made.append({"id": f"router-{seed}-{number:05}", "task": task(row), "messages": system + row["messages"], "tools": context["tools"]})
+    return made
+
+
+def task(row: dict) -> str:
+    """What a row asks for: its calls, or the request itself where there is none."""
+    calls = [call["function"] for message in row["messages"] for call in message.get("tool_calls", [])]
+    return json.dumps(calls, ensure_ascii=False, sort_keys=True) if calls else row["messages"][0]["content"]
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
+    parser.add_argument("--rows", type=int, default=700, help="how many")
+    parser.add_argument("--seed", type=int, default=11)
+    args = parser.parse_args()
+    made = rows(args.rows, args.seed)
+    write_text(args.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made))
+    print(f"{len(made):,} tool-router rows in {shown(args.out)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

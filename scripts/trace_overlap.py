@@ -1,0 +1,97 @@
+"""Whether a row says what another row, or an evaluation suite, already says.
+
+Exact duplicates have the same messages and tools. Near duplicates share most of their runs of SHINGLE words,
+estimated by MinHash (datasketch: permutations 64, so an estimate of 0.9 is off by 0.04 on average). A row overlaps
+an eval suite when it holds NGRAM words in a row of one of the suite's requests, or, for a request shorter than
+that, when one of its own requests has the same words. Words are compared as eval_case.same_words does.
+
+A row's words are hashed once, vectorised; `fingerprint` is what a worker sends home: 64 numbers, not the row.
+"""
+
+import json
+import zlib
+
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+
+import eval_case
+
+SHINGLE, PERMUTATIONS = 5, 64
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio: spreads the bits of a 64-bit product
+
+
+def words(row: dict) -> list[str]:
+    """All words of the turns: requests, answers, calls, results; not the system message and the tools, which rows share."""
+    texts = []
+    for message in row["messages"]:
+        if message["role"] != "system":
+            texts.append(message["content"])
+            texts += [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", [])]
+    return eval_case.same_words("\n".join(texts)).split()
+
+
+def ngrams(found: list[str], n: int) -> np.ndarray:
+    """uint64 [len - n + 1]: a hash of each run of n words."""
+    hashes = np.fromiter((zlib.crc32(word.encode("utf-8", "replace")) for word in found), np.uint64, len(found))
+    if len(found) < n:
+        return np.zeros(0, np.uint64)
+    made = np.zeros(len(found) - n + 1, np.uint64)
+    for place in range(n):
+        made = made * _MIX + hashes[place:place + len(made)]
+    return made * _MIX
+
+
+def fingerprint(found: list[str]) -> np.ndarray:
+    """uint32 [PERMUTATIONS]: the MinHash of a row's words."""
+    shingles = np.unique(ngrams(found, min(SHINGLE, max(1, len(found)))))
+    made = MinHash(PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
+    if len(shingles):
+        made.update_batch((shingles >> np.uint64(32)).tolist())
+    return made.hashvalues
+
+
+class Rows:
+    """The rows seen so far."""
+
+    def __init__(self, threshold: float):
+        self.threshold, self.by_hash, self.minhashes = threshold, {}, []
+        self.index = MinHashLSH(threshold, PERMUTATIONS)
+
+    def duplicate_of(self, content: str, print_: np.ndarray, name: str) -> tuple[str, str] | None:
+        """("exact_duplicate" | "near_duplicate", detail); None for a new row, which is remembered as `name`."""
+        if content in self.by_hash:
+            return "exact_duplicate", f"of {self.by_hash[content]}"
+        own = MinHash(seed=1, hashvalues=print_, scheme="affine32")
+        for place in sorted(self.index.query(own)):
+            other, shown = self.minhashes[place]
+            if (alike := own.jaccard(other)) >= self.threshold:
+                return "near_duplicate", f"of {shown} (about {alike:.0%} of the {SHINGLE}-word runs of both)"
+        self.by_hash[content] = name
+        self.index.insert(len(self.minhashes), own)
+        self.minhashes.append((own, name))
+        return None
+
+
+class Suites:
+    """The requests of evaluation suites. `n` words in a row of one of them are an overlap."""
+
+    def __init__(self, paths: list, n: int):
+        self.n, self.short, self.runs = n, set(), {}
+        for request in sorted(eval_case.requests_of_suites(paths)):
+            split = request.split()
+            if len(split) < n:
+                self.short.add(request)
+            for place, run in enumerate(ngrams(split, n).tolist()):
+                self.runs[run] = " ".join(split[place:place + n])
+        self.hashes = np.array(sorted(self.runs), dtype=np.uint64)
+
+    def overlap(self, row: dict, found: list[str]) -> str | None:
+        """What a row shares with a suite, in words."""
+        for request in eval_case.requests_of(row["messages"]):
+            if request in self.short:
+                return f"asks the same: {request}"
+        own = ngrams(found, self.n)
+        for place in np.flatnonzero(np.isin(own, self.hashes)).tolist():
+            if (run := self.runs[int(own[place])]) == " ".join(found[place:place + self.n]):
+                return f"{self.n} words in a row: {run}"
+        return None

@@ -1,0 +1,181 @@
+"""Where traces come from: files, folders and hub datasets, read record by record with flat memory.
+
+    for record in records(["traces/", "more.parquet", "owner/dataset"], limit=16 * 2**20):
+        record.where      # "more.parquet row 7" or "traces/a.jsonl:12"
+        record.data       # the JSON text as bytes, or a dict (parquet); None where there is a problem
+        record.problem    # (reason, detail) of a record that cannot be read at all
+
+JSON lines (.jsonl, .ndjson and whatever else has one object a line), JSON arrays (.json), parquet. A folder
+gives its files of those kinds in the order of their names; the others are listed in `ignored`. A dataset id of
+the hub is fetched once into huggingface_hub's cache. A record longer than `limit` bytes is counted and skipped
+unread. A file that is missing, empty or no parquet at all is a UserError: that is not one bad row.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli import UserError
+from files import shown
+
+KINDS = (".jsonl", ".ndjson", ".json", ".parquet")
+CHUNK = 1 << 18
+BATCH_ROWS = 16  # parquet rows held at a time; a row is a whole trace
+
+
+@dataclass
+class Record:
+    """One input row, or why there is none."""
+
+    where: str
+    data: object = None
+    problem: tuple[str, str] | None = None
+
+
+def resolve(sources: list[str], ignored: list | None = None) -> list[tuple[str, Path]]:
+    """(name, file) of every file in `sources`; names do not depend on the machine. Other files go into `ignored`."""
+    found = []
+    for source in sources:
+        path = Path(source)
+        if not path.exists():
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
+                raise UserError(f"{source}: no such file or folder, and not a dataset id like owner/name")
+            path = from_hub(source)
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts))
+            taken = [file for file in files if file.suffix.lower() in KINDS]
+            if not taken:
+                raise UserError(f"{source}: no {', '.join(KINDS)} file in this folder")
+            if ignored is not None:
+                ignored += [f"{path.name}/{file.relative_to(path).as_posix()}" for file in files if file not in taken]
+            prefix = source if not Path(source).exists() else path.name
+            found += [(f"{prefix}/{file.relative_to(path).as_posix()}", file) for file in taken]
+        else:
+            found.append((path.name, path))
+    return found
+
+
+def from_hub(dataset: str) -> Path:
+    """The folder with the data files of a hub dataset; downloaded unless the cache has it."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(dataset, repo_type="dataset", allow_patterns=[f"*{kind}" for kind in KINDS]))
+    except RepositoryNotFoundError:
+        raise UserError(f"{dataset}: neither a file here nor a dataset that the hub shows you; log in if it is private") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{dataset}: not on this disk and not to be had from the hub ({reason}); check the network, or give files") from None
+
+
+def records(files: list[tuple[str, Path]], limit: int) -> Iterator[Record]:
+    """Every record of `files` (see resolve), in order."""
+    for name, path in files:
+        if path.stat().st_size == 0:
+            raise UserError(f"{shown(path)}: is empty; remove it or fetch it again")
+        count = 0
+        for record in _of_file(name, path, limit):
+            count += 1
+            yield record
+        if not count:
+            raise UserError(f"{shown(path)}: holds no rows; remove it or fetch it again")
+
+
+def _of_file(name: str, path: Path, limit: int) -> Iterator[Record]:
+    if path.suffix.lower() == ".parquet":
+        yield from _of_parquet(name, path)
+        return
+    with open(path, "rb") as file:
+        pieces = elements(file, limit) if path.suffix.lower() == ".json" and _begins_array(file) else lines(file, limit)
+        for number, data, size in pieces:
+            where = f"{name}:{number}"
+            yield Record(where, data) if data is not None else Record(where, problem=("row_too_large", f"{size:,} bytes, the limit is {limit:,}"))
+
+
+def _begins_array(file) -> bool:
+    start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    file.seek(0)
+    return start.startswith(b"[")
+
+
+def lines(file, limit: int) -> Iterator[tuple[int, bytes | None, int]]:
+    """(line number, text or None, bytes) of every line that is not blank; None where it is longer than `limit`."""
+    number = 0
+    while line := file.readline(limit + 1):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        size = len(line)
+        if size > limit and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = file.readline(CHUNK)
+                size += len(line)
+            yield number, None, size
+        elif line.strip():
+            yield number, line, size
+
+
+STRUCTURE = re.compile(rb'["\\{}\[\],\n]')
+
+
+def elements(file, limit: int) -> Iterator[tuple[int, bytes | None, int]]:
+    """(line number, text or None, bytes) of every element of a JSON array, without parsing it.
+
+    Elements are cut at the commas of the outermost level, so a malformed one is its own problem only.
+    What is left at the end of a file without a closing bracket, or after one, is an element that is not JSON.
+    """
+    depth, in_string, escaped = 0, False, -1  # escaped: place of a character after a backslash
+    line, first_line, element, size = 1, 1, bytearray(), 0
+    while chunk := file.read(CHUNK):
+        begin = 0  # of the current element in this chunk
+        for match in STRUCTURE.finditer(chunk):
+            place, what = match.start(), match.group()
+            line += what == b"\n"
+            if place == escaped:
+                continue
+            if in_string:
+                if what == b"\\":
+                    escaped = place + 1
+                in_string = what != b'"'
+                continue
+            in_string = what == b'"'
+            depth += (what in b"{[") - (what in b"}]")
+            if what == b"[" and depth == 1:
+                begin, first_line = place + 1, line
+            elif what == b"," and depth == 1 or what == b"]" and depth == 0:
+                size += place - begin
+                element += chunk[begin:place] if size <= limit else b""
+                if size > limit or element.strip():
+                    yield first_line + _blank_lines(element), bytes(element) if size <= limit else None, size
+                begin, first_line, size = place + 1, line, 0
+                element.clear()
+                if depth == 0:
+                    rest = (chunk[begin:] + file.read(limit)).strip()
+                    if rest:
+                        yield line, rest, len(rest)
+                    return
+        escaped = 0 if escaped == len(chunk) else -1
+        size += len(chunk) - begin
+        element += chunk[begin:] if size <= limit else b""
+    yield first_line + _blank_lines(element), bytes(element).strip() or b"[" if size <= limit else None, size
+
+
+def _blank_lines(element: bytearray) -> int:
+    return element[:len(element) - len(element.lstrip())].count(b"\n")
+
+
+def _of_parquet(name: str, path: Path) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as table:
+            number = 0
+            for batch in table.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Record(f"{name} row {number}", row)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
+        raise UserError(f"{shown(path)}: cannot be read as parquet: {str(error).splitlines()[0]}; fetch it again") from None

@@ -1,0 +1,140 @@
+"""One trace from its bytes to a row that is proven to train what it should, or the reason why not.
+
+    worker = Worker(model, settings, suites)
+    outcome = worker.outcome(record)          # a trace_sources.Record in, an Outcome out
+
+Everything that needs only the row itself happens here, so it can happen in several processes; what needs the
+other rows (duplicates, the split) is left to prepare_traces.py, which gets no more than it needs for that.
+"""
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import call_roundtrip
+import eval_case
+import loss_mask
+import trace_filters
+import trace_formats
+import trace_overlap
+from trace_formats import Dropped
+from trace_sources import Record
+
+
+@dataclass
+class Outcome:
+    """What became of one record. `reason` is None for a row, whose JSON line is `line`."""
+
+    where: str
+    name: str
+    reason: str | None = None
+    detail: str = ""
+    repaired: dict = field(default_factory=dict)
+    kept: dict = field(default_factory=dict)
+    language: str | None = None
+    measured: int | None = None   # tokens before anything was dropped or cut; None where the row could not be rendered
+    tokens: int = 0
+    trained_tokens: int = 0
+    messages: int = 0
+    calls: int = 0
+    line: bytes = b""
+    content: str = ""             # sha256 of messages and tools
+    fingerprint: bytes = b""      # trace_overlap.fingerprint
+    tasks: list = field(default_factory=list)  # what makes other rows variants of the same task
+
+
+class Worker:
+    """What a process keeps from row to row."""
+
+    def __init__(self, model: Path, settings: dict, suites: list[Path]):
+        self.settings = settings
+        self.chat = loss_mask.load(model)
+        self.control_tokens = [token.content for token in self.chat.tokenizer.get_added_tokens_decoder().values()]
+        self.suites = trace_overlap.Suites(suites, settings["eval_ngram_words"])
+
+    def outcome(self, record: Record) -> Outcome:
+        """Never raises for a bad record: whatever is wrong with it has a name."""
+        out = Outcome(record.where, record.where)
+        meets = trace_filters.Meets(self.settings["policies"])
+        row = None
+        try:
+            if record.problem:
+                raise Dropped(*record.problem)
+            data = trace_formats.parse_json(record.data) if isinstance(record.data, bytes) else record.data
+            row = trace_formats.to_row(data, meets)
+            out.name = row["id"] or record.where
+            self._describe(row, out)
+            trace_filters.check_row(row, meets, self.settings["vanished_tools"], self.control_tokens)
+            self._prove(row, meets, out)
+            self._finish(row, meets, out)
+        except Dropped as dropped:
+            out.reason, out.detail = dropped.reason, dropped.detail
+            if row is not None and out.measured is None:
+                out.measured = self._length(row)
+        out.repaired, out.kept = meets.repaired, meets.kept
+        return out
+
+    def _describe(self, row: dict, out: Outcome) -> None:
+        requests = [message["content"] for message in row["messages"] if message["role"] == "user"]
+        out.language = language(requests[0][:500]) if requests and requests[0] else None
+        out.tasks = [f"{kind}:{eval_case.same_words(text)}" for kind, text in (("task", row["task"]), ("asked", requests[0] if requests else None)) if text]
+
+    def _length(self, row: dict) -> int | None:
+        try:
+            return len(self.chat.tokenizer.encode(self.chat.render(row["messages"], row["tools"]), add_special_tokens=False).ids)
+        except (loss_mask.MaskError, UnicodeEncodeError):
+            return None
+
+    def _prove(self, row: dict, meets: trace_filters.Meets, out: Outcome) -> None:
+        """Tokens within the cap; each assistant turn's trained tokens say what the structured message says."""
+        tokens, mask = self._trained(row)
+        out.measured = len(tokens)
+        caps = sorted(self.settings["caps"], reverse=True)
+        if over := next((cap for cap in caps if len(tokens) > cap), None):
+            meets(f"over_{over}_tokens", f"{len(tokens):,} tokens", functools.partial(self._cut, row, caps[-1]), policy="too_long")
+            tokens, mask = self._trained(row)
+        out.tokens, out.trained_tokens = len(tokens), int(mask.sum())
+
+    def _trained(self, row: dict) -> tuple:
+        try:
+            text, spans = self.chat.turns(row["messages"], row["tools"])
+            tokens, mask, pieces = loss_mask.encode(self.chat, text, spans)
+        except loss_mask.MaskError as error:
+            raise Dropped("mask_unproven", str(error)) from None
+        turns = [message for message in row["messages"] if message["role"] == "assistant"]
+        thoughts = [message["reasoning_content"].strip() for message in turns if "reasoning_content" in message]
+        if thoughts and not any(thought in text for thought in thoughts):
+            raise Dropped("mask_unproven", "its reasoning is to be kept, but the chat template does not write it; let data.policies.reasoning be repair")
+        for place, (message, piece) in enumerate(zip(turns, pieces)):
+            if problem := call_roundtrip.same_turn(message, piece.removesuffix(self.chat.end)):
+                raise Dropped("broken_round_trip", f"assistant turn {place}: {problem}")
+        return tokens, mask
+
+    def _cut(self, row: dict, cap: int) -> str | None:
+        """Cut the row after the last assistant turn within `cap` tokens; None where not even the first is."""
+        whole = row["messages"]
+        for end in range(len(whole) - 1, 0, -1):
+            if whole[end - 1]["role"] == "assistant" and (self._length({**row, "messages": whole[:end]}) or cap + 1) <= cap:
+                row["messages"] = whole[:end]
+                return f"cut after message {end - 1} of {len(whole)}"
+        return None
+
+    def _finish(self, row: dict, meets: trace_filters.Meets, out: Outcome) -> None:
+        found = trace_overlap.words(row)
+        if shared := self.suites.overlap(row, found):
+            meets("eval_overlap", shared)
+        out.fingerprint = trace_overlap.fingerprint(found).tobytes()
+        out.messages = len(row["messages"])
+        out.calls = sum(len(message.get("tool_calls", [])) for message in row["messages"])
+        content = json.dumps({"messages": row["messages"], "tools": row["tools"]}, ensure_ascii=False)
+        out.content = hashlib.sha256(content.encode()).hexdigest()
+        out.line = f'{{"id": {json.dumps(out.name, ensure_ascii=False)}, {content[1:]}\n'.encode()
+
+
+def language(text: str) -> str:
+    """The language of a text as ISO 639-1 code, as far as py3langid can tell; only reported."""
+    from py3langid import langid
+
+    return str(langid.classify(text)[0])

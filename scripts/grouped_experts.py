@@ -1,0 +1,71 @@
+"""The experts of an LFM2-MoE in mlx-lm, computed with one matmul per expert, for training on a CPU.
+
+mlx-lm multiplies experts with gather_mm, which runs at 2 GFLOP/s on a CPU; sorted by expert, each
+expert's rows are one float32 matmul, which goes through the fast BLAS. Only for frozen experts: the
+gradient at the input is exact, but a gradient at the experts would be a full-size scatter per expert.
+On a GPU gather_mm is the fast way, and nothing is replaced.
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_lm.models.switch_layers import SwitchGLU
+
+
+class GroupedExperts(nn.Module):
+    """In place of a SwitchGLU, around the same matrices."""
+
+    def __init__(self, experts: SwitchGLU):
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = experts.gate_proj, experts.up_proj, experts.down_proj
+
+    def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
+        """x [..., D], chosen [..., k] expert numbers; returns [..., k, D], not yet weighted."""
+        top, width = chosen.shape[-1], x.shape[-1]
+        flat = np.array(chosen).reshape(-1)  # computed now: how many rows an expert gets decides the shapes below
+        order = np.argsort(flat, kind="stable").astype(np.int32)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order), dtype=np.int32)
+        experts, starts = np.unique(flat[order], return_index=True)
+        rows = x.reshape(-1, width)[mx.array(order // top)]
+        outputs = []
+        for expert, piece in zip(experts.tolist(), mx.split(rows, starts[1:].tolist())):
+            gate, up, down = (layer.weight[expert] for layer in (self.gate_proj, self.up_proj, self.down_proj))
+            outputs.append((nn.silu(piece @ gate.T) * (piece @ up.T)) @ down.T)
+        return mx.concatenate(outputs)[mx.array(back)].reshape(*chosen.shape, width)
+
+
+class ShiftedConv(nn.Module):
+    """In place of the depthwise Conv1d of a short convolution: one product per tap, which autograd takes apart cheaply."""
+
+    def __init__(self, conv: nn.Conv1d):
+        super().__init__()
+        self.weight = conv.weight  # [D, taps, 1]
+        if "bias" in conv:
+            self.bias = conv.bias
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x [B, L + taps - 1, D], padded or continued on the left; returns [B, L, D]."""
+        taps = self.weight.shape[1]
+        length = x.shape[1] - taps + 1
+        y = sum(x[:, tap : tap + length] * self.weight[:, tap, 0] for tap in range(taps))
+        return y + self.bias if "bias" in self else y
+
+
+def use(model) -> int:
+    """Replace experts and short convolutions of an mlx-lm model that computes on a CPU; returns how many."""
+    if mx.default_device() != mx.cpu:
+        return 0
+    replaced = 0
+    for layer in model.layers:
+        feed_forward, conv = getattr(layer, "feed_forward", None), getattr(layer, "conv", None)
+        if isinstance(getattr(feed_forward, "switch_mlp", None), SwitchGLU):
+            if not all(hasattr(part, "weight") and part.weight.dtype == mx.float32 for part in
+                       (feed_forward.switch_mlp.gate_proj, feed_forward.switch_mlp.up_proj, feed_forward.switch_mlp.down_proj)):
+                raise ValueError("the experts must be float32 here: load the checkpoint with lora.load_model")
+            feed_forward.switch_mlp = GroupedExperts(feed_forward.switch_mlp)
+            replaced += 1
+        if isinstance(getattr(conv, "conv", None), nn.Conv1d):
+            conv.conv = ShiftedConv(conv.conv)
+            replaced += 1
+    return replaced

@@ -1,0 +1,64 @@
+"""What a model emitted, judged token by token: a real call, a broken one, code, or words.
+
+`read(ids, tokens, decode)` looks at the raw ids of one assistant turn. The order decides the verdict:
+
+  call         start token, valid JSON with name and arguments, end token; once or several times
+  broken_json  start and end token, and between them no such JSON
+  unclosed     start token without an end token
+  code_dump    no start token, and the request answered by a program or a call written as text
+  text         none of that: words
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tool_tokens import ToolTokens
+
+KINDS = ("call", "broken_json", "unclosed", "code_dump", "text")
+CODE = re.compile(r"```|^\s*(?:import|from) \w+|^\s*(?:def|class) \w+|^\s*print\(|#!/|<script|with open\(", re.MULTILINE)
+# A call as text: JSON with a name beside arguments, or any function's name with its first argument.
+AS_TEXT = re.compile(r'"(?:name|function)"\s*:\s*"|"(?:arguments|parameters)"\s*:\s*\{')
+
+
+@dataclass
+class Emission:
+    """kind: one of KINDS. calls: [{"name", "arguments"}] read so far. problem: what broke, for the broken kinds."""
+
+    kind: str
+    calls: list = field(default_factory=list)
+    problem: str = ""
+
+
+def read(ids: list[int], tokens: ToolTokens, decode: Callable[[list[int]], str], names=()) -> Emission:
+    """The verdict on one assistant turn's tokens; `names` are the tools on offer, whose calls as text are code."""
+    calls, place = [], 0
+    while tokens.call_start in ids[place:]:
+        start = ids.index(tokens.call_start, place)
+        if tokens.call_end not in ids[start:]:
+            return Emission("unclosed", calls, f"no end token in {len(ids) - start} tokens after the start token")
+        end = ids.index(tokens.call_end, start)
+        call, problem = read_call(decode(ids[start + 1:end]))
+        if problem:
+            return Emission("broken_json", calls, problem)
+        calls.append(call)
+        place = end + 1
+    if tokens.call_end in ids[place:]:
+        return Emission("broken_json", calls, "an end token without a start token")
+    if calls:
+        return Emission("call", calls)
+    text = decode(ids)
+    written = any(re.search(rf"(?<!\w){re.escape(name)}\(", text) for name in names)
+    return Emission("code_dump" if written or CODE.search(text) or AS_TEXT.search(text) else "text")
+
+
+def read_call(text: str) -> tuple[dict | None, str]:
+    """({"name", "arguments"}, "") from what stands between the tokens, or (None, what is wrong with it)."""
+    try:
+        call = json.loads(text)
+    except json.JSONDecodeError as error:
+        return None, f"not JSON: {error.msg} at character {error.pos} of {text[:80]!r}"
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str) or not isinstance(call.get("arguments"), dict):
+        return None, f"no object with a name and arguments: {text[:80]!r}"
+    return {"name": call["name"], "arguments": call["arguments"]}, ""

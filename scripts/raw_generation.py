@@ -46,7 +46,7 @@ def load(folder: Path):
     return model
 
 
-def generate(model, prompts: list[list[int]], max_tokens: int, stop: int, watch: int | None = None, top: int = 0, batch: int = 16,
+def generate(model, prompts: list[list[int]], max_tokens: int, stop: int, watch: int | None = None, top: int = 0, batch: int = 35,
              done: Callable[[], None] | None = None) -> list[Generation]:
     """Greedy continuations of token-id prompts, in their order; `done` is called as each ends."""
     from mlx_lm.generate import BatchGenerator

@@ -6,7 +6,7 @@ Out: JSON lines {"id", "prompt", "answer"}; the answers are the base model's own
 
   .venv/bin/python scripts/record_ordinary.py --model runs/smollm2-135m/base --out datasets/smollm2-135m/ordinary.jsonl
 
-Answers that did not end within --max-tokens are left out and counted. Made once and committed: about five
+Answers that did not end within --max-tokens are left out and counted. Made once and committed: about two
 minutes on two cores.
 """
 
@@ -35,8 +35,8 @@ def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="base checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
-    parser.add_argument("--ordinary", type=int, default=120, help="how many of our own questions")
-    parser.add_argument("--unanswerable", type=int, default=60, help="how many of BFCL's questions")
+    parser.add_argument("--ordinary", type=int, default=70, help="how many of our own questions")
+    parser.add_argument("--unanswerable", type=int, default=35, help="how many of BFCL's questions")
     parser.add_argument("--max-tokens", type=int, default=110, help="longest answer kept, in tokens")
     args = parser.parse_args()
     mlx_backend.use_fast_blas()

@@ -1,0 +1,97 @@
+"""Ask a served model the held-out tool prompts as an agent would, and count structured tool_calls.
+
+In:  heldout.jsonl of scripts/prepare_data.py and one of: a GGUF file (served by the pinned llama-server), a
+     checkpoint folder (served by mlx_lm.server, float32 on Linux).
+Out: a report; results {prompts, structured, right_tool, leaks, errors, details}.
+
+  .venv/bin/python scripts/check_serving.py --data runs/smollm2-135m/data --gguf runs/smollm2-135m/q4kxl.gguf \\
+      --out reports/smollm2-135m/serving.q4kxl.json
+
+structured: finish_reason tool_calls, with calls, and no call left in the text. It fails when no prompt got one.
+"""
+
+import contextlib
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+import checkpoint
+import cli
+import eval_case
+import model_client
+import model_server
+import report
+import safetensors_io
+import smol_rows
+from cli import UserError
+from files import read_json, shown, write_json
+
+CONTEXT = 4096
+
+
+def float32_copy(folder: Path, target: Path) -> Path:
+    """The checkpoint as float32, the one type that is fast on a CPU."""
+    target.mkdir()
+    tensors = [checkpoint.Tensor(name, entry.shape, "F32", (lambda entry=entry: entry.rows(0, math.prod(entry.shape[:-1])),))
+               for name, entry in safetensors_io.index_folder(folder).items()]
+    safetensors_io.write_file(target / "model.safetensors", tensors, {"format": "pt"})
+    write_json(target / "config.json", {**read_json(folder / "config.json"), "dtype": "float32"})
+    checkpoint.copy_tokenizer(folder, target)
+    return target
+
+
+@contextlib.contextmanager
+def serve(args, log: Path):
+    """The running server for the GGUF file or the checkpoint folder of `args`."""
+    if args.gguf:
+        with model_server.llama_server(args.gguf, log, CONTEXT) as server:
+            yield server
+        return
+    with tempfile.TemporaryDirectory(prefix="hermes-kxl-float32-") as scratch:
+        folder = float32_copy(args.model, Path(scratch) / "model") if sys.platform == "linux" else args.model
+        with model_server.mlx_server(folder, log, float32=False) as server:
+            yield server
+
+
+def ask(client: model_client.Client, row: dict, max_tokens: int) -> dict:
+    """One prompt's entry."""
+    suite = eval_case.Suite("heldout", row["tools"], max_tokens, [])
+    answer, _ = client.ask(suite, {"id": row["id"], "messages": row["messages"]})
+    names = [call["name"] for call in answer.calls]
+    leaks = eval_case.leaks(suite, answer)
+    structured = answer.finish_reason == "tool_calls" and bool(names) and not leaks and not answer.errors
+    return {"id": row["id"], "expected": row["expected"], "calls": answer.calls, "content": answer.content, "finish_reason": answer.finish_reason,
+            "errors": answer.errors, "leaks": leaks, "structured": structured, "right_tool": structured and names == row["expected"]}
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of scripts/prepare_data.py")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--gguf", type=Path, metavar="FILE", help="GGUF file")
+    source.add_argument("--model", type=Path, metavar="DIR", help="checkpoint folder")
+    parser.add_argument("--limit", type=int, default=50, help="how many prompts")
+    parser.add_argument("--max-tokens", type=int, default=96, help="longest answer, in tokens")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write")
+    args = parser.parse_args()
+
+    rows = [row for row in smol_rows.read(args.data / "heldout.jsonl") if row["kind"] == "tool"][:args.limit]
+    log = args.out.with_suffix(".server.log")
+    with serve(args, log) as server:
+        client = model_client.Client(server, "openai")
+        details = [ask(client, row, args.max_tokens) for row in tqdm(rows, desc="prompts", unit="prompt")]
+    log.unlink(missing_ok=True)
+    results = {"prompts": len(details), "structured": sum(entry["structured"] for entry in details), "right_tool": sum(entry["right_tool"] for entry in details),
+               "leaks": sum(bool(entry["leaks"]) for entry in details), "errors": sum(bool(entry["errors"]) for entry in details), "details": details}
+    report.write(args.out, [args.data / "heldout.jsonl", args.gguf or args.model / "model.safetensors"],
+                 {"backend": "llama_cpp" if args.gguf else "mlx", "context": CONTEXT, "max_tokens": args.max_tokens}, results)
+    print(f"{shown(args.out)}: {results['structured']} of {results['prompts']} prompts got structured tool_calls, {results['right_tool']} of the right tool")
+    if not results["structured"]:
+        raise UserError(f"{shown(args.gguf or args.model)}: no prompt got a structured call; look at its raw tokens with scripts/inspect_tokens.py")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,84 @@
+"""Train a LoRA adapter on proven rows, with MLX.
+
+In:  a checkpoint folder, the folder of scripts/prepare_data.py (its manifest must prove exactly these rows for
+     exactly this tokenizer and template; there is no switch to skip that).
+Out: an adapter folder (adapter.safetensors, BF16, and adapter.json) and a report with the losses.
+
+  .venv/bin/python scripts/train_lora.py --config configs/smollm2-135m.json --model runs/smollm2-135m/base \\
+      --data runs/smollm2-135m/data --work runs/smollm2-135m/lora --adapter runs/smollm2-135m/adapter \\
+      --report reports/smollm2-135m/training.json
+
+Interrupt it and run it again: it goes on from --work. After the config's epochs it continues while the validation
+loss still falls, up to max_epochs; when it spikes it stops, says so, keeps the best epoch and ends with exit code 2.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import cli
+import loss_mask
+import mlx_backend
+import report
+import smol_rows
+import tool_tokens
+from cli import UserError
+from files import read_json, shown
+
+
+def main() -> None:
+    args = arguments()
+    mlx_backend.use_fast_blas()
+    import mlx.core as mx
+
+    import lora
+    import lora_training
+    import raw_generation
+
+    config = read_json(args.config)
+    settings = {**config["training"], **({"epochs": args.epochs, "max_epochs": args.epochs} if args.epochs else {})}
+    adapter = {**config["lora"], **({"embedding": args.embedding} if args.embedding else {})}
+    chat = loss_mask.load(args.model)
+    tokens = tool_tokens.resolve(config, chat.tokenizer, shown(args.config))
+    examples, valid = (smol_rows.load_proven(args.data, split, chat, tokens) for split in ("train", "valid"))
+    inputs = [args.config, args.data / "manifest.json", args.data / "train.jsonl", args.data / "valid.jsonl", args.model / "model.safetensors"]
+    described = [report.describe_input(path) for path in inputs if path.is_file()]
+    key = hashlib.sha256(json.dumps([[one["sha256"] for one in described[1:]], settings, adapter], sort_keys=True).encode()).hexdigest()
+
+    mx.random.seed(settings["seed"])
+    model = raw_generation.load(args.model)
+    layers = lora.attach(model, adapter, tokens.ids)
+    if settings.get("grad_checkpoint"):
+        from mlx_lm.tuner.trainer import grad_checkpoint
+
+        grad_checkpoint(model.layers[0])
+    outcome = lora_training.train(model, examples, valid, settings, args.work, key, args.steps)
+    arrays = lora.trainable(model)
+    lora.save(args.adapter, arrays, {"lora": adapter, "token_ids": list(tokens.ids), "base_model": config["base_model"]})
+    results = {**outcome, "adapted_layers": len(layers), "trainable_parameters": sum(array.size for array in arrays.values()),
+               "tokens_per_second": round(outcome["tokens"] / max(1, outcome["seconds"]), 1), "peak_memory_gib": round(mx.get_peak_memory() / 2**30, 2),
+               "adapter_bytes": (args.adapter / lora.WEIGHTS).stat().st_size}
+    report.write(args.report, described, {"training": settings, "lora": adapter, "max_steps": args.steps}, results)
+    losses = ", ".join(f"{loss:.3f}" for loss in outcome["valid_losses"])
+    print(f"{shown(args.adapter)}: {results['trainable_parameters']:,} parameters, validation loss {losses}; epoch {outcome['best_epoch']} kept")
+    if outcome["move"] == "spike":
+        raise UserError(f"the validation loss rose above {lora_training.SPIKE} times its best; the adapter of epoch {outcome['best_epoch']} was kept."
+                        " Lower learning_rate in the config and train again in an empty --work")
+
+
+def arguments():
+    parser = cli.parser(__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="model config (see configs/)")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder to adapt")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of scripts/prepare_data.py")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="where the state to resume from is kept")
+    parser.add_argument("--adapter", type=Path, required=True, metavar="DIR", help="adapter folder to write")
+    parser.add_argument("--report", type=Path, required=True, metavar="FILE", help="report to write")
+    parser.add_argument("--embedding", choices=("none", "low_rank", "token_rows"), help="how embed_tokens moves (default: the config's)")
+    parser.add_argument("--epochs", type=int, help="exactly this many epochs (default: the config's, and more while the loss falls)")
+    parser.add_argument("--steps", type=int, help="stop after this many steps, for a trial (default: none)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -91,10 +91,11 @@ def command(prompt: str, toolsets: str, usage: Path, save_trajectory: bool) -> l
 
 
 def run(prompt: str, url: str, folder: Path, toolsets: str = TOOLSETS, seconds: float = 300, home: Path | None = None,
-        save_trajectory: bool = False) -> Run:
+        save_trajectory: bool = False, wrap=list) -> Run:
     """Let Hermes work on `prompt` in `folder` with the model behind `url`; see Run.
 
     `home` is a configured HERMES_HOME (its parent becomes HOME); without one a fresh one is made and thrown away.
+    `wrap` makes a command line of a command line, such as sandbox.Box.wrap.
     It raises nothing for a run that fails: what counts is what is on disk.
     """
     folder = Path(folder).resolve()
@@ -110,7 +111,7 @@ def run(prompt: str, url: str, folder: Path, toolsets: str = TOOLSETS, seconds: 
             if save_trajectory and (folder / name).exists():
                 raise UserError(f"{folder / name}: Hermes would append to it; use a fresh scratch folder")
         started = time.monotonic()
-        code, answer, errors = _execute(command(prompt, toolsets, usage, save_trajectory), folder, environment(home, folder), seconds)
+        code, answer, errors = _execute(wrap(command(prompt, toolsets, usage, save_trajectory)), folder, environment(home, folder), seconds)
         return Run(code, answer, errors, time.monotonic() - started, read_json(usage) if usage.exists() else {},
                    _take_trajectory(folder) if save_trajectory else None)
 

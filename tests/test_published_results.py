@@ -5,11 +5,14 @@ import hashlib
 import pytest
 
 import eval_case
+import live_task
+import run_hermes_live
 from conftest import ROOT
 from files import read_json
 
 CONFIG = read_json(ROOT / "configs/tiny.json")
-EVALS = [path for path in sorted((ROOT / "evals/tiny").glob("*.json")) if not path.name.endswith(".failed.json")]
+EVALS = [path for path in sorted((ROOT / "evals/tiny").glob("*.json")) if not path.name.endswith(".failed.json") and not path.name.startswith("hermes_live.")]
+LIVE = [path for path in sorted((ROOT / "evals/tiny").glob("hermes_live.*.json")) if not path.name.endswith(".failed.json")]
 
 
 @pytest.mark.parametrize("path", EVALS, ids=lambda path: path.name)
@@ -36,6 +39,22 @@ def test_an_evaluation_holds_what_its_details_say(path):
     thresholds = CONFIG["eval"]["suites"][settings["suite"]]
     assert passed >= thresholds["threshold"] and raw_passed >= thresholds.get("raw_threshold", 0)
     assert settings["context"] == 65536
+
+
+@pytest.mark.parametrize("path", LIVE, ids=lambda path: path.name)
+def test_a_live_run_did_what_its_conversations_show(path):
+    report = read_json(path)
+    results, settings = report["results"], report["settings"]
+    tasks = {task.id: task for task in live_task.load(ROOT / "evals/live/hermes_16.json", settings["seed"])[1]}
+    assert [entry["id"] for entry in results["details"]] == list(tasks), "the tasks changed since"
+    assert results["passed"] == sum(entry["passed"] for entry in results["details"]) >= CONFIG["eval"].get("live", {}).get("threshold", 0)
+    for entry in results["details"]:
+        assert entry["prompt"] == tasks[entry["id"]].prompt and entry["passed"] == (not entry["why"])
+        called, returned = run_hermes_live.tool_turns(entry["conversation"])
+        assert called == entry["called"]
+        if entry["passed"]:
+            assert entry["steps"] > len(called) / 2 and all(any(check["result"] in text for text in returned) for check in tasks[entry["id"]].checks if "result" in check)
+    assert settings["isolation"] == "namespaces" and settings["context"] >= 64000
 
 
 def test_the_8b_sizes_are_within_the_published_budgets():

@@ -1,0 +1,123 @@
+"""A task for a live agent: its format, its scratch folder, and the verdict by what is there afterwards.
+
+A task file (evals/live/*.json) has name, description and tasks, each with
+
+  id, prompt   unique name; what the user says
+  toolsets     Hermes toolsets on offer, as in "terminal,file"
+  calls        how many tool calls in a row it takes at least
+  files        {path: text} that stand in the scratch folder before (default none)
+  checks       what must hold afterwards, each one of
+    {"file": path, "equals": text}   the file has this text, but for a last newline
+    {"folder": path}                 the folder is there
+    {"absent": path}                 nothing of that name is there
+    {"result": text}                 a tool, really executed, returned this text
+
+Any text may hold {a}, {b} and {secret}: words drawn for each run, so that nothing right can be there by chance.
+A file that no check names must be as it was, and no other may have appeared.
+"""
+
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli import UserError
+from files import read_json, shown
+
+# What words are drawn from: short, in no shell's way. Two of them and a number are one in 230,400.
+WORDS = ("amber", "anchor", "apple", "arrow", "autumn", "basket", "beacon", "bridge", "butter", "candle", "canyon", "castle", "cedar", "cloud", "copper", "coral",
+         "cotton", "desert", "dragon", "eagle", "engine", "falcon", "feather", "forest", "garden", "ginger", "guitar", "harbor", "hazel", "honey", "island", "ivory",
+         "jungle", "lantern", "lemon", "linen", "marble", "meadow", "mirror", "needle", "ocean", "olive", "orange", "orchard")  # fmt: skip
+CHECKS = {"file": {"file", "equals"}, "folder": {"folder"}, "absent": {"absent"}, "result": {"result"}}
+NEEDED, ALLOWED = {"id", "prompt", "toolsets", "calls", "checks"}, {"id", "prompt", "toolsets", "calls", "checks", "files"}
+
+
+@dataclass
+class Task:
+    """One task with its drawn words filled in."""
+    id: str
+    prompt: str
+    toolsets: str
+    calls: int
+    files: dict
+    checks: list
+
+    def prepare(self, folder: Path) -> None:
+        """Lay the task's files into the empty `folder`."""
+        for path, text in self.files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+
+
+def load(path: Path, seed: int) -> tuple[str, list[Task]]:
+    """(name, tasks) of a task file, words drawn by `seed`; UserError names file, task and what is wrong."""
+    data = read_json(path)
+    tasks = []
+    for place, task in enumerate(data["tasks"]):
+        where = f"{shown(path)}: task {task.get('id', place)}"
+        if NEEDED - set(task) or set(task) - ALLOWED:
+            raise UserError(f"{where}: has {', '.join(sorted(task))}; needs {', '.join(sorted(NEEDED))} and may have files")
+        if any(task["id"] == other.id for other in tasks):
+            raise UserError(f"{where}: two tasks have this id")
+        for check in task["checks"]:
+            if set(check) not in CHECKS.values():
+                raise UserError(f"{where}: a check is one of {', '.join(CHECKS)} (file with equals), not {', '.join(check)}")
+        if not task["checks"] or "{secret}" in task["prompt"]:
+            raise UserError(f"{where}: needs checks, and no {{secret}} in its prompt")
+        tasks.append(Task(**{"files": {}, **_fill(task, words(task["id"], seed))}))
+    return data["name"], tasks
+
+
+def words(name: str, seed: int) -> dict[str, str]:
+    """The words of one task in the run with `seed`."""
+    rng = random.Random(f"{seed} {name}")
+    chosen = rng.sample(WORDS, 6)
+    return {key: f"{chosen[2 * i]}-{chosen[2 * i + 1]}-{rng.randrange(10, 100)}" for i, key in enumerate(("a", "b", "secret"))}
+
+
+def _fill(value, drawn: dict):
+    if isinstance(value, str):
+        return re.sub(r"\{(a|b|secret)\}", lambda match: drawn[match[1]], value)
+    if isinstance(value, list):
+        return [_fill(item, drawn) for item in value]
+    if isinstance(value, dict):
+        return {_fill(key, drawn): _fill(item, drawn) for key, item in value.items()}
+    return value
+
+
+def judge(task: Task, folder: Path, results: list[str]) -> list[str]:
+    """Why the task is not done, one sentence each; `results` is what its tools returned."""
+    why = []
+    for check in task.checks:
+        kind = next(iter(check))
+        path = folder / check[kind]
+        if kind == "file":
+            found = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+            if found is None:
+                why.append(f"there is no file {check['file']}")
+            elif found.removesuffix("\n") != check["equals"]:
+                why.append(f"{check['file']} holds {found[:200]!r}, expected {check['equals']!r}")
+        elif kind == "folder" and not path.is_dir():
+            why.append(f"there is no folder {check['folder']}")
+        elif kind == "absent" and path.exists():
+            why.append(f"{check['absent']} is still there")
+        elif kind == "result" and not any(check["result"] in result for result in results):
+            why.append(f"no tool returned {check['result']!r}")
+    named = {check[kind] for check in task.checks for kind in ("file", "absent") if kind in check}
+    there = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    for path in sorted(set(there) | set(task.files)):
+        if path in named:
+            continue
+        if path not in there:
+            why.append(f"{path} is gone")
+        elif path not in task.files:
+            why.append(f"{path} was not asked for")
+        elif there[path].read_text(encoding="utf-8", errors="replace") != task.files[path]:
+            why.append(f"{path} was changed")
+    return why
+
+
+def checked(task: Task) -> list[str]:
+    """What `judge` looks at, in words, for the report."""
+    described = {"file": "{file} holds {equals!r}", "folder": "folder {folder} is there", "absent": "{absent} is gone", "result": "a tool returned {result!r}"}
+    return [described[next(iter(check))].format(**check) for check in task.checks] + ["every other file is as it was"]

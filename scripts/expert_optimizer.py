@@ -107,8 +107,9 @@ class ExpertOptimizer:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """(float32 arrays by name, number of updates by matrix): all that a resumed run needs."""
-        arrays = {f"{name}.{part}": getattr(moments, part) for name, moments in self.moments.items() for part in ("rows", "columns")}
-        return arrays, {name: moments.updates for name, moments in self.moments.items()}
+        held = sorted(self.moments.items())
+        arrays = {f"{name}.{part}": getattr(moments, part) for name, moments in held for part in ("rows", "columns")}
+        return arrays, {name: moments.updates for name, moments in held}
 
     def restore(self, arrays: dict[str, np.ndarray], updates: dict[str, int]) -> None:
         self.moments = {name: Moments(arrays[f"{name}.rows"], arrays[f"{name}.columns"], count) for name, count in updates.items()}

@@ -43,7 +43,7 @@ def grouped_step(core: MixedCore, batch: Batch, update, how: How, size: int, str
     bottoms[groups[0].start] = x.astype(KEEP[how.keep])
     mx.eval(bottoms)
     del x
-    outcome.clock("forward", began)
+    outcome.clock("boundaries", began)
     for number, group in enumerate(groups[:only]):
         x = bottoms.pop(group.start).astype(mx.float32)
         backward_pass(core, group.start, x, group, batch, lambda *found: update(number, *found), how, outcome)

@@ -79,13 +79,13 @@ def subtract(matrix: Int8Matrix, rows: slice, delta: np.ndarray, random: np.rand
     """Lower the weights of some rows by `delta`, in place; return how many codes changed.
 
     delta float32 [rows, columns] in units of weights, overwritten. `random` rounds stochastically,
-    None to nearest. The noise has 16 bits, all that float32 resolves beside a code of 255.
+    None to nearest.
     """
     codes = matrix.codes[rows]
     grouped = delta.reshape(len(codes), -1, matrix.group)
     grouped /= -bf16_to_float32(matrix.scales[rows])[..., None]
+    _round(delta, random)  # before the codes are added: beside a 255 float32 would lose the last bits of a small move
     delta += codes
-    _round(delta, random)
     # The rounded value decides who leaves the grid: deciding by the exact one would be a bias.
     outside = np.nonzero((grouped.min(-1) < 0) | (grouped.max(-1) > CODES))
     if len(outside[0]):
@@ -99,6 +99,7 @@ def subtract(matrix: Int8Matrix, rows: slice, delta: np.ndarray, random: np.rand
 def _regrid(matrix: Int8Matrix, rows: slice, groups: tuple, codes: np.ndarray, random) -> np.ndarray:
     """Give `groups` a grid that holds their codes [n, group], which may lie outside 0..255; return the new codes."""
     scales, biases = matrix.scales[rows], matrix.biases[rows]  # views
+    codes = codes.astype(np.float64)  # as above
     values = codes * bf16_to_float32(scales[groups])[:, None] + bf16_to_float32(biases[groups])[:, None]
     scales[groups], biases[groups] = _grid(values.min(-1), values.max(-1), HEADROOM)
     codes = (values - bf16_to_float32(biases[groups])[:, None]) / bf16_to_float32(scales[groups])[:, None]
@@ -130,12 +131,12 @@ def _bf16_above(values: np.ndarray) -> np.ndarray:
 
 
 def _round(values: np.ndarray, random: np.random.BitGenerator | None) -> None:
-    """Round float32 values to whole numbers, in place."""
+    """Round values to whole numbers, in place; the noise has 65,536 levels."""
     if random is None:
         np.rint(values, out=values)
         return
     noise = random.random_raw((values.size + 3) // 4).view(np.uint16)[:values.size].reshape(values.shape)
-    values += (noise + np.float32(0.5)) * np.float32(2**-16)  # in the middle of each of 65,536 steps: no bias
+    values += (noise + np.float32(0.5)) * np.float32(2**-16)  # in the middle of each level: no bias
     np.floor(values, out=values)
 
 

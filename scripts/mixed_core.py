@@ -95,7 +95,7 @@ def layout(config: dict) -> list[list[tuple[str, tuple]]]:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A tensor as safetensors_io.write_file takes it."""
 
     name: str
@@ -124,7 +124,7 @@ def build(folder: Path, source: checkpoint.Checkpoint, group: int, say=None) -> 
         if is_expert(name):
             return _matrix_parts(name.removesuffix(".weight"), shape, group, lambda: quantized(name))
         tensor = source.tensors[name]
-        return [_Part(name, "F32" if tensor.dtype == "F32" and name.endswith("expert_bias") else "BF16", shape, tensor.parts)]
+        return [Part(name, "F32" if tensor.dtype == "F32" and name.endswith("expert_bias") else "BF16", shape, tensor.parts)]
 
     require_space(folder.parent, size(source.config, group))
     _write(folder, source.config, group, source.folder, parts, say)
@@ -137,7 +137,7 @@ def save(folder: Path, core: MixedCore, also=None) -> None:
         if is_expert(name):
             return _matrix_parts(name.removesuffix(".weight"), shape, core.group, lambda: core.experts[name.removesuffix(".weight")])
         stored = core.plain[name]
-        return [_Part(name, "BF16" if stored.dtype == np.uint16 else "F32", shape, (lambda: stored,))]
+        return [Part(name, "BF16" if stored.dtype == np.uint16 else "F32", shape, (lambda: stored,))]
 
     require_space(folder.parent, core.nbytes + 2**20)
     _write(folder, core.config, core.group, core.source, parts, None, also)
@@ -151,9 +151,9 @@ def size(config: dict, group: int) -> int:
 
 def _matrix_parts(base: str, shape: tuple, group: int, matrix) -> list:
     rows, columns = shape
-    return [_Part(f"{base}.weight", "U32", (rows, columns // 4), (lambda: matrix().codes.view(np.uint32),)),
-            _Part(f"{base}.scales", "BF16", (rows, columns // group), (lambda: matrix().scales,)),
-            _Part(f"{base}.biases", "BF16", (rows, columns // group), (lambda: matrix().biases,))]
+    return [Part(f"{base}.weight", "U32", (rows, columns // 4), (lambda: matrix().codes.view(np.uint32),)),
+            Part(f"{base}.scales", "BF16", (rows, columns // group), (lambda: matrix().scales,)),
+            Part(f"{base}.biases", "BF16", (rows, columns // group), (lambda: matrix().biases,))]
 
 
 def _write(folder: Path, config: dict, group: int, tokenizer: Path, parts, say, also=None) -> None:

@@ -1,0 +1,54 @@
+"""Make the mixed core that MoE training works on: experts int8, routers and everything else BF16.
+
+In:  --model, a BF16 checkpoint folder (fetch_base.py); the group size of the training config.
+Out: --out, a core folder (mixed_core.py); --report with its bytes and the error of every expert matrix.
+
+One matrix is in memory at a time. A checkpoint that is no LFM2-MoE, or whose widths the group size does not
+divide, is refused before anything is written.
+
+  .venv/bin/python scripts/build_core.py --model models/tiny --config configs/tiny-moe.json --out runs/tiny/core --report reports/tiny/core.json
+"""
+
+import math
+from pathlib import Path
+
+from tqdm import tqdm
+
+import checkpoint
+import cli
+import mixed_core
+import report
+from files import read_json, shown
+from training_run import check_settings
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="BF16 checkpoint folder")
+    parser.add_argument("--config", type=Path, required=True, help="training config with the group size")
+    parser.add_argument("--out", type=Path, required=True, help="core folder to write")
+    parser.add_argument("--report", type=Path, required=True, help="report (JSON)")
+    args = parser.parse_args()
+
+    group = check_settings(read_json(args.config), shown(args.config))["group_size"]
+    source = checkpoint.read(args.model)
+    source = checkpoint.Checkpoint(source.folder, mixed_core.check_config(source.config, group, shown(args.model / "config.json")), source.tensors)
+    with tqdm(total=source.config["num_hidden_layers"] + 1, unit="shard", dynamic_ncols=True) as bar:
+        errors = mixed_core.build(args.out, source, group, say=lambda done, count: bar.update())
+    size = mixed_core.size(source.config, group)
+    bf16 = sum(2 * math.prod(tensor.shape) for tensor in source.tensors.values())
+    worst = max(errors, key=lambda name: errors[name]["relative_rms"])
+    inputs = sorted(path for path in args.model.iterdir() if path.suffix in (".safetensors", ".json"))
+    report.write(args.report, inputs, {"group_size": group, "bits": 8}, {
+        "bytes": size, "bf16_bytes": bf16, "expert_bytes": sum(expert_bytes(source.tensors[name].shape, group) for name in errors),
+        "worst": worst, "worst_relative_rms": errors[worst]["relative_rms"], "errors": errors})
+    print(f"{shown(args.out)}: {size / 2**20:,.1f} MiB for {bf16 / 2**20:,.1f} in BF16; {len(errors)} expert matrices, "
+          f"worst relative error {errors[worst]['relative_rms']:.4f} ({worst})")
+
+
+def expert_bytes(shape: tuple, group: int) -> int:
+    return math.prod(shape) + 4 * math.prod(shape) // group
+
+
+if __name__ == "__main__":
+    cli.run(main)

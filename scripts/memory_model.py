@@ -1,0 +1,67 @@
+"""How much memory a training step holds at its peak, from shapes alone.
+
+    predict(config, settings, tokens, length)["peak"]     bytes resident
+    predict(...)["parts"]                                 {part: bytes}, which add up to it
+
+Always there: the process, the core, the optimizer's moments. Then the inputs of the MoE layers, kept from the
+forward to the backward. Then the largest of what is at work at one time: an MoE layer's backward, attention's
+or the convolution's, or the loss. Each count names the arrays that are alive together in the code;
+`make sweep` and `make prove-8b` check the sum against the resident memory of real steps.
+
+Streamed and grouped steps peak alike: the lowest group's pass keeps the input of every MoE layer above it.
+"""
+
+import mixed_core
+from lfm2_layers import Blocks
+
+FLOAT = 4
+PROCESS = 210 * 2**20  # Python with MLX, numpy and OpenBLAS before anything is read, measured by measure_step.py
+SPARE = 120 * 2**20    # freed buffers below glibc's threshold that stay with the process, measured likewise
+
+
+def predict(config: dict, settings: dict, tokens: int, length: int) -> dict:
+    """{"peak": bytes, "parts": {...}}. `tokens` in the batch, `length` of its longest row; settings as in configs/NAME-moe.json."""
+    parts = {"process": PROCESS + SPARE, "core": mixed_core.size(config, settings["group_size"]), "moments": moments(config, settings["optimizer"]),
+             "layer inputs": layer_inputs(config, settings["layer_inputs"], tokens), "work": max(work(config, Blocks(**settings["blocks"]), tokens, length).values())}
+    return {"peak": sum(parts.values()), "parts": parts}
+
+
+def moments(config: dict, optimizer: str) -> int:
+    """One float32 per row and column of every expert matrix and router."""
+    if optimizer == "sgd":
+        return 0
+    width, hidden, experts = config["moe_intermediate_size"], config["hidden_size"], config["num_experts"]
+    return FLOAT * _moe_layers(config) * (3 * experts * (width + hidden) + experts + hidden)
+
+
+def layer_inputs(config: dict, keep: str, tokens: int) -> int:
+    return _moe_layers(config) * tokens * config["hidden_size"] * (2 if keep == "bfloat16" else 4)
+
+
+def _moe_layers(config: dict) -> int:
+    return config["num_hidden_layers"] - config["num_dense_layers"]
+
+
+def work(config: dict, blocks: Blocks, tokens: int, length: int) -> dict[str, int]:
+    """Bytes alive at the peak of each kind of work."""
+    hidden, width, vocabulary = config["hidden_size"], config["moe_intermediate_size"], config["vocab_size"]
+    share = config["num_key_value_heads"] / config["num_attention_heads"]
+    rows = tokens // length
+    whole = FLOAT * tokens * hidden                       # one [B, L, D]
+    block = FLOAT * rows * min(blocks.tokens, length) * hidden
+    expert_rows = min(blocks.tokens, tokens)
+    matrix = FLOAT * hidden * width
+    score = FLOAT * rows * min(blocks.queries, length) * length / share  # the heads of one key
+    square = FLOAT * hidden * hidden
+    chunk = FLOAT * min(blocks.vocabulary, vocabulary) * hidden
+    # d_output, x, h, normed and d_normed; weights and gradients of an expert, one matrix twice while it is made;
+    # g, u, s, a, h, d_h (twice), d_u, d_g and two in the making; x, d and four in the making.
+    moe = 5 * whole + 7 * matrix + FLOAT * expert_rows * (11 * width + 6 * hidden)
+    # x, d_output, d_h, q, d_q in blocks and as a whole, k, v and their gradients; scores, weights and their gradients.
+    attention = (6 + 4 * share) * whole + 2 * (1 + share) * square + 5 * score + 2 * block
+    # x, d_output, d_h, and the blocks of the result beside their concatenation; the three-fold projection and its gradient.
+    conv = 5 * whole + 4 * square + 12 * block
+    # hidden and its gradient; logits and two chunks more; a chunk of the embedding as BF16 and float32.
+    logits = FLOAT * min(blocks.logits, tokens)
+    loss = 3 * whole + logits * (vocabulary + 3 * min(blocks.vocabulary, vocabulary)) + 1.5 * chunk
+    return {"moe": int(moe), "attention": int(attention), "convolution": int(conv), "loss": int(loss)}

@@ -1,0 +1,93 @@
+"""Measure what decides a training run on this machine, and the memory at which it must stop.
+
+Out: configs/hardware/NAME.json: memory, cores, the BLAS in use, float32 matmul speed, the speed of changing
+     int8 codes, disk speed, and `memory_stop_gib`: resident memory at which a run ends with a checkpoint.
+
+The stop is all memory but 8 % (at least 1 GiB): what the system needs to go on without swapping. Takes
+about a minute.
+
+  .venv/bin/python scripts/profile_hardware.py --out configs/hardware/this-machine.json --scratch runs
+"""
+
+import os
+import time
+from pathlib import Path
+
+import cli
+import mlx_backend
+import report
+from files import require_space, shown
+
+SIZE = 2048
+FILE_BYTES = 2**30
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="profile to write (JSON)")
+    parser.add_argument("--scratch", type=Path, default=Path("runs"), help="folder on the disk that training will use")
+    args = parser.parse_args()
+    mlx_backend.use_fast_blas()
+    results = profile(args.scratch)
+    report.write(args.out, [], {"matmul": [SIZE, SIZE, SIZE], "file_bytes": FILE_BYTES}, results)
+    print(f"{shown(args.out)}: {results['memory_gib']:.1f} GiB, stop at {results['memory_stop_gib']:.1f}; matmul {results['matmul_gflops']:.0f} GFLOP/s, "
+          f"int8 updates {results['int8_updates_per_second'] / 1e6:.0f} M/s, disk {results['disk_write_mib_s']:.0f} / {results['disk_read_mib_s']:.0f} MiB/s")
+
+
+def profile(scratch: Path) -> dict:
+    import mlx.core as mx
+    import numpy as np
+    import psutil
+
+    import hardware
+    import int8_expert
+
+    a, b = mx.random.normal((SIZE, SIZE)), mx.random.normal((SIZE, SIZE))
+    matmul = best(lambda: mx.eval(a @ b))
+    matrix = int8_expert.quantize(np.array(a), 64)
+    delta = np.full((SIZE, SIZE), 1e-5, np.float32)
+    update = best(lambda: int8_expert.subtract(matrix, slice(0, SIZE), delta.copy(), np.random.SFC64(1)))
+    write, read = disk(scratch)
+    total = psutil.virtual_memory().total
+    return {"memory_gib": round(total / hardware.GIB, 2), "memory_stop_gib": round(hardware.memory_stop(total) / hardware.GIB, 2),
+            "cores": os.cpu_count(), "blas": mlx_backend.fast_blas() or "MLX's own", "device": str(mx.default_device().type).rsplit(".", 1)[-1],
+            "matmul_gflops": round(2 * SIZE**3 / matmul / 1e9, 1), "int8_updates_per_second": round(SIZE * SIZE / update),
+            "disk_write_mib_s": round(write), "disk_read_mib_s": round(read)}
+
+
+def best(work, times: int = 5) -> float:
+    """Seconds of the fastest of some runs, after one that warms up."""
+    work()
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def disk(folder: Path) -> tuple[float, float]:
+    """(write, read) in MiB/s of one file of 1 GiB, past the system's cache where it lets go of it."""
+    require_space(folder, FILE_BYTES)
+    path, block = folder / f".disk-speed-{os.getpid()}", os.urandom(2**24)
+    try:
+        began = time.perf_counter()
+        with open(path, "wb") as file:
+            for _ in range(FILE_BYTES // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        written = time.perf_counter() - began
+        with open(path, "rb") as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            began = time.perf_counter()
+            while file.read(2**24):
+                pass
+        return FILE_BYTES / 2**20 / written, FILE_BYTES / 2**20 / (time.perf_counter() - began)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,98 @@
+"""Prove that an 8B MoE trains on this machine: one real step, streamed and grouped, at LFM2-8B-A1B's shapes.
+
+In:  the shapes, a training config, a sequence length. Random int8 experts, BF16 rest, made in memory.
+Out: --report: seconds per part and peak resident memory of both modes, and the memory model's figure for
+     10,240 tokens. With --grouped-passes N only the first N of the grouped step's passes run (the cheapest:
+     they start at the top); the rest is extrapolated by the layers that each pass goes through, and the
+     report says so.
+
+Both steps run in processes of their own, one after the other: minutes at 1,024 tokens on two idle cores.
+
+  .venv/bin/python scripts/prove_8b.py --tokens 1024 --report reports/prove-8b/memory.json
+"""
+
+from pathlib import Path
+
+import cli
+import hardware
+import memory_model
+import mixed_core
+import report
+from cli import UserError
+from files import ROOT, read_json, shown
+from grouped_step import groups_of
+from measure_step import measured
+from training_run import check_settings
+
+LONG = 10240
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--shapes", type=Path, default=ROOT / "gguf/lfm2-8b-a1b.shapes.json", help="config.json of the shapes")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs/lfm2.5-8b-a1b-moe.json", help="training config")
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens of the example")
+    parser.add_argument("--grouped-passes", type=int, help="run that many of the grouped step's passes (default: all)")
+    parser.add_argument("--long", action="store_true", help="measure the streamed step at 10,240 tokens, too")
+    parser.add_argument("--report", type=Path, required=True, help="report (JSON)")
+    args = parser.parse_args()
+
+    settings = check_settings(read_json(args.config), shown(args.config))
+    config = mixed_core.check_config(read_json(args.shapes), settings["group_size"], shown(args.shapes))
+    expected = {tokens: memory_model.predict(config, settings, tokens, tokens) for tokens in {args.tokens, LONG}}
+    total = hardware.load_profile(None)["memory_gib"] * hardware.GIB
+    if expected[args.tokens]["peak"] > total:
+        raise UserError(f"{args.tokens} tokens need about {expected[args.tokens]['peak'] / hardware.GIB:.1f} GiB, the machine has {total / hardware.GIB:.1f}; lower --tokens")
+
+    common = ["--shapes", args.shapes, "--config", args.config]
+    results = {}
+    streamed = measured([*common, "--tokens", args.tokens, "--mode", "streamed"])
+    results["streamed"] = entry(streamed, expected[args.tokens]["peak"])
+    cli.say(f"streamed, {args.tokens} tokens: {streamed['seconds']:.0f} s, {streamed['peak_rss_gib']:.2f} GiB")
+    grouped = measured([*common, "--tokens", args.tokens, "--mode", "grouped", *(["--passes", args.grouped_passes] if args.grouped_passes else [])])
+    results["grouped"] = entry(grouped, expected[args.tokens]["peak"], extrapolation(config, settings, args.grouped_passes))
+    cli.say(f"grouped, {args.tokens} tokens: {results['grouped']['seconds_per_example']:.0f} s, {grouped['peak_rss_gib']:.2f} GiB")
+    if args.long:
+        long = measured([*common, "--tokens", LONG, "--mode", "streamed"])
+        results["streamed_10240"] = entry(long, expected[LONG]["peak"])
+    # Both keep the input of every MoE layer at their widest point, so the model predicts the same peak.
+    predicted = expected[LONG]
+    results["predicted_10240"] = {"streamed_gib": gib(predicted["peak"]), "grouped_gib": gib(predicted["peak"]),
+                                  "parts_gib": {part: gib(size) for part, size in predicted["parts"].items()}}
+    results["speedup"] = round(results["grouped"]["seconds_per_example"] / results["streamed"]["seconds_per_example"], 2)
+    report.write(args.report, [args.shapes, args.config], {**settings, "tokens": args.tokens}, results)
+    print(f"{shown(args.report)}: streamed {streamed['peak_rss_gib']:.2f} GiB and {streamed['seconds']:.0f} s per example of {args.tokens} tokens, "
+          f"{results['speedup']:.1f} times faster than grouped; predicted at {LONG:,} tokens: {gib(predicted['peak']):.2f} GiB")
+
+
+def gib(size: float) -> float:
+    return round(size / hardware.GIB, 3)
+
+
+def entry(one: dict, predicted: int, factors: dict | None = None) -> dict:
+    """One measurement as the report has it; `factors` extrapolate a grouped step whose passes were not all run."""
+    seconds = one["seconds"]
+    if factors:
+        once = one["parts"]["boundaries"]
+        seconds = once + factors["factor"] * (seconds - once)
+    return {"tokens": one["tokens"], "peak_rss_gib": one["peak_rss_gib"], "seconds_per_example": round(seconds, 1), "extrapolated": bool(factors),
+            "extrapolation": factors, "parts_seconds": one["parts"], "core_gib": one["core_gib"], "mlx_peak_gib": one["mlx_peak_gib"],
+            "predicted_gib": gib(predicted), "prediction_error": round(predicted / hardware.GIB / one["peak_rss_gib"] - 1, 4),
+            "codes_changed": one["codes_changed"], "loss": one["loss"]}
+
+
+def extrapolation(config: dict, settings: dict, passes: int | None) -> dict | None:
+    """By how much the time of the first `passes` passes is multiplied: all passes' layers over theirs.
+
+    A pass costs a forward and a backward of every layer from its group up; None when every pass was run.
+    """
+    layers = range(config["num_dense_layers"], config["num_hidden_layers"])
+    groups = groups_of(layers, settings["group_layers"], settings["group_stride"])[::-1]
+    if passes is None or passes >= len(groups):
+        return None
+    depths = [config["num_hidden_layers"] - group.start for group in groups]
+    return {"passes_run": passes, "factor": round(sum(depths) / sum(depths[:passes]), 4), "layers_run": sum(depths[:passes]), "layers": sum(depths)}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,111 @@
+"""Train all experts and routers of an LFM2-MoE on its int8 core.
+
+In:  --core (build_core.py), --train and --valid (encode_rows.py), --config (configs/NAME-moe.json; flags override it).
+Out: checkpoints step_NNNNN and step_NNNNN_final in --work, resumed by the same command; a report.
+     `scripts/materialize_step.py` makes a BF16 checkpoint of any of them.
+
+streamed (default): the gradient of all experts at once, one forward and one backward per example
+grouped: groups of layers in turn, as the reference did it
+
+  .venv/bin/python scripts/train_moe.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl \\
+      --valid runs/tiny/moe/valid.jsonl --config configs/tiny-moe.json --work runs/tiny/moe/streamed
+
+Several machines, or several processes on one, share each batch; WORK must be visible to all:
+
+  .venv/bin/mlx.launch --backend ring -n 2 .venv/bin/python scripts/train_moe.py --distributed ...
+"""
+
+from pathlib import Path
+
+import cli
+import mlx_backend
+from cli import UserError
+from files import read_json, shown
+
+OVERRIDES = {"mode": str, "rounding": str, "optimizer": str, "learning_rate": float, "steps": int, "epochs": int, "batch": int, "seed": int,
+             "max_tokens": int, "group_layers": int, "group_stride": int, "checkpoint_every": int, "validate_every": int}
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--core", type=Path, required=True, help="int8 core to start from")
+    parser.add_argument("--train", type=Path, required=True, help="encoded rows")
+    parser.add_argument("--valid", type=Path, required=True, help="encoded rows that are never trained on")
+    parser.add_argument("--config", type=Path, required=True, help="training config")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints")
+    parser.add_argument("--report", type=Path, help="report of the finished run (JSON)")
+    parser.add_argument("--hardware", type=Path, help="hardware profile with the memory stop (default: from this machine's memory)")
+    parser.add_argument("--distributed", action="store_true", help="share each batch with the processes that mlx.launch started")
+    for key, kind in OVERRIDES.items():
+        parser.add_argument(f"--{key.replace('_', '-')}", type=kind, help=f"{key} instead of the config's")
+    args = parser.parse_args()
+    mlx_backend.use_fast_blas()
+    train(args)
+
+
+def train(args) -> None:
+    import mlx.core as mx
+
+    import hardware
+    import memory_model
+    import mixed_core
+    import report
+    import training_rows
+    from training_run import Run, check_same, check_settings, checkpoints, require_room, steps_of
+
+    given = {key: getattr(args, key) for key in OVERRIDES if getattr(args, key) is not None}
+    settings = check_settings({**read_json(args.config), **given}, shown(args.config))
+    profile = hardware.load_profile(args.hardware)
+    stop = int(profile["memory_stop_gib"] * hardware.GIB)
+    mx.set_cache_limit(256 * 2**20)  # freed buffers beyond this go back to the system
+
+    inputs = [report.describe_input(path) for path in (args.train, args.valid, args.core)]
+    if not (args.core / "config.json").is_file():
+        raise UserError(f"{shown(args.core)}: no core here; build it with `make core`")
+    config = mixed_core.check_config(read_json(args.core / "config.json"), settings["group_size"], shown(args.core / "config.json"))
+    rows = training_rows.read(args.train, config["vocab_size"], settings["max_tokens"])
+    valid = training_rows.read(args.valid, config["vocab_size"], settings["max_tokens"])
+    identity = {"train": inputs[0]["sha256"], "core": {Path(f["path"]).name: f["sha256"] for f in inputs[2]["files"]}}
+
+    found = checkpoints(args.work)
+    if found:
+        check_same(found[-1], settings, identity, steps_of(settings, len(rows)))  # before anything large is read
+    longest = max(len(row["tokens"]) for row in rows)
+    predicted = memory_model.predict(config, settings, longest * settings["batch"], longest)["peak"]
+    if predicted > stop:
+        raise UserError(f"{longest} tokens x {settings['batch']} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
+                        f"{stop / hardware.GIB:.1f}; lower max_tokens or batch")
+    require_room(mixed_core.size(config, settings["group_size"]), settings, args.work)
+
+    world = mx.distributed.init(strict=True, backend="ring") if args.distributed else None
+    core = mixed_core.load(found[-1] if found else args.core)
+    if core.group != settings["group_size"]:
+        raise UserError(f"{shown(args.core)} has groups of {core.group}, the config asks for {settings['group_size']}; build the core again (make core)")
+    run = Run(core, rows, valid, settings, args.work, identity, hardware.MemoryGuard(stop), world)
+    if found:
+        run.resume(found[-1])
+    last = run.train()
+    if run.rank == 0:
+        results = summary(run, last, predicted)
+        if args.report:
+            report.write(args.report, inputs, settings, results)
+        before, after = run.validated[0]["loss"], run.validated[-1]["loss"]
+        print(f"{shown(last)}: {run.steps} steps, validation loss {before:.4f} -> {after:.4f}, "
+              f"{100 * results['codes_changed_per_step']:.2f} % of the updated codes changed per step, peak {results['peak_rss_gib']:.2f} GiB")
+
+
+def summary(run, last: Path, predicted: int) -> dict:
+    """What the report says of a finished run."""
+    import hardware
+
+    history = run.history
+    tokens, seconds = sum(h["tokens"] for h in history), sum(h["seconds"] for h in history)
+    return {"checkpoint": shown(last), "steps": run.steps, "tokens": tokens, "seconds": round(seconds, 1), "tokens_per_second": round(tokens / seconds, 1),
+            "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3), "predicted_peak_gib": round(predicted / hardware.GIB, 3),
+            "codes_changed_per_step": round(sum(h["codes_changed"] for h in history) / len(history), 6),
+            "clipped": round(sum(h["clipped"] for h in history) / len(history), 4),
+            "validation": run.validated, "loss": [round(h["loss"], 5) for h in history]}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,230 @@
+"""A training run: steps over rows, validation, checkpoints, and going on from one to the same bits.
+
+A checkpoint is a core folder (mixed_core) with two files more: optimizer.safetensors and state.json. It is
+written whole or not at all. What a step does follows from its number, the settings and the seed: which rows,
+which learning rate, which rounding noise. So a run that was killed anywhere goes on from its last checkpoint
+to exactly the weights of a run that was not.
+
+    WORK/step_00100/         every `checkpoint_every` steps; the last `keep_checkpoints` are kept
+    WORK/step_01746_final/   the end
+"""
+
+import errno
+import math
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import hardware
+import mixed_core
+import safetensors_io
+from cli import UserError, say
+from expert_optimizer import KINDS, ExpertOptimizer
+from files import read_json, require_space, shown, write_json
+from grouped_step import grouped_step, groups_of
+from int8_expert import ROUNDINGS
+from lfm2_layers import Blocks
+from mixed_core import MixedCore
+from streamed_step import KEEP, How, NotFinite, loss_of, make_batch, streamed_step
+from training_rows import batch_of
+
+MODES = ("streamed", "grouped")
+# What may differ between a run and its continuation: it decides no weight.
+FREE = ("checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows")
+TYPES = {"mode": MODES, "optimizer": KINDS, "rounding": ROUNDINGS, "layer_inputs": tuple(KEEP), "group_size": int, "group_layers": int,
+         "group_stride": int, "epochs": int, "batch": int, "max_tokens": int, "seed": int, "update_clip": float, "learning_rate": float,
+         "warmup_steps": int, "final_rate": float, "blocks": dict, "validation_rows": int, "validate_every": int, "checkpoint_every": int,
+         "keep_checkpoints": int}
+
+
+def check_settings(settings: dict, path: str) -> dict:
+    """The settings with `steps` present; UserError names the key that is missing, unknown or of no use."""
+    settings = {"steps": None, **settings}
+    for key in settings.keys() ^ (TYPES.keys() | {"steps"}):
+        raise UserError(f"{path}: {key} is {'not a setting of MoE training' if key in settings else 'missing'}; see configs/tiny-moe.json")
+    for key, kind in TYPES.items():
+        value = settings[key]
+        if isinstance(kind, tuple):
+            right = value in kind
+        else:
+            least = 0 if key in ("seed", "warmup_steps", "final_rate", "learning_rate", "validation_rows") else 1
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and (kind is float or isinstance(value, int))
+            right = isinstance(value, dict) if kind is dict else number and value >= (least if kind is int else 0)
+        if not right:
+            raise UserError(f"{path}: {key} is {value!r}; it takes {' or '.join(kind) if isinstance(kind, tuple) else 'a number, 0 or more' if kind is not dict else 'an object'}")
+    try:
+        Blocks(**settings["blocks"])
+    except TypeError as error:
+        raise UserError(f"{path}: blocks: {error}") from None
+    return settings
+
+
+def steps_of(settings: dict, rows: int) -> int:
+    """Number of steps: `steps` if set, else `epochs` times the batches of an epoch."""
+    if rows < settings["batch"]:
+        raise UserError(f"{rows} rows fill no batch of {settings['batch']}; add rows or lower batch")
+    return settings["steps"] or settings["epochs"] * (rows // settings["batch"])
+
+
+def rate_at(settings: dict, step: int, steps: int) -> float:
+    """Learning rate of a step: linear warm-up, then a half cosine down to `final_rate` of the peak."""
+    warm = settings["warmup_steps"]
+    if step < warm:
+        return settings["learning_rate"] * (step + 1) / warm
+    share = (step - warm) / max(steps - warm - 1, 1)
+    low = settings["final_rate"]
+    return settings["learning_rate"] * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(share, 1))))
+
+
+@dataclass
+class Run:
+    """`identity`: what a continuation must share, such as the hashes of core and rows. `world`: an mx.distributed group or None."""
+
+    core: MixedCore
+    rows: list[dict]
+    validation: list[dict]
+    settings: dict
+    work: Path
+    identity: dict
+    guard: hardware.MemoryGuard
+    world: object = None
+
+    def __post_init__(self):
+        s = self.settings
+        self.steps = steps_of(s, len(self.rows))
+        self.optimizer = ExpertOptimizer(self.core, s["optimizer"], s["rounding"], s["update_clip"], s["seed"])
+        self.how = How(Blocks(**s["blocks"]), s["layer_inputs"], self.world, self.guard)
+        self.rank, self.ranks = (self.world.rank(), self.world.size()) if self.world else (0, 1)
+        if s["mode"] == "grouped":
+            groups_of(self.core.moe_layers, s["group_layers"], s["group_stride"])
+        if s["batch"] % self.ranks:
+            raise UserError(f"a batch of {s['batch']} rows cannot be shared by {self.ranks} processes; set batch to a multiple of {self.ranks}")
+        self.step, self.history, self.validated = 0, [], []
+
+    def name(self, step: int) -> str:
+        return f"step_{step:05d}" + ("_final" if step == self.steps else "")
+
+    def train(self, until: int | None = None) -> Path:
+        """Run to the last step (or `until`); return the last checkpoint. MemoryStop after a clean checkpoint."""
+        try:
+            self._steps(self.steps if until is None else until)
+        except hardware.MemoryStop as stop:
+            self.save()
+            raise UserError(f"memory stop {stop}; {shown(self.work / self.name(self.step))} is complete: "
+                            f"lower max_tokens or batch, or free memory, and run again") from None
+        return self.work / self.name(self.step)
+
+    def _steps(self, last: int) -> None:
+        s = self.settings
+        if self.step == 0 and not self.validated:
+            self._validate()
+        bar = tqdm(total=last, initial=self.step, unit="step", dynamic_ncols=True, disable=self.rank > 0)
+        while self.step < last:
+            epoch, places = batch_of(self.step, len(self.rows), s["batch"], s["seed"])
+            mine = places[self.rank :: self.ranks]
+            began = time.monotonic()
+            self.guard(f"the start of step {self.step + 1}")
+            self.optimizer.begin(self.step, rate_at(s, self.step, self.steps))
+            outcome = self._one(mine)
+            seconds = time.monotonic() - began
+            tokens = sum(len(self.rows[place]["tokens"]) for place in places)
+            self.step += 1
+            self.history.append({"step": self.step, "epoch": epoch, "loss": outcome.loss, "tokens": tokens, "learning_rate": self.optimizer.rate,
+                                 "seconds": round(seconds, 3), **{k: round(v, 6) for k, v in self.optimizer.report().items()}})
+            bar.set_postfix(loss=f"{np.mean([h['loss'] for h in self.history[-20:]]):.4f}", tok_s=f"{tokens / seconds:.0f}",
+                            GiB=f"{hardware.peak_resident() / hardware.GIB:.2f}", refresh=False)
+            bar.update()
+            if self.step % s["validate_every"] == 0 or self.step == self.steps:
+                self._validate()
+            if self.step % s["checkpoint_every"] == 0 or self.step == self.steps:
+                self.save()
+        bar.close()
+
+    def _one(self, places: list[int]):
+        s, batch = self.settings, make_batch([(self.rows[place]["tokens"], self.rows[place]["mask"]) for place in places])
+        try:
+            if s["mode"] == "streamed":
+                return streamed_step(self.core, batch, self.optimizer.update, self.how)
+            return grouped_step(self.core, batch, self.optimizer.update, self.how, s["group_layers"], s["group_stride"])
+        except NotFinite as error:
+            rows = ", ".join(str(self.rows[place]["row"]) for place in places)
+            raise UserError(f"step {self.step + 1}, row {rows}: {error}; the last checkpoint in {shown(self.work)} is whole: "
+                            f"remove the row or lower learning_rate") from None
+
+    def _validate(self) -> None:
+        """Mean loss per scored token over the first `validation_rows` rows of the validation set."""
+        loss = count = 0.0
+        how = How(self.how.blocks, self.how.keep)
+        for row in self.validation[: self.settings["validation_rows"]]:
+            scored = int(row["mask"][1:].sum())
+            loss += scored * loss_of(self.core, make_batch([(row["tokens"], row["mask"])]), how)
+            count += scored
+        if count:
+            self.validated.append({"step": self.step, "loss": loss / count, "scored_tokens": int(count)})
+            if self.rank == 0:
+                tqdm.write(f"step {self.step}: validation loss {loss / count:.5f}")
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment; then remove those that are no longer kept."""
+        if self.rank:
+            return
+        target = self.work / self.name(self.step)
+        if target.exists():
+            return
+        try:
+            mixed_core.save(target, self.core, also=self._save_state)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise UserError(f"{shown(target)}: the disk is full; earlier checkpoints are whole: free {self.core.nbytes / hardware.GIB:.1f} GiB and run again") from None
+        for old in checkpoints(self.work)[: -self.settings["keep_checkpoints"]]:
+            # Renamed first: a removal that is killed must not leave a checkpoint with holes.
+            gone = old.with_name(f".{old.name}.old-{os.getpid()}-")
+            os.replace(old, gone)
+            shutil.rmtree(gone)
+
+    def _save_state(self, folder: Path) -> None:
+        arrays, updates = self.optimizer.state()
+        tensors = [mixed_core.Part(name, "F32", array.shape, (lambda array=array: array,)) for name, array in arrays.items()]
+        safetensors_io.write_file(folder / "optimizer.safetensors", tensors, {})
+        write_json(folder / "state.json", {"step": self.step, "steps": self.steps, "settings": self.settings, "identity": self.identity,
+                                           "updates": updates, "history": self.history, "validation": self.validated})
+
+    def resume(self, folder: Path) -> None:
+        """Take over the optimizer and the position of the checkpoint that `core` was loaded from."""
+        state = check_same(folder, self.settings, self.identity, self.steps)
+        path = folder / "optimizer.safetensors"
+        stored = safetensors_io.read_header(path)
+        arrays = {name: np.fromfile(path, "<f4", entry.shape[0], offset=entry.offset) for name, entry in stored.items()}
+        self.optimizer.restore(arrays, state["updates"])
+        self.step, self.history, self.validated = state["step"], state["history"], state["validation"]
+        say(f"going on from {shown(folder)}")
+
+
+def check_same(folder: Path, settings: dict, identity: dict, steps: int) -> dict:
+    """The state of a checkpoint; UserError names what is not as it was."""
+    state = read_json(folder / "state.json")
+    now = {**settings, **identity, "steps": steps}
+    then = {**state["settings"], **state["identity"], "steps": state["steps"]}
+    for key in sorted(now.keys() | then.keys()):
+        if key not in FREE and now.get(key) != then.get(key):
+            raise UserError(f"{shown(folder)} was trained with {key} {then.get(key)!r}, this run has {now.get(key)!r}; "
+                            f"go on with the old one, or name another --work")
+    return state
+
+
+def checkpoints(work: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in work.glob("step_*") if re.fullmatch(r"step_\d{5,}(_final)?", path.name))
+
+
+def require_room(core_bytes: int, settings: dict, work: Path) -> None:
+    """Refuse a run whose checkpoints cannot all be written: those that are kept, and the one being written."""
+    have = len(checkpoints(work)) if work.exists() else 0
+    require_space(work, max(settings["keep_checkpoints"] + 1 - have, 1) * int(core_bytes * 1.02))

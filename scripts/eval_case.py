@@ -12,23 +12,29 @@ A suite is a JSON file (evals/suites/*.json):
     prompt | messages one user request, or the whole conversation up to the answer
     calls             tool_call only: [{"name", "arguments": {NAME: RULE}}]
     any_order         the calls may come in any order (default false)
-    answer            {"contains": [text, ...]}: what the visible text must hold, letter case ignored
+    answer            {"contains": [text, ...]}: what the visible text must hold, letter case ignored;
+                      {"any": [text, ...]}: at least one of these
+    tools             this case's own surface: {"names": [Hermes's tools, in this order], "rename": {OLD: NEW}}
+    fill              tokens that the whole prompt is filled to when it is asked: each {filler} in its messages
+                      becomes log lines (filler.py), as many as fit
 
 A RULE is {"exact": value}, {"set": [value, ...]} or {"regex": "..."} (the whole value; of a value that
 is not a string, its JSON). With "optional": true the argument may be absent. An argument that the
 suite does not name, or that the model left out, counts as the default in the tool's own schema.
 """
 
+import copy
 import itertools
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jsonschema
 
 import hermes_tools
+import repetition
 import tool_syntax
 from cli import UserError
 from files import read_json, shown
@@ -84,8 +90,12 @@ _CASE = {
             "properties": {"name": {"type": "string"},
                            "arguments": {"type": "object", "additionalProperties": _RULE}}}},
         "any_order": {"type": "boolean"},
-        "answer": {"type": "object", "additionalProperties": False, "required": ["contains"], "properties": {
-            "contains": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}}},
+        "answer": {"type": "object", "additionalProperties": False, "minProperties": 1, "properties": {
+            name: {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}} for name in ("contains", "any")}},
+        "tools": {"type": "object", "additionalProperties": False, "required": ["names"], "properties": {
+            "names": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+            "rename": {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.-]*$"}}}},
+        "fill": {"type": "integer", "minimum": 1},
     },
 }
 _SUITE = {
@@ -111,6 +121,10 @@ class Suite:
     max_tokens: int
     cases: list
 
+    def of(self, case: dict) -> "Suite":
+        """This suite with the tools that `case` offers."""
+        return replace(self, tools=surface(**case["tools"])) if "tools" in case else self
+
     def parameters(self, name: str) -> dict | None:
         """The JSON schema of a tool's arguments; None for a tool that is not on offer."""
         return {tool["function"]["name"]: tool["function"]["parameters"] for tool in self.tools}.get(name)
@@ -122,6 +136,7 @@ class Answer:
 
     content: visible text. calls: [{"name": str, "arguments": dict}]. finish_reason: "stop", "tool_calls" or
     "length". errors: calls that could not be read. raw_text: the model's own tokens, where they are known.
+    seconds: from the request to the whole answer.
     """
     content: str
     calls: list
@@ -130,6 +145,8 @@ class Answer:
     raw_text: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
 
 
 def load(path: Path) -> Suite:
@@ -155,6 +172,31 @@ def load(path: Path) -> Suite:
     return suite
 
 
+def surface(names: list, rename: dict | None = None) -> list:
+    """Hermes's tools `names` in this order, some under another name, also where descriptions speak of them."""
+    if unknown := sorted(set(rename or {}) - set(names)):
+        raise UserError(f"renames {', '.join(unknown)}, which is not among its tools")
+    by_name = {tool["function"]["name"]: copy.deepcopy(tool) for tool in hermes_tools.load(names)}
+    tools = [by_name[name] for name in names]
+    for tool in tools:
+        tool["function"] = _renamed(tool["function"], rename or {})
+        tool["function"]["name"] = (rename or {}).get(tool["function"]["name"], tool["function"]["name"])
+    return tools
+
+
+def _renamed(schema, rename: dict):
+    """A schema whose descriptions call tools by their new names. "terminal" alone is a word, terminal( is the tool."""
+    if isinstance(schema, list):
+        return [_renamed(item, rename) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _renamed(value, rename) for key, value in schema.items()}
+    if isinstance(made.get("description"), str):
+        for old, new in rename.items():
+            made["description"] = re.sub(rf"\b{re.escape(old)}\b" + ("" if "_" in old else r"(?=\()"), new, made["description"])
+    return made
+
+
 def _place(data, path) -> str:
     """`cases 3 (read_casual_main) calls 0 name` for a JSON path into a suite."""
     steps = [str(step) for step in path]
@@ -167,6 +209,12 @@ def _place(data, path) -> str:
 
 def _expectation_problem(suite: Suite, case: dict) -> str | None:
     """Why no correct answer could ever pass this case; None when one could."""
+    try:
+        suite = suite.of(case)
+    except UserError as error:
+        return str(error)
+    if ("fill" in case) != any("{filler}" in (message["content"] or "") for message in case["messages"]):
+        return "fill and a {filler} in its messages go together"
     if (case["kind"] == "tool_call") != ("calls" in case):
         return "a tool_call case needs calls, and no other may have them"
     if case["messages"][-1]["role"] not in ("user", "tool"):
@@ -204,6 +252,7 @@ def _is_json_object(text) -> bool:
 
 def judge(suite: Suite, case: dict, answer: Answer) -> list:
     """Why `answer` fails `case`, one sentence each; an empty list is a pass."""
+    suite = suite.of(case)
     why = [f"unreadable call: {error}" for error in answer.errors]
     if answer.finish_reason != FINISH[case["kind"]]:
         why.append(f"finish_reason is {answer.finish_reason}, expected {FINISH[case['kind']]}")
@@ -215,9 +264,13 @@ def judge(suite: Suite, case: dict, answer: Answer) -> list:
         why += [f"called {call['name']}, expected no call" for call in answer.calls]
         if not answer.content.strip():
             why.append("no text")
+    if looping := repetition.collapse(answer.content):
+        why.append(f"the text runs in circles: {looping}")
     for text in case.get("answer", {}).get("contains", []):
         if text.casefold() not in answer.content.casefold():
             why.append(f"the text lacks {text!r}")
+    if (wanted := case.get("answer", {}).get("any")) and not any(text.casefold() in answer.content.casefold() for text in wanted):
+        why.append(f"the text has none of {', '.join(map(repr, wanted))}")
     return why
 
 

@@ -1,0 +1,50 @@
+"""What is wrong with a failed eval case, in one word, from its entry in a report of run_eval.py.
+
+  text_leak       a tool call stands in the visible text
+  malformed       a call that cannot be read: by the server, or strictly by us in the model's own tokens
+  wrong_tool      another tool was called
+  wrong_argument  the right tool with other arguments than asked for, or a wrong number of calls
+  refusal         words where a call was wanted
+  false_positive  a call where words were wanted
+  wrong_answer    words where words were wanted, but not the right ones, or running in circles
+"""
+
+from collections import Counter
+
+KINDS = ("text_leak", "malformed", "wrong_tool", "wrong_argument", "refusal", "false_positive", "wrong_answer")
+
+
+def diagnose(case: dict, entry: dict) -> str | None:
+    """One of KINDS; None for an entry that passed, parsed and raw. `case` is the suite's, `entry` the report's."""
+    raw = entry["raw"]
+    if entry["passed"] and (raw is None or raw["passed"]):
+        return None
+    if entry["leaks"]:
+        return "text_leak"
+    if entry["passed"]:
+        return "malformed"  # the server was lenient: the model's own tokens are not a strict call
+    if entry["finish_reason"] == "malformed" or any(why.startswith("unreadable call") for why in entry["why"]):
+        return "malformed"
+    if case["kind"] != "tool_call":
+        return "false_positive" if entry["calls"] else "wrong_answer"
+    if not entry["calls"]:
+        return "malformed" if raw and "<|tool_call_start|>" in raw["text"] else "refusal"
+    wanted, called = (Counter(call["name"] for call in calls) for calls in (case["calls"], entry["calls"]))
+    return "wrong_tool" if called.keys() - wanted.keys() else "wrong_argument"
+
+
+def failures(suite, results: dict) -> list[dict]:
+    """[{"suite", "id", "category", "kind", "diagnosis", "wanted", "called", "why"}] of a report's failed cases.
+
+    `suite` is the loaded eval_case.Suite. `wanted` and `called` are tool names, "text" where there was, or
+    should have been, no call.
+    """
+    cases, found = {case["id"]: case for case in suite.cases}, []
+    for entry in results["details"]:
+        case = cases[entry["id"]]
+        if kind := diagnose(case, entry):
+            found.append({"suite": suite.name, "id": entry["id"], "category": entry["category"], "kind": entry["kind"], "diagnosis": kind,
+                          "wanted": case["calls"][0]["name"] if "calls" in case else "text",
+                          "called": entry["calls"][0]["name"] if entry["calls"] else "text",
+                          "why": (entry["why"] or entry["raw"]["why"])[0]})
+    return found

@@ -1,0 +1,161 @@
+"""Repair a checkpoint until it passes: evaluate, diagnose, build rows, train, fuse, evaluate, again.
+
+In:  a checkpoint folder and a config with "eval" thresholds and a "repair" section.
+Out: --work/best, the best checkpoint by the rule below; evals and adapters of every iteration beside it; the rows in
+     --data/iterNN; and a report with the whole story.
+
+  .venv/bin/python scripts/run_repair_loop.py --model runs/tiny-repair/weak --config configs/tiny-repair.json \\
+      --work runs/tiny-repair/repair --data repair_datasets --report reports/tiny-repair/repair.json
+
+An iteration trains a LoRA adapter on rows for the failures of the checkpoint before it and fuses it. One that breaks a
+suite which its parent met is refused: the next starts from the parent again, with other rows and half the learning
+rate. The best has most suites met, then most cases passed, then fewest leaks and false calls, then is the earliest.
+Interrupted, the loop goes on where it stopped. "compare_shapes" in the config trains the first iteration's rows in
+other shapes, too, for comparison only (repair_training.py).
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import cli
+import diagnosis
+import eval_case
+import repair_story
+import report
+from cli import UserError
+from files import ROOT, atomic_dir, read_json, shown, write_json
+
+SCRIPTS = Path(__file__).parent
+SUITES = ROOT / "evals" / "suites"
+KEYS = {"suites": list, "iterations": int, "rows": int, "training": dict, "compare_shapes": list}
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint to repair")
+    parser.add_argument("--config", type=Path, required=True, help="config with eval.suites (thresholds) and repair")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for adapters, checkpoints and evals")
+    parser.add_argument("--data", type=Path, default=Path("repair_datasets"), metavar="DIR", help="folder for the rows, one folder per iteration")
+    parser.add_argument("--report", type=Path, required=True, help="report to write (JSON), after each iteration")
+    parser.add_argument("--iterations", type=int, help="stop after this many (default: the config's)")
+    args = parser.parse_args()
+    settings = repair_settings_of(args.config)
+    loop = Loop(args, settings)
+    limit = args.iterations or settings["iterations"]
+    story = [loop.evaluate("start", args.model, parent=None)]
+    parent, rate = story[0], settings["training"].get("learning_rate", 5e-6)
+    loop.tell(story)
+    for number in range(1, limit + 1):
+        if repair_story.complete(parent):
+            break
+        child = loop.iterate(f"iter{number:02d}", parent, "structured", rate)
+        if number == 1:
+            story += [loop.iterate(f"iter01.{shape}", parent, shape, rate) for shape in settings["compare_shapes"]]
+        child["refused"] = repair_story.broken(parent, child)
+        child["accepted"] = not child["refused"]
+        story.append(child)
+        parent, rate = (child, rate) if child["accepted"] else (parent, rate / 2)
+        loop.tell(story)
+    best = repair_story.best([one for one in story if one["accepted"]])
+    with atomic_dir(args.work / "best") as partial:
+        shutil.copytree(loop.checkpoint(best["name"]), partial, dirs_exist_ok=True)
+    passed, cases = repair_story.total(best)
+    done = f"{shown(args.work / 'best')} is {best['name']}: {passed} of {cases} cases over {len(best['suites'])} suites, after {loop.seconds(story) / 60:.0f} minutes"
+    if not repair_story.complete(best):
+        raise UserError(f"{done}; not met: {', '.join(name for name, suite in best['suites'].items() if not suite['meets'])}. "
+                        f"More iterations: --iterations {limit + 2}. The story is in {shown(args.report)}")
+    print(done)
+
+
+def repair_settings_of(path: Path) -> dict:
+    """The config's repair section, with {suite: threshold}. UserError for a key that is missing, unknown or of the wrong kind."""
+    config = read_json(path)
+    section, thresholds = config.get("repair"), config.get("eval", {}).get("suites", {})
+    if not isinstance(section, dict) or section.keys() != KEYS.keys() or any(not isinstance(section[key], kind) for key, kind in KEYS.items()):
+        raise UserError(f"{shown(path)}: \"repair\" needs exactly {', '.join(KEYS)}; see configs/tiny-repair.json")
+    if unknown := [name for name in section["suites"] if name not in thresholds]:
+        raise UserError(f"{shown(path)}: eval.suites has no threshold for {', '.join(unknown)}, which repair.suites names")
+    return {**section, "suites": {name: thresholds[name]["threshold"] for name in section["suites"]}}
+
+
+class Loop:
+    """The steps of the loop. Each leaves a file or folder and is not taken again when that is there."""
+
+    def __init__(self, args, settings: dict):
+        self.args, self.settings, self.start = args, settings, args.model
+        self.inputs = [report.describe_input(args.model), *(report.describe_input(SUITES / f"{name}.json") for name in settings["suites"])]
+        told = json.loads(json.dumps({"settings": {**settings, "iterations": None, "compare_shapes": None}, "inputs": self.inputs}))
+        path = args.work / "loop.json"
+        if path.exists() and read_json(path)["of"] != told:
+            raise UserError(f"{shown(path)}: is of another checkpoint, suites or settings; remove {shown(args.work)} or take another RUN")
+        self.path, self.state = path, read_json(path) if path.exists() else {"of": told, "seconds": {}}
+
+    def run(self, name: str, made: Path, script: str, *flags) -> None:
+        """Run one verb unless `made` is there; remember how long it took."""
+        if made.exists():
+            return
+        started = time.monotonic()
+        if subprocess.run([sys.executable, str(SCRIPTS / script), *map(str, flags)]).returncode:
+            raise UserError(f"{script} failed on {name} (its error is above); mend it and run the loop again, finished steps are kept")
+        self.state["seconds"][name] = round(time.monotonic() - started)
+        write_json(self.path, self.state)
+
+    def checkpoint(self, name: str) -> Path:
+        return self.start if name == "start" else self.args.work / name / "fused"
+
+    def eval_path(self, name: str, suite: str) -> Path:
+        return self.args.work / name / "evals" / f"{suite}.json"
+
+    def evaluate(self, name: str, folder: Path, parent: str | None, **told) -> dict:
+        """The score of a checkpoint on every suite, with its diagnoses."""
+        suites, kinds = {}, Counter()
+        for suite, threshold in self.settings["suites"].items():
+            path = self.eval_path(name, suite)
+            self.run(f"{name} eval {suite}", path, "run_eval.py", "--suite", SUITES / f"{suite}.json", "--backend", "mlx", "--model", folder,
+                     "--artifact", name, "--out", path, "--server-log", path.with_suffix(".server.log"))
+            results = report.results(path)
+            suites[suite] = repair_story.score(results, threshold)
+            kinds.update(failure["diagnosis"] for failure in diagnosis.failures(eval_case.load(SUITES / f"{suite}.json"), results))
+        one = {"name": name, "parent": parent, "accepted": name == "start", "refused": [], "suites": suites, "diagnoses": dict(kinds), **told}
+        one["seconds"] = sum(seconds for step, seconds in self.state["seconds"].items() if step.split()[0] == name)
+        cli.say(repair_story.line(one))
+        return one
+
+    def iterate(self, name: str, parent: dict, shape: str, rate: float) -> dict:
+        """Rows, adapter, checkpoint and score of one iteration."""
+        iteration, folder = name.split(".")[0], self.args.work / name
+        data, model = self.args.data / iteration, self.checkpoint(parent["name"])
+        evals = [flag for suite in self.settings["suites"] for flag in ("--eval", self.eval_path(parent["name"], suite))]
+        self.run(f"{name} rows", data / "manifest.json", "build_repair_set.py", *evals, "--iteration", iteration.removeprefix("iter"),
+                 "--out", data, "--rows", self.settings["rows"])
+        manifest = read_json(data / "manifest.json")
+        if manifest["evals"] != [report.describe_input(path) for path in evals[1::2]]:
+            raise UserError(f"{shown(data)}: was built from other evals than this loop's; remove it or give another --data")
+        training = {**self.settings["training"], "learning_rate": rate}
+        self.run(f"{name} training", folder / "training.json", "train_repair.py", "--model", model, "--data", data, "--adapter", folder / "adapter",
+                 "--report", folder / "training.json", "--shape", shape, *(word for key, value in training.items() for word in (f"--{key.replace('_', '-')}", value)))
+        self.run(f"{name} fuse", folder / "fused" / "config.json", "fuse_adapter.py", "--model", model, "--adapter", folder / "adapter", "--out", folder / "fused")
+        trained = report.results(folder / "training.json")
+        told = {"shape": shape, "learning_rate": rate, "rows": manifest["rows"], "purposes": manifest["purposes"],
+                "training": {key: trained[key] for key in ("valid_before", "valid_after", "scored_tokens", "seconds", "peak_memory_gib")}}
+        return self.evaluate(name, folder / "fused", parent["name"], **told)
+
+    def seconds(self, story: list) -> int:
+        """Seconds of the loop itself; the shapes for comparison are not part of it."""
+        return sum(one["seconds"] for one in story if "." not in one["name"])
+
+    def tell(self, story: list) -> None:
+        """Write the report: the iterations so far."""
+        best = repair_story.best([one for one in story if one["accepted"]])
+        results = {"iterations": story, "best": best["name"], "complete": repair_story.complete(best), "seconds": self.seconds(story),
+                   "best_rule": repair_story.BEST_RULE, "refusal_rule": repair_story.REFUSAL_RULE}
+        report.write(self.args.report, self.inputs, self.settings, results)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,154 @@
+"""A batch of rows that begin alike: the loss, and with it the gradient, for about the cost of one row.
+
+    batch = shared_prefix.collate([Example(*loss_mask.tokens_and_mask(chat, row)) for row in rows])
+    value = shared_prefix.loss(model, batch)  # mean cross-entropy in nats; differentiable
+
+Rows of tool calling begin with the same thousands of tokens of system prompt and tool list, before a request of
+twenty. What is equal in all of them, tokens and loss alike, goes through the model once; its keys, values and
+conv states are then shared by the rows, with gradient. That is exactly the function, and the gradient, of
+running each row by itself (tests/test_shared_prefix.py). Logits are computed only where there is loss.
+"""
+
+import random
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_lm.models.cache import ArraysCache, KVCache, make_prompt_cache
+
+import lora_training
+from cli import UserError
+
+SAME_BEGINNING = 0.5  # neighbours in sorted order that share this much of the shorter one may share a batch
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: tokens int32 [N]; mask bool [N], True where the token has loss (both from loss_mask)."""
+
+    tokens: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows cut into P inputs that all of them share and at most S of their own, padded on the right.
+
+    shared, shared_targets int [P] and shared_weights float [P] as for one row; own, targets int [B, S], weights float [B, S].
+    """
+
+    shared: np.ndarray
+    shared_targets: np.ndarray
+    shared_weights: np.ndarray
+    own: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def scored(self) -> int:
+        """Tokens with loss, those of the shared beginning counted in each row."""
+        return int(self.weights.sum() + len(self.own) * self.shared_weights.sum())
+
+
+def same_beginning(a: np.ndarray, b: np.ndarray) -> int:
+    """How many leading entries are equal."""
+    length = min(len(a), len(b))
+    different = np.nonzero(a[:length] != b[:length])[0]
+    return int(different[0]) if len(different) else length
+
+
+def collate(examples: list) -> Batch:
+    """A batch with the longest shared beginning that leaves each row one input of its own. One row shares nothing."""
+    rows = [(e.tokens[:-1], e.tokens[1:], e.mask[1:].astype(np.float32)) for e in examples]
+    shared = min(len(inputs) for inputs, _, _ in rows) - 1 if len(rows) > 1 else 0
+    for row in rows[1:]:
+        shared = min([shared, *map(same_beginning, rows[0], row)])
+    width = max(len(inputs) for inputs, _, _ in rows) - shared
+    own, targets, weights = (np.zeros((len(rows), width), kind) for kind in (np.int32, np.int32, np.float32))
+    for i, row in enumerate(rows):
+        for matrix, array in zip((own, targets, weights), row):
+            matrix[i, : len(array) - shared] = array[shared:]
+    return Batch(*(array[:shared] for array in rows[0]), own, targets, weights)
+
+
+def groups(examples: list) -> list[list[int]]:
+    """Places of the examples, in groups whose members begin alike."""
+    order = sorted(range(len(examples)), key=lambda i: examples[i].tokens.tolist())
+    found = [[order[0]]]
+    for before, place in zip(order, order[1:]):
+        a, b = examples[before].tokens, examples[place].tokens
+        if same_beginning(a, b) >= SAME_BEGINNING * min(len(a), len(b)):
+            found[-1].append(place)
+        else:
+            found.append([place])
+    return found
+
+
+def plan(examples: list, batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """Which examples make up the batch of each step; an epoch takes each example once, each epoch in another order."""
+    rng, batches, alike = random.Random(seed), [], groups(examples)
+    while len(batches) < steps:
+        epoch = []
+        for group in alike:
+            group = rng.sample(group, len(group))
+            epoch += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
+        rng.shuffle(epoch)
+        batches += epoch
+    return batches[:steps]
+
+
+def _continued(cache: list, rows: int, through: bool) -> list:
+    """The cache of one beginning as that of `rows` rows which go on from it; without gradient unless `through`."""
+    def shared(a: mx.array) -> mx.array:
+        return mx.broadcast_to(a if through else mx.stop_gradient(a), (rows, *a.shape[1:]))
+
+    found = []
+    for one in cache:
+        if isinstance(one, KVCache):
+            copy = KVCache()
+            copy.keys, copy.values = map(shared, one.keys_and_values())
+            copy.offset = one.offset
+        elif isinstance(one, ArraysCache):
+            copy = ArraysCache(len(one.cache))
+            copy.cache = [None if a is None else shared(a) for a in one.cache]
+        else:
+            raise UserError(f"rows of this architecture cannot share a beginning: its cache is a {type(one).__name__}")
+        found.append(copy)
+    return found
+
+
+def _sum_of_losses(model, hidden: mx.array, targets: np.ndarray, weights: np.ndarray) -> mx.array:
+    """Cross-entropies in nats, summed over the places with weight; hidden [B, L, D], targets and weights [B, L] or [L]."""
+    places = np.flatnonzero(weights).astype(np.int32)
+    logits = lora_training.head(model, hidden.reshape(-1, hidden.shape[-1])[mx.array(places)]).astype(mx.float32)
+    return nn.losses.cross_entropy(logits, mx.array(targets.reshape(-1)[places])).sum()
+
+
+def loss(model, batch: Batch, through: bool = True) -> mx.array:
+    """Mean cross-entropy in nats over all tokens of the batch that have loss.
+
+    Without `through`, what the shared beginning hands on to the rows counts as given: the loss is the same, its
+    gradient lacks what would flow back through the beginning, and most of the time is saved.
+    """
+    rows, total, cache = len(batch.own), mx.array(0.0), None
+    if len(batch.shared):
+        cache = make_prompt_cache(model)
+        hidden = model.model(mx.array(batch.shared[None]), cache=cache)
+        if batch.shared_weights.any():
+            total = total + rows * _sum_of_losses(model, hidden, batch.shared_targets, batch.shared_weights)
+        cache = _continued(cache, rows, through)
+    if batch.weights.any():
+        total = total + _sum_of_losses(model, model.model(mx.array(batch.own), cache=cache), batch.targets, batch.weights)
+    return total / batch.scored
+
+
+def mean_loss(model, examples: list, batch_size: int) -> float:
+    """Mean cross-entropy in nats over all tokens of the examples that have loss; no gradient."""
+    total = scored = 0.0
+    for group in groups(examples):
+        for start in range(0, len(group), batch_size):
+            batch = collate([examples[i] for i in group[start : start + batch_size]])
+            total += loss(model, batch).item() * batch.scored
+            scored += batch.scored
+    return total / scored

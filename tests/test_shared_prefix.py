@@ -1,0 +1,137 @@
+"""A batch with a shared beginning trains exactly what its rows would by themselves, and the CPU's experts what mlx-lm's do."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models import lfm2_moe, llama
+
+import grouped_experts
+import lora
+import lora_training
+import shared_prefix
+from repair_settings import Settings
+from shared_prefix import Example
+
+LFM2 = dict(model_type="lfm2_moe", vocab_size=61, hidden_size=32, intermediate_size=48, moe_intermediate_size=24, num_hidden_layers=4, num_experts=5,
+            num_experts_per_tok=2, norm_topk_prob=True, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, use_expert_bias=True,
+            num_dense_layers=1, norm_eps=1e-5, conv_bias=False, conv_L_cache=3, layer_types=["conv", "full_attention", "conv", "full_attention"])
+LLAMA = dict(model_type="llama", vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             rms_norm_eps=1e-5, head_dim=8, max_position_embeddings=512, tie_word_embeddings=True)
+
+
+def adapted(kind="lfm2", grouped=True):
+    """A random model with adapters whose both halves are random, so that every gradient is there."""
+    mx.random.seed(0)
+    model = lfm2_moe.Model(lfm2_moe.ModelArgs(**LFM2)) if kind == "lfm2" else llama.Model(llama.ModelArgs(**LLAMA))
+    if kind == "lfm2":
+        for layer in model.layers[1:]:
+            layer.feed_forward.expert_bias = mx.random.normal((5,)) * 0.3
+    if grouped and kind == "lfm2":
+        assert grouped_experts.use(model) == 5  # three sparse layers, two convolutions
+    settings = Settings(rank=4).adapter
+    if kind == "llama":
+        settings = {**settings, "modules": ["q_proj", "v_proj", "down_proj"]}
+    lora.attach(model, settings)
+    model.update(tree_map(lambda a: 0.2 * mx.random.normal(a.shape), model.trainable_parameters()))
+    mx.eval(model.parameters())
+    return model
+
+
+def rows(count=4, prefix=37, seed=1):
+    """Rows that begin alike, of different lengths, with loss at their ends."""
+    rng = np.random.default_rng(seed)
+    beginning, made = rng.integers(0, 61, prefix), []
+    for number in range(count):
+        end = rng.integers(0, 61, 6 + 5 * number)
+        mask = np.zeros(prefix + len(end), bool)
+        mask[-4 - number:] = True
+        made.append(Example(np.concatenate([beginning, end]).astype(np.int32), mask))
+    return made
+
+
+def value_and_gradients(model, batch, through=True):
+    value, gradients = nn.value_and_grad(model, shared_prefix.loss)(model, batch, through)
+    mx.eval(value, gradients)
+    return value.item(), dict(tree_flatten(gradients))
+
+
+def one_by_one(model, examples):
+    """The same loss computed without anything of ours: each row whole, all logits, loss by the mask."""
+    def mean_of(model):
+        total, count = 0.0, 0
+        for example in examples:
+            tokens = mx.array(example.tokens[None])
+            losses = nn.losses.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:])[0]
+            total, count = total + (losses * mx.array(example.mask[1:])).sum(), count + int(example.mask[1:].sum())
+        return total / count
+
+    value, gradients = nn.value_and_grad(model, mean_of)(model)
+    mx.eval(value, gradients)
+    return value.item(), dict(tree_flatten(gradients))
+
+
+def assert_same(one, other):
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    assert one[1].keys() == other[1].keys() and len(one[1]) > 5
+    for name, gradient in one[1].items():
+        expected = np.array(other[1][name])
+        assert np.abs(expected).max() > 0, name
+        np.testing.assert_allclose(np.array(gradient), expected, rtol=1e-3, atol=2e-5 * np.abs(expected).max() + 1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["lfm2", "llama"])
+def test_a_shared_beginning_changes_neither_loss_nor_gradient(kind):
+    model, examples = adapted(kind), rows()
+    batch = shared_prefix.collate(examples)
+    assert len(batch.shared) == 36 and batch.own.shape == (4, 21)  # 37 tokens alike: the last one has different targets
+    assert_same(value_and_gradients(model, batch), one_by_one(model, examples))
+
+
+def test_loss_inside_the_shared_beginning_counts_in_each_row():
+    model = adapted()
+    examples = [Example(e.tokens, np.ones(len(e.tokens), bool)) for e in rows(3)]
+    batch = shared_prefix.collate(examples)
+    assert len(batch.shared) >= 36 and batch.scored == sum(len(e.tokens) - 1 for e in examples)
+    assert_same(value_and_gradients(model, batch), one_by_one(model, examples))
+
+
+def test_rows_that_begin_differently_share_nothing_and_still_train():
+    model = adapted()
+    examples = [rows(1, seed=seed)[0] for seed in (1, 2)]
+    batch = shared_prefix.collate(examples)
+    assert len(batch.shared) == 0
+    assert_same(value_and_gradients(model, batch), one_by_one(model, examples))
+
+
+def test_grouped_experts_compute_what_mlx_lm_computes():
+    examples = rows()
+    assert_same(one_by_one(adapted(grouped=True), examples), one_by_one(adapted(grouped=False), examples))
+
+
+def test_without_the_gradient_through_the_beginning_the_loss_is_the_same():
+    model, batch = adapted(), shared_prefix.collate(rows())
+    (one, exact), (other, cheap) = value_and_gradients(model, batch), value_and_gradients(model, batch, through=False)
+    assert one == pytest.approx(other, rel=1e-6)
+    assert any(np.abs(np.array(exact[name] - cheap[name])).max() > 1e-4 for name in exact)
+
+
+def test_mean_loss_is_that_of_all_rows():
+    model, examples = adapted(), rows(5)
+    assert shared_prefix.mean_loss(model, examples, 2) == pytest.approx(one_by_one(model, examples)[0], rel=1e-5)
+
+
+def test_a_plan_takes_each_row_once_per_epoch_and_never_mixes_beginnings():
+    examples = rows(6, seed=1) + rows(5, seed=2)
+    plan = shared_prefix.plan(examples, 4, 8, seed=3)
+    assert plan == shared_prefix.plan(examples, 4, 8, seed=3) != shared_prefix.plan(examples, 4, 8, seed=4)
+    for epoch in (plan[:4], plan[4:]):
+        assert sorted(place for batch in epoch for place in batch) == list(range(11))
+    assert all(len({place < 6 for place in batch}) == 1 for batch in plan)
+
+
+def test_the_head_of_an_untied_model_is_found():
+    model = llama.Model(llama.ModelArgs(**{**LLAMA, "tie_word_embeddings": False}))
+    hidden = mx.random.normal((3, 32))
+    assert mx.array_equal(lora_training.head(model, hidden), model.lm_head(hidden))

@@ -19,7 +19,6 @@ import cli
 import mixed_core
 import report
 from files import read_json, shown
-from training_run import check_settings
 
 
 def main() -> None:
@@ -30,7 +29,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True, help="report (JSON)")
     args = parser.parse_args()
 
-    group = check_settings(read_json(args.config), shown(args.config))["group_size"]
+    group = read_json(args.config).get("group_size")
     source = checkpoint.read(args.model)
     source = checkpoint.Checkpoint(source.folder, mixed_core.check_config(source.config, group, shown(args.model / "config.json")), source.tensors)
     with tqdm(total=source.config["num_hidden_layers"] + 1, unit="shard", dynamic_ncols=True) as bar:

@@ -47,32 +47,3 @@ def batch_of(step: int, count: int, size: int, seed: int) -> tuple[int, list[int
     epoch, place = divmod(step, count // size)
     order = np.random.default_rng((seed, epoch)).permutation(count)
     return epoch, order[place * size : (place + 1) * size].tolist()
-
-
-def encode(chat, source: Path, max_tokens: int) -> tuple[list[str], dict]:
-    """(lines, counts) of a file of conversations: {rows, cut, left_out, tokens, scored_tokens}.
-
-    A conversation longer than `max_tokens` is cut at its end; one in which nothing scored is left is left out.
-    """
-    import loss_mask
-
-    lines, counts = [], {"rows": 0, "cut": 0, "left_out": 0, "tokens": 0, "scored_tokens": 0}
-    with open(source, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                tokens, mask = loss_mask.tokens_and_mask(chat, json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{shown(source)}:{number}: no conversation ({type(error).__name__}: {error})") from None
-            except UserError as error:
-                raise UserError(f"{shown(source)}:{number}: {error}") from None
-            counts["cut"] += len(tokens) > max_tokens
-            tokens, mask = tokens[:max_tokens], mask[:max_tokens]
-            if not mask[1:].any():
-                counts["left_out"] += 1
-                continue
-            edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
-            counts["rows"] += 1
-            counts["tokens"] += len(tokens)
-            counts["scored_tokens"] += int(mask[1:].sum())
-            lines.append(json.dumps({"row": number, "tokens": tokens.tolist(), "scored": edges.reshape(-1, 2).tolist()}))
-    return lines, counts

@@ -30,8 +30,10 @@ def main() -> None:
     args = parser.parse_args()
 
     group = read_json(args.config).get("group_size")
+    config_path = args.model / "config.json"
+    config = mixed_core.check_config(read_json(config_path), group, shown(config_path))  # before the shapes: the plainer error
     source = checkpoint.read(args.model)
-    source = checkpoint.Checkpoint(source.folder, mixed_core.check_config(source.config, group, shown(args.model / "config.json")), source.tensors)
+    source = checkpoint.Checkpoint(source.folder, config, source.tensors)
     with tqdm(total=source.config["num_hidden_layers"] + 1, unit="shard", dynamic_ncols=True) as bar:
         errors = mixed_core.build(args.out, source, group, say=lambda done, count: bar.update())
     size = mixed_core.size(source.config, group)

@@ -19,7 +19,7 @@ import cli
 import mixed_core
 import report
 from cli import UserError
-from files import require_space, shown
+from files import read_json, require_space, shown
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
@@ -61,8 +61,8 @@ def main() -> None:
             raise UserError(f"{args.model}: no such folder, and not OWNER/NAME of a hub model")
         folder = args.out
         download(args.model, args.revision, folder)
+    mixed_core.check_config(read_json(folder / "config.json"), args.group_size, shown(folder / "config.json"))
     source = checkpoint.read(folder)
-    mixed_core.check_config(source.config, args.group_size, shown(folder / "config.json"))
     files = sorted(path for path in folder.iterdir() if path.is_file())
     parameters = sum(math.prod(tensor.shape) for tensor in source.tensors.values())
     report.write(args.report, files, {"model": args.model, "revision": args.revision},

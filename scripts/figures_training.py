@@ -60,6 +60,8 @@ def sweep(report: dict, theme: Theme):
     for index, (key, title, unit) in enumerate((("seconds", "Seconds", ""), ("peak_rss_gib", "Peak memory, GiB", ""))):
         axes = figure.add_axes(((left + index * (width + gap)) / WIDTH, foot / height, width / WIDTH, (height - head - foot) / height))
         axes.axis("off")
+        axes.set_yticks([])
+        axes.set_xticks([])
         axes.set_xlim(0, max(one[key] for one in steps))
         axes.set_ylim(len(steps) - 0.4, -0.6)
         axes.set_title(title, loc="left", size=SMALL, color=theme.muted, pad=6)

@@ -87,9 +87,12 @@ def subtract(matrix: Int8Matrix, rows: slice, delta: np.ndarray, random: np.rand
     _round(delta, random)  # before the codes are added: beside a 255 float32 would lose the last bits of a small move
     delta += codes
     # The rounded value decides who leaves the grid: deciding by the exact one would be a bias.
-    outside = np.nonzero((grouped.min(-1) < 0) | (grouped.max(-1) > CODES))
-    if len(outside[0]):
-        grouped[outside] = _regrid(matrix, rows, outside, grouped[outside], random)
+    with np.errstate(invalid="ignore"):  # a move too far for int32 becomes its end, which lies outside, too
+        outside = delta.astype(np.int32)
+    outside &= ~CODES
+    if outside.any():
+        groups = np.nonzero(outside.reshape(grouped.shape).view(np.uint64).any(-1))
+        grouped[groups] = _regrid(matrix, rows, groups, grouped[groups], random)
     moved = delta.astype(np.uint8)
     changed = np.count_nonzero(moved != codes)
     matrix.codes[rows] = moved

@@ -7,6 +7,11 @@ Out: NAME-light.svg, NAME-dark.svg and the same as .png (1700 pixels, to be show
   fixed-hermes    which cases each artifact passed
   quant-quality   file size against KL divergence
   quant-sizes-8b  predicted sizes of LFM2-8B-A1B against their budgets
+  training-memory peak memory of training an 8B MoE by length of the example
+  group-sweep     time and memory of a training step by group size
+  dataset         which traces became rows, and what each filter took
+  smol-emission   a small model's tool-call tokens before and after training
+  repair          what the suites scored over the iterations of a repair loop
 
 Only figures whose reports are given are drawn, unless --only names one. The same reports give the
 same bytes. Texts that overlap or leave the picture are an error that names them.
@@ -18,10 +23,14 @@ same bytes. Texts that overlap or leave the picture are an error that names them
 from pathlib import Path
 
 import cli
+import figures_data
 import figures_eval
 import figures_pipeline
 import figures_quants
+import figures_repair
+import figures_smol
 import figures_style
+import figures_training
 from cli import UserError
 from files import read_json, shown
 
@@ -42,14 +51,41 @@ FIGURES = {
         lambda reports, theme: figures_quants.size_and_quality(reports["quants"], theme),
         "File size against KL divergence from the BF16 parent for KXL and stock quants: mean and 99.9 % tail.",
     ),
+    "dataset": (
+        ("dataset",),
+        lambda reports, theme: figures_data.filtering(reports["dataset"], theme),
+        "How many traces there are at each length in tokens, where the cap cuts, and how many rows each filter took.",
+    ),
     "quant-sizes-8b": (
         ("sizes",),
         lambda reports, theme: figures_quants.predicted_sizes(reports["sizes"], theme),
         "Predicted file sizes of LFM2-8B-A1B's KXL quants in GiB against their budgets and the stock types.",
     ),
+    "smol-emission": (
+        ("emission",),
+        lambda reports, theme: figures_smol.emission(reports["emission"], theme),
+        "Probability of the tool-call start token at each held-out prompt before and after training, and what came of it.",
+    ),
+    "training-memory": (
+        ("memory", "proof"),
+        lambda reports, theme: figures_training.memory(reports["memory"], reports["proof"], theme),
+        "Predicted peak memory of a training step at LFM2-8B-A1B's shapes by tokens of the example, with measured peaks.",
+    ),
+    "group-sweep": (
+        ("sweep",),
+        lambda reports, theme: figures_training.sweep(reports["sweep"], theme),
+        "Seconds and peak memory of a training step by group size, beside the streamed step.",
+    ),
+    "repair": (
+        ("repair",),
+        lambda reports, theme: figures_repair.progression(reports["repair"], theme),
+        "Cases passed per suite before a repair loop and after each of its iterations, with the row shapes it was compared with.",
+    ),
 }
 MADE_BY = {"calibration": "make imatrix", "imatrix": "make imatrix", "parity": "make parity",
-           "quants": "make quants", "sizes": "make sizes", "eval": "make eval"}
+           "quants": "make quants", "sizes": "make sizes", "eval": "make eval", "dataset": "make data",
+           "emission": "make smollora", "repair": "make repair-loop",
+           "memory": "make sweep", "sweep": "make sweep", "proof": "make prove-8b"}
 
 
 def main() -> None:
@@ -61,6 +97,12 @@ def main() -> None:
     parser.add_argument("--parity", type=Path, help="report of check_parity.py")
     parser.add_argument("--quants", type=Path, help="report of measure_quants.py")
     parser.add_argument("--sizes", type=Path, help="report of predict_sizes.py for LFM2-8B-A1B")
+    parser.add_argument("--dataset", type=Path, help="report of prepare_traces.py")
+    parser.add_argument("--emission", type=Path, help="report of evaluate_emission.py")
+    parser.add_argument("--repair", type=Path, help="report of run_repair_loop.py")
+    parser.add_argument("--memory", type=Path, help="memory model's report of sweep_groups.py")
+    parser.add_argument("--sweep", type=Path, help="report of sweep_groups.py")
+    parser.add_argument("--proof", type=Path, help="report of prove_8b.py")
     parser.add_argument("--only", choices=FIGURES, action="append", help="draw just this figure; may be given several times")
     args = parser.parse_args()
 

@@ -1,0 +1,60 @@
+"""Figure: which rows a dataset is made of: how long the traces are, where the cap cuts, and what each filter took."""
+
+from figures_style import BODY, SMALL, WIDTH, Theme, new_figure
+
+LEFT, RIGHT, TOP, BOTTOM = 0.62, 0.3, 1.0, 0.62   # inches around the histogram
+CHART, BAR, GAP = 1.9, 0.3, 0.85                  # height of the histogram, of one bar below, space between the two
+REASON_COLUMN = 3.3                               # inches for the names of the reasons
+
+
+def filtering(report: dict, theme: Theme):
+    """A histogram of row lengths before and after, and a bar for each reason, from reports/RUN/dataset.json."""
+    results, caps = report["results"], sorted(report["settings"]["caps"])
+    drops = sorted(((count, reason) for reason, count in results["dropped"].items()), key=lambda one: (-one[0], one[1]))
+    out = sum(results["rows_out"].values())
+    height = TOP + CHART + BOTTOM + GAP + BAR * (len(drops) + 1) + 0.25
+    figure = new_figure(height, f"{out:,} of {results['rows_in']:,} traces become rows", subtitle(results), theme)
+    histogram(figure, height, results["token_lengths"], caps, theme)
+    reasons(figure, height, results, drops, out, theme)
+    return figure
+
+
+def subtitle(results: dict) -> str:
+    rows, sizes = results["rows_out"], results["sizes"]
+    return (f"{rows['train']:,} train, {rows['valid']:,} valid, {rows['test']:,} test; {sizes['tokens']:,} tokens, of which {sizes['trained_tokens']:,} are trained.\n"
+            "Lengths are counted with the model's own tokenizer and template.")
+
+
+def histogram(figure, height: float, lengths: dict, caps: list, theme: Theme) -> None:
+    """Rows by length: all that could be measured behind, the kept ones in front; a line at each cap."""
+    axes = figure.add_axes((LEFT / WIDTH, 1 - (TOP + CHART) / height, (WIDTH - LEFT - RIGHT) / WIDTH, CHART / height))
+    bars = max(len(lengths["before"]), len(lengths["after"]), 1)
+    for key, colour, label in (("before", theme.faint, "all traces"), ("after", theme.ours, "kept rows")):
+        axes.bar([(place + 0.5) * lengths["bin"] / 1000 for place in range(len(lengths[key]))], lengths[key], width=0.9 * lengths["bin"] / 1000, color=colour, label=label)
+    longest = bars * lengths["bin"] / 1000
+    shown = [cap / 1000 for cap in caps if cap / 1000 <= longest * 1.5]
+    axes.set_xlim(0, max([longest, *(cap * 1.04 for cap in shown)]))
+    top = max([*lengths["before"], *lengths["after"], 1])
+    axes.set_ylim(0, top * 1.3)
+    for cap in shown:
+        axes.axvline(cap, color=theme.other, linewidth=1.3, linestyle=(0, (4, 3)))
+        axes.text(cap, top * 1.3, f"cap {cap * 1000:,.0f} ", ha="right", va="top", size=SMALL, color=theme.other)
+    axes.set_xlabel("thousand tokens in a row")
+    axes.set_ylabel("rows")
+    axes.grid(axis="y")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 1.13), ncols=2, frameon=False, fontsize=SMALL, labelcolor=theme.muted, handlelength=1.2)
+
+
+def reasons(figure, height: float, results: dict, drops: list, out: int, theme: Theme) -> None:
+    """One bar per reason, most first, above them the rows that were kept; each with its count."""
+    axes = figure.add_axes((0, 0, 1, (BAR * (len(drops) + 1) + 0.25) / height))
+    axes.set(xlim=(0, WIDTH), ylim=(BAR * (len(drops) + 1) + 0.25, 0))
+    axes.axis("off")
+    figure.text(0.18 / WIDTH, 1 - (TOP + CHART + BOTTOM + GAP - 0.38) / height, "What became of each trace", size=BODY, weight="bold", va="top")
+    scale = (WIDTH - REASON_COLUMN - 1.1) / max([out, *(count for count, _ in drops)])
+    entries = [("kept", out, theme.ours), *((results["drops"][reason]["in_words"], count, theme.other) for count, reason in drops)]
+    for place, (name, count, colour) in enumerate(entries):
+        y = BAR * (place + 0.5)
+        axes.text(REASON_COLUMN - 0.12, y, name, ha="right", va="center_baseline", size=SMALL)
+        axes.barh(y, max(count * scale, 0.02), height=BAR * 0.62, left=REASON_COLUMN, color=colour)
+        axes.text(REASON_COLUMN + count * scale + 0.1, y, f"{count:,}", va="center_baseline", size=SMALL, color=theme.muted)

@@ -1,0 +1,74 @@
+"""A user learns which of their calls a template breaks, from the parsers that will read them; ours breaks none."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+import call_roundtrip
+import check_template
+import loss_mask
+from test_tool_syntax import calls
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return loss_mask.load(ROOT / "models" / "tiny")
+
+
+@pytest.fixture(scope="module")
+def ours(chat, llama_bin, tmp_path_factory):
+    with call_roundtrip.Readers(chat, tmp_path_factory.mktemp("ours")) as readers:
+        yield readers
+
+
+def row(arguments: list) -> dict:
+    message = {"role": "assistant", "content": "", "tool_calls": [{"id": f"call_{i}", "type": "function", "function": one} for i, one in enumerate(arguments)]}
+    return {"id": "x", "tools": TOOLS, "messages": [{"role": "user", "content": "Go."}, message]}
+
+
+TOOLS = [{"type": "function", "function": {"name": name, "description": "", "parameters": {
+    "type": "object", "properties": {"s": {"type": "string"}, "t": {"type": "string"}, "v": {}, "n": {"type": "integer"}}}}} for name in ("first", "second")]  # fmt: skip
+
+
+def test_our_template_breaks_no_difficult_string_in_any_parser(chat, ours):
+    broken, turns = check_template.check(chat, ours, check_template.difficult())
+    assert broken == [] and turns == len(check_template.DIFFICULT) + len(check_template.VALUES) + 1
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(calls=calls)
+def test_any_calls_survive_our_template_and_all_three_parsers(chat, ours, calls):
+    assert check_template.check(chat, ours, [row(calls)]) == ([], 1)
+
+
+# What LFM2.5's published template does, by FACTS of llama.cpp's parser: refuses, corrupts, or lets arguments in.
+KNOWN = {"string: apostrophe", "string: regex", "string: windows path", "string: trailing backslash", "string: newline", "string: tab", "string: injected argument"}
+
+
+def test_the_published_template_fails_on_its_known_breakages(chat, llama_tree, tmp_path):
+    published = replace(chat, template=(llama_tree / "models" / "templates" / "LFM2.5-8B-A1B.jinja").read_text(encoding="utf-8"))
+    with call_roundtrip.Readers(published, tmp_path) as readers:
+        broken, _ = check_template.check(published, readers, check_template.difficult())
+    by_llama = {one["row"] for one in broken if one["parser"] == "llama_server"}
+    assert KNOWN <= by_llama
+    assert {"string: double quotes", "string: unicode", "string: python words"}.isdisjoint(by_llama)
+    problem = {one["row"]: one["problem"] for one in broken if one["parser"] == "llama_server"}
+    assert '"n": 5' in problem["string: injected argument"].split(" became ")[1], "the string became arguments"
+    assert "C:\\new" in problem["string: windows path"].split(" became ")[1], "the path lost its backslashes without a word"
+
+
+def test_rows_that_are_not_there_are_named_with_the_target_that_makes_them(tmp_path):
+    with pytest.raises(check_template.UserError, match="none.jsonl: no such file; `make data` writes rows"):
+        check_template.rows(tmp_path / "none.jsonl")
+
+
+def test_a_file_that_is_no_rows_is_named_with_its_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row([{"name": "first", "arguments": {"s": "x"}}])) + "\n{\"text\": 1}\n")
+    with pytest.raises(check_template.UserError, match="rows.jsonl:2: not a row"):
+        check_template.rows(path)

@@ -52,18 +52,19 @@ def main() -> None:
 
     valid_before = shared_prefix.mean_loss(model, splits["valid"], args.batch_size)
     cli.say(f"validation loss before training {valid_before:.4f}")
-    scored, started = 0, time.monotonic()
+    scored, started, ends = 0, time.monotonic(), []
     with tqdm(total=settings.steps, desc=f"{args.adapter.parent.name} {args.shape}", unit="step") as bar:
         for step, loss, count in trainer.run(splits["train"]):
             bar.update(step - bar.n)
             bar.set_postfix(loss=f"{loss:.3f}")
             scored += count
+            ends.append(round(time.monotonic() - started, 3))
     seconds = time.monotonic() - started
     valid_after = shared_prefix.mean_loss(model, splits["valid"], args.batch_size)
 
     lora.save(args.adapter, lora.trainable(model), {"lora": settings.adapter, "token_ids": []})
     results = {"losses": [round(loss, 4) for loss in trainer.losses], "valid_before": round(valid_before, 4), "valid_after": round(valid_after, 4),
-               "rows": {split: len(examples) for split, examples in splits.items()}, "scored_tokens": scored, "seconds": round(seconds),
+               "rows": {split: len(examples) for split, examples in splits.items()}, "scored_tokens": scored, "seconds": round(seconds, 1), "step_ends": ends,
                "peak_memory_gib": round(mx.get_peak_memory() / 2**30, 2)}
     report.write(args.report, inputs, {"shape": args.shape, **asdict(settings)}, results)
     trainer.forget()

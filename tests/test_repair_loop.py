@@ -1,0 +1,204 @@
+"""The loop's decisions, and the loop itself with every stage replaced by one that only notes its call."""
+
+import subprocess
+import sys
+
+import matplotlib
+import pytest
+
+import check_parser
+import figures_repair
+import figures_style
+import repair_story
+import run_repair_loop
+from cli import UserError
+from conftest import ROOT
+from eval_case import Answer
+from files import read_json, write_json, write_text
+
+SUITES = {"structured_6": 6, "colloquial_20": 20}
+
+
+def score(name, six, twenty, leaks=0, parent="start", accepted=True):
+    def suite(passed, cases):
+        return {"cases": cases, "passed": passed, "raw_passed": passed, "leaks": leaks, "false_positives": 0, "meets": passed == cases and not leaks}
+
+    return {"name": name, "parent": parent, "accepted": accepted, "refused": [], "seconds": 60, "suites": {"structured_6": suite(six, 6), "colloquial_20": suite(twenty, 20)}}
+
+
+def test_an_iteration_that_breaks_a_suite_which_passed_is_refused_with_the_numbers():
+    assert repair_story.broken(score("start", 6, 10), score("iter01", 6, 9)) == []
+    refused = repair_story.broken(score("start", 6, 10), score("iter01", 5, 20))
+    assert refused == ["structured_6 had 6 of 6 and was met, now 5 with 0 leaks and 0 false calls"]
+    assert repair_story.broken(score("start", 6, 10), score("iter01", 6, 20, leaks=1))
+
+
+def test_the_best_has_most_suites_met_then_most_cases_then_is_the_earliest():
+    assert repair_story.best([score("start", 6, 10), score("iter01", 5, 19)])["name"] == "start"
+    assert repair_story.best([score("start", 5, 10), score("iter01", 5, 19), score("iter02", 5, 19)])["name"] == "iter01"
+    assert repair_story.best([score("start", 4, 10), score("iter01", 6, 19), score("iter02", 6, 20)])["name"] == "iter02"
+
+
+def test_leaks_and_false_calls_keep_a_suite_from_being_met():
+    results = {"cases": 6, "passed": 6, "raw": {"passed": 6}, "text_tool_leaks": 0, "no_tool": {"false_positives": 0}}
+    assert repair_story.score(results, 6)["meets"]
+    assert not repair_story.score({**results, "text_tool_leaks": 1}, 6)["meets"]
+    assert not repair_story.score({**results, "no_tool": {"false_positives": 1}}, 6)["meets"]
+
+
+class Stages:
+    """Stands in for subprocess.run: each verb makes its files. `passed` is what each checkpoint scores per suite."""
+
+    def __init__(self, passed: dict):
+        self.passed, self.ran, self.fail = passed, [], None
+
+    def __call__(self, command):
+        script, flags = command[1].rsplit("/", 1)[-1], command[2:]
+        def flag(name):
+            return flags[flags.index(name) + 1]
+
+        self.ran.append((script, flag("--artifact") if script == "run_eval.py" else flag("--out") if "--out" in flags else flag("--adapter")))
+        if self.fail == script:
+            return subprocess.CompletedProcess(command, 2)
+        if script == "run_eval.py":
+            suite = flag("--suite").rsplit("/", 1)[-1].removesuffix(".json")
+            cases = read_json(ROOT / f"evals/suites/{suite}.json")["cases"]
+            passed = self.passed[flag("--artifact")][suite]
+            details = [{"id": case["id"], "kind": case["kind"], "category": case["category"], "passed": index < passed, "calls": [], "leaks": [], "finish_reason": "stop",
+                        "why": [] if index < passed else ["no"], "raw": None} for index, case in enumerate(cases)]
+            write_json(flag_path(flag("--out")), {"settings": {"suite": suite}, "results": {"cases": len(cases), "passed": passed, "raw": None, "text_tool_leaks": 0,
+                                                                                           "no_tool": {"false_positives": 0}, "details": details}})
+        elif script == "build_repair_set.py":
+            evals = [run_repair_loop.report.describe_input(flags[i + 1]) for i, word in enumerate(flags) if word == "--eval"]
+            write_json(flag_path(flag("--out")) / "manifest.json", {"evals": evals, "rows": {"train": 9, "valid": 1}, "purposes": {}})
+        elif script == "train_repair.py":
+            self.rate = flag("--learning-rate")
+            write_json(flag_path(flag("--report")), {"results": dict(valid_before=2.0, valid_after=1.0, scored_tokens=9, seconds=3, peak_memory_gib=1.0)})
+        else:
+            write_text(flag_path(flag("--out")) / "config.json", flag("--adapter"))
+        return subprocess.CompletedProcess(command, 0)
+
+
+def flag_path(text):
+    return run_repair_loop.Path(text)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    write_text(tmp_path / "start" / "config.json", "start")
+    section = {"suites": list(SUITES), "iterations": 3, "rows": 10, "training": {"steps": 5, "learning_rate": 0.001}, "compare_shapes": []}
+
+    def go(stages, *flags, **changes):
+        write_json(tmp_path / "config.json", {"eval": {"suites": {name: {"threshold": count} for name, count in SUITES.items()}}, "repair": {**section, **changes}})
+        monkeypatch.setattr(run_repair_loop.subprocess, "run", stages)
+        monkeypatch.setattr(sys, "argv", ["run_repair_loop.py", *map(str, ("--model", tmp_path / "start", "--config", tmp_path / "config.json", "--work", tmp_path / "work",
+                                                                         "--data", tmp_path / "data", "--report", tmp_path / "repair.json")), *flags])
+        run_repair_loop.main()
+        return read_json(tmp_path / "repair.json")["results"]
+
+    go.folder = tmp_path
+    return go
+
+
+def passes(**of):
+    return {name: dict(zip(SUITES, counts)) for name, counts in of.items()}
+
+
+def test_the_loop_ends_when_every_suite_passes(run):
+    stages = Stages(passes(start=(6, 9), iter01=(6, 15), iter02=(6, 20)))
+    results = run(stages)
+    assert [one["name"] for one in results["iterations"]] == ["start", "iter01", "iter02"]
+    assert results["best"] == "iter02" and results["complete"]
+    assert [one["parent"] for one in results["iterations"]] == [None, "start", "iter01"]
+    assert (run.folder / "work/best/config.json").read_text() == str(run.folder / "work/iter02/adapter")
+
+
+def test_a_refused_iteration_is_left_aside_and_the_next_starts_from_its_parent_with_half_the_rate(run):
+    stages = Stages(passes(start=(6, 9), iter01=(5, 20), iter02=(6, 20)))
+    results = run(stages)
+    assert results["iterations"][1]["refused"] and not results["iterations"][1]["accepted"]
+    assert results["iterations"][2]["parent"] == "start" and results["iterations"][2]["learning_rate"] == 0.0005
+    assert stages.rate == "0.0005" and results["best"] == "iter02"
+
+
+def test_shapes_are_compared_on_the_first_iterations_rows_and_never_taken_over(run):
+    stages = Stages({**passes(start=(6, 9), iter01=(6, 15), iter02=(6, 20)), **{"iter01.text": dict(zip(SUITES, (6, 20)))}})
+    results = run(stages, compare_shapes=["text"])
+    assert [one["name"] for one in results["iterations"]] == ["start", "iter01.text", "iter01", "iter02"]
+    assert not results["iterations"][1]["accepted"] and results["iterations"][3]["parent"] == "iter01"
+    assert sum(script == "build_repair_set.py" for script, _ in stages.ran) == 2
+
+
+def test_an_interrupted_loop_takes_no_step_twice(run):
+    stages = Stages(passes(start=(6, 9), iter01=(6, 20)))
+    stages.fail = "fuse_adapter.py"
+    with pytest.raises(UserError, match="fuse_adapter.py failed on iter01 fuse .* finished steps are kept"):
+        run(stages)
+    before, stages.fail, stages.ran = len(stages.ran), None, []
+    assert before == 5 and run(stages)["best"] == "iter01"
+    assert [script for script, _ in stages.ran] == ["fuse_adapter.py", "run_eval.py", "run_eval.py"]
+    stages.ran = []
+    run(stages)
+    assert stages.ran == []
+
+
+def test_a_loop_that_does_not_get_there_says_what_is_missing_and_keeps_the_best(run):
+    stages = Stages(passes(start=(6, 9), iter01=(6, 12), iter02=(6, 11), iter03=(6, 12)))
+    with pytest.raises(UserError, match=r"is iter01: 18 of 26 cases .* not met: colloquial_20"):
+        run(stages)
+    assert read_json(run.folder / "repair.json")["results"]["best"] == "iter01"
+    assert (run.folder / "work/best/config.json").exists()
+
+
+def test_another_checkpoint_in_the_same_folder_is_refused(run):
+    run(Stages(passes(start=(6, 20))))
+    write_text(run.folder / "start" / "config.json", "another")
+    with pytest.raises(UserError, match="is of another checkpoint"):
+        run(Stages(passes(start=(6, 20))))
+
+
+def test_a_config_without_thresholds_for_its_suites_is_refused(run):
+    with pytest.raises(UserError, match="no threshold for structured_12"):
+        run(Stages({}), suites=["structured_12"])
+    with pytest.raises(UserError, match='"repair" needs exactly'):
+        run(Stages({}), rows="many")
+
+
+@pytest.mark.parametrize("theme", figures_style.THEMES, ids=lambda theme: theme.name)
+@pytest.mark.parametrize("columns", [1, 2, 6])
+def test_the_progression_can_be_read(theme, columns):
+    story = [score("start", 2, 9, parent=None), score("iter01", 6, 19), {**score("iter01.text", 0, 3, leaks=2), "accepted": False},
+             {**score("iter01.server_text", 6, 11), "accepted": False}, {**score("iter02", 5, 20), "refused": ["x"], "accepted": False}, score("iter03", 6, 20)][:columns]
+    results = {"iterations": story, "best": repair_story.best([one for one in story if one["accepted"]])["name"], "seconds": 1800}
+    with matplotlib.rc_context(figures_style.style(theme)):
+        assert figures_style.text_problems(figures_repair.progression({"results": results}, theme)) == []
+
+
+CALL = {"name": "browser_navigate", "arguments": {"url": "https://example.com"}}
+
+
+@pytest.mark.parametrize("parsed, said", [
+    (Answer("", [CALL], "tool_calls"), None),
+    (Answer("<|tool_call_start|>[browser_navigate()]<|tool_call_end|>", [], "stop"), 'must say "tool_parser_type": "pythonic"'),
+    (Answer("[browser_navigate(url=1)]", [], "stop"), "the server answered with the call as text"),
+    (Answer("", [], "tool_calls", ["there is none"]), "the model's syntax is not right"),
+    (Answer("I can't.", [], "stop"), "no call came back"),
+    (Answer("", [CALL], "stop"), "finish_reason is 'stop'"),
+    (Answer("", [{"name": "terminal", "arguments": {}}], "tool_calls"), "called terminal"),
+])
+def test_the_parser_check_says_what_is_missing(parsed, said):
+    problem = check_parser.verdict(parsed, Answer("", [], "stop", raw_text="raw"))
+    assert problem is None if said is None else said in problem
+
+
+def test_the_installed_mlx_lm_is_as_it_was_published(monkeypatch, tmp_path):
+    assert check_parser.patched_files() == []
+    class Patched:
+        hash = type("Hash", (), {"mode": "sha256", "value": "other"})
+        def __str__(self):
+            return "mlx_lm/tool_parsers/pythonic.py"
+        def read_binary(self):
+            return b"patched"
+
+    monkeypatch.setattr(check_parser.importlib.metadata, "files", lambda name: [Patched()])
+    assert check_parser.patched_files() == ["mlx_lm/tool_parsers/pythonic.py"]

@@ -23,7 +23,6 @@ is not a string, its JSON). With "optional": true the argument may be absent. An
 suite does not name, or that the model left out, counts as the default in the tool's own schema.
 """
 
-import copy
 import itertools
 import json
 import re
@@ -123,7 +122,7 @@ class Suite:
 
     def of(self, case: dict) -> "Suite":
         """This suite with the tools that `case` offers."""
-        return replace(self, tools=surface(**case["tools"])) if "tools" in case else self
+        return replace(self, tools=hermes_tools.surface(**case["tools"])) if "tools" in case else self
 
     def parameters(self, name: str) -> dict | None:
         """The JSON schema of a tool's arguments; None for a tool that is not on offer."""
@@ -170,31 +169,6 @@ def load(path: Path) -> Suite:
         if problem:
             raise UserError(f"{shown(path)}: case {case['id']}: {problem}")
     return suite
-
-
-def surface(names: list, rename: dict | None = None) -> list:
-    """Hermes's tools `names` in this order, some under another name, also where descriptions speak of them."""
-    if unknown := sorted(set(rename or {}) - set(names)):
-        raise UserError(f"renames {', '.join(unknown)}, which is not among its tools")
-    by_name = {tool["function"]["name"]: copy.deepcopy(tool) for tool in hermes_tools.load(names)}
-    tools = [by_name[name] for name in names]
-    for tool in tools:
-        tool["function"] = _renamed(tool["function"], rename or {})
-        tool["function"]["name"] = (rename or {}).get(tool["function"]["name"], tool["function"]["name"])
-    return tools
-
-
-def _renamed(schema, rename: dict):
-    """A schema whose descriptions call tools by their new names. "terminal" alone is a word, terminal( is the tool."""
-    if isinstance(schema, list):
-        return [_renamed(item, rename) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {key: _renamed(value, rename) for key, value in schema.items()}
-    if isinstance(made.get("description"), str):
-        for old, new in rename.items():
-            made["description"] = re.sub(rf"\b{re.escape(old)}\b" + ("" if "_" in old else r"(?=\()"), new, made["description"])
-    return made
 
 
 def _place(data, path) -> str:

@@ -89,11 +89,20 @@ def external(url: str) -> Server:
     return Server(url.rstrip("/").removesuffix("/v1"))
 
 
+def served_model(server: Server) -> list | None:
+    """What an external server says it serves: the names in its /v1/models; None where it does not tell."""
+    try:
+        models = server.http.get(server.url + "/v1/models", timeout=30).json()["data"]
+        return sorted(str(model["id"]) for model in models)
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return None
+
+
 @contextlib.contextmanager
-def llama_server(gguf: Path, log: Path, context: int = 65536, start_seconds: float = 300, extra: tuple = ()):
-    """Serve a GGUF file with the pinned llama-server, one request at a time, `context` tokens; yields a Server."""
-    command = [str(llama_cpp.binary("llama-server")), "--model", str(gguf), "--ctx-size", str(context),
-               "--parallel", "1", "--jinja", "--offline", "--host", "127.0.0.1",
+def llama_server(gguf: Path, log: Path, context: int = 65536, start_seconds: float = 300, extra: tuple = (), slots: int = 1):
+    """Serve a GGUF file with the pinned llama-server, `slots` requests at a time, each with `context` tokens; yields a Server."""
+    command = [str(llama_cpp.binary("llama-server")), "--model", str(gguf), "--ctx-size", str(context * slots),
+               "--parallel", str(slots), "--jinja", "--offline", "--host", "127.0.0.1",
                # One slot keeps its own prompt; the extra cache of older prompts would only take memory.
                "--cache-ram", "0", *extra]
     with _running(command, log, start_seconds) as server:

@@ -5,6 +5,7 @@ folder (served by mlx_lm.server), or the URL of a server that runs already.
 Out: a report with the verdict on every case, parsed by the server and raw (the model's own tokens).
 With --config, the thresholds of the config gate the run: below them the report is written as
 NAME.failed.json instead, and the exit code is 2.
+An interrupted run goes on where it was when it is started again: answers are kept in NAME.answers.jsonl until then.
 
   python scripts/run_eval.py --suite evals/suites/fixed_hermes_43.json --config configs/tiny.json \\
       --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf --artifact q4kxl \\
@@ -14,16 +15,20 @@ NAME.failed.json instead, and the exit code is 2.
 import argparse
 import contextlib
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tqdm import tqdm
 
 import cli
 import eval_case
+import eval_statistics
 import model_client
 import model_server
 import report
+from eval_journal import Journal
 from files import read_json, shown
 
 
@@ -34,24 +39,33 @@ def main() -> None:
     context = args.context or config.get("context", 65536)
     log = args.server_log or args.out.with_suffix(".server.log")
     started = time.monotonic()
-    with serve(args, context, log) as server:
-        client = model_client.Client(server, args.backend, args.model_name, args.timeout)
-        if args.backend == "mlx":
-            client.tokenizer = model_client.load_tokenizer(args.model or args.tokenizer)
-        details = [ask(client, suite, case) for case in tqdm(suite.cases, desc=f"{suite.name} {args.artifact}", unit="case")]
-    if not args.server_log:
-        log.unlink(missing_ok=True)
-    results = count(details)
-    results["seconds"] = round(time.monotonic() - started)
-    settings = {"suite": suite.name, "backend": args.backend, "artifact": args.artifact, "temperature": 0,
+    inputs = [report.describe_input(path) for path in filter(None, [args.suite, args.gguf, args.model])]
+    settings = {"suite": suite.name, "backend": args.backend, "artifact": args.artifact, "temperature": args.temperature,
                 "max_tokens": suite.max_tokens, "context": context if args.gguf else None,
                 "float32": args.float32 if args.model else None, "model_name": args.model_name}
+    if args.temperature:
+        settings |= {"trials": args.trials, "seed": args.seed}
+    with serve(args, context, log) as server:
+        client = model_client.Client(server, args.backend, args.model_name, args.timeout, temperature=args.temperature, seed=args.seed)
+        if args.backend == "mlx":
+            client.tokenizer = model_client.load_tokenizer(args.model or args.tokenizer)
+        served = model_server.served_model(server) if args.url else None
+        identity = {"inputs": inputs, "url": args.url, "served": served, **{key: value for key, value in settings.items() if key != "trials"}}
+        answers = ask_all(client, suite, Journal(args.out.with_suffix(".answers.jsonl"), identity), args)
+        if args.url and model_server.served_model(server) != served:
+            raise cli.UserError(f"{args.url} served {served} at first and {model_server.served_model(server)} at last; answers of two models are not mixed")
+    if not args.server_log:
+        log.unlink(missing_ok=True)
+    details = [entry(suite, case, [answers[case["id"], trial] for trial in range(args.trials)], args.backend) for case in suite.cases]
+    results = count(details, args.trials)
+    results["infrastructure"] = {"errors": len(client.stumbles), "details": client.stumbles}
+    results["seconds"] = round(time.monotonic() - started)
     thresholds = config.get("suites", {}).get(suite.name)
     if args.config and not thresholds:
         cli.say(f"{shown(args.config)} has no threshold for {suite.name}: this run is scored but not gated")
     failures = gate(results, thresholds)
     failed = args.out.with_suffix(".failed.json")
-    report.write(failed if failures else args.out, [args.suite, *filter(None, [args.gguf, args.model])], settings, results)
+    report.write(failed if failures else args.out, inputs, settings, results)
     # Exactly one of the two names exists, so that make never takes a failed run for a passed one.
     (args.out if failures else failed).unlink(missing_ok=True)
     print(summary(results))
@@ -79,6 +93,10 @@ def arguments():
                         help="serve a temporary float32 copy of --model: on a CPU the other types are slow")
     parser.add_argument("--threads", type=int, default=0,
                         help="threads of llama-server; fewer than the cores left free on a busy machine, 0 = its own choice")
+    parser.add_argument("--trials", type=int, default=1, help="how often each case is asked; a case passes when every trial does")
+    parser.add_argument("--temperature", type=float, default=0, help="sampling temperature; several trials need one above 0")
+    parser.add_argument("--seed", type=int, default=1, help="sampling seed of the first trial; each further one has the next number")
+    parser.add_argument("--parallel", type=int, default=1, help="requests at a time; a llama-server of ours gets as many slots, each with the whole context")
     parser.add_argument("--timeout", type=float, default=300, help="seconds one answer may take")
     parser.add_argument("--server-log", type=Path, help="log of the server (default: beside the report, and kept only after an error)")
     args = parser.parse_args()
@@ -86,6 +104,10 @@ def arguments():
         parser.error("--gguf goes with --backend llama_cpp, --model with --backend mlx")
     if args.backend == "mlx" and args.url and not args.tokenizer:
         parser.error("--backend mlx --url needs --tokenizer to read raw tokens")
+    if args.trials < 1 or args.parallel < 1:
+        parser.error("--trials and --parallel are at least 1")
+    if args.trials > 1 and not args.temperature:
+        parser.error("at temperature 0 every trial gives the same answer: add --temperature, such as 0.7")
     for path in filter(None, [args.gguf, args.model, args.tokenizer]):
         if not path.exists():
             raise cli.UserError(f"{shown(path)}: no such file or folder")
@@ -95,37 +117,80 @@ def arguments():
 def serve(args, context: int, log: Path):
     """The server to ask: a context manager that yields it."""
     if args.gguf:
-        return model_server.llama_server(args.gguf, log, context, extra=("--threads", str(args.threads)) if args.threads else ())
+        return model_server.llama_server(args.gguf, log, context, extra=("--threads", str(args.threads)) if args.threads else (), slots=args.parallel)
     if args.model:
         return model_server.mlx_server(args.model, log, args.float32)
     return contextlib.nullcontext(model_server.external(args.url))
 
 
-def ask(client: model_client.Client, suite: eval_case.Suite, case: dict) -> dict:
-    """Ask one case and judge both answers: its entry in the report."""
-    parsed, raw = client.ask(suite, case)
+def ask_all(client: model_client.Client, suite: eval_case.Suite, journal: Journal, args) -> dict:
+    """{(case id, trial): (parsed, raw)} for every case and trial, asked for unless the journal has it."""
+    todo = [(case, trial) for trial in range(args.trials) for case in suite.cases]
+    if found := journal.open():
+        cli.say(f"{found} answers of an interrupted run are in {shown(journal.path)} and are not asked for again")
+    todo = [(case, trial) for case, trial in todo if (case["id"], trial) not in journal.answers]
+
+    stop = threading.Event()  # set by the first error, so that nobody begins another case
+
+    def one(job: tuple) -> None:
+        case, trial = job
+        if not stop.is_set():
+            try:
+                journal.add(case["id"], trial, *client.ask(suite, case, trial))
+            except BaseException:
+                stop.set()
+                raise
+
+    finished = False
+    try:
+        with ThreadPoolExecutor(args.parallel) as pool:
+            jobs = [pool.submit(one, job) for job in todo]
+            try:
+                for job in tqdm(as_completed(jobs), desc=f"{suite.name} {args.artifact}", unit="case", total=len(jobs)):
+                    job.result()
+            finally:
+                stop.set()
+        finished = True
+    finally:
+        journal.close(finished)
+    return journal.answers
+
+
+def entry(suite: eval_case.Suite, case: dict, answers: list, backend: str) -> dict:
+    """One case's entry in the report: the answer, or with several trials the worst of them and how many passed."""
+    tried = [judged(suite, case, *answer, backend) for answer in answers]
+    worst = min(tried, key=lambda one: (one["passed"], not one["leaks"], one["kind"] == "no_tool" and not one["calls"], one["raw"]["passed"] if one["raw"] else True))
+    if len(tried) == 1:
+        return worst
+    if worst["raw"]:
+        worst["raw"]["passed"] = all(one["raw"]["passed"] for one in tried)
+    return {**worst, "trials": {"passed": [one["passed"] for one in tried], "seconds": [one["seconds"] for one in tried],
+                                "why": sorted({why for one in tried for why in one["why"]})}}
+
+
+def judged(suite: eval_case.Suite, case: dict, parsed: eval_case.Answer, raw: eval_case.Answer | None, backend: str) -> dict:
+    """What came back for one case, and the verdict on it. A filled prompt is recorded as its case has it, with its {filler}."""
     why = eval_case.judge(suite, case, parsed)
-    entry = {
+    # The chat request continues from the raw one, so its own cache count and time would flatter.
+    cost = raw if raw and backend == "llama_cpp" else parsed
+    made = {
         "id": case["id"], "kind": case["kind"], "category": case["category"], "messages": case["messages"],
         "content": parsed.content, "calls": parsed.calls, "finish_reason": parsed.finish_reason,
-        "passed": not why, "why": why, "leaks": eval_case.leaks(suite, parsed),
-        "prompt_tokens": parsed.prompt_tokens, "cached_tokens": parsed.cached_tokens, "raw": None,
+        "passed": not why, "why": why, "leaks": eval_case.leaks(suite.of(case), parsed), "raw": None,
+        "prompt_tokens": cost.prompt_tokens, "cached_tokens": cost.cached_tokens, "output_tokens": cost.output_tokens, "seconds": round(cost.seconds, 3),
     }
     if raw:
         raw_why = eval_case.judge(suite, case, raw)
-        entry["raw"] = {"text": raw.raw_text, "calls": raw.calls, "passed": not raw_why, "why": raw_why}
-        if client.backend == "llama_cpp":
-            # The chat request continues from the raw one, so its own cache count would flatter.
-            entry |= {"prompt_tokens": raw.prompt_tokens, "cached_tokens": raw.cached_tokens}
-    return entry
+        made["raw"] = {"text": raw.raw_text, "calls": raw.calls, "passed": not raw_why, "why": raw_why}
+    return made
 
 
-def count(details: list) -> dict:
-    """The numbers of a report from its details."""
+def count(details: list, trials: int = 1) -> dict:
+    """The numbers of a report from its details. With several trials a case passes when all of them do."""
     of_kind = {kind: [entry for entry in details if entry["kind"] == kind] for kind in eval_case.KINDS}
     categories = sorted({entry["category"] for entry in details})
     raw = [entry["raw"] for entry in details if entry["raw"]]
-    return {
+    results = {
         **tally(details),
         "tool_calls": tally(of_kind["tool_call"]),
         "no_tool": {"cases": len(of_kind["no_tool"]),
@@ -138,6 +203,22 @@ def count(details: list) -> dict:
         "cached_tokens": sum(entry["cached_tokens"] for entry in details),
         "details": details,
     }
+    results["intervals"] = {name: interval(results[name]) for name in ("tool_calls", "finalization", "raw") if results[name] and results[name]["cases"]}
+    results["intervals"] |= {"passed": interval(results), "by_category": {name: interval(tally) for name, tally in results["by_category"].items()}}
+    times = [seconds for entry in details for seconds in (entry["trials"]["seconds"] if trials > 1 else [entry["seconds"]])]
+    results["latency"] = {"median": eval_statistics.percentile(times, 0.5), "p95": eval_statistics.percentile(times, 0.95)}
+    spent = sum(entry["seconds"] for entry in details)
+    results["output_tokens_per_second"] = round(sum(entry["output_tokens"] for entry in details) / spent, 1) if spent else None
+    if trials > 1:
+        passed = [sum(entry["trials"]["passed"]) for entry in details]
+        results["trials"] = {"trials": trials, "attempts": trials * len(details), "passed": sum(passed),
+                             "pass_hat": {str(k): round(eval_statistics.pass_hat(passed, trials, k), 4) for k in range(1, trials + 1)}}
+    return results
+
+
+def interval(tally: dict) -> list:
+    """95 % Wilson interval of the share of such cases that would pass."""
+    return [round(end, 4) for end in eval_statistics.wilson(tally["passed"], tally["cases"])]
 
 
 def tally(entries: list) -> dict:
@@ -164,10 +245,14 @@ def gate(results: dict, thresholds: dict | None) -> list:
 def summary(results: dict) -> str:
     """The compact log: one line per category, then each failed case with its first reason."""
     lines = [f"{name:<16} {tally['passed']:>3}/{tally['cases']}" for name, tally in results["by_category"].items()]
-    lines.append(f"{'all':<16} {results['passed']:>3}/{results['cases']}  in {results['seconds']} s,"
+    low, high = results["intervals"]["passed"]
+    lines.append(f"{'all':<16} {results['passed']:>3}/{results['cases']}  (95 %: {low:.1%} to {high:.1%}) in {results['seconds']} s,"
                  f" {results['text_tool_leaks']} leaks, {results['no_tool']['false_positives']} false positives")
     if results["raw"]:
         lines.append(f"{'raw':<16} {results['raw']['passed']:>3}/{results['raw']['cases']}")
+    if "trials" in results:
+        lines.append("pass^k           " + ", ".join(f"{k}: {share:.1%}" for k, share in results["trials"]["pass_hat"].items()))
+    lines.append(f"latency          median {results['latency']['median']} s, 95 % within {results['latency']['p95']} s; {results['infrastructure']['errors']} requests had to be repeated")
     lines.append(f"{results['cached_tokens']} of {results['prompt_tokens']} prompt tokens came from the server's cache")
     for entry in results["details"]:
         if entry["why"]:

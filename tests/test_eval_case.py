@@ -180,6 +180,24 @@ def test_finalization_must_say_what_the_tool_returned(tmp_path):
     assert verdict(tmp_path, final, Answer("done, build ok", [], "stop")) == ["the text lacks '17'"]
 
 
+def test_an_answer_may_have_any_of_several_texts(tmp_path):
+    asks = {"id": "one", "kind": "no_tool", "category": "c", "prompt": "p", "answer": {"any": ["?", "which"]}}
+    assert verdict(tmp_path, asks, Answer("Tell me which file.", [], "stop")) == []
+    assert verdict(tmp_path, asks, Answer("Done.", [], "stop")) == ["the text has none of '?', 'which'"]
+
+
+def test_a_case_with_tools_of_its_own_is_judged_by_them(tmp_path):
+    case = {"id": "one", "kind": "tool_call", "category": "c", "prompt": "p", "tools": {"names": ["write_file", "terminal"], "rename": {"terminal": "run_shell"}},
+            "calls": [{"name": "run_shell", "arguments": {"command": {"exact": "ls"}}}]}
+    suite = eval_case.load(suite_of(tmp_path, case))
+    own = suite.of(suite.cases[0])
+    assert [tool["function"]["name"] for tool in own.tools] == ["write_file", "run_shell"] and suite.of({"id": "other"}) is suite
+    assert "run_shell(" in json.dumps(own.tools) and "terminal(" not in json.dumps(own.tools)
+    call = {"name": "run_shell", "arguments": {"command": "ls"}}
+    assert eval_case.judge(suite, suite.cases[0], Answer("", [call], "tool_calls")) == []
+    assert "called terminal, which is not among the tools" in eval_case.judge(suite, suite.cases[0], Answer("", [{**call, "name": "terminal"}], "tool_calls"))
+
+
 def broken(change) -> dict:
     case = copy.deepcopy(call_case({"what": {"exact": "a"}}))
     change(case)
@@ -190,6 +208,9 @@ def broken(change) -> dict:
     (broken(lambda c: c.update(kind="toolcall")), "cases 0 (one) kind: 'toolcall' is not one of"),
     (broken(lambda c: c.pop("calls")), "case one: a tool_call case needs calls"),
     (broken(lambda c: c.update(kind="no_tool")), "case one: a tool_call case needs calls, and no other may have them"),
+    (broken(lambda c: c.update(fill=99)), "case one: fill and a {filler} in its messages go together"),
+    (broken(lambda c: c.update(tools={"names": ["rm"]})), "case one: configs/hermes_tools.json has no tool named rm"),
+    (broken(lambda c: c.update(tools={"names": ["patch"], "rename": {"terminal": "sh"}})), "case one: renames terminal, which is not among its tools"),
     (broken(lambda c: c.pop("prompt")), "case one: needs either a prompt or messages"),
     (broken(lambda c: c.update(messages=[{"role": "user", "content": "q"}])), "case one: needs either a prompt or messages"),
     (broken(lambda c: c.update(typo=1)), "cases 0 (one): Additional properties are not allowed ('typo' was unexpected)"),

@@ -1,6 +1,7 @@
 """The evaluator: what it counts, what it writes, when it refuses. Most tests talk to a scripted server."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -36,11 +37,12 @@ PERFECT = {"look at a": call("a"), "look at b": call("b"), "hello": "Hello!", "s
 
 class ScriptedServer(ThreadingHTTPServer):
     """Speaks llama-server's endpoints. `texts` has the model's text by the last message, `replies` whole HTTP
-    answers (status, body) of /v1/chat/completions that stand in for reading that text."""
+    answers (status, body) of /v1/chat/completions that stand in for reading that text, or functions that give one.
+    A message that `texts` does not have is answered by its text for ""."""
 
-    def __init__(self, texts: dict, replies: dict):
-        self.texts, self.replies, self.requests = texts, replies, []
-        super().__init__(("127.0.0.1", 0), ScriptedHandler)
+    def __init__(self, texts: dict, replies: dict, served: str, port: int):
+        self.texts, self.replies, self.served, self.requests = texts, replies, served, []
+        super().__init__(("127.0.0.1", port), ScriptedHandler)
 
 
 class ScriptedHandler(BaseHTTPRequestHandler):
@@ -48,26 +50,32 @@ class ScriptedHandler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self.answer(200, {"status": "ok"})
+        self.answer(200, {"status": "ok", "data": [{"id": self.server.served}]})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append((self.path, body))
         if self.path == "/apply-template":
             self.answer(200, {"prompt": body["messages"][-1]["content"]})
+        elif self.path == "/tokenize":
+            self.answer(200, {"tokens": list(body["content"].encode())})
         elif self.path == "/completion":
-            tokens = list(self.server.texts[body["prompt"]].encode())
+            tokens = list(self.text(body["prompt"]).encode())
             self.answer(200, {"tokens": tokens, "stop_type": "eos", "tokens_evaluated": 100, "timings": {"cache_n": 90}})
         elif self.path == "/detokenize":
             self.answer(200, {"content": bytes(body["tokens"]).decode()})
         else:
             last = body["messages"][-1]["content"]
-            reply = self.server.replies.get(last) or (200, chat(self.server.texts[last]))
+            reply = self.server.replies.get(last) or (200, chat(self.text(last)))
+            reply = reply() if callable(reply) else reply
             if reply == "drop":
                 self.close_connection = True
                 self.connection.close()
             else:
                 self.answer(*reply)
+
+    def text(self, last: str) -> str:
+        return self.server.texts[last if last in self.server.texts else ""]
 
     def answer(self, status: int, body: dict):
         data = json.dumps(body).encode()
@@ -88,14 +96,18 @@ def chat(text: str, finish: str | None = None, calls: list | None = None) -> dic
 
 @pytest.fixture
 def evaluate(tmp_path):
-    """evaluate(texts, replies=, thresholds=, flags=) -> (finished process, report or None, failed report or None, server)."""
-    def run(texts=PERFECT, replies=None, thresholds=None, flags=()):
+    """evaluate(texts, replies=, thresholds=, flags=, served=, cases=) -> (finished process, report or None, failed report or None, server)."""
+    with socket.socket() as probe:  # one port for all runs of a test: an interrupted run goes on at the same URL
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def run(texts=PERFECT, replies=None, thresholds=None, flags=(), served="scripted", cases=CASES):
         suite = tmp_path / "suite.json"
-        suite.write_text(json.dumps({"name": "s", "tools": [TOOL], "system": None, "max_tokens": 20, "cases": CASES}))
+        suite.write_text(json.dumps({"name": "s", "tools": [TOOL], "system": None, "max_tokens": 20, "cases": cases}))
         config = tmp_path / "config.json"
         config.write_text(json.dumps({"eval": {"context": 65536, "suites": {"s": thresholds} if thresholds else {}}}))
         out = tmp_path / "out" / "report.json"
-        server = ScriptedServer(texts, replies or {})
+        server = ScriptedServer(texts, replies or {}, served, port)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             ended = script("--suite", suite, "--config", config, "--url", f"http://127.0.0.1:{server.server_port}",
@@ -191,6 +203,78 @@ def test_a_server_that_shows_no_tokens_has_no_raw_score(evaluate):
     assert report["results"]["raw"] is None and report["results"]["passed"] == 4
     assert {path for path, _ in server.requests} == {"/v1/chat/completions"}
     assert all(body["model"] == "m" for _, body in server.requests)
+
+
+def test_a_server_that_stumbles_is_asked_again_and_the_stumble_is_counted_apart(evaluate):
+    busy = iter([(503, {"error": "loading"}), (200, chat(call("b")))])
+    _, report, _, _ = evaluate(replies={"look at b": lambda: next(busy)}, flags=["--backend", "openai"])
+    assert report["results"]["passed"] == 4
+    assert report["results"]["infrastructure"] == {"errors": 1, "details": [{"case": "call_b", "path": "/v1/chat/completions", "status": 503}]}
+
+
+def test_an_interrupted_run_goes_on_without_asking_again_what_it_knows(evaluate):
+    down = {"hello": (503, {"error": "out of memory"})}
+    ended, report, _, _ = evaluate(replies=down)
+    assert ended.returncode == 2 and report is None
+    ended, report, _, server = evaluate()
+    assert "2 answers of an interrupted run" in ended.stderr and report["results"]["passed"] == 4
+    assert [body["messages"][-1]["content"] for path, body in server.requests if path == "/v1/chat/completions"] == ["hello", "seen"]
+    assert [entry["id"] for entry in report["results"]["details"]] == [case["id"] for case in CASES]
+    assert "answers of an interrupted run" not in evaluate()[0].stderr, "a finished run leaves nothing to go on with"
+
+
+def test_answers_of_another_model_or_setting_are_not_mixed_in(evaluate, tmp_path):
+    down = {"hello": (503, {"error": "out of memory"})}
+    evaluate(replies=down)
+    ended, report, _, server = evaluate(served="another-model")
+    assert ended.returncode == 2 and report is None and "has answers to another evaluation (served differ)" in ended.stderr
+    assert not [path for path, _ in server.requests]
+    ended, *_ = evaluate(flags=["--temperature", "0.5"])
+    assert "temperature" in ended.stderr and ended.returncode == 2
+    journal = tmp_path / "out" / "report.answers.jsonl"
+    journal.write_text(journal.read_text()[:-30])  # killed while it wrote its last line
+    ended, report, _, server = evaluate()
+    assert "1 answers of an interrupted run" in ended.stderr and report["results"]["passed"] == 4
+
+
+def test_several_trials_pass_only_together_and_pass_hat_k_says_how_often(evaluate):
+    turns = iter([call("b"), call("a"), call("b")])
+    _, report, _, server = evaluate(replies={"look at b": lambda: (200, chat(next(turns)))},
+                                    flags=["--backend", "openai", "--trials", "3", "--temperature", "0.7", "--seed", "11"])
+    results = report["results"]
+    assert (results["cases"], results["passed"]) == (4, 3)
+    assert results["trials"] == {"trials": 3, "attempts": 12, "passed": 11, "pass_hat": {"1": 0.9167, "2": 0.8333, "3": 0.75}}
+    failed = results["details"][1]
+    assert failed["trials"]["passed"] == [True, False, True] and failed["calls"] == [{"name": "look", "arguments": {"what": "a"}}] and not failed["passed"]
+    assert sorted({body["seed"] for _, body in server.requests}) == [11, 12, 13] and all(body["temperature"] == 0.7 for _, body in server.requests)
+    ended, *_ = evaluate(flags=["--trials", "3"])
+    assert ended.returncode == 2 and "at temperature 0 every trial gives the same answer" in ended.stderr
+
+
+def test_parallel_requests_give_the_same_report_in_the_same_order(evaluate):
+    first, second = (evaluate(flags=["--parallel", parallel])[1]["results"] for parallel in ("1", "3"))
+    for results in (first, second):
+        for name in ("seconds", "latency", "output_tokens_per_second"):
+            results.pop(name)
+        for case in results["details"]:
+            case.pop("seconds")
+    assert first == second
+
+
+def test_the_report_has_intervals_latency_and_speed(evaluate):
+    results = evaluate()[1]["results"]
+    assert results["intervals"]["passed"] == [0.5101, 1.0] and results["intervals"]["by_category"]["look"] == [0.3424, 1.0]
+    assert 0 < results["latency"]["median"] <= results["latency"]["p95"] < 60 and results["output_tokens_per_second"] > 0
+
+
+def test_a_long_case_is_filled_to_its_tokens_and_recorded_unfilled(evaluate):
+    long = {**CASES[0], "id": "long", "fill": 2000, "prompt": "{filler}\nlook at a\n{filler}"}
+    _, report, _, server = evaluate({**PERFECT, "": call("a")}, cases=[long])
+    assert report["results"]["passed"] == 1 and report["results"]["details"][0]["messages"][-1]["content"] == long["prompt"]
+    filled = [body["messages"][-1]["content"] for path, body in server.requests if path == "/v1/chat/completions"][0]
+    assert 1980 - 90 < len(filled) <= 1980 and "\nlook at a\n" in filled and 700 < filled.index("look at a") < 1200
+    ended, *_ = evaluate(cases=[{**long, "fill": 25}])
+    assert ended.returncode == 2 and "case long of s: the prompt has" in ended.stderr
 
 
 def test_a_missing_model_file_is_one_clear_line(tmp_path):

@@ -101,7 +101,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of scripts/prepare_data.py")
     parser.add_argument("--before", type=Path, metavar="FILE", help="measurement of the base model, to compare with")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="measurement or report to write")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts of each kind, for a trial; no gate")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts of each kind, for a trial, which --min-rise alone can fail")
+    parser.add_argument("--min-rise", type=float, metavar="FACTOR", help="fail when the start token's probability did not rise by this factor in the median")
     args = parser.parse_args()
     mlx_backend.use_fast_blas()
     import lora
@@ -129,6 +130,8 @@ def main() -> None:
         raise cli.UserError(f"{shown(args.before)}: measured other prompts than {shown(args.data / 'heldout.jsonl')} has now; measure the base again")
     results = compare(before, entries)
     failures = [] if args.limit else gate(results, config["emission"])
+    if args.min_rise and results["median_start_probability_rise"] < args.min_rise:
+        failures.append(f"the start token's probability rose by a factor of {results['median_start_probability_rise']:.1f}, {args.min_rise:g} is required")
     failed = args.out.with_suffix(".failed.json")
     report.write(failed if failures else args.out, inputs, settings, results)
     (args.out if failures else failed).unlink(missing_ok=True)

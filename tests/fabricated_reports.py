@@ -93,6 +93,45 @@ def calibration():
     }
 
 
+def emission(right=47, emitting=0, false=1, near=9):
+    """A report of evaluate_emission.py: 50 tool prompts, 50 ordinary ones, 30 near misses."""
+    def entry(kind, place, call, probability):
+        return {"id": f"{kind}-{place}", "kind": kind, "expected": ["f"] if kind == "tool" else None, "verdict": "call" if call else "text",
+                "started": call, "calls": [{"name": "f", "arguments": {}}] if call else [], "start_probability": probability}
+
+    sides = {}
+    for when, calls in (("before", {"tool": emitting, "ordinary": 0, "near_miss": 0}), ("after", {"tool": right, "ordinary": false, "near_miss": near})):
+        sides[when] = [entry(kind, place, place < calls[kind], 0.999 if place < calls[kind] else 10.0 ** -(3 + place % 8))
+                       for kind, prompts in (("tool", 50), ("ordinary", 50), ("near_miss", 30)) for place in range(prompts)]
+    return {"inputs": [], "environment": {}, "settings": {"max_tokens": 96}, "results": {
+        "before": {"prompts": 50, "emitting": emitting}, "after": {"prompts": 50, "start_json_end": right, "right_tool": right},
+        "ordinary": {"prompts": 50, "false_calls": false}, "near_miss": {"prompts": 30, "false_calls": near}, "details": sides}}
+
+
+def memory():
+    """A report of sweep_groups.py --model."""
+    rows = []
+    for tokens in (512, 1024, 2048, 4096, 6144, 8192, 10240):
+        parts = {"process": 0.2, "core": 8.79, "moments": 0.03, "layer inputs": 0.9 * tokens / 10240, "work": 0.2 + 0.7 * tokens / 10240}
+        rows.append({"tokens": tokens, "peak_gib": round(sum(parts.values()), 3), "parts_gib": parts})
+    return {"inputs": [], "environment": {}, "settings": {}, "results": {"by_length": rows, "measured": []}}
+
+
+def proof(streamed=9.3, grouped=9.4):
+    """A report of prove_8b.py."""
+    entry = {"tokens": 1024, "extrapolated": False, "seconds_per_example": 200.0}
+    return {"inputs": [], "environment": {}, "settings": {"tokens": 1024}, "results": {
+        "streamed": {**entry, "peak_rss_gib": streamed}, "grouped": {**entry, "peak_rss_gib": grouped, "seconds_per_example": 700.0},
+        "predicted_10240": {"streamed_gib": 10.7, "grouped_gib": 10.7}, "speedup": 3.5}}
+
+
+def sweep(seconds=(61.0, 40.2, 33.3, 28.0, 13.1)):
+    """A report of sweep_groups.py --sweep: groups of 1, 2, 4 and 8 layers, then streamed."""
+    steps = [{"group_layers": size, "seconds": taken, "peak_rss_gib": 3.61, "predicted_gib": 3.7, "prediction_error": 0.02, "tokens": 256, "layers": 10}
+             for size, taken in zip((1, 2, 4, 8, None), seconds)]
+    return {"inputs": [], "environment": {}, "settings": {"layers": 10, "tokens": 256}, "results": {"steps": steps}}
+
+
 def write(folder, **reports):
     """Write each report as FOLDER/NAME.json; return {name: path}. A list becomes NAME-0.json, NAME-1.json ..."""
     paths = {}

@@ -59,9 +59,49 @@ def smollm2(folder: Path, renamed: bool = True, layers: int = 2) -> Path:
     safetensors_io.write_file(folder / "model.safetensors", tensors, {"format": "pt"})
     write_json(folder / "config.json", {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "tie_word_embeddings": True, "hidden_size": width,
-        "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+        "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8192,
         "vocab_size": rows, "rope_theta": 100000.0, "rms_norm_eps": 1e-5, "attention_bias": False, "mlp_bias": False, "bos_token_id": 1, "eos_token_id": 2})
     return folder
+
+
+def smollm2_gguf(folder: Path, out: Path) -> Path:
+    """The model of `smollm2` as GGUF, written by hand: the converter knows SmolLM2's own tokenizer alone."""
+    import gguf
+
+    config, vocabulary = read_json(folder / "config.json"), read_json(folder / "tokenizer.json")["model"]["vocab"]
+    writer = gguf.GGUFWriter(out, "llama")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    words = sorted(vocabulary, key=vocabulary.get)
+    writer.add_token_list(words)
+    writer.add_token_types([gguf.TokenType.CONTROL if i < len(SPECIAL2) else gguf.TokenType.NORMAL for i in range(len(words))])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template((folder / "chat_template.jinja").read_text(encoding="utf-8"))
+    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
+    for i in range(config["num_hidden_layers"]):
+        names |= {f"model.layers.{i}.{theirs}": f"blk.{i}.{ours}" for ours, theirs in {
+            "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+            "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}.items()}
+    for name, entry in safetensors_io.index_folder(folder).items():
+        writer.add_tensor(names[name.removesuffix(".weight")] + ".weight", entry.rows(0, int(np.prod(entry.shape[:-1]))).reshape(entry.shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
 
 
 def smollm3(folder: Path) -> Path:

@@ -12,7 +12,9 @@ import fabricated_reports as fabricated
 import figures_eval
 import figures_pipeline
 import figures_quants
+import figures_smol
 import figures_style
+import figures_training
 from cli import UserError
 
 ARTIFACTS = ("bf16", "q8kxl", "q6kxl", "q5kxl", "q4kxl")
@@ -46,6 +48,11 @@ DRAWN = {
     "quant-quality, one quant": lambda theme: figures_quants.size_and_quality(fabricated.quants({"q4kxl": (7.6, 0.009, 0.2)}), theme),
     "quant-sizes-8b": lambda theme: figures_quants.predicted_sizes(fabricated.sizes(), theme),
     "quant-sizes-8b, over": lambda theme: figures_quants.predicted_sizes(fabricated.sizes({**fabricated.GIB, "q4kxl": (6.2, 5.7)}), theme),
+    "smol-emission": lambda theme: figures_smol.emission(fabricated.emission(), theme),
+    "smol-emission, failed": lambda theme: figures_smol.emission(fabricated.emission(right=0, emitting=3, false=50, near=30), theme),
+    "training-memory": lambda theme: figures_training.memory(fabricated.memory(), fabricated.proof(), theme),
+    "group-sweep": lambda theme: figures_training.sweep(fabricated.sweep(), theme),
+    "group-sweep, slow": lambda theme: figures_training.sweep(fabricated.sweep((1261.0, 840.2, 633.3, 528.0, 213.1)), theme),
 }
 
 
@@ -124,10 +131,20 @@ def test_a_quant_above_its_budget_is_not_called_within_it():
     assert "Q4KXL of LFM2-8B-A1B exceeds its budget" in texts and "6.20 of 5.7" in texts
 
 
+def test_the_emission_figure_has_one_mark_per_prompt_and_crosses_for_the_wrong_ones():
+    with matplotlib.rc_context(figures_style.style(figures_style.LIGHT)):
+        figure = figures_smol.emission(fabricated.emission(right=47, false=1, near=9), figures_style.LIGHT)
+        cross = len(matplotlib.markers.MarkerStyle("x").get_path().vertices)
+        circle = len(matplotlib.markers.MarkerStyle("o").get_path().vertices)
+        # 50 wrong before, 3 after, 1 false call, 9 near misses taken.
+        assert (dots(figure, circle), dots(figure, cross)) == (47 + 49 + 21, 50 + 3 + 1 + 9)
+
+
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    def run(*flags, names=("calibration", "imatrix", "parity", "quants", "sizes", "eval")):
-        made = fabricated.write(tmp_path, **{**reports(), "sizes": fabricated.sizes(), "eval": PASSED})
+    def run(*flags, names=("calibration", "imatrix", "parity", "quants", "sizes", "emission", "memory", "proof", "sweep", "eval")):
+        made = fabricated.write(tmp_path, **{**reports(), "sizes": fabricated.sizes(), "emission": fabricated.emission(), "memory": fabricated.memory(),
+                                           "proof": fabricated.proof(), "sweep": fabricated.sweep(), "eval": PASSED})
         words = [(f"--{name}", str(path)) for name in names for path in (made[name] if name == "eval" else [made[name]])]
         monkeypatch.setattr(sys, "argv", ["build_visual_assets.py", "--out", str(tmp_path / "visuals"), *sum(words, ()), *flags])
         build_visual_assets.main()

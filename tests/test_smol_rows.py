@@ -31,7 +31,7 @@ def learned(chat, example):
 def test_the_model_learns_the_call_its_end_and_the_answer_and_nothing_else(model):
     chat, tokens = model
     example = smol_rows.encode(chat, tokens, random_smol.tool_row())
-    assert learned(chat, example) == ('<tool_call>\n{"name": "write_file", "arguments": {"path": "a.txt", "text": "it\'s a \\"quote\\"\\n\\\\d"}}\n</tool_call>'
+    assert learned(chat, example) == ('<tool_call>{"name": "write_file", "arguments": {"path": "a.txt", "text": "it\'s a \\"quote\\"\\n\\\\d"}}</tool_call>'
                                       "<|im_end|>Done.<|im_end|>")
     assert list(example.tokens).count(tokens.call_start) == 1 == list(example.tokens).count(tokens.response_end)
 

@@ -1,0 +1,156 @@
+"""The rows of the tool-token training: shares, splits that share no tool, and proof of all of it in the manifest."""
+
+import json
+import random
+import sys
+import zipfile
+
+import jsonschema
+import pytest
+
+import bfcl
+import loss_mask
+import prepare_data
+import random_smol
+import smol_requests
+import smol_rows
+import tool_tokens
+import train_lora
+import wheels
+from cli import UserError
+from files import read_json, write_json
+
+
+def function(i: int) -> dict:
+    return {"name": f"tool_{i}", "description": "Does it.", "parameters": {"type": "dict", "properties": {"x": {"type": "integer"}}, "required": ["x"]}}
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """60 tools with a question each, and 12 questions that their tool does not answer."""
+    path = tmp_path / "bfcl.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for category in bfcl.ANSWERED + bfcl.UNANSWERABLE:
+            places = range(60) if category == "simple_python" else range(60, 72) if category == "irrelevance" else []
+            archive.writestr(f"bfcl_eval/data/BFCL_v4_{category}.json", "\n".join(json.dumps(
+                {"id": f"{category}_{i}", "question": [[{"role": "user", "content": f"please do {category} {i}"}]], "function": [function(i)]}) for i in places))
+            archive.writestr(f"bfcl_eval/data/possible_answer/BFCL_v4_{category}.json", "\n".join(json.dumps(
+                {"id": f"{category}_{i}", "ground_truth": [{f"tool_{i}": {"x": [i]}}]}) for i in places))
+    monkeypatch.setattr(wheels, "fetch", lambda lock: path)
+    return path
+
+
+@pytest.fixture
+def prepare(tmp_path, wheel, monkeypatch):
+    """Run prepare_data.py on a small config; returns its folder."""
+    random_smol.smollm2(tmp_path / "model")
+    recorded = [{"id": f"ordinary/{i}", "prompt": prompt, "answer": "Well."} for i, prompt in enumerate(smol_requests.ordinary_prompts()[:20])]
+    recorded += [{"id": f"bfcl/irrelevance_{i}", "prompt": f"please do irrelevance {i}", "answer": "No tool helps."} for i in range(60, 66)]
+
+    def run(*flags, **changes):
+        config = read_json(random_smol.SMOLLM2)
+        config["data"] |= {"rows": {"train": 20, "valid": 10}, "heldout": {"tool": 8, "ordinary": 6, "near_miss": 4}, "row_tokens": 2000, **changes}
+        write_json(tmp_path / "config.json", config)
+        (tmp_path / "ordinary.jsonl").write_text("".join(json.dumps(row) + "\n" for row in recorded), encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", ["prepare_data.py", "--config", str(tmp_path / "config.json"), "--model", str(tmp_path / "model"),
+                                          "--ordinary", str(tmp_path / "ordinary.jsonl"), "--out", str(tmp_path / "data"), *flags])
+        prepare_data.main()
+        return tmp_path / "data"
+    return run
+
+
+def offered(rows):
+    return {name for row in rows for name in prepare_data.names(row)}
+
+
+def test_every_split_has_its_share_and_no_tool_or_request_of_a_held_out_prompt(prepare):
+    folder = prepare()
+    train, valid, heldout = (smol_rows.read(folder / f"{split}.jsonl") for split in ("train", "valid", "heldout"))
+    assert [sum(row["kind"] == "tool" for row in rows) for rows in (train, valid)] == [14, 7]
+    tool = [row for row in heldout if row["kind"] == "tool"]
+    assert len(tool) == 8 and not offered(tool) & offered(train + valid)
+    asked = {row["messages"][0]["content"] for row in train + valid}
+    assert not asked & {row["messages"][0]["content"] for row in heldout}
+    assert len({row["id"] for row in train + valid}) == 30
+    for row in tool:
+        assert row["messages"][-1]["role"] == "user" and set(row["expected"]) <= prepare_data.names(row)
+    assert {len(row["tools"]) for row in tool} == {1, 2, 3} and {bool(row["tools"]) for row in heldout if row["kind"] == "ordinary"} == {True, False}
+
+
+def test_the_manifest_proves_what_training_then_accepts(prepare, tmp_path):
+    folder = prepare()
+    results = read_json(folder / "manifest.json")["results"]
+    chat = loss_mask.load(tmp_path / "model")
+    tokens = tool_tokens.resolve(read_json(random_smol.SMOLLM2), chat.tokenizer, "config")
+    for split in ("train", "valid"):
+        examples = smol_rows.load_proven(folder, split, chat, tokens)
+        told = results["splits"][split]
+        assert told["rows"] == len(examples) and told["loss_tokens"] == sum(int(example.mask.sum()) for example in examples) < told["tokens"]
+        assert told["start_tokens"] == told["calls"] == sum(list(example.tokens).count(tokens.call_start) for example in examples)
+    assert results["heldout"] == {"tool": 8, "ordinary": 6, "near_miss": 4}
+    assert prepare() == folder and read_json(folder / "manifest.json")["results"] == results  # the same again
+
+
+def test_training_refuses_rows_that_somebody_edited(prepare, tmp_path, monkeypatch):
+    folder = prepare()
+    path = folder / "train.jsonl"
+    path.write_text(path.read_text().replace("please", "Please", 1))
+    monkeypatch.setattr(sys, "argv", ["train_lora.py", "--config", str(tmp_path / "config.json"), "--model", str(tmp_path / "model"), "--data", str(folder),
+                                      "--work", str(tmp_path / "work"), "--adapter", str(tmp_path / "adapter"), "--report", str(tmp_path / "report.json")])
+    with pytest.raises(UserError, match="is not what .* proved"):
+        train_lora.main()
+    assert not (tmp_path / "work").exists() and not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"rows": {"train": 200, "valid": 10}}, "tool rows of at most 2000 tokens where 147 are needed|ordinary rows of at most"),
+    ({"row_tokens": 30}, "0 tool rows of at most 30 tokens"),
+    ({"heldout": {"tool": 90, "ordinary": 6, "near_miss": 4}}, "only 60 different tools for 90 held-out prompts"),
+    ({"rows": {"train": 1, "valid": 10}}, "100.0% of the rows have tool calls, the config asks for 70%"),
+])
+def test_what_the_data_cannot_give_is_an_error_with_numbers(prepare, changes, said):
+    with pytest.raises(UserError, match=said):
+        prepare(**changes)
+
+
+def test_hermes_function_calling_files_become_rows_and_what_cannot_is_counted(prepare, tmp_path):
+    tool = {"type": "function", "function": {"name": "get_stock", "description": "Stock.", "parameters": {
+        "type": "object", "properties": {"symbol": {"type": "string"}}, "required": ["symbol"]}}}
+    system = f"You are a function calling AI model. You have these tools: <tools>{json.dumps([tool])}</tools> For each call return JSON"
+    system += " as follows:\n<tool_call>\n{'name': <function-name>}\n</tool_call>"
+    good = {"id": "x", "conversations": [
+        {"from": "system", "value": system}, {"from": "human", "value": "stock of ACME?"},
+        {"from": "gpt", "value": "<tool_call>\n{'arguments': {'symbol': 'ACME'}, 'name': 'get_stock'}\n</tool_call>"},
+        {"from": "tool", "value": "<tool_response>\n{\"name\": \"get_stock\", \"content\": {\"price\": 3}}\n</tool_response>"},
+        {"from": "gpt", "value": "It is 3."}]}
+    talk = {"id": "y", "conversations": [good["conversations"][0], {"from": "human", "value": "hi"}, {"from": "gpt", "value": "Hello."}]}
+    (tmp_path / "v1.json").write_text(json.dumps([good, talk, {"id": "z"}]), encoding="utf-8")
+    chat, left_out = loss_mask.load(random_smol.smollm2(tmp_path / "other")), prepare_data.Counter()
+    tokens = tool_tokens.resolve(read_json(random_smol.SMOLLM2), chat.tokenizer, "config")
+    (row,) = prepare_data.traced_rows([("v1.json", tmp_path / "v1.json")], chat, tokens, left_out)
+    assert smol_rows.calls_of(row)[0]["arguments"] == {"symbol": "ACME"} and prepare_data.names(row) == {"get_stock"}
+    assert sum(left_out.values()) == 2 and left_out["traces without a call"] == 1
+    folder = prepare("--traces", str(tmp_path / "v1.json"))
+    assert any("v1.json" in one["path"] for one in read_json(folder / "manifest.json")["inputs"])
+
+
+def test_our_requests_are_different_valid_and_half_of_them_go_on():
+    rows = smol_requests.tool_rows(240, 7)
+    assert rows == smol_requests.tool_rows(240, 7) and len({row["messages"][0]["content"] for row in rows}) == 240
+    assert sum(len(row["messages"]) == 4 for row in rows) == 120
+    for row in rows:
+        (call,), tool = smol_rows.calls_of(row), row["tools"][0]["function"]
+        jsonschema.validate(call["arguments"], tool["parameters"])
+        assert all("{" not in message["content"] or message["role"] != "assistant" for message in row["messages"])
+    with pytest.raises(ValueError, match="different requests, 5000 were asked for"):
+        smol_requests.tool_rows(5000, 7)
+    prompts = smol_requests.ordinary_prompts()
+    assert len(prompts) == len(set(prompts)) >= 300
+
+
+def test_other_tools_are_offered_once_each_and_never_fewer_than_the_rows_own():
+    pool = [{"type": "function", "function": {"name": f"p{i}"}} for i in range(5)]
+    row = {"tools": [pool[0], pool[1]]}
+    for count in (1, 2, 4):
+        names = [tool["function"]["name"] for tool in prepare_data.offer(row, pool, count, random.Random(count))["tools"]]
+        assert len(set(names)) == len(names) == max(count, 2) and {"p0", "p1"} <= set(names)

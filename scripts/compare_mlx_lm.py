@@ -51,7 +51,8 @@ def main() -> None:
 
 
 def one_side(side: str, args) -> dict:
-    command = [sys.executable, str(ROOT / "scripts/compare_mlx_lm.py"), "--side", side, "--tokens", str(args.tokens), "--steps", str(args.steps), "--config", str(args.config)]
+    command = [sys.executable, str(ROOT / "scripts/compare_mlx_lm.py"), "--side", side, "--tokens", str(args.tokens), "--steps", str(args.steps),
+               "--config", str(args.config)]
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **mlx_backend.child_env()})
     if ended.returncode:
         raise UserError(f"the side {side} ended with {ended.returncode}; its message is above")

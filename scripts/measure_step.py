@@ -1,7 +1,8 @@
 """One real training step on a random core of given shapes, in a process of its own: seconds and peak memory.
 
 In:  a config.json or gguf/*.shapes.json, a training config, mode and sequence length.
-Out: one JSON line: peak_rss_gib (of the whole process), mlx_peak_gib, seconds by part, loss.
+Out: one JSON line: peak_rss_gib (of the whole process), mlx_peak_gib, seconds by part and in all, processor seconds (of all
+     threads: what the same step costs on a machine that does other work, too), loss.
 
 The core is random int8 experts and random BF16 rest, made in memory, so real shapes need no checkpoint.
 --layers takes the first layers only, --passes runs that many groups of a grouped step from the top.
@@ -84,14 +85,15 @@ def measure(args) -> dict:
     optimizer = ExpertOptimizer(core, settings["optimizer"], settings["rounding"], settings["update_clip"], args.seed)
     optimizer.begin(0, settings["learning_rate"])
     how = How(Blocks(**settings["blocks"]), settings["layer_inputs"])
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     if args.mode == "streamed":
         outcome = streamed_step(core, batch, optimizer.update, how)
     else:
         outcome = grouped_step(core, batch, optimizer.update, how, settings["group_layers"], settings["group_stride"], args.passes)
-    seconds = time.monotonic() - began
+    seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     return {"mode": args.mode, "tokens": args.tokens, "layers": core.config["num_hidden_layers"], "seconds": round(seconds, 2),
-            "parts": {part: round(value, 2) for part, value in outcome.seconds.items()}, "loss": round(outcome.loss, 5),
+            "cpu_seconds": round(cpu, 2), "parts": {part: round(value, 2) for part, value in outcome.seconds.items()},
+            "layers_done": dict(outcome.layers), "loss": round(outcome.loss, 5),
             "codes_changed": round(optimizer.report()["codes_changed"], 6), "core_gib": round(core.nbytes / hardware.GIB, 4),
             "seconds_to_make_core": round(made, 1), "process_gib": round(process / hardware.GIB, 4),
             "peak_before_step_gib": round(after_core / hardware.GIB, 4), "mlx_peak_gib": round(mx.get_peak_memory() / hardware.GIB, 4),

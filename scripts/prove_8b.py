@@ -2,8 +2,8 @@
 
 In:  the shapes, a training config, a sequence length. Random int8 experts, BF16 rest, made in memory.
 Out: --report: seconds per part and peak resident memory of both modes, and the memory model's figure for
-     10,240 tokens. With --grouped-passes N only the first N of the grouped step's passes run (the cheapest:
-     they start at the top); the rest is extrapolated by the layers that each pass goes through, and the
+     10,240 tokens. With --grouped-passes N only the first N of the grouped step's passes run (from the top,
+     the cheapest); the rest is extrapolated by kind of layer (forward, trained, passed through), and the
      report says so.
 
 Both steps run in processes of their own, one after the other: minutes at 1,024 tokens on two idle cores.
@@ -42,7 +42,7 @@ def main() -> None:
     expected = {tokens: memory_model.predict(config, settings, tokens, tokens) for tokens in {args.tokens, LONG}}
     total = hardware.load_profile(None)["memory_gib"] * hardware.GIB
     if expected[args.tokens]["peak"] > total:
-        raise UserError(f"{args.tokens} tokens need about {expected[args.tokens]['peak'] / hardware.GIB:.1f} GiB, the machine has {total / hardware.GIB:.1f}; lower --tokens")
+        raise UserError(f"{args.tokens} tokens need about {gib(expected[args.tokens]['peak']):.1f} GiB, the machine has {gib(total):.1f}; lower --tokens")
 
     common = ["--shapes", args.shapes, "--config", args.config]
     results = {}
@@ -50,7 +50,7 @@ def main() -> None:
     results["streamed"] = entry(streamed, expected[args.tokens]["peak"])
     cli.say(f"streamed, {args.tokens} tokens: {streamed['seconds']:.0f} s, {streamed['peak_rss_gib']:.2f} GiB")
     grouped = measured([*common, "--tokens", args.tokens, "--mode", "grouped", *(["--passes", args.grouped_passes] if args.grouped_passes else [])])
-    results["grouped"] = entry(grouped, expected[args.tokens]["peak"], extrapolation(config, settings, args.grouped_passes))
+    results["grouped"] = entry(grouped, expected[args.tokens]["peak"], whole_example(config, settings, args.grouped_passes))
     cli.say(f"grouped, {args.tokens} tokens: {results['grouped']['seconds_per_example']:.0f} s, {grouped['peak_rss_gib']:.2f} GiB")
     if args.long:
         long = measured([*common, "--tokens", LONG, "--mode", "streamed"])
@@ -69,29 +69,31 @@ def gib(size: float) -> float:
     return round(size / hardware.GIB, 3)
 
 
-def entry(one: dict, predicted: int, factors: dict | None = None) -> dict:
-    """One measurement as the report has it; `factors` extrapolate a grouped step whose passes were not all run."""
-    seconds = one["seconds"]
-    if factors:
-        once = one["parts"]["boundaries"]
-        seconds = once + factors["factor"] * (seconds - once)
-    return {"tokens": one["tokens"], "peak_rss_gib": one["peak_rss_gib"], "seconds_per_example": round(seconds, 1), "extrapolated": bool(factors),
-            "extrapolation": factors, "parts_seconds": one["parts"], "core_gib": one["core_gib"], "mlx_peak_gib": one["mlx_peak_gib"],
-            "predicted_gib": gib(predicted), "prediction_error": round(predicted / hardware.GIB / one["peak_rss_gib"] - 1, 4),
-            "codes_changed": one["codes_changed"], "loss": one["loss"]}
+def entry(one: dict, predicted: int, whole: dict | None = None) -> dict:
+    """One measurement as the report has it; `whole`: how many layers of each kind a whole example goes through, if not all were run."""
+    seconds, factors = one["seconds"], None
+    if whole:
+        factors = {part: round(count / one["layers_done"][part], 4) for part, count in whole.items()}
+        seconds += sum((factor - 1) * one["parts"][part] for part, factor in factors.items())
+    return {"tokens": one["tokens"], "peak_rss_gib": one["peak_rss_gib"], "seconds_per_example": round(seconds, 1), "extrapolated": bool(whole),
+            "extrapolation": factors, "measured_seconds": one["seconds"], "cpu_seconds": one["cpu_seconds"], "parts_seconds": one["parts"],
+            "layers_done": one["layers_done"], "core_gib": one["core_gib"], "mlx_peak_gib": one["mlx_peak_gib"], "predicted_gib": gib(predicted),
+            "prediction_error": round(predicted / hardware.GIB / one["peak_rss_gib"] - 1, 4), "codes_changed": one["codes_changed"], "loss": one["loss"]}
 
 
-def extrapolation(config: dict, settings: dict, passes: int | None) -> dict | None:
-    """By how much the time of the first `passes` passes is multiplied: all passes' layers over theirs.
+def whole_example(config: dict, settings: dict, passes: int | None) -> dict | None:
+    """How many layers a grouped example takes forward, trains and only passes, and how often it computes the loss.
 
-    A pass costs a forward and a backward of every layer from its group up; None when every pass was run.
+    None when every pass was run. Each kind is extrapolated by itself: a layer that learns costs more.
     """
     layers = range(config["num_dense_layers"], config["num_hidden_layers"])
-    groups = groups_of(layers, settings["group_layers"], settings["group_stride"])[::-1]
+    groups = groups_of(layers, settings["group_layers"], settings["group_stride"])
     if passes is None or passes >= len(groups):
         return None
-    depths = [config["num_hidden_layers"] - group.start for group in groups]
-    return {"passes_run": passes, "factor": round(sum(depths) / sum(depths[:passes]), 4), "layers_run": sum(depths[:passes]), "layers": sum(depths)}
+    if passes < 2:
+        raise UserError("--grouped-passes must be 2 or more: the first pass, at the top, has no layer that only hands the gradient down")
+    forward, trained = sum(layers.stop - group.start for group in groups), sum(map(len, groups))
+    return {"forward": forward, "loss": len(groups), "trained": trained, "passed": forward - trained}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Refused with exit code 2, the report written, when stochastic rounding does not 
 raise the score in both modes, or when nearest rounding gains a fifth of that.
 
   .venv/bin/python scripts/prove_training.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl --valid runs/tiny/moe/valid.jsonl \\
-      --config configs/tiny-moe.json --work runs/tiny/moe/proof --report reports/tiny/moe_training.json
+      --config configs/tiny-moe.json --work runs/tiny/moe/proof --report reports/tiny/moe_proof.json
 """
 
 import subprocess
@@ -63,8 +63,9 @@ def main() -> None:
     if results["nearest"]["gain"] > 0.2 * results["streamed"]["gain"]:
         raise UserError(f"{shown(args.report)}: rounding to nearest gained {results['nearest']['gain']} nats, more than a fifth of stochastic rounding; "
                         f"this learning rate is too high to tell them apart")
+    after = ", ".join(str(results[name]["exact_after"]) for name in VARIANTS)
     print(f"{shown(args.report)}: validation loss gained streamed {results['streamed']['gain']}, grouped {results['grouped']['gain']}, nearest "
-          f"{results['nearest']['gain']}; exact rows {before} -> {results['streamed']['exact_after']}, {results['grouped']['exact_after']}, {results['nearest']['exact_after']}")
+          f"{results['nearest']['gain']}; exact rows {before} -> {after} of {len(rows)}")
 
 
 def exact(core, rows: list[dict], settings: dict) -> int:

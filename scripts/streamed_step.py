@@ -73,10 +73,15 @@ class How:
 
 @dataclass
 class Outcome:
-    """loss: mean cross-entropy per scored target, nats, over all ranks; seconds per part of the work."""
+    """loss: mean cross-entropy per scored target, nats, over all ranks. seconds and layers by part of the work:
+
+    forward, loss, trained (backward of layers that learn; `update` is a part of it), passed (backward of layers
+    that only hand the gradient down), and boundaries (the grouped step's forward to its groups' bottoms).
+    """
 
     loss: float = 0.0
     seconds: Counter = field(default_factory=Counter)
+    layers: Counter = field(default_factory=Counter)
 
     def clock(self, part: str, since: float) -> float:
         now = time.monotonic()
@@ -117,6 +122,8 @@ def backward_pass(core: MixedCore, start: int, x: mx.array, trained: Container[i
     hidden, inputs = forward_pass(core, x, layers, layers, real, how)
     del x
     clock = outcome.clock("forward", clock)
+    outcome.layers["forward"] += len(layers)
+    outcome.layers["loss"] += 1
     outcome.loss, d = score(core, hidden, batch, how)
     if not np.isfinite(outcome.loss):
         broken = [layer for layer in layers[1:] if not mx.isfinite(inputs[layer]).all().item()]
@@ -134,11 +141,13 @@ def backward_pass(core: MixedCore, start: int, x: mx.array, trained: Container[i
             mx.eval(gradients)
             began = time.monotonic()
             update(layer, expert, gradients)
-            outcome.clock("update", began)  # a part of "backward"
+            outcome.clock("update", began)
+        part = "trained" if layer in trained else "passed"
         x = inputs.pop(layer).astype(mx.float32)
         d = layer_backward(core, layer, x, d, real, how.blocks, hand_out if layer in trained else None,
                            counts if how.world is not None else None, input_gradient=layer > start)
-    outcome.clock("backward", clock)
+        clock = outcome.clock(part, clock)
+        outcome.layers[part] += 1
 
 
 def streamed_step(core: MixedCore, batch: Batch, update, how: How) -> Outcome:

@@ -50,7 +50,8 @@ def main() -> None:
         cli.say(f"{'streamed' if size is None else f'groups of {size}'}: {one['seconds']:.1f} s, {one['peak_rss_gib']:.2f} GiB, predicted {predicted:.2f}")
     inputs = [args.shapes, args.config]
     report.write(args.sweep, inputs, {**settings, "layers": args.layers, "tokens": args.tokens}, {"steps": results})
-    report.write(args.model, inputs, settings, {"measured": [{k: r[k] for k in ("mode", "group_layers", "layers", "tokens", "peak_rss_gib", "predicted_gib", "prediction_error")} for r in results],
+    kept = ("mode", "group_layers", "layers", "tokens", "peak_rss_gib", "predicted_gib", "prediction_error")
+    report.write(args.model, inputs, settings, {"measured": [{key: one[key] for key in kept} for one in results],
                                                 "by_length": by_length(shapes(args.shapes, None), settings)})
     if off := [r for r in results if abs(r["prediction_error"]) > TOLERANCE]:
         raise UserError(f"the memory model is {100 * off[0]['prediction_error']:+.0f} % off at {off[0]['mode']} {off[0]['group_layers']}; "

@@ -59,25 +59,25 @@ def train(args) -> None:
     stop = int(profile["memory_stop_gib"] * hardware.GIB)
     mx.set_cache_limit(256 * 2**20)  # freed buffers beyond this go back to the system
 
-    inputs = [report.describe_input(path) for path in (args.train, args.valid, args.core)]
     if not (args.core / "config.json").is_file():
         raise UserError(f"{shown(args.core)}: no core here; build it with `make core`")
     config = mixed_core.check_config(read_json(args.core / "config.json"), settings["group_size"], shown(args.core / "config.json"))
     rows = training_rows.read(args.train, config["vocab_size"], settings["max_tokens"])
     valid = training_rows.read(args.valid, config["vocab_size"], settings["max_tokens"])
+    inputs = [report.describe_input(path) for path in (args.train, args.valid, args.core)]
     identity = {"train": inputs[0]["sha256"], "core": {Path(f["path"]).name: f["sha256"] for f in inputs[2]["files"]}}
 
     found = checkpoints(args.work)
     if found:
         check_same(found[-1], settings, identity, steps_of(settings, len(rows)))  # before anything large is read
-    longest = max(len(row["tokens"]) for row in rows)
-    predicted = memory_model.predict(config, settings, longest * settings["batch"], longest)["peak"]
+    world = join(mx) if args.distributed else None
+    longest, share = max(len(row["tokens"]) for row in rows), -(-settings["batch"] // (world.size() if world else 1))
+    predicted = memory_model.predict(config, settings, longest * share, longest)["peak"]
     if predicted > stop:
-        raise UserError(f"{longest} tokens x {settings['batch']} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
+        raise UserError(f"{longest} tokens x {share} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
                         f"{stop / hardware.GIB:.1f}; lower max_tokens or batch")
     require_room(mixed_core.size(config, settings["group_size"]), settings, args.work)
 
-    world = mx.distributed.init(strict=True, backend="ring") if args.distributed else None
     core = mixed_core.load(found[-1] if found else args.core)
     if core.group != settings["group_size"]:
         raise UserError(f"{shown(args.core)} has groups of {core.group}, the config asks for {settings['group_size']}; build the core again (make core)")
@@ -94,6 +94,14 @@ def train(args) -> None:
               f"{100 * results['codes_changed_per_step']:.2f} % of the updated codes changed per step, peak {results['peak_rss_gib']:.2f} GiB")
 
 
+def join(mx):
+    """The group of processes that mlx.launch started."""
+    try:
+        return mx.distributed.init(strict=True, backend="ring")
+    except RuntimeError as error:
+        raise UserError(f"--distributed found no other processes ({error}); start them with mlx.launch, as --help shows") from None
+
+
 def summary(run, last: Path, predicted: int) -> dict:
     """What the report says of a finished run."""
     import hardware
@@ -101,7 +109,7 @@ def summary(run, last: Path, predicted: int) -> dict:
     history = run.history
     tokens, seconds = sum(h["tokens"] for h in history), sum(h["seconds"] for h in history)
     return {"checkpoint": shown(last), "steps": run.steps, "tokens": tokens, "seconds": round(seconds, 1), "tokens_per_second": round(tokens / seconds, 1),
-            "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3), "predicted_peak_gib": round(predicted / hardware.GIB, 3),
+            "peak_rss_gib": max(h["peak_rss_gib"] for h in history), "predicted_peak_gib": round(predicted / hardware.GIB, 3),
             "codes_changed_per_step": round(sum(h["codes_changed"] for h in history) / len(history), 6),
             "clipped": round(sum(h["clipped"] for h in history) / len(history), 4),
             "validation": run.validated, "loss": [round(h["loss"], 5) for h in history]}

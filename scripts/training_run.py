@@ -37,31 +37,34 @@ from training_rows import batch_of
 MODES = ("streamed", "grouped")
 # What may differ between a run and its continuation: it decides no weight.
 FREE = ("checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows")
-TYPES = {"mode": MODES, "optimizer": KINDS, "rounding": ROUNDINGS, "layer_inputs": tuple(KEEP), "group_size": int, "group_layers": int,
-         "group_stride": int, "epochs": int, "batch": int, "max_tokens": int, "seed": int, "update_clip": float, "learning_rate": float,
-         "warmup_steps": int, "final_rate": float, "blocks": dict, "validation_rows": int, "validate_every": int, "checkpoint_every": int,
-         "keep_checkpoints": int}
+CHOICES = {"mode": MODES, "optimizer": KINDS, "rounding": ROUNDINGS, "layer_inputs": tuple(KEEP)}
+LEAST = {"group_size": 1, "group_layers": 1, "group_stride": 1, "epochs": 1, "batch": 1, "max_tokens": 2, "seed": 0, "warmup_steps": 0,
+         "validation_rows": 0, "validate_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1}  # whole numbers
+SHARES = ("update_clip", "learning_rate", "final_rate")  # any number from 0 on
 
 
 def check_settings(settings: dict, path: str) -> dict:
     """The settings with `steps` present; UserError names the key that is missing, unknown or of no use."""
     settings = {"steps": None, **settings}
-    for key in settings.keys() ^ (TYPES.keys() | {"steps"}):
+    for key in sorted(settings.keys() ^ (CHOICES.keys() | LEAST.keys() | {*SHARES, "blocks", "steps"})):
         raise UserError(f"{path}: {key} is {'not a setting of MoE training' if key in settings else 'missing'}; see configs/tiny-moe.json")
-    for key, kind in TYPES.items():
-        value = settings[key]
-        if isinstance(kind, tuple):
-            right = value in kind
-        else:
-            least = 0 if key in ("seed", "warmup_steps", "final_rate", "learning_rate", "validation_rows") else 1
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and (kind is float or isinstance(value, int))
-            right = isinstance(value, dict) if kind is dict else number and value >= (least if kind is int else 0)
-        if not right:
-            raise UserError(f"{path}: {key} is {value!r}; it takes {' or '.join(kind) if isinstance(kind, tuple) else 'a number, 0 or more' if kind is not dict else 'an object'}")
+
+    def wrong(key, takes):
+        raise UserError(f"{path}: {key} is {settings[key]!r}; it takes {takes}")
+
+    for key, choices in CHOICES.items():
+        if settings[key] not in choices:
+            wrong(key, " or ".join(choices))
+    for key, least in {**LEAST, **({"steps": 1} if settings["steps"] is not None else {})}.items():
+        if type(settings[key]) is not int or settings[key] < least:
+            wrong(key, f"a whole number, {least} or more")
+    for key in SHARES:
+        if type(settings[key]) not in (int, float) or not 0 <= settings[key] < math.inf:
+            wrong(key, "a number, 0 or more")
     try:
         Blocks(**settings["blocks"])
-    except TypeError as error:
-        raise UserError(f"{path}: blocks: {error}") from None
+    except TypeError:
+        wrong("blocks", "an object with " + ", ".join(Blocks.__annotations__))
     return settings
 
 
@@ -136,7 +139,8 @@ class Run:
             tokens = sum(len(self.rows[place]["tokens"]) for place in places)
             self.step += 1
             self.history.append({"step": self.step, "epoch": epoch, "loss": outcome.loss, "tokens": tokens, "learning_rate": self.optimizer.rate,
-                                 "seconds": round(seconds, 3), **{k: round(v, 6) for k, v in self.optimizer.report().items()}})
+                                 "seconds": round(seconds, 3), "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3),
+                                 **{k: round(v, 6) for k, v in self.optimizer.report().items()}})
             bar.set_postfix(loss=f"{np.mean([h['loss'] for h in self.history[-20:]]):.4f}", tok_s=f"{tokens / seconds:.0f}",
                             GiB=f"{hardware.peak_resident() / hardware.GIB:.2f}", refresh=False)
             bar.update()

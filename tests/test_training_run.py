@@ -221,6 +221,7 @@ def test_the_report_says_what_happened_and_a_second_call_trains_nothing(prepared
     (["--steps", "3", "--max-tokens", "8"], "tokens exceed max_tokens 8"),
     (["--mode", "grouped", "--group-layers", "9"], "set group_layers to 1..4"),
     (["--batch", "100"], "7 rows fill no batch of 100"),
+    (["--distributed"], "found no other processes"),
 ])
 def test_a_run_that_cannot_be_is_refused_with_one_line(prepared, more, message):
     refused = ended(prepared("work", *more))

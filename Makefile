@@ -257,7 +257,7 @@ $(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt $
 	  --work $(HEAVY)/kld --report $@ --logs $(LOGS) --context $(call setting,12)
 
 ## Does it still call tools
-.PHONY: eval hard compare
+.PHONY: eval hard eval-html compare
 # QUANT is the artifact that the harder suites and the live agent try.
 QUANT ?= q4kxl
 eval: $(patsubst %,$(FIXED),bf16 $(KXL)) $(GENERATED)  ## the hand-written suite on BF16 and each KXL, the generated one on Q4KXL
@@ -271,6 +271,8 @@ $$(EVALS)/$(1).llama_cpp.%.json: $$(GGUF) evals/suites/$(1).json $$(EVALUATE) | 
 endef
 $(foreach suite,$(sort $(SUITES) hard_157 long_15),$(eval $(call evaluation,$(suite))))
 hard: $(foreach suite,hard_157 long_15,$(EVALS)/$(suite).llama_cpp.$(QUANT).json)  ## the harder hand-written suites on QUANT: parallel, missing, irrelevant, recovering, tricky, renamed, long
+eval-html: $(VENV)  ## runs/$(RUN)/evals.html: every evaluation of this run on one page, failing cases first
+	$(PY) scripts/build_eval_html.py $(or $(wildcard $(EVALS)/*.json),$(error $(EVALS) has no reports yet: run make eval)) --out $(HEAVY)/evals.html
 compare: $(VENV)  ## two reports of one suite, case by case: A=report.json B=report.json
 	$(PY) scripts/compare_evals.py $(or $(A),$(error add A=report.json B=report.json)) $(or $(B),$(error add B=report.json))
 

@@ -286,9 +286,9 @@ def _mismatches(suite: Suite, want: dict, call: dict) -> list:
         elif name not in call["arguments"] and rule.get("optional"):
             continue
         elif name not in call["arguments"] and "default" not in properties[name]:
-            problems.append(f"{name} is missing, expected {_described(rule)}")
+            problems.append(f"{name} is missing, expected {described(rule)}")
         elif not _matches(rule, given):
-            problems.append(f"{name} is {json.dumps(given, ensure_ascii=False)}, expected {_described(rule)}")
+            problems.append(f"{name} is {json.dumps(given, ensure_ascii=False)}, expected {described(rule)}")
     return problems
 
 
@@ -309,7 +309,8 @@ def _same(a, b) -> bool:
     return a == b
 
 
-def _described(rule: dict) -> str:
+def described(rule: dict) -> str:
+    """A rule in words: "a" or "b", /regex/."""
     if "regex" in rule:
         return f"/{rule['regex']}/"
     return " or ".join(json.dumps(value, ensure_ascii=False) for value in rule.get("set", [rule.get("exact")]))

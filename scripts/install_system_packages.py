@@ -11,6 +11,7 @@ Out:  on Debian and Ubuntu as root, the missing ones of the packages below, thro
   git                    applies our patches to llama.cpp
   libopenblas0-pthread   fast float32 matmul for MLX on Linux CPUs (its own BLAS is 20 to 50 times slower)
   python3-venv           makes .venv
+  chromium, fonts-dejavu-core   only with --browser: the tests look at HTML pages in it
 
 Needs only the standard library: it runs before there is a .venv.
 """
@@ -29,7 +30,14 @@ def has_venv() -> bool:
     return bool(importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip"))
 
 
-def missing_packages(system: str) -> list[str]:
+def browser() -> str | None:
+    """A Chromium to run headless, wherever it is installed."""
+    app = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+    return found or (app if os.path.exists(app) else None)
+
+
+def missing_packages(system: str, with_browser: bool = False) -> list[str]:
     """Names, as that system's package manager calls them, of what is not there."""
     programs = {"linux": {"g++": "c++", "cmake": "cmake", "ninja-build": "ninja", "git": "git"},
                 "darwin": {"cmake": "cmake", "ninja": "ninja", "git": "git"}}[system]
@@ -39,13 +47,17 @@ def missing_packages(system: str) -> list[str]:
             missing.append("libopenblas0-pthread")
         if not has_venv():
             missing.append("python3-venv")
+    if with_browser and not browser():
+        missing += ["chromium", "fonts-dejavu-core"] if system == "linux" else ["google-chrome"]
     return missing
 
 
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--browser", action="store_true", help="also what the tests of HTML pages need")
+    with_browser = parser.parse_args().browser
     system = "darwin" if sys.platform == "darwin" else "linux"
-    missing = missing_packages(system)
+    missing = missing_packages(system, with_browser)
     if not missing:
         print("system packages: all there")
         return 0
@@ -67,7 +79,7 @@ def main() -> int:
         if subprocess.run(step, stdout=sys.stderr, env=environment).returncode != 0:
             print(f"error: `{' '.join(step)}` failed (its message is above); run it by hand, then make again", file=sys.stderr)
             return 2
-    still = missing_packages(system)
+    still = missing_packages(system, with_browser)
     if still:
         print(f"error: installed, and still not found: {' '.join(still)}", file=sys.stderr)
         return 2

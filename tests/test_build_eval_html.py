@@ -1,0 +1,136 @@
+"""The evaluation page: failing cases first, everything escaped, and legible in a real browser on a phone and a desk."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import build_eval_html
+import install_system_packages
+from cli import UserError
+from conftest import ROOT
+from files import write_json
+
+LONG = "x" * 300  # one word, wider than any phone
+
+
+def entry(name: str, passed: bool, raw_passed: bool = True, **more) -> dict:
+    why = [] if passed else [f'command is "{LONG}", expected "ls"']
+    return {"id": name, "kind": "tool_call", "category": "terminal", "passed": passed, "why": why, "leaks": [], "content": "", "calls": [{"name": "terminal", "arguments": {"command": LONG}}],
+            "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"run <script>alert(1)</script> {name}"}], "finish_reason": "tool_calls",
+            "raw": {"text": f'<|tool_call_start|>[terminal(command="{LONG}")]<|tool_call_end|>', "passed": raw_passed, "why": [] if raw_passed else ["0 calls, expected 1"], "calls": []}, **more}  # fmt: skip
+
+
+def evaluation(details: list, artifact: str = "q4kxl") -> dict:
+    passed = sum(one["passed"] for one in details)
+    counted = {"cases": len(details), "passed": passed}
+    return {"inputs": [], "settings": {"suite": "s", "artifact": artifact, "backend": "llama_cpp", "temperature": 0}, "results": {
+        **counted, "raw": {"cases": len(details), "passed": sum(one["raw"]["passed"] for one in details)}, "text_tool_leaks": 0, "no_tool": {"cases": 0, "false_positives": 0},
+        "by_category": {"terminal": counted}, "latency": {"median": 0.25, "p95": 1.5}, "output_tokens_per_second": 41.5, "infrastructure": {"errors": 2, "details": []}, "seconds": 12, "details": details}}  # fmt: skip
+
+
+LIVE = {"inputs": [], "settings": {"artifact": "q4kxl", "hermes": "0.19.0", "isolation": "namespaces"}, "results": {"tasks": 1, "passed": 0, "by_calls": {"2": {"tasks": 1, "passed": 0}}, "details": [
+    {"id": "two_notes", "calls": 2, "passed": False, "why": ["there is no file second.txt"], "checked": ["second.txt holds 'a'"], "seconds": 4.5, "steps": 2, "prompt": "write two notes",
+     "conversation": [{"from": "human", "value": "write two notes"}, {"from": "gpt", "value": "<tool_call>\n{}\n</tool_call>"}]}]}}  # fmt: skip
+
+
+@pytest.fixture
+def page(tmp_path):
+    """The page of three reports with failures among passed cases."""
+    details = [entry("good", True), entry("bad", False), entry("saved_by_grammar", True, raw_passed=False), entry("also_good", True)]
+    paths = [tmp_path / name for name in ("a.json", "b.failed.json", "live.json")]
+    for path, report in zip(paths, (evaluation(details), evaluation([{**one, "passed": True, "why": []} for one in details], "bf16"), LIVE)):
+        write_json(path, report)
+    out = tmp_path / "page.html"
+    ended = subprocess.run([sys.executable, str(ROOT / "scripts/build_eval_html.py"), *map(str, paths), "--out", str(out)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return out
+
+
+def test_failing_cases_come_first_and_say_why_with_prompt_tokens_and_call(page):
+    html = page.read_text()
+    order = re.findall(r'<summary><b>(\w+)</b> <span class="verdict">([^<]+)', html)
+    assert order[:4] == [("bad", "failed"), ("saved_by_grammar", "passed, raw failed"), ("good", "passed"), ("also_good", "passed")]
+    bad = html[html.index("<b>bad</b>"):html.index("<b>saved_by_grammar</b>")]
+    for part in ("Why", "Prompt", "Raw tokens", "Parsed call", f"command is &#34;{LONG}", "<mark>&lt;|tool_call_start|&gt;</mark>", "run &lt;script&gt;"):
+        assert part in bad
+    assert "<script>alert" not in html and "Be brief." not in html
+    for shown in ("0.25 s", "1.50 s", "41.5", "3/4", "30.1 to 95.4 %", "no difference is shown", "(below its gate)", "there is no file second.txt", "second.txt holds"):
+        assert shown in html, shown
+
+
+def test_the_page_asks_the_network_for_nothing(page):
+    html = page.read_text()
+    assert "default-src 'none'" in html and not re.search(r'(?:src|href)="(?!#)', html) and "@import" not in html and "url(" not in html
+
+
+def test_a_file_that_is_no_report_is_named(tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(UserError, match="x.json: neither a report"):
+        build_eval_html.build([tmp_path / "x.json"], "t")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """A browser; installed first where we may. Without one these tests fail: the page has to be looked at."""
+    if not install_system_packages.browser():
+        subprocess.run([sys.executable, str(ROOT / "scripts/install_system_packages.py"), "--browser"], check=True)
+    return install_system_packages.browser()
+
+
+# Runs in the page: what a reader's eye would trip over.
+PROBE = """<script>
+const texts = [...document.querySelectorAll("h1,h2,h3,p,td,th,li,pre,summary,button,span,b")].filter(e => e.innerText && e.getClientRects().length);
+const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
+const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (c !== "rgba(0, 0, 0, 0)") return c; } return "rgb(255, 255, 255)"; };
+const contrast = e => { const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x); return (a + .05) / (b + .05); };
+parent.postMessage(JSON.stringify({width: innerWidth, needed: document.documentElement.scrollWidth, smallest: Math.min(...texts.map(e => parseFloat(getComputedStyle(e).fontSize))),
+  contrast: Math.min(...texts.map(contrast)), out: texts.filter(e => e.getBoundingClientRect().right > innerWidth + 1).length,
+  button: document.getElementById("failing").getBoundingClientRect().height, open: document.querySelectorAll("details[open]").length, cases: document.querySelectorAll(".case").length,
+  hidden: (document.getElementById("failing").click(), document.querySelectorAll(".case[hidden]").length)}), "*");
+</script>"""
+
+
+def look(chromium: str, page: Path, width: int, dark: bool) -> dict:
+    """What the probe measures with the page `width` CSS pixels wide. A frame, since browser windows have a least width."""
+    probed = page.with_name("probed.html")
+    probed.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
+    frame = page.with_name("frame.html")
+    frame.write_text(f"""<body><iframe src="probed.html" style="width:{width}px;height:900px;border:0"></iframe>
+<script>addEventListener("message", e => {{ document.body.dataset.probe = e.data; }});</script></body>""")
+    said = browse(chromium, frame, "--dump-dom", "--virtual-time-budget=5000", *(["--blink-settings=preferredColorScheme=0"] if dark else []))
+    found = re.search(r'data-probe="([^"]*)"', said)
+    assert found, said[-2000:]
+    return json.loads(found[1].replace("&quot;", '"'))
+
+
+def browse(chromium: str, page: Path, *flags: str) -> str:
+    with tempfile.TemporaryDirectory() as profile:
+        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        ended = subprocess.run([chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}", *flags, page.as_uri()],
+                               capture_output=True, text=True, timeout=300, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("width, dark", [(390, False), (1280, False), (390, True)], ids=["phone", "desk", "phone-dark"])
+def test_it_is_legible_in_a_browser(chromium, page, width, dark):
+    seen = look(chromium, page, width, dark)
+    assert seen["width"] == width and seen["needed"] <= width and seen["out"] == 0, "something sticks out sideways"
+    assert seen["smallest"] >= 14 and seen["contrast"] >= 4.5 and seen["button"] >= 40, seen
+    assert seen["cases"] == 9 and seen["open"] == 4, "failing cases stand open, the others closed"
+    assert seen["hidden"] == 5, "`failing only` hides the passed ones"
+
+
+@pytest.mark.parametrize("width", [500, 1280])
+def test_its_picture_is_not_blank(chromium, page, tmp_path, width):
+    picture = tmp_path / "page.png"
+    browse(chromium, page, f"--window-size={width},1200", f"--screenshot={picture}")
+    with Image.open(picture) as image:
+        assert image.width == width and len(image.convert("RGB").resize((200, 200)).getcolors(40000)) > 50

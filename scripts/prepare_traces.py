@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True, help="manifest to write (JSON)")
     parser.add_argument("--report", type=Path, required=True, help="report to write (JSON)")
     parser.add_argument("--suite", type=Path, action="append", default=[], help="eval suite whose requests are kept out; may be given several times")
-    parser.add_argument("--jobs", type=int, default=2, help="processes that check rows, about 300 MB each")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that check rows")
     args = parser.parse_args()
 
     settings = data_settings(args.config)
@@ -165,7 +165,7 @@ class Account:
             self.repaired.setdefault(reason, []).append({**entry, "detail": what})
         for reason, what in outcome.kept.items():
             self.kept.setdefault(reason, []).append({**entry, "detail": what})
-        self.languages[outcome.language or "unknown"] += 1
+        self.languages[language(outcome.request)] += 1
         self.after[min(outcome.tokens // BIN, BINS - 1)] += 1
         place = spool.tell()
         spool.write(outcome.line)
@@ -216,6 +216,13 @@ class Account:
         """Where the first row of the most frequent reason is, and what is wrong there."""
         entry = max(self.dropped.values(), key=len)[0]
         return f"{entry['where']}: {entry['detail']}"
+
+
+def language(text: str) -> str:
+    """The language of a request as ISO 639 code, as far as py3langid can tell; only reported."""
+    from py3langid import langid  # its model takes 100 MB: here once, not in every process
+
+    return str(langid.classify(text)[0]) if text.strip() else "unknown"
 
 
 def bars(counts: Counter) -> list[int]:

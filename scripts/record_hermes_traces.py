@@ -50,7 +50,7 @@ def record(scenario: dict, toolsets: str, seconds: float) -> dict:
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
-    parser.add_argument("--generated", type=int, default=24, help="generated scenarios beside the hand-written ones")
+    parser.add_argument("--generated", type=int, default=12, help="generated scenarios beside the hand-written ones")
     parser.add_argument("--seed", type=int, default=5, help="of the generated ones")
     parser.add_argument("--toolsets", default="terminal,file", help="Hermes's toolsets")
     parser.add_argument("--only", help="record just this scenario")

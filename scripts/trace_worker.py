@@ -33,7 +33,7 @@ class Outcome:
     detail: str = ""
     repaired: dict = field(default_factory=dict)
     kept: dict = field(default_factory=dict)
-    language: str | None = None
+    request: str = ""             # the beginning of the first one, to tell the language by
     measured: int | None = None   # tokens before anything was dropped or cut; None where the row could not be rendered
     tokens: int = 0
     trained_tokens: int = 0
@@ -78,7 +78,7 @@ class Worker:
 
     def _describe(self, row: dict, out: Outcome) -> None:
         requests = [message["content"] for message in row["messages"] if message["role"] == "user"]
-        out.language = language(requests[0][:500]) if requests and requests[0] else None
+        out.request = requests[0][:500] if requests else ""
         out.tasks = [f"{kind}:{eval_case.same_words(text)}" for kind, text in (("task", row["task"]), ("asked", requests[0] if requests else None)) if text]
 
     def _length(self, row: dict) -> int | None:
@@ -131,10 +131,3 @@ class Worker:
         content = json.dumps({"messages": row["messages"], "tools": row["tools"]}, ensure_ascii=False)
         out.content = hashlib.sha256(content.encode()).hexdigest()
         out.line = f'{{"id": {json.dumps(out.name, ensure_ascii=False)}, {content[1:]}\n'.encode()
-
-
-def language(text: str) -> str:
-    """The language of a text as ISO 639-1 code, as far as py3langid can tell; only reported."""
-    from py3langid import langid
-
-    return str(langid.classify(text)[0])

@@ -98,6 +98,15 @@ def test_a_conversation_whose_turns_cannot_be_proven_is_refused(chat):
         loss_mask.tokens_and_mask(chat, {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]})
 
 
+def test_tokenizer_and_template_are_those_that_transformers_reads(chat):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(ROOT / "models" / "tiny", local_files_only=True)
+    text = chat.render(MESSAGES, TOOLS)
+    assert text == theirs.apply_chat_template(MESSAGES, tools=TOOLS, tokenize=False) and chat.special == theirs.special_tokens_map
+    assert loss_mask.tokens_and_mask(chat, {"messages": MESSAGES, "tools": TOOLS})[0].tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+
+
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(UserError, match="no tokenizer.json"):
         loss_mask.load(tmp_path)

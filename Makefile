@@ -196,7 +196,7 @@ compare-mlx-lm: $(VENV)  ## a streamed step against mlx_lm's own full fine-tunin
 
 ## From checkpoint to quants
 .PHONY: gguf parity imatrix $(KXL) kxl lint stock sizes quants
-SUITE := eval_case.py hermes_tools.py repetition.py tool_syntax.py
+SUITE := ast_match.py eval_case.py hermes_tools.py repetition.py tool_syntax.py
 # Files of another MODEL may be older than what was made of the last one: a changed choice counts as a change.
 # The config counts by what it says here, so that a changed threshold does not convert the model again.
 $(HEAVY)/choice.txt: FORCE
@@ -257,7 +257,7 @@ $(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt $
 	  --work $(HEAVY)/kld --report $@ --logs $(LOGS) --context $(call setting,12)
 
 ## Does it still call tools
-.PHONY: eval hard eval-html compare
+.PHONY: eval hard eval-html bfcl compare
 # QUANT is the artifact that the harder suites and the live agent try.
 QUANT ?= q4kxl
 eval: $(patsubst %,$(FIXED),bf16 $(KXL)) $(GENERATED)  ## the hand-written suite on BF16 and each KXL, the generated one on Q4KXL
@@ -273,6 +273,11 @@ $(foreach suite,$(sort $(SUITES) hard_157 long_15),$(eval $(call evaluation,$(su
 hard: $(foreach suite,hard_157 long_15,$(EVALS)/$(suite).llama_cpp.$(QUANT).json)  ## the harder hand-written suites on QUANT: parallel, missing, irrelevant, recovering, tricky, renamed, long
 eval-html: $(VENV)  ## runs/$(RUN)/evals.html: every evaluation of this run on one page, failing cases first
 	$(PY) scripts/build_eval_html.py $(or $(wildcard $(EVALS)/*.json),$(error $(EVALS) has no reports yet: run make eval)) --out $(HEAVY)/evals.html
+bfcl: $(HEAVY)/bfcl.llama_cpp.$(QUANT).json  ## Berkeley Function Calling (simple, multiple, parallel, irrelevance; AST match) on QUANT; stays in runs/
+$(HEAVY)/bfcl.json: third_party/bfcl-eval.lock $(addprefix scripts/,convert_bfcl.py bfcl.py wheels.py $(SUITE)) | $(VENV)
+	$(PY) scripts/convert_bfcl.py --out $@
+$(HEAVY)/bfcl.llama_cpp.%.json: $(GGUF) $(HEAVY)/bfcl.json $(EVALUATE) | $(VENV) llama-ready
+	$(PY) scripts/run_eval.py --suite $(HEAVY)/bfcl.json --gguf $< --artifact $* --out $@
 compare: $(VENV)  ## two reports of one suite, case by case: A=report.json B=report.json
 	$(PY) scripts/compare_evals.py $(or $(A),$(error add A=report.json B=report.json)) $(or $(B),$(error add B=report.json))
 

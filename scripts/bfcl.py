@@ -33,8 +33,8 @@ def answered(wheel: Path) -> tuple[list[dict], Counter]:
     rows, left_out = [], Counter()
     with zipfile.ZipFile(wheel) as archive:
         for category in ANSWERED:
-            truths = {entry["id"]: entry["ground_truth"] for entry in _lines(archive, wheel, f"possible_answer/BFCL_v4_{category}.json")}
-            for entry in _lines(archive, wheel, f"BFCL_v4_{category}.json"):
+            truths = {entry["id"]: entry["ground_truth"] for entry in lines(archive, wheel, f"possible_answer/BFCL_v4_{category}.json")}
+            for entry in lines(archive, wheel, f"BFCL_v4_{category}.json"):
                 row, reason = _row(entry, truths.get(entry["id"]))
                 if row:
                     rows.append(row)
@@ -48,10 +48,11 @@ def unanswerable(wheel: Path) -> list[dict]:
     with zipfile.ZipFile(wheel) as archive:
         return [{"id": f"bfcl/{entry['id']}", "source": "bfcl", "tools": [tool(function) for function in entry["function"]],
                  "messages": entry["question"][0]}
-                for category in UNANSWERABLE for entry in _lines(archive, wheel, f"BFCL_v4_{category}.json")]
+                for category in UNANSWERABLE for entry in lines(archive, wheel, f"BFCL_v4_{category}.json")]
 
 
-def _lines(archive: zipfile.ZipFile, wheel: Path, name: str) -> list[dict]:
+def lines(archive: zipfile.ZipFile, wheel: Path, name: str) -> list[dict]:
+    """The entries of one of the wheel's data files."""
     try:
         text = archive.read(f"bfcl_eval/data/{name}").decode("utf-8")
     except KeyError:

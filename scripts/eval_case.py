@@ -14,12 +14,13 @@ A suite is a JSON file (evals/suites/*.json):
     any_order         the calls may come in any order (default false)
     answer            {"contains": [text, ...]}: what the visible text must hold, letter case ignored;
                       {"any": [text, ...]}: at least one of these
-    tools             this case's own surface: {"names": [Hermes's tools, in this order], "rename": {OLD: NEW}}
+    tools             this case's own surface: {"names": [Hermes's tools, in this order], "rename": {OLD: NEW}}, or
+                      a list of OpenAI tools
     fill              tokens that the whole prompt is filled to when it is asked: each {filler} in its messages
                       becomes log lines (filler.py), as many as fit
 
 A RULE is {"exact": value}, {"set": [value, ...]} or {"regex": "..."} (the whole value; of a value that
-is not a string, its JSON). With "optional": true the argument may be absent. An argument that the
+is not a string, its JSON) or {"ast": [value, ...]} (as the Berkeley leaderboard matches, ast_match.py). With "optional": true the argument may be absent. An argument that the
 suite does not name, or that the model left out, counts as the default in the tool's own schema.
 """
 
@@ -32,6 +33,7 @@ from pathlib import Path
 
 import jsonschema
 
+import ast_match
 import hermes_tools
 import repetition
 import tool_syntax
@@ -67,9 +69,11 @@ def requests_of_suites(paths: list) -> set[str]:
 _RULE = {
     "type": "object", "minProperties": 1, "additionalProperties": False,
     "properties": {"exact": {}, "set": {"type": "array", "minItems": 1}, "regex": {"type": "string"},
-                   "optional": {"type": "boolean"}},
-    "oneOf": [{"required": ["exact"]}, {"required": ["set"]}, {"required": ["regex"]}],
+                   "ast": {"type": "array", "minItems": 1}, "optional": {"type": "boolean"}},
+    "oneOf": [{"required": [kind]} for kind in ("exact", "set", "regex", "ast")],
 }
+_TOOLS = {"type": "array", "items": {"type": "object", "required": ["type", "function"], "properties": {
+    "function": {"type": "object", "required": ["name", "parameters"]}}}}
 _CASE = {
     "type": "object", "additionalProperties": False, "required": ["id", "kind", "category"],
     "properties": {
@@ -91,9 +95,9 @@ _CASE = {
         "any_order": {"type": "boolean"},
         "answer": {"type": "object", "additionalProperties": False, "minProperties": 1, "properties": {
             name: {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}} for name in ("contains", "any")}},
-        "tools": {"type": "object", "additionalProperties": False, "required": ["names"], "properties": {
+        "tools": {"oneOf": [_TOOLS, {"type": "object", "additionalProperties": False, "required": ["names"], "properties": {
             "names": {"type": "array", "minItems": 1, "items": {"type": "string"}},
-            "rename": {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.-]*$"}}}},
+            "rename": {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.-]*$"}}}}]},
         "fill": {"type": "integer", "minimum": 1},
     },
 }
@@ -102,9 +106,7 @@ _SUITE = {
     "properties": {
         "name": {"type": "string", "pattern": "^[a-z0-9_]+$"},
         "description": {"type": "string"},
-        "tools": {"oneOf": [{"const": "fixed_hermes"}, {"type": "null"}, {"type": "array", "items": {
-            "type": "object", "required": ["type", "function"],
-            "properties": {"function": {"type": "object", "required": ["name", "parameters"]}}}}]},
+        "tools": {"oneOf": [{"const": "fixed_hermes"}, {"type": "null"}, _TOOLS]},
         "system": {"type": ["string", "null"]},
         "max_tokens": {"type": "integer", "minimum": 1},
         "cases": {"type": "array", "minItems": 1, "items": _CASE},
@@ -122,7 +124,8 @@ class Suite:
 
     def of(self, case: dict) -> "Suite":
         """This suite with the tools that `case` offers."""
-        return replace(self, tools=hermes_tools.surface(**case["tools"])) if "tools" in case else self
+        own = case.get("tools")
+        return self if own is None else replace(self, tools=own if isinstance(own, list) else hermes_tools.surface(**own))
 
     def parameters(self, name: str) -> dict | None:
         """The JSON schema of a tool's arguments; None for a tool that is not on offer."""
@@ -165,7 +168,7 @@ def load(path: Path) -> Suite:
     suite = Suite(data["name"], tools, data["max_tokens"], cases)
     names = Counter(case["id"] for case in suite.cases)
     for case in suite.cases:
-        problem = f"{names[case['id']]} cases have this id" if names[case["id"]] > 1 else _expectation_problem(suite, case)
+        problem = f"{names[case['id']]} cases have this id" if names[case["id"]] > 1 else expectation_problem(suite, case)
         if problem:
             raise UserError(f"{shown(path)}: case {case['id']}: {problem}")
     return suite
@@ -181,7 +184,7 @@ def _place(data, path) -> str:
     return " ".join(steps) or "the suite"
 
 
-def _expectation_problem(suite: Suite, case: dict) -> str | None:
+def expectation_problem(suite: Suite, case: dict) -> str | None:
     """Why no correct answer could ever pass this case; None when one could."""
     try:
         suite = suite.of(case)
@@ -293,6 +296,8 @@ def _mismatches(suite: Suite, want: dict, call: dict) -> list:
 
 
 def _matches(rule: dict, value) -> bool:
+    if "ast" in rule:
+        return ast_match.matches(value, rule["ast"])
     if "regex" in rule:
         return re.fullmatch(rule["regex"], value if isinstance(value, str) else json.dumps(value)) is not None
     return any(_same(value, allowed) for allowed in rule.get("set", [rule.get("exact")]))
@@ -313,4 +318,4 @@ def described(rule: dict) -> str:
     """A rule in words: "a" or "b", /regex/."""
     if "regex" in rule:
         return f"/{rule['regex']}/"
-    return " or ".join(json.dumps(value, ensure_ascii=False) for value in rule.get("set", [rule.get("exact")]))
+    return " or ".join(json.dumps(value, ensure_ascii=False) for value in rule.get("set", rule.get("ast", [rule.get("exact")])))

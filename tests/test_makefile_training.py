@@ -1,0 +1,37 @@
+"""make train is a line of files like the rest: base, core, encoded rows, run."""
+
+import re
+
+from test_makefile import checkout  # noqa: F401  (a fixture)
+
+
+def commands(output):
+    """[(script, its arguments)] of a dry run."""
+    joined = output.replace("\\\n", " ")
+    return re.findall(r"^\.venv/bin/python scripts/(\w+)\.py(.*)$", joined, flags=re.MULTILINE)
+
+
+def test_train_checks_the_base_builds_the_core_and_encodes_rows_first(checkout):  # noqa: F811
+    code, output, _ = checkout.make("-n", "train", "MODE=grouped")
+    assert code == 0, output
+    ran = commands(output)
+    names = [name for name, _ in ran if name in ("prepare_traces", "fetch_base", "build_core", "encode_rows", "train_moe")]
+    assert sorted(names[:2]) == ["fetch_base", "prepare_traces"] or names[:3] == ["prepare_traces", "fetch_base", "build_core"]
+    assert names[-4:] == ["build_core", "encode_rows", "encode_rows", "train_moe"]
+    flags = dict(ran)["train_moe"]
+    assert "--mode grouped" in flags and "--core runs/tiny/core" in flags and "--config configs/tiny-moe.json" in flags and "--report reports/tiny/moe.grouped.json" in flags
+
+
+def test_another_model_trains_in_its_own_folders_with_its_own_settings(checkout):  # noqa: F811
+    code, output, _ = checkout.make("-n", "train", "MODEL=mine", "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=mine")
+    assert code == 0, output
+    flags = dict(commands(output))
+    assert "--model mine" in flags["build_core"] and "--config configs/lfm2.5-8b-a1b-moe.json" in flags["build_core"]
+    assert "--work runs/mine/moe/streamed" in flags["train_moe"] and "runs/tiny" not in flags["train_moe"]
+
+
+def test_a_hub_model_is_fetched_at_its_commit_and_the_core_built_from_there(checkout):  # noqa: F811
+    code, output, _ = checkout.make("-n", "core", "MODEL=owner/name", "REVISION=0123", "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=mine")
+    assert code == 0, output
+    flags = dict(commands(output))
+    assert "--model owner/name --revision 0123 --out runs/mine/base" in flags["fetch_base"] and "--model runs/mine/base" in flags["build_core"]

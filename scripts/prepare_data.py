@@ -16,6 +16,7 @@ Rows longer than the config's row_tokens are left out and counted.
 import json
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import bfcl
@@ -93,34 +94,34 @@ def tool_pool(rows: list[dict]) -> list[dict]:
     return list({tool["function"]["name"]: tool for row in sorted(rows, key=lambda row: row["id"]) for tool in row["tools"]}.values())
 
 
-def ordinary_rows(recorded: list[dict], unanswerable: dict, pool: list[dict], rng: random.Random) -> list[dict]:
-    """Recorded answers as rows: BFCL's beside the tools that do not help, every second of ours beside some other tools."""
+def ordinary_rows(recorded: list[dict], unanswerable: dict, pool: list[dict], twice: bool, rng: random.Random) -> list[dict]:
+    """Recorded answers as rows: each with its question alone or beside tools that do not help, or, with `twice`, as both.
+
+    Beside tools: BFCL's questions beside the tools they came with, ours beside one or two of `pool`.
+    """
     rows = []
     for place, one in enumerate(recorded):
         messages = [{"role": "user", "content": one["prompt"]}, {"role": "assistant", "content": one["answer"]}]
-        row = {"id": one["id"], "source": "ordinary", "kind": "ordinary", "messages": messages, "tools": []}
-        if one["id"] in unanswerable:
-            row["tools"] = unanswerable[one["id"]]["tools"]
-        elif place % 2:
-            row = offer(row, pool, 1 + place // 2 % 2, rng)
-        rows.append(row)
+        alone = {"id": one["id"], "source": "ordinary", "kind": "ordinary", "messages": messages, "tools": []}
+        beside = {**alone, "id": one["id"] + "+tools"}
+        beside = {**beside, "tools": unanswerable[one["id"]]["tools"]} if one["id"] in unanswerable else offer(beside, pool, rng.randint(1, 2), rng)
+        rows += [alone, beside] if twice else [beside if place % 2 else alone]
     return rng.sample(rows, len(rows))
 
 
-def fitting(chat, tokens, rows: list[dict], count: int, longest: int, left_out: Counter) -> list[Example]:
-    """The first `count` rows of at most `longest` tokens, proven; UserError when there are too few."""
+def fitting(chat, tokens, rows: Iterator[dict], count: int, kind: str, longest: int, left_out: Counter) -> list[Example]:
+    """The next `count` of `rows` with at most `longest` tokens, proven; UserError when there are too few."""
     made = []
-    for row in rows:
-        if len(made) == count:
-            break
+    while len(made) < count:
+        row = next(rows, None)
+        if row is None:
+            raise UserError(f"{len(made)} {kind} rows of at most {longest} tokens where {count} are needed;"
+                            " raise row_tokens or lower rows in the config, or record more ordinary answers (scripts/record_ordinary.py)")
         example = smol_rows.encode(chat, tokens, row)
         if len(example.tokens) <= longest:
             made.append(example)
         else:
-            left_out[f"{row['kind']} rows of more than {longest} tokens"] += 1
-    if len(made) < count:
-        raise UserError(f"{len(made)} {rows[0]['kind'] if rows else ''} rows of at most {longest} tokens where {count} are needed;"
-                        " raise row_tokens or lower rows in the config, or record more ordinary answers (scripts/record_ordinary.py)")
+            left_out[f"{kind} rows of more than {longest} tokens"] += 1
     return made
 
 
@@ -130,6 +131,13 @@ def check_share(examples: list[Example], data: dict, split: str) -> None:
     if abs(share - data["tool_share"]) > data["share_tolerance"]:
         raise UserError(f"{split}: {share:.1%} of the rows have tool calls, the config asks for {data['tool_share']:.0%}"
                         f" within {data['share_tolerance']:.0%}")
+
+
+def keep(examples: list[Example], path: Path, model: Path, tokens) -> dict:
+    """Write a proven split; what the manifest says of it, its proof among that."""
+    smol_rows.write(path, [example.row for example in examples])
+    return {**smol_rows.counts(examples, tokens), "sources": dict(Counter(example.row["source"] for example in examples)),
+            "proof": smol_rows.digest(path, model, tokens)}
 
 
 def heldout_rows(held: list[dict], unanswerable: list[dict], counts: dict, rng: random.Random) -> list[dict]:
@@ -150,7 +158,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="model config (see configs/)")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder; only its tokenizer and template are read")
     parser.add_argument("--ordinary", type=Path, required=True, metavar="FILE", help="recorded ordinary answers (scripts/record_ordinary.py)")
-    parser.add_argument("--traces", action="append", default=[], metavar="SOURCE", help="more tool rows: a file or folder of traces, or a hub id; may be given several times")
+    parser.add_argument("--traces", action="append", default=[], metavar="SOURCE",
+                        help="more tool rows: a file or folder of traces, or a hub id; may be given several times")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="second copy of the manifest, to be committed")
     args = parser.parse_args()
@@ -169,30 +178,31 @@ def main() -> None:
     candidates, held = split_by_tool(rows, data["heldout"]["tool"], rng)
     pool = tool_pool(candidates)
     candidates = [{**offer(row, pool, rng.randint(1, MOST_TOOLS), rng), "kind": "tool"} for row in candidates]
-    recorded = read_recorded(args.ordinary)
     heldout = heldout_rows(held, unanswerable, data["heldout"], rng)
     asked = {row["messages"][-1]["content"] for row in heldout}
-    ordinary = [row for row in ordinary_rows(recorded, {row["id"]: row for row in unanswerable}, pool, rng) if row["messages"][0]["content"] not in asked]
-    candidates = [row for row in candidates if row["messages"][0]["content"] not in asked]
+    tool = iter([row for row in candidates if row["messages"][0]["content"] not in asked])
+    recorded = [row for row in read_recorded(args.ordinary) if row["prompt"] not in asked]
+    recorded = rng.sample(recorded, len(recorded))
+    tools_of = {row["id"]: row for row in unanswerable}
 
-    wanted = {split: (round(count * data["tool_share"]), count - round(count * data["tool_share"])) for split, count in data["rows"].items()}
-    proven = {kind: fitting(chat, tokens, pile, sum(pair[place] for pair in wanted.values()), data["row_tokens"], left_out)
-              for place, (kind, pile) in enumerate((("tool", candidates), ("ordinary", ordinary)))}
-    results = {"splits": {}, "left_out": dict(left_out), "tool_tokens": {role: getattr(tokens, role) for role in tool_tokens.ROLES}}
-    for split, pair in wanted.items():
-        examples = [example for kind, count in zip(smol_rows.KINDS, pair) for example in [proven[kind].pop() for _ in range(count)]]
+    splits = {}
+    for split in ("valid", "train"):  # valid first: its questions must be none of train's
+        with_calls = round(data["rows"][split] * data["tool_share"])
+        rest = data["rows"][split] - with_calls
+        used, recorded = (recorded[:rest], recorded[rest:]) if split == "valid" else (recorded, [])
+        ordinary = iter(ordinary_rows(used, tools_of, pool, split == "train", rng))
+        examples = fitting(chat, tokens, tool, with_calls, "tool", data["row_tokens"], left_out)
+        examples += fitting(chat, tokens, ordinary, rest, "ordinary", data["row_tokens"], left_out)
         check_share(examples, data, split)
-        path = args.out / f"{split}.jsonl"
-        smol_rows.write(path, [example.row for example in examples])
-        results["splits"][split] = {**smol_rows.counts(examples, tokens), "sources": dict(Counter(example.row["source"] for example in examples)),
-                                    "proof": smol_rows.digest(path, args.model, tokens)}
+        splits[split] = keep(examples, args.out / f"{split}.jsonl", args.model, tokens)
     smol_rows.write(args.out / "heldout.jsonl", heldout)
-    results["heldout"] = dict(Counter(row["kind"] for row in heldout))
-    report.write(args.out / "manifest.json", [BFCL_LOCK, args.ordinary, *(path for _, path in files), args.model / "tokenizer.json", args.model / "chat_template.jinja"],
-                 {"config": shown(args.config), "data": data}, results)
+    results = {"splits": splits, "heldout": dict(Counter(row["kind"] for row in heldout)), "left_out": dict(left_out),
+               "tool_tokens": {role: getattr(tokens, role) for role in tool_tokens.ROLES}}
+    inputs = [BFCL_LOCK, args.ordinary, *(path for _, path in files), args.model / "tokenizer.json", args.model / "chat_template.jinja"]
+    report.write(args.out / "manifest.json", inputs, {"config": shown(args.config), "data": data}, results)
     if args.manifest:
         write_json(args.manifest, read_json(args.out / "manifest.json"))
-    for split, told in results["splits"].items():
+    for split, told in splits.items():
         print(f"{split}: {told['tool']} tool and {told['ordinary']} ordinary rows, {told['tokens']:,} tokens, {told['loss_tokens']:,} of them to learn")
     print(f"{shown(args.out)}: every call token proven; left out: {dict(left_out) or 'nothing'}")
 

@@ -96,7 +96,11 @@ def smollm2_gguf(folder: Path, out: Path) -> Path:
             "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
             "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}.items()}
     for name, entry in safetensors_io.index_folder(folder).items():
-        writer.add_tensor(names[name.removesuffix(".weight")] + ".weight", entry.rows(0, int(np.prod(entry.shape[:-1]))).reshape(entry.shape))
+        values = entry.rows(0, int(np.prod(entry.shape[:-1]))).reshape(entry.shape)
+        for kind, heads in (("q_proj", config["num_attention_heads"]), ("k_proj", config["num_key_value_heads"])):
+            if f".{kind}." in name:  # conversion/llama.py, LlamaModel.permute
+                values = values.reshape(heads, 2, len(values) // heads // 2, -1).swapaxes(1, 2).reshape(values.shape)
+        writer.add_tensor(names[name.removesuffix(".weight")] + ".weight", np.ascontiguousarray(values))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

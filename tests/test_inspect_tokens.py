@@ -135,6 +135,7 @@ def test_the_pinned_llama_server_reads_our_template_tokens_and_calls(model, tmp_
         assert call["function"]["name"] == "set_mode" and not choice["message"]["content"]
 
     tokens = tool_tokens.resolve(read_json(random_smol.SMOLLM2), chat.tokenizer, "config")
+    # By MLX and, from the GGUF, by llama.cpp: the same tokens with the same probabilities.
     one, two = (inspect_tokens.inspect(source, None, chat, tokens, inspect_tokens.requests(["hello"]), 6, 2) for source in (model, gguf))
     for by_mlx, by_llama in zip(one, two):
         assert [step["id"] for step in by_mlx["steps"]] == [step["id"] for step in by_llama["steps"]]

@@ -72,6 +72,8 @@ def test_every_split_has_its_share_and_no_tool_or_request_of_a_held_out_prompt(p
     asked = {row["messages"][0]["content"] for row in train + valid}
     assert not asked & {row["messages"][0]["content"] for row in heldout}
     assert len({row["id"] for row in train + valid}) == 30
+    questions = [{row["messages"][0]["content"] for row in rows} for rows in (train, valid)]
+    assert not questions[0] & questions[1]
     for row in tool:
         assert row["messages"][-1]["role"] == "user" and set(row["expected"]) <= prepare_data.names(row)
     assert {len(row["tools"]) for row in tool} == {1, 2, 3} and {bool(row["tools"]) for row in heldout if row["kind"] == "ordinary"} == {True, False}
@@ -103,10 +105,10 @@ def test_training_refuses_rows_that_somebody_edited(prepare, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({"rows": {"train": 200, "valid": 10}}, "tool rows of at most 2000 tokens where 147 are needed|ordinary rows of at most"),
+    ({"rows": {"train": 200, "valid": 10}}, "tool rows of at most 2000 tokens where 140 are needed|ordinary rows of at most"),
     ({"row_tokens": 30}, "0 tool rows of at most 30 tokens"),
     ({"heldout": {"tool": 90, "ordinary": 6, "near_miss": 4}}, "only 60 different tools for 90 held-out prompts"),
-    ({"rows": {"train": 1, "valid": 10}}, "100.0% of the rows have tool calls, the config asks for 70%"),
+    ({"rows": {"train": 20, "valid": 1}}, "100.0% of the rows have tool calls, the config asks for 70%"),
 ])
 def test_what_the_data_cannot_give_is_an_error_with_numbers(prepare, changes, said):
     with pytest.raises(UserError, match=said):

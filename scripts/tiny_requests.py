@@ -10,7 +10,7 @@ import random
 import tiny_arguments as arguments
 import tiny_wording as w
 from tiny_wording import ask, either, question, quoted
-from tiny_words import number, pick_word
+from tiny_words import glued_word, number, pick_word
 
 # How often each tool is asked for. terminal and the file tools are what the agent uses all day.
 SHARES = {"terminal": 0.34, "read_file": 0.16, "search_files": 0.17, "write_file": 0.15, "browser_navigate": 0.11, "patch": 0.04, "process": 0.03}
@@ -217,6 +217,23 @@ def _search(rng: random.Random, args: dict) -> str:
     if d:
         return ask(rng, rng.choice(w.SEARCH_IN), q=q, d=d)
     return either(rng, w.SEARCH, w.SEARCH_QUESTIONS, 0.25, q=q)
+
+
+def drill(rng: random.Random) -> tuple[str, dict]:
+    """A request whose argument is a long row of glued words: practice in copying each token of the vocabulary."""
+    text = glued_word(rng)
+    for _ in range(rng.randint(3, 8)):
+        text += rng.choice((" ", " ", " ", "-", "_", ".", "/")) + glued_word(rng)
+    kind = rng.random()
+    if kind < 0.4:
+        made = call("terminal", command=f"echo {text}")
+    elif kind < 0.7:
+        made = call("write_file", content=text, path=arguments.path(rng))
+    elif kind < 0.85:
+        made = call("search_files", pattern=text)
+    else:
+        made = call("read_file", path=text.replace(" ", "/") + "." + rng.choice(arguments.EXTENSIONS))
+    return wording(rng, made), made
 
 
 MAKERS = {f.__name__: f for f in (terminal, read_file, search_files, write_file, patch, process, browser_navigate)}

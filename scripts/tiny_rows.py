@@ -160,6 +160,9 @@ def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: boo
     if kind < 0.17 or not known:
         text, reply = no_tool(rng, heldout)
         return {"kind": "no_tool", "messages": [{"role": "user", "content": text}, assistant(reply)]}
+    if simple and not heldout and rng.random() < 0.6:
+        text, made = tiny_requests.drill(rng)
+        return {"kind": "tool_call", "messages": [{"role": "user", "content": text}, assistant("", made)]}
     if simple:
         return tool_call(rng, known, heldout)
     missing = [t for t in ALL_TOOLS if t not in tools and not (t in tiny_requests.TERMINAL_CAN and "terminal" in tools)]

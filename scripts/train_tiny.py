@@ -171,8 +171,9 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None 
     if state.exists():
         saved = torch.load(state, weights_only=False)
         # The number of steps may change while the learning rate is still flat: what was done stays the same.
-        free = {"steps": 0, "decay": 0}
-        if {**saved["settings"], **free} != {**settings, **free} or saved["step"] > (1 - settings["decay"]) * settings["steps"]:
+        flat = saved["step"] <= min((1 - one["decay"]) * one["steps"] for one in (saved["settings"], settings))
+        free = {"steps": 0, "decay": 0} if flat else {}
+        if {**saved["settings"], **free} != {**settings, **free}:
             raise cli.UserError(f"{shown(state)} was made with other settings; delete it to start anew")
         model.load_state_dict(saved["model"])
         for optimizer, held in zip(optimizers, saved["optimizers"]):

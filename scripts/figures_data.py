@@ -2,8 +2,8 @@
 
 from figures_style import BODY, SMALL, WIDTH, Theme, new_figure
 
-LEFT, RIGHT, TOP, BOTTOM = 0.62, 0.3, 1.0, 0.62   # inches around the histogram
-CHART, BAR, GAP = 1.9, 0.3, 0.85                  # height of the histogram, of one bar below, space between the two
+LEFT, RIGHT, TOP, BOTTOM = 0.62, 0.3, 1.2, 0.5   # inches around the histogram
+CHART, BAR, GAP = 1.9, 0.28, 0.5                  # height of the histogram, of one bar below, space between the two
 REASON_COLUMN = 3.3                               # inches for the names of the reasons
 
 
@@ -14,7 +14,7 @@ def filtering(report: dict, theme: Theme):
     out = sum(results["rows_out"].values())
     height = TOP + CHART + BOTTOM + GAP + BAR * (len(drops) + 1) + 0.25
     figure = new_figure(height, f"{out:,} of {results['rows_in']:,} traces become rows", subtitle(results), theme)
-    histogram(figure, height, results["token_lengths"], caps, theme)
+    histogram(figure, height, results["token_lengths"], {cap: results["dropped"].get(f"over_{cap}_tokens", 0) for cap in caps}, theme)
     reasons(figure, height, results, drops, out, theme)
     return figure
 
@@ -25,20 +25,19 @@ def subtitle(results: dict) -> str:
             "Lengths are counted with the model's own tokenizer and template.")
 
 
-def histogram(figure, height: float, lengths: dict, caps: list, theme: Theme) -> None:
-    """Rows by length: all that could be measured behind, the kept ones in front; a line at each cap."""
+def histogram(figure, height: float, lengths: dict, caps: dict, theme: Theme) -> None:
+    """Rows by length: all that could be measured behind, the kept ones in front; a line at each cap, with the rows that it took."""
     axes = figure.add_axes((LEFT / WIDTH, 1 - (TOP + CHART) / height, (WIDTH - LEFT - RIGHT) / WIDTH, CHART / height))
     bars = max(len(lengths["before"]), len(lengths["after"]), 1)
-    for key, colour, label in (("before", theme.faint, "all traces"), ("after", theme.ours, "kept rows")):
+    for key, colour, label in (("before", theme.muted, "all traces"), ("after", theme.ours, "kept rows")):
         axes.bar([(place + 0.5) * lengths["bin"] / 1000 for place in range(len(lengths[key]))], lengths[key], width=0.9 * lengths["bin"] / 1000, color=colour, label=label)
     longest = bars * lengths["bin"] / 1000
-    shown = [cap / 1000 for cap in caps if cap / 1000 <= longest * 1.5]
-    axes.set_xlim(0, max([longest, *(cap * 1.04 for cap in shown)]))
+    axes.set_xlim(0, max(longest, max(caps) / 1000 * 1.04))
     top = max([*lengths["before"], *lengths["after"], 1])
-    axes.set_ylim(0, top * 1.3)
-    for cap in shown:
-        axes.axvline(cap, color=theme.other, linewidth=1.3, linestyle=(0, (4, 3)))
-        axes.text(cap, top * 1.3, f"cap {cap * 1000:,.0f} ", ha="right", va="top", size=SMALL, color=theme.other)
+    axes.set_ylim(0, top * 1.45)
+    for cap, over in caps.items():
+        axes.axvline(cap / 1000, color=theme.other, linewidth=1.3, linestyle=(0, (4, 3)))
+        axes.text(cap / 1000, top * 1.45, f"cap {cap:,} \n{over:,} over it ", linespacing=1.4, ha="right", va="top", size=SMALL, color=theme.other)
     axes.set_xlabel("thousand tokens in a row")
     axes.set_ylabel("rows")
     axes.grid(axis="y")
@@ -50,7 +49,7 @@ def reasons(figure, height: float, results: dict, drops: list, out: int, theme: 
     axes = figure.add_axes((0, 0, 1, (BAR * (len(drops) + 1) + 0.25) / height))
     axes.set(xlim=(0, WIDTH), ylim=(BAR * (len(drops) + 1) + 0.25, 0))
     axes.axis("off")
-    figure.text(0.18 / WIDTH, 1 - (TOP + CHART + BOTTOM + GAP - 0.38) / height, "What became of each trace", size=BODY, weight="bold", va="top")
+    figure.text(0.18 / WIDTH, 1 - (TOP + CHART + BOTTOM + GAP - 0.36) / height, "What became of each trace", size=BODY, weight="bold", va="top")
     scale = (WIDTH - REASON_COLUMN - 1.1) / max([out, *(count for count, _ in drops)])
     entries = [("kept", out, theme.ours), *((results["drops"][reason]["in_words"], count, theme.other) for count, reason in drops)]
     for place, (name, count, colour) in enumerate(entries):

@@ -62,12 +62,21 @@ def scenario(name: str, category: str, prompt: str, files: dict, *turns) -> dict
     return {"id": name, "category": category, "prompt": prompt, "files": files, "turns": list(turns)}
 
 
+# Word for word a case of evals/suites/fixed_hermes_43.json: the row made of it must never train.
+SUITE_REQUEST = "list files here from shell"
 ADD = "def add(a, b):\n    return a - b\n"
 TEST_ADD = "from calc import add\n\nassert add(2, 3) == 5, add(2, 3)\nprint('ok')\n"
 
 
+def log_lines(count: int) -> str:
+    """A log of `count` lines of about 50 characters, none alike."""
+    return "".join(f"2031-05-{1 + i % 28:02} {i % 24:02}:{i * 7 % 60:02} worker {i} took {i * i % 997} ms\n" for i in range(count))
+
+
 def written() -> list[dict]:
-    """The hand-written scenarios."""
+    """The hand-written scenarios. The last few are made to meet a filter: too long, a copy, asked by an eval suite."""
+    count = scenario("count-then-write", "Several steps", "count the ERROR lines in app.log and write the number to errors.txt", {"app.log": "INFO up\nERROR disk\nERROR net\nINFO down\n"},
+                     act(shell("grep -c ERROR app.log")), act(call("write_file", path="errors.txt", content="2\n")), tell("app.log has 2 ERROR lines; errors.txt says so."))
     return [
         scenario("fix-failing-check", "Errors", "check.py fails, find out why and fix it", {"calc.py": ADD, "check.py": TEST_ADD},
                  act(shell("python3 check.py"), think="Run it first to see the failure."), act(read("calc.py"), say="The check fails, so I look at the function."),
@@ -112,13 +121,16 @@ def written() -> list[dict]:
         scenario("no-tool-thanks", "No tool", "thanks, that was all", {}, tell("You are welcome!")),
         scenario("several-steps", "Several steps", "rename every .jpeg in pics to .jpg and tell me how many there were", {"pics/a.jpeg": "x", "pics/b.jpeg": "y", "pics/c.png": "z"},
                  act(call("search_files", pattern="*.jpeg", target="files", path="pics")), act(shell("cd pics && for f in *.jpeg; do mv \"$f\" \"${f%.jpeg}.jpg\"; done && ls")), tell("I renamed 2 files. pics now holds:\n{output}")),
-        scenario("count-then-write", "Several steps", "count the ERROR lines in app.log and write the number to errors.txt", {"app.log": "INFO up\nERROR disk\nERROR net\nINFO down\n"},
-                 act(shell("grep -c ERROR app.log")), act(call("write_file", path="errors.txt", content="2\n")), tell("app.log has 2 ERROR lines; errors.txt says so.")),
+        count,
         scenario("read-range", "Several steps", "show lines 3 to 4 of poem.txt", {"poem.txt": "one\ntwo\nthree\nfour\nfive\n"},
                  act(call("read_file", path="poem.txt", offset=3, limit=2)), tell("Lines 3 and 4 of poem.txt:\n{content}")),
         scenario("refusal", "Refusal", "delete everything in old/", {"old/a.txt": "a"}, tell("I'm sorry, but I can't help with deleting files.")),
         scenario("tool-that-is-gone", "Unknown tool", "close the browser and show me todo.txt", {"todo.txt": "water the plants\n"},
                  act(call("browser_close")), act(read("todo.txt"), say="There is no browser to close."), tell("todo.txt says: water the plants")),
+        scenario("long-log", "Long", "show me the whole worker.log", {"worker.log": log_lines(280)}, act(shell("cat worker.log")), tell("That is all of worker.log, 280 lines.")),
+        scenario("longer-log", "Long", "print worker.log, all of it", {"worker.log": log_lines(520)}, act(shell("cat worker.log")), tell("That is all of worker.log, 520 lines.")),
+        {**count, "id": "count-then-write-again"},
+        scenario("asked-by-a-suite", "In a suite", SUITE_REQUEST, {"notes.md": "buy milk\n"}, act(shell("ls")), tell("The folder holds: {output}")),
     ]  # fmt: skip
 
 

@@ -1,0 +1,38 @@
+"""The dataset figure shows the report's numbers, in either theme, without texts in each other's way."""
+
+import copy
+
+import pytest
+
+import figures_data
+import matplotlib
+from figures_style import THEMES, style, text_boxes, text_problems
+
+REPORT = {
+    "settings": {"caps": [16384, 10240]},
+    "results": {
+        "rows_in": 3679, "rows_out": {"train": 582, "valid": 29, "test": 26},
+        "dropped": {"over_10240_tokens": 2100, "over_16384_tokens": 600, "near_duplicate": 200, "unknown_tool": 100, "not_json": 42},
+        "drops": {"over_10240_tokens": {"in_words": "over 10,240 tokens"}, "over_16384_tokens": {"in_words": "over 16,384 tokens"},
+                  "near_duplicate": {"in_words": "near duplicates"}, "unknown_tool": {"in_words": "with calls to a tool not on offer"}, "not_json": {"in_words": "not JSON"}},
+        "sizes": {"tokens": 5_000_000, "trained_tokens": 700_000},
+        "token_lengths": {"bin": 512, "before": [0, 3, *range(40, 100), 300], "after": [0, 3, *range(30, 48)]},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+@pytest.mark.parametrize("kind", ["long", "short", "nothing dropped"])
+def test_the_figure_says_what_each_filter_took(theme, kind):
+    report = copy.deepcopy(REPORT)
+    if kind != "long":  # shorter than the caps, as the tiny run's rows are
+        report["results"]["token_lengths"] |= {"before": [14, 130, 32, 0, 39], "after": [14, 130, 32, 0, 38]}
+    if kind == "nothing dropped":
+        report["results"] |= {"dropped": {}, "drops": {}, "rows_in": 637}
+    with matplotlib.rc_context(style(theme)):
+        figure = figures_data.filtering(report, theme)
+        texts = [text for text, _ in text_boxes(figure)]
+        assert text_problems(figure) == []
+    assert f"637 of {report['results']['rows_in']:,} traces become rows" in texts
+    if kind != "nothing dropped":
+        assert {"2,100", "over 10,240 tokens", "42", "not JSON", "kept", "637"} <= set(texts)

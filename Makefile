@@ -329,7 +329,8 @@ ARTIFACT ?= server
 LIVE     := $(EVALS)/hermes_live.llama_cpp.%.json
 hermes-live: $(if $(URL),$(VENV),$(patsubst %,$(LIVE),$(QUANT)))  ## a real Hermes Agent does 16 real tasks with QUANT (or the server at URL=http://...), judged by what is on disk
 	$(if $(URL),$(PY) scripts/run_hermes_live.py --url $(URL) --artifact $(ARTIFACT) --out $(EVALS)/hermes_live.openai.$(ARTIFACT).json $(LIVE_FLAGS))
-$(LIVE): $(GGUF) evals/live/hermes_16.json $(PIN) $(CONFIG) $(addprefix scripts/,run_hermes_live.py hermes_agent.py live_task.py sandbox.py) | $(VENV) llama-ready
+$(LIVE): $(GGUF) evals/live/hermes_16.json $(PIN) $(CONFIG) third_party/hermes-agent-full.requirements.txt $(addprefix scripts/,run_hermes_live.py hermes_agent.py \
+  hermes_env.py live_task.py sandbox.py install_net.py eval_statistics.py model_server.py $(CHECKPOINT)) | $(VENV) llama-ready
 	$(making)$(call logged,hermes-live.$*,$(PY) scripts/run_hermes_live.py --gguf $< --artifact $* --config $(CONFIG) --out $@ \
 	  --server-log $(HEAVY)/server.hermes_live.$*.log $(LIVE_FLAGS))
 NET = $(PY) scripts/install_net.py --home $(or $(HERMES_HOME),$(error add HERMES_HOME=folder, as in HERMES_HOME=$$HOME/.hermes))

@@ -4,11 +4,13 @@ import json
 import random
 import sys
 import zipfile
+from pathlib import Path
 
 import jsonschema
 import pytest
 
 import bfcl
+import fuse_lora
 import loss_mask
 import prepare_data
 import random_smol
@@ -102,6 +104,28 @@ def test_training_refuses_rows_that_somebody_edited(prepare, tmp_path, monkeypat
     with pytest.raises(UserError, match="is not what .* proved"):
         train_lora.main()
     assert not (tmp_path / "work").exists() and not (tmp_path / "adapter").exists()
+
+
+def test_proven_rows_train_fuse_and_a_second_run_changes_nothing(prepare, tmp_path, monkeypatch, capsys):
+    folder = prepare(rows={"train": 10, "valid": 10})
+
+    def run(module, *args):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", "--model", str(tmp_path / "model"), "--adapter", str(tmp_path / "adapter"), *map(str, args)])
+        module.main()
+
+    trained = ("--config", tmp_path / "config.json", "--data", folder, "--work", tmp_path / "work", "--report", tmp_path / "report.json", "--epochs", 1)
+    run(train_lora, *trained)
+    assert "epoch 1 kept" in capsys.readouterr().out
+    report, weights = read_json(tmp_path / "report.json"), (tmp_path / "adapter" / "adapter.safetensors").read_bytes()
+    losses = report["results"]["valid_losses"]
+    assert len(losses) == 2 and losses[1] < losses[0] and report["results"]["move"] == "done"
+    assert {"config.json", "manifest.json", "train.jsonl", "valid.jsonl", "model.safetensors"} == {Path(one["path"]).name for one in report["inputs"]}
+    run(train_lora, *trained)
+    assert (tmp_path / "adapter" / "adapter.safetensors").read_bytes() == weights and read_json(tmp_path / "report.json")["results"]["valid_losses"] == losses
+    run(fuse_lora, "--out", tmp_path / "fused")
+    assert "of 20 tensors changed" in capsys.readouterr().out
+    with pytest.raises(UserError, match="other data, model or settings"):
+        run(train_lora, *trained, "--embedding", "token_rows")
 
 
 @pytest.mark.parametrize("changes, said", [

@@ -64,13 +64,14 @@ def ours(args) -> dict:
     import numpy as np
 
     import hardware
+    import memory_model
     import mixed_core
     from expert_optimizer import ExpertOptimizer
     from lfm2_layers import Blocks
     from streamed_step import How, make_batch, streamed_step
 
     settings = read_json(args.config)
-    mx.set_cache_limit(256 * 2**20)
+    mx.set_cache_limit(memory_model.CACHE)
     core = mixed_core.random(SHAPES, settings["group_size"], 0)
     optimizer = ExpertOptimizer(core, "adafactor", "stochastic", 1.0, 0)
     how = How(Blocks(**settings["blocks"]), settings["layer_inputs"])

@@ -66,6 +66,7 @@ def measure(args) -> dict:
     import numpy as np
 
     import hardware
+    import memory_model
     import mixed_core
     from expert_optimizer import ExpertOptimizer
     from grouped_step import grouped_step
@@ -75,7 +76,7 @@ def measure(args) -> dict:
 
     given = {"group_layers": args.group_layers, "group_stride": args.group_stride}
     settings = check_settings({**read_json(args.config), **{k: v for k, v in given.items() if v}}, shown(args.config))
-    mx.set_cache_limit(256 * 2**20)
+    mx.set_cache_limit(memory_model.CACHE)
     process = hardware.resident()
     began = time.monotonic()
     core = mixed_core.random(shapes(args.shapes, args.layers), settings["group_size"], args.seed)

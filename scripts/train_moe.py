@@ -57,7 +57,7 @@ def train(args) -> None:
     settings = check_settings({**read_json(args.config), **given}, shown(args.config))
     profile = hardware.load_profile(args.hardware)
     stop = int(profile["memory_stop_gib"] * hardware.GIB)
-    mx.set_cache_limit(256 * 2**20)  # freed buffers beyond this go back to the system
+    mx.set_cache_limit(memory_model.CACHE)  # freed buffers beyond this go back to the system
 
     if not (args.core / "config.json").is_file():
         raise UserError(f"{shown(args.core)}: no core here; build it with `make core`")

@@ -24,10 +24,10 @@ from pathlib import Path
 from cli import UserError
 from files import read_json, shown
 
-# What words are drawn from: short, in no shell's way. Two of them and a number are one in 230,400.
-WORDS = ("amber", "anchor", "apple", "arrow", "autumn", "basket", "beacon", "bridge", "butter", "candle", "canyon", "castle", "cedar", "cloud", "copper", "coral",
-         "cotton", "desert", "dragon", "eagle", "engine", "falcon", "feather", "forest", "garden", "ginger", "guitar", "harbor", "hazel", "honey", "island", "ivory",
-         "jungle", "lantern", "lemon", "linen", "marble", "meadow", "mirror", "needle", "ocean", "olive", "orange", "orchard")  # fmt: skip
+# What words are drawn from: short, in no shell's way. Two of them and a number are one of 170,280.
+WORDS = ("amber", "anchor", "apple", "arrow", "autumn", "basket", "beacon", "bridge", "butter", "candle", "camera", "castle", "cabin", "cloud", "copper", "carrot",
+         "circle", "desert", "dragon", "eagle", "engine", "falcon", "feather", "forest", "garden", "doctor", "guitar", "harbor", "flower", "honey", "island", "ladder",
+         "jungle", "lamp", "lemon", "river", "marble", "meadow", "mirror", "rocket", "ocean", "olive", "orange", "saddle")  # fmt: skip
 CHECKS = {"file": {"file", "equals"}, "folder": {"folder"}, "absent": {"absent"}, "result": {"result"}}
 NEEDED, ALLOWED = {"id", "prompt", "toolsets", "calls", "checks"}, {"id", "prompt", "toolsets", "calls", "checks", "files"}
 

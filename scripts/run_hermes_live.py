@@ -117,7 +117,7 @@ def attempt(task: live_task.Task, server: model_server.Server, args) -> dict:
             try:
                 box = stack.enter_context(sandbox.box([work, home.parent], url))
             except cli.UserError as error:
-                raise cli.UserError(f"{error}; --no-isolation runs its commands with your own rights") from None
+                raise cli.UserError(f"{error}; --no-isolation (make: LIVE_FLAGS=--no-isolation) runs its commands with your own rights") from None
             url, wrap = box.url, box.wrap
         if args.net:
             install_net.copy(home)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -136,6 +137,14 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever(
     with model_server._running([sys.executable, "-c", script], tmp_path / "log", 20) as server:
         assert server.alive()
     assert (tmp_path / "tries").read_text() == "xxx"
+
+
+def test_two_slots_answer_two_requests_at_once_each_with_the_whole_context(gguf, tmp_path):
+    with serve(gguf, tmp_path, context=2048, slots=2) as server, ThreadPoolExecutor(2) as pool:
+        assert len(server.http.get(server.url + "/slots").json()) == 2
+        client = model_client.Client(server, "llama_cpp")
+        answers = list(pool.map(lambda _: client.ask(SUITE, SUITE.cases[0]), range(4)))
+    assert len({raw.raw_text for _, raw in answers}) == 1 and all(raw.prompt_tokens == answers[0][1].prompt_tokens for _, raw in answers)
 
 
 def test_less_context_than_asked_for_is_an_error(gguf, tmp_path):

@@ -31,6 +31,7 @@ from files import read_json, shown, write_json
 from repair_settings import MODULES, Settings
 
 STEP_LINE = re.compile(r"^\s*(\d+)\s+\d+\.\d+ [▼▲]")
+COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # it writes colours into a pipe, too
 # mlx_lm.lora wants paths inside a layer where we name the last part.
 PATHS = {"q_proj": ["self_attn.q_proj"], "k_proj": ["self_attn.k_proj"], "v_proj": ["self_attn.v_proj"], "out_proj": ["self_attn.out_proj", "conv.out_proj"],
          "in_proj": ["conv.in_proj"], "gate_proj": ["feed_forward.gate_proj"], "up_proj": ["feed_forward.up_proj"], "down_proj": ["feed_forward.down_proj"]}
@@ -126,11 +127,16 @@ def time_stock(model: Path, folder: Path, size: int, args) -> dict:
                "--save-every", 10**6, "--max-seq-length", args.max_tokens, "--learning-rate", settings.learning_rate, "-c", folder / "stock.yaml"]
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     times, lines = [], []
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**environment, "PYTHONUNBUFFERED": "1"}) as process:
-        for line in process.stdout:
-            lines.append(line)
-            if STEP_LINE.match(line):
-                times.append(time.monotonic())
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT,
+                          text=True, env={**environment, "PYTHONUNBUFFERED": "1"}, start_new_session=True) as process:
+        try:
+            for line in process.stdout:
+                lines.append(line)
+                if STEP_LINE.match(COLOUR.sub("", line)):
+                    times.append(time.monotonic())
+        except BaseException:
+            process.kill()  # in a session of its own, where no Ctrl-C reaches it
+            raise
     if process.returncode or len(times) != args.steps + 1:
         raise UserError(f"mlx_lm.lora printed {len(times)} steps of {args.steps + 1} and ended with {process.returncode}; it ends:\n{''.join(lines[-15:])}")
     return seconds(times, size)

@@ -1,6 +1,7 @@
 """Repair a checkpoint until it passes: evaluate, diagnose, build rows, train, fuse, evaluate, again.
 
-In:  a checkpoint folder and a config with "eval" thresholds and a "repair" section.
+In:  a checkpoint folder and a config with a "repair" section: the suites with the cases that must pass, the rows and
+     steps of an iteration, and how many iterations there may be.
 Out: --work/best, the best checkpoint by the rule below; evals and adapters of every iteration beside it; the rows in
      --data/iterNN; and a report with the whole story.
 
@@ -32,13 +33,13 @@ from files import ROOT, atomic_dir, read_json, shown, write_json
 
 SCRIPTS = Path(__file__).parent
 SUITES = ROOT / "evals" / "suites"
-KEYS = {"suites": list, "iterations": int, "rows": int, "training": dict, "compare_shapes": list}
+KEYS = {"suites": dict, "iterations": int, "rows": int, "training": dict, "compare_shapes": list}
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint to repair")
-    parser.add_argument("--config", type=Path, required=True, help="config with eval.suites (thresholds) and repair")
+    parser.add_argument("--config", type=Path, required=True, help="config with a repair section")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for adapters, checkpoints and evals")
     parser.add_argument("--data", type=Path, default=Path("repair_datasets"), metavar="DIR", help="folder for the rows, one folder per iteration")
     parser.add_argument("--report", type=Path, required=True, help="report to write (JSON), after each iteration")
@@ -73,14 +74,15 @@ def main() -> None:
 
 
 def repair_settings_of(path: Path) -> dict:
-    """The config's repair section, with {suite: threshold}. UserError for a key that is missing, unknown or of the wrong kind."""
-    config = read_json(path)
-    section, thresholds = config.get("repair"), config.get("eval", {}).get("suites", {})
+    """The config's repair section. UserError for a key that is missing, unknown or of the wrong kind, and for a suite that is not there."""
+    section = read_json(path).get("repair")
     if not isinstance(section, dict) or section.keys() != KEYS.keys() or any(not isinstance(section[key], kind) for key, kind in KEYS.items()):
         raise UserError(f"{shown(path)}: \"repair\" needs exactly {', '.join(KEYS)}; see configs/tiny-repair.json")
-    if unknown := [name for name in section["suites"] if name not in thresholds]:
-        raise UserError(f"{shown(path)}: eval.suites has no threshold for {', '.join(unknown)}, which repair.suites names")
-    return {**section, "suites": {name: thresholds[name]["threshold"] for name in section["suites"]}}
+    for name, threshold in section["suites"].items():
+        cases = len(eval_case.load(SUITES / f"{name}.json").cases)
+        if not isinstance(threshold, int) or not 0 < threshold <= cases:
+            raise UserError(f"{shown(path)}: repair.suites.{name} is {threshold!r}; it is how many of its {cases} cases must pass")
+    return section
 
 
 class Loop:

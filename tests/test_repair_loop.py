@@ -15,6 +15,7 @@ from cli import UserError
 from conftest import ROOT
 from eval_case import Answer
 from files import read_json, write_json, write_text
+from repair_settings import Settings
 
 SUITES = {"structured_6": 6, "colloquial_20": 20}
 
@@ -86,10 +87,10 @@ def flag_path(text):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     write_text(tmp_path / "start" / "config.json", "start")
-    section = {"suites": list(SUITES), "iterations": 3, "rows": 10, "training": {"steps": 5, "learning_rate": 0.001}, "compare_shapes": []}
+    section = {"suites": SUITES, "iterations": 3, "rows": 10, "training": {"steps": 5, "learning_rate": 0.001}, "compare_shapes": []}
 
     def go(stages, *flags, **changes):
-        write_json(tmp_path / "config.json", {"eval": {"suites": {name: {"threshold": count} for name, count in SUITES.items()}}, "repair": {**section, **changes}})
+        write_json(tmp_path / "config.json", {"repair": {**section, **changes}})
         monkeypatch.setattr(run_repair_loop.subprocess, "run", stages)
         monkeypatch.setattr(sys, "argv", ["run_repair_loop.py", *map(str, ("--model", tmp_path / "start", "--config", tmp_path / "config.json", "--work", tmp_path / "work",
                                                                          "--data", tmp_path / "data", "--report", tmp_path / "repair.json")), *flags])
@@ -157,9 +158,11 @@ def test_another_checkpoint_in_the_same_folder_is_refused(run):
         run(Stages(passes(start=(6, 20))))
 
 
-def test_a_config_without_thresholds_for_its_suites_is_refused(run):
-    with pytest.raises(UserError, match="no threshold for structured_12"):
-        run(Stages({}), suites=["structured_12"])
+def test_a_config_that_asks_for_what_is_not_there_is_refused(run):
+    with pytest.raises(UserError, match="repair.suites.structured_6 is 7; it is how many of its 6 cases must pass"):
+        run(Stages({}), suites={"structured_6": 7})
+    with pytest.raises(UserError, match="structured_7.json: no such file"):
+        run(Stages({}), suites={"structured_7": 7})
     with pytest.raises(UserError, match='"repair" needs exactly'):
         run(Stages({}), rows="many")
 
@@ -202,3 +205,10 @@ def test_the_installed_mlx_lm_is_as_it_was_published(monkeypatch, tmp_path):
 
     monkeypatch.setattr(check_parser.importlib.metadata, "files", lambda name: [Patched()])
     assert check_parser.patched_files() == ["mlx_lm/tool_parsers/pythonic.py"]
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-repair", "lfm2.5-8b-a1b"])
+def test_every_repair_section_can_be_read(name):
+    section = run_repair_loop.repair_settings_of(ROOT / f"configs/{name}.json")
+    assert {"structured_6", "structured_12", "colloquial_20", "fixed_hermes_43", "generation_smoke"} == section["suites"].keys()
+    Settings(**section["training"])

@@ -29,7 +29,7 @@ from files import ROOT, atomic_dir, read_json, sha256, shown, write_json, write_
 
 SUITES = ROOT / "evals" / "suites"
 SHARES = {"focus": 0.35, "contrast": 0.2, "negative": 0.15, "keep": 0.3}
-CONTEXTS = ("fixed", "fixed", "hermes_files")  # few: the rows of a batch share the one that they begin with
+CONTEXTS = ("fixed", "fixed", "hermes_terminal")  # few: the rows of a batch share the one that they begin with
 
 
 def main() -> None:

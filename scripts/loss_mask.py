@@ -105,7 +105,7 @@ def load(folder: Path) -> Chat:
 
     Not by it: with torch behind it a process takes 190 MB and 3 seconds more, and rows are checked in several.
     """
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer, processors
 
     folder = Path(folder)
     path = folder / "tokenizer.json"
@@ -115,6 +115,8 @@ def load(folder: Path) -> Chat:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more special
         raise UserError(f"{shown(path)}: cannot be read as a tokenizer: {error}") from None
+    # Only the template writes special tokens here; and offsets have to cover white space, which this step may trim.
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     settings = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
@@ -148,29 +150,41 @@ def tokens_and_mask(chat: Chat, row: dict) -> tuple[np.ndarray, np.ndarray]:
 
 def encode(chat: Chat, text: str, spans: list) -> tuple[np.ndarray, np.ndarray, list]:
     """(tokens [N], mask [N], pieces): `pieces` are the masked-in tokens of each span, decoded."""
-    edges = np.array([edge for span in spans for edge in span], dtype=np.int64)
-    if np.any(np.diff(edges) < 0):
+    edges = [edge for span in spans for edge in span]
+    if edges != sorted(edges):
         raise MaskError(f"{shown(chat.folder)}: the template marks assistant turns that overlap")
-    tokens, starts, ends = _tokenize(chat, text, 0)
-    # A token over an edge would hold both prompt and answer: cut the text there, as a prompt that ends there is cut.
-    after = np.append(edges, len(text) + 1)[np.searchsorted(edges, starts, side="right")]
-    if cuts := sorted(set(after[after < ends].tolist())):
-        parts = [_tokenize(chat, text[a:b], a) for a, b in zip([0, *cuts], [*cuts, len(text)])]
-        tokens, starts, ends = (np.concatenate(arrays) for arrays in zip(*parts))
-    places = np.searchsorted(edges, starts, side="right")
-    mask = places % 2 == 1
-    pieces = [chat.tokenizer.decode(tokens[places == 2 * turn + 1].tolist(), skip_special_tokens=False) for turn in range(len(spans))]
-    for turn, (piece, (start, end)) in enumerate(zip(pieces, spans)):
-        if piece != text[start:end]:
-            raise MaskError(f"{shown(chat.folder)}: the tokens of assistant turn {turn} decode to {_excerpt(piece)}, its text is {_excerpt(text[start:end])}")
+    tokens, places, cuts = _tokenize(chat, text, edges)
+    if cuts:  # a token over an edge would hold both prompt and answer: cut the text there, as a prompt that ends there is cut
+        parts = [(a, b, _tokenize(chat, text[a:b], [edge - a for edge in edges if a <= edge < b])) for a, b in zip([0, *cuts], [*cuts, len(text)])]
+        if any(part[2] for _, _, part in parts):
+            raise MaskError(f"{shown(chat.folder)}: the tokenizer joins what stands on both sides of an assistant turn's edge")
+        counts = np.cumsum([0, *(len(part[0]) for _, _, part in parts)])
+        tokens = np.concatenate([part[0] for _, _, part in parts])
+        places = [int(place + count) for count, (_, _, part) in zip(counts, parts) for place in part[1]] + [len(tokens)] * edges.count(len(text))
+    mask = np.zeros(len(tokens), dtype=bool)
+    pieces = []
+    for turn, (start, end) in enumerate(spans):
+        first, last = places[2 * turn], places[2 * turn + 1]
+        mask[first:last] = True
+        pieces.append(chat.tokenizer.decode(tokens[first:last].tolist(), skip_special_tokens=False))
+        if pieces[-1] != text[start:end]:
+            raise MaskError(f"{shown(chat.folder)}: the tokens of assistant turn {turn} decode to {_excerpt(pieces[-1])}, its text is {_excerpt(text[start:end])}")
     return tokens, mask, pieces
 
 
-def _tokenize(chat: Chat, text: str, offset: int) -> tuple:
-    """(ids, first characters, ends) of a piece of text that begins at character `offset`."""
+def _tokenize(chat: Chat, text: str, edges: list) -> tuple[np.ndarray, list, list]:
+    """(ids, per edge the token that begins there, edges that a token reaches over)."""
     encoded = chat.tokenizer.encode(text, add_special_tokens=False)
-    places = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2) + offset
-    return np.array(encoded.ids, dtype=np.int32), places[:, 0], places[:, 1]
+    tokens = np.array(encoded.ids, dtype=np.int32)
+    places, cuts = [], []
+    for edge in edges:
+        place = encoded.char_to_token(edge) if edge < len(text) else len(tokens)
+        if place is None:
+            raise MaskError(f"{shown(chat.folder)}: the tokenizer has no token for character {edge}, {text[edge]!r}")
+        if edge < len(text) and encoded.token_to_chars(place)[0] < edge:
+            cuts.append(edge)
+        places.append(place)
+    return tokens, places, cuts
 
 
 def _excerpt(text: str) -> str:

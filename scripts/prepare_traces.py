@@ -12,6 +12,7 @@ Out: OUT/train.jsonl, valid.jsonl, test.jsonl: rows {"id", "messages", "tools"} 
 Rows are read, checked and written one by one; memory does not grow with their number beyond about 2 kB a row.
 """
 
+import contextlib
 import itertools
 import multiprocessing
 import tempfile
@@ -62,13 +63,14 @@ def main() -> None:
         if not account.rows:
             raise UserError(f"of {account.rows_in:,} rows none is left: {account.summary()}; first: {account.first()}")
         account.split()
-        files = write_rows(account, spool, args.out)
-
-    described = [{**report.describe_input(path), "path": name} for name, path in sources]
-    model = [args.model / name for name in ("tokenizer.json", "chat_template.jinja") if (args.model / name).is_file()]
-    write_json(args.manifest, {"files": files, "inputs": described, "settings": settings, "suites": [{"name": path.name, "sha256": sha256(path)} for path in args.suite],
-                               "model": [{"name": path.name, "sha256": sha256(path)} for path in model]})
-    report.write(args.report, [*described, *model, *args.suite], {**settings, "ignored_files": ignored}, account.results())
+        described = [{**report.describe_input(path), "path": name} for name, path in sources]
+        model = [args.model / name for name in ("tokenizer.json", "chat_template.jinja") if (args.model / name).is_file()]
+        # All files take their names at the end, train.jsonl as the last: make goes by that one.
+        with contextlib.ExitStack() as renamed_at_the_end:
+            files = write_rows(account, spool, args.out, renamed_at_the_end)
+            write_json(args.manifest, {"files": files, "inputs": described, "settings": settings, "suites": [{"name": path.name, "sha256": sha256(path)} for path in args.suite],
+                                       "model": [{"name": path.name, "sha256": sha256(path)} for path in model]})
+            report.write(args.report, [*described, *model, *args.suite], {**settings, "ignored_files": ignored}, account.results())
     print(account.summary_line())
 
 
@@ -230,17 +232,17 @@ def bars(counts: Counter) -> list[int]:
     return [counts[place] for place in range(max(counts, default=-1) + 1)]
 
 
-def write_rows(account: Account, spool, out: Path) -> dict:
-    """Copy the rows from the spool into the files of their splits; {file: rows, tokens, bytes, sha256}."""
+def write_rows(account: Account, spool, out: Path, stack: contextlib.ExitStack) -> dict:
+    """Copy the rows from the spool into the files of their splits, named when `stack` ends; {file: rows, tokens, bytes, sha256}."""
     files = {}
     for split in ("train", "valid", "test"):
-        path = out / f"{split}.jsonl"
+        partial = stack.enter_context(atomic_path(out / f"{split}.jsonl"))
         own = [row for row, where in zip(account.rows, account.splits) if where == split]
-        with atomic_path(path) as partial, open(partial, "wb") as file:
+        with open(partial, "wb") as file:
             for _, place in own:
                 spool.seek(place)
                 file.write(spool.readline())
-        files[path.name] = {"rows": len(own), "tokens": sum(outcome.tokens for outcome, _ in own), "bytes": path.stat().st_size, "sha256": sha256(path)}
+        files[f"{split}.jsonl"] = {"rows": len(own), "tokens": sum(outcome.tokens for outcome, _ in own), "bytes": partial.stat().st_size, "sha256": sha256(partial)}
     return files
 
 

@@ -111,8 +111,10 @@ def check_row(row: dict, meets: Meets, vanished: list, control_tokens: list) -> 
 
 
 def _surrogates(row: dict, meets: Meets) -> None:
-    text = json.dumps([row["messages"], row["tools"]], ensure_ascii=False)
-    if found := SURROGATE.search(text):
+    found = next((match for part in (row["messages"], row["tools"]) for text in strings(part) if not text.isascii() and (match := SURROGATE.search(text))), None)
+    if found:
+        text = json.dumps([row["messages"], row["tools"]], ensure_ascii=False)
+
         def replace() -> str:
             row["messages"], row["tools"] = json.loads(SURROGATE.sub("\ufffd", text))
             return "replaced by U+FFFD, as Hermes does before a request"
@@ -204,6 +206,8 @@ def _pairs(row: dict, meets: Meets) -> None:
 def _calls(row: dict, meets: Meets) -> None:
     """Known tools, arguments that the tool's schema accepts and that llama.cpp can read."""
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in row["tools"]}
+    called = {call["function"]["name"] for message in row["messages"] for call in message.get("tool_calls", [])}
+    validators = {name: _validator(json.dumps(schemas[name], sort_keys=True)) for name in called if name in schemas}
     for message in row["messages"]:
         for call in message.get("tool_calls", []):
             function = call["function"]
@@ -215,8 +219,8 @@ def _calls(row: dict, meets: Meets) -> None:
             properties = schemas[name].get("properties", {})
             if not arguments and properties:
                 meets("no_arguments", f"{name}()", functools.partial(_write_default, function, properties))
-            if error := _violation(schemas[name], function["arguments"]):
-                meets("schema_violation", f"{name}: {error}", functools.partial(_coerce, function, schemas[name]))
+            if error := _violation(schemas[name], validators[name], function["arguments"]):
+                meets("schema_violation", f"{name}: {error}", functools.partial(_coerce, function, schemas[name], validators[name]))
 
 
 def _write_default(function: dict, properties: dict) -> str | None:
@@ -228,7 +232,7 @@ def _write_default(function: dict, properties: dict) -> str | None:
     return None
 
 
-def _coerce(function: dict, schema: dict) -> str | None:
+def _coerce(function: dict, schema: dict, validator) -> str | None:
     """Numbers and booleans that stand in quotes become what the schema wants, as Hermes does before it runs a tool."""
     changed = {}
     for name, value in function["arguments"].items():
@@ -240,14 +244,13 @@ def _coerce(function: dict, schema: dict) -> str | None:
                 continue
             changed[name] = read
     fixed = {**function["arguments"], **changed}
-    if not changed or _violation(schema, fixed):
+    if not changed or _violation(schema, validator, fixed):
         return None
     function["arguments"] = fixed
     return ", ".join(f"{name} read as {json.dumps(value)}" for name, value in changed.items())
 
 
-def _violation(schema: dict, arguments: dict) -> str | None:
-    validator = _validator(json.dumps(schema, sort_keys=True))
+def _violation(schema: dict, validator, arguments: dict) -> str | None:
     if isinstance(validator, str):
         return validator
     try:
@@ -271,21 +274,35 @@ def _validator(schema: str):
     return jsonschema.Draft202012Validator(schema)
 
 
+def strings(value):
+    """Every string in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
+
+
 def _control_tokens(row: dict, control_tokens: list) -> None:
     """Text that the tokenizer would take for structure: it would end a turn or begin a call in the middle of a string."""
-    def strings(value):
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                yield key
-                yield from strings(inner)
-        elif isinstance(value, list):
-            for inner in value:
-                yield from strings(inner)
+    if (known := _checked_tools.get(id(row["tools"]))) is None or known[0] is not row["tools"]:
+        if len(_checked_tools) > 256:
+            _checked_tools.clear()
+        known = _checked_tools[id(row["tools"])] = row["tools"], _control_token_in(row["tools"], control_tokens)
+    if found := known[1] or _control_token_in(row["messages"], control_tokens):
+        raise Dropped("control_token", found)
 
-    for text in strings([row["messages"], row["tools"]]):
-        if "<" in text or "[" in text:
-            for token in control_tokens:
-                if token in text:
-                    raise Dropped("control_token", f"{token} in {text[max(0, text.index(token) - 40):][:120]!r}")
+
+_checked_tools = {}  # by identity: read_tools gives the same list for the same text, and rows share few
+
+
+def _control_token_in(value, control_tokens: list) -> str | None:
+    for text in strings(value):
+        for token in control_tokens:
+            if token in text:
+                return f"{token} in {text[max(0, text.index(token) - 40):][:120]!r}"
+    return None

@@ -30,20 +30,35 @@ def words(row: dict) -> list[str]:
     return eval_case.same_words("\n".join(texts)).split()
 
 
-def ngrams(found: list[str], n: int) -> np.ndarray:
-    """uint64 [len - n + 1]: a hash of each run of n words."""
-    hashes = np.fromiter((zlib.crc32(word.encode("utf-8", "replace")) for word in found), np.uint64, len(found))
-    if len(found) < n:
-        return np.zeros(0, np.uint64)
-    made = np.zeros(len(found) - n + 1, np.uint64)
-    for place in range(n):
+class _Hashes(dict):
+    """CRC-32 of words, remembered: most words of a trace have been seen before."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) > 1_000_000:
+            self.clear()
+        self[word] = zlib.crc32(word.encode("utf-8", "replace"))
+        return self[word]
+
+
+_hashes = _Hashes()
+
+
+def hashed(found: list[str]) -> np.ndarray:
+    """uint64 [len]: a hash of each word."""
+    return np.fromiter(map(_hashes.__getitem__, found), np.uint64, len(found))
+
+
+def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
+    """uint64 [len - n + 1]: a hash of each run of n words, from the hashes of the words."""
+    made = np.zeros(max(0, len(hashes) - n + 1), np.uint64)
+    for place in range(n if len(made) else 0):
         made = made * _MIX + hashes[place:place + len(made)]
     return made * _MIX
 
 
-def fingerprint(found: list[str]) -> np.ndarray:
-    """uint32 [PERMUTATIONS]: the MinHash of a row's words."""
-    shingles = np.unique(ngrams(found, min(SHINGLE, max(1, len(found)))))
+def fingerprint(hashes: np.ndarray) -> np.ndarray:
+    """uint32 [PERMUTATIONS]: the MinHash of a row, from the hashes of its words."""
+    shingles = np.unique(ngrams(hashes, min(SHINGLE, max(1, len(hashes)))))
     made = MinHash(PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
     if len(shingles):
         made.update_batch((shingles >> np.uint64(32)).tolist())
@@ -81,16 +96,16 @@ class Suites:
             split = request.split()
             if len(split) < n:
                 self.short.add(request)
-            for place, run in enumerate(ngrams(split, n).tolist()):
+            for place, run in enumerate(ngrams(hashed(split), n).tolist()):
                 self.runs[run] = " ".join(split[place:place + n])
         self.hashes = np.array(sorted(self.runs), dtype=np.uint64)
 
-    def overlap(self, row: dict, found: list[str]) -> str | None:
-        """What a row shares with a suite, in words."""
+    def overlap(self, row: dict, found: list[str], hashes: np.ndarray) -> str | None:
+        """What a row shares with a suite, in words; `found` are the row's words and `hashes` theirs."""
         for request in eval_case.requests_of(row["messages"]):
             if request in self.short:
                 return f"asks the same: {request}"
-        own = ngrams(found, self.n)
+        own = ngrams(hashes, self.n)
         for place in np.flatnonzero(np.isin(own, self.hashes)).tolist():
             if (run := self.runs[int(own[place])]) == " ".join(found[place:place + self.n]):
                 return f"{self.n} words in a row: {run}"

@@ -23,6 +23,11 @@ from trace_formats import Dropped
 from trace_sources import Record
 
 
+def whole(text: str) -> str:
+    """Text without half characters."""
+    return trace_filters.SURROGATE.sub("\ufffd", text)
+
+
 @dataclass
 class Outcome:
     """What became of one record. `reason` is None for a row, whose JSON line is `line`."""
@@ -64,7 +69,7 @@ class Worker:
                 raise Dropped(*record.problem)
             data = trace_formats.parse_json(record.data) if isinstance(record.data, bytes) else record.data
             row = trace_formats.to_row(data, meets)
-            out.name = row["id"] or record.where
+            out.name = whole(row["id"] or record.where)
             self._describe(row, out)
             trace_filters.check_row(row, meets, self.settings["vanished_tools"], self.control_tokens)
             self._prove(row, meets, out)
@@ -73,7 +78,9 @@ class Worker:
             out.reason, out.detail = dropped.reason, dropped.detail
             if row is not None and out.measured is None:
                 out.measured = self._length(row)
-        out.repaired, out.kept = meets.repaired, meets.kept
+        # These go into UTF-8 files whatever was in the row.
+        out.name, out.detail = whole(out.name), whole(out.detail)
+        out.repaired, out.kept = ({reason: whole(what) for reason, what in noted.items()} for noted in (meets.repaired, meets.kept))
         return out
 
     def _describe(self, row: dict, out: Outcome) -> None:
@@ -123,9 +130,10 @@ class Worker:
 
     def _finish(self, row: dict, meets: trace_filters.Meets, out: Outcome) -> None:
         found = trace_overlap.words(row)
-        if shared := self.suites.overlap(row, found):
+        hashes = trace_overlap.hashed(found)
+        if shared := self.suites.overlap(row, found, hashes):
             meets("eval_overlap", shared)
-        out.fingerprint = trace_overlap.fingerprint(found).tobytes()
+        out.fingerprint = trace_overlap.fingerprint(hashes).tobytes()
         out.messages = len(row["messages"])
         out.calls = sum(len(message.get("tool_calls", [])) for message in row["messages"])
         content = json.dumps({"messages": row["messages"], "tools": row["tools"]}, ensure_ascii=False)

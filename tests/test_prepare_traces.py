@@ -92,6 +92,14 @@ def test_a_long_row_can_be_cut_after_the_last_turn_within_the_cap(worker):
     assert account.rows[0][0].tokens < 10240 < account.rows[0][0].measured
 
 
+def test_half_a_character_in_a_name_or_a_finding_stops_nothing(worker):
+    rows = [json.dumps({**traces.good(name), "id": "NAME"}).replace("NAME", "x\\ud800" + name).encode() for name in ("a", "b")]
+    rows.append(json.dumps(traces.hermes("c", traces.gpt({"name": "UNKNOWN", "arguments": {}}))).replace("UNKNOWN", "\\\\udfffx").encode())
+    account, kept = account_of(worker, records_of(*rows))
+    assert [row["id"] for row in kept] == ["x\ufffda", "x\ufffdb"] and len(account.dropped) == 1
+    json.dumps(account.results(), ensure_ascii=False).encode()
+
+
 def test_reasoning_that_the_template_leaves_out_is_no_silent_loss(worker):
     keeping = trace_worker.Worker(ROOT / "models" / "tiny", {**SETTINGS, "policies": {**SETTINGS["policies"], "reasoning": "keep"}}, [])
     outcome = keeping.outcome(records_of(traces.hermes("t", traces.gpt(say="ok", think="well")))[0])
@@ -166,8 +174,9 @@ def test_a_folder_of_everything_gives_rows_a_report_and_one_last_line(tmp_path, 
                                    " 1 not JSON, 1 not UTF-8")
     report = json.loads((out / "dataset.json").read_text())
     results = report["results"]
+    number = 1 + (folder / "b.json").read_text().split("\n").index(" 7,")
     assert {reason: {example["where"] for example in one["examples"]} for reason, one in results["drops"].items()} == {
-        "not_json": {"mine/a.jsonl:9"}, "not_utf8": {"mine/a.jsonl:10"}, "wrong_columns": {"mine/a.jsonl:11", "mine/b.json:81", "mine/c.parquet row 2"},
+        "not_json": {"mine/a.jsonl:9"}, "not_utf8": {"mine/a.jsonl:10"}, "wrong_columns": {"mine/a.jsonl:11", f"mine/b.json:{number}", "mine/c.parquet row 2"},
         "bad_order": {"mine/d.jsonl:1"}, "exact_duplicate": {"mine/d.jsonl:2"}}
     assert report["settings"]["ignored_files"] == ["mine/notes.txt"]
     assert {name: sum(1 for _ in open(out / f"{name}.jsonl")) for name in ("train", "valid", "test")} == results["rows_out"]
@@ -175,6 +184,25 @@ def test_a_folder_of_everything_gives_rows_a_report_and_one_last_line(tmp_path, 
     assert str(tmp_path) not in (out / "manifest.json").read_text()
     for name, entry in manifest["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == entry["sha256"]
+
+
+def test_a_run_that_fails_at_its_end_leaves_the_last_rows_as_they_were(tmp_path, run, monkeypatch):
+    line, out = run(traces.write(tmp_path / "t.jsonl", [traces.good(f"a{i}") for i in range(5)]))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    traces.write(tmp_path / "t.jsonl", [traces.good(f"b{i}") for i in range(5)])
+    monkeypatch.setattr(prepare_traces.report, "write", lambda *_: (_ for _ in ()).throw(UserError("the disk is full")))
+    line, out = run(tmp_path / "t.jsonl")
+    assert line == "error: the disk is full"
+    assert {path.name: path.read_bytes() for path in out.glob("*.jsonl")} == {name: data for name, data in before.items() if name.endswith(".jsonl")}
+
+
+def test_the_committed_report_and_manifest_agree_with_each_other():
+    results = json.loads((ROOT / "reports" / "tiny" / "dataset.json").read_text())["results"]
+    manifest = json.loads((ROOT / "datasets" / "tiny" / "manifest.json").read_text())
+    assert results["rows_in"] == sum(results["rows_out"].values()) + sum(results["dropped"].values())
+    assert {name.removesuffix(".jsonl"): one["rows"] for name, one in manifest["files"].items()} == results["rows_out"]
+    assert sum(one["tokens"] for one in manifest["files"].values()) == results["sizes"]["tokens"]
+    assert {"over_10240_tokens", "over_16384_tokens", "exact_duplicate", "eval_overlap", "refusal"} <= set(results["dropped"]), "the shipped traces meet these filters"
 
 
 def test_two_processes_and_another_order_of_files_make_the_same_bytes(tmp_path, run):

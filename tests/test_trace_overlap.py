@@ -3,11 +3,15 @@
 import json
 
 import trace_overlap
-from trace_overlap import Rows, Suites, fingerprint, ngrams, words
+from trace_overlap import Rows, Suites, hashed, ngrams, words
 
 
 def row(*texts):
     return {"messages": [{"role": "user", "content": text} for text in texts], "tools": []}
+
+
+def fingerprint(found):
+    return trace_overlap.fingerprint(hashed(found))
 
 
 LONG = " ".join(f"word{i} other{i * 7 % 13}" for i in range(200))
@@ -35,9 +39,9 @@ def test_the_estimate_agrees_with_counting_the_runs_of_words():
 
 def test_equal_runs_of_words_have_equal_hashes_wherever_they_stand():
     text = "a b c d e f a b c d".split()
-    hashes = ngrams(text, 4)
+    hashes = ngrams(hashed(text), 4)
     assert len(hashes) == 7 and hashes[0] == hashes[6] and len(set(hashes.tolist())) == 6
-    assert len(ngrams(text, 11)) == 0 and len(fingerprint([])) == trace_overlap.PERMUTATIONS
+    assert len(ngrams(hashed(text), 11)) == 0 and len(fingerprint([])) == trace_overlap.PERMUTATIONS
 
 
 def test_a_suite_is_found_in_any_turn_and_a_short_request_only_as_a_whole(tmp_path):
@@ -49,7 +53,7 @@ def test_a_suite_is_found_in_any_turn_and_a_short_request_only_as_a_whole(tmp_pa
     suites = Suites([path], 8)
 
     def overlap(*texts):
-        return suites.overlap(row(*texts), words(row(*texts)))
+        return suites.overlap(row(*texts), found := words(row(*texts)), hashed(found))
 
     assert "8 words in a row" in overlap("hello", "Could you PLEASE read the file notes today md, and tell me more?")
     assert overlap("please read the file notes/tomorrow.md and tell me what is in there") is None

@@ -112,13 +112,14 @@ tool-results: $(VENV)  ## datasets/tiny/tool_results.jsonl again: generated call
 	$(PY) scripts/record_tool_results.py --out datasets/tiny/tool_results.jsonl
 generated-suite: $(VENV)  ## evals/suites/generated_200.json again: requests with arguments that training never uses
 	$(PY) scripts/generate_suite.py --out evals/suites/generated_200.json
-# Two stages: first the calls and copying, mostly without schemas; then wider arguments and Hermes's own prompts.
-tiny-model: $(VENV)  ## models/tiny again from nothing (about two and a half hours on 2 cores; resumes in runs/tiny-train)
-	$(PY) scripts/train_tiny_tokenizer.py --out runs/tiny-train/first
-	$(PY) scripts/train_tiny_tokenizer.py --out models/tiny
-	$(PY) scripts/train_tiny.py --model runs/tiny-train/first --work runs/tiny-train/1 --report reports/tiny/training-1.json --log logs/tiny/training-1.log
-	$(PY) scripts/train_tiny.py --config configs/tiny-train-2.json --model models/tiny --start-from runs/tiny-train/first --work runs/tiny-train/2 \
-	  --report reports/tiny/training-2.json --log logs/tiny/training-2.log
+# Three stages: calls and copying, mostly without schemas; then Hermes's own prompts; then wider copying at a low rate.
+TRAIN := runs/tiny-train
+stage = $(PY) scripts/train_tiny.py --work $(TRAIN)/work-$(1) --report reports/tiny/training-$(1).json --log logs/tiny/training-$(1).log
+tiny-model: $(VENV)  ## models/tiny again from nothing (two to three hours on 2 cores; resumes in runs/tiny-train)
+	for folder in $(TRAIN)/1 $(TRAIN)/2 models/tiny; do $(PY) scripts/train_tiny_tokenizer.py --out $$folder || exit 1; done
+	$(call stage,1) --config configs/tiny-train.json --model $(TRAIN)/1
+	$(call stage,2) --config configs/tiny-train-2.json --start-from $(TRAIN)/1 --model $(TRAIN)/2
+	$(call stage,3) --config configs/tiny-train-3.json --start-from $(TRAIN)/2 --model models/tiny
 
 ## Traces to rows
 .PHONY: data check-template hermes-traces bench-data
@@ -357,6 +358,9 @@ $(SMOL)/base/config.json: $(wildcard configs/templates/smollm*.jinja third_party
 	$(PY) scripts/fetch_smol_base.py --config $(SMOL_CONFIG) $(addprefix --model ,$(SMOL_MODEL)) --out $(@D)
 smol-ordinary: $(SMOL)/base/config.json  ## datasets/smollm2-135m/ordinary.jsonl again: what the base model answers to ordinary questions (about two minutes)
 	$(PY) scripts/record_ordinary.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $(ORDINARY)
+# Made only where it is missing: the answers of SmolLM2-135M are committed.
+$(ORDINARY): | $(SMOL)/base/config.json
+	$(PY) scripts/record_ordinary.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $@
 smol-data: $(SMOL)/data/manifest.json  ## proven rows: 70 % tool conversations, 30 % ordinary ones; held-out prompts (more tool rows: SMOL_TRACES="file folder owner/dataset")
 $(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(ORDINARY) third_party/bfcl-eval.lock $(SMOL_TOKENS) $(addprefix scripts/,prepare_data.py smol_rows.py smol_requests.py bfcl.py) | $(VENV)
 	$(PY) scripts/prepare_data.py --config $(SMOL_CONFIG) --model $(SMOL)/base --ordinary $(ORDINARY) $(addprefix --traces ,$(SMOL_TRACES)) \
@@ -384,6 +388,7 @@ smol-inspect: $(SMOL)/fused/config.json  ## base and trained model side by side:
 	$(PY) scripts/inspect_tokens.py --config $(SMOL_CONFIG) --model $(SMOL)/base --compare $(SMOL)/fused --report $(SMOL_OUT)/inspection.json
 $(SMOL)/bf16.gguf: $(SMOL)/fused/config.json scripts/convert_dense_gguf.py $(PIN) | $(VENV) llama-ready
 	$(PY) scripts/convert_dense_gguf.py --config $(SMOL_CONFIG) --model $(SMOL)/fused --out $@ --log logs/$(SMOL_NAME)/convert.log
+.PRECIOUS: $(SMOL)/%kxl.gguf
 $(SMOL)/%kxl.gguf: $(SMOL)/bf16.gguf $(wildcard gguf/dense/*) $(addprefix scripts/,quantize_kxl.py policy.py)
 	$(PY) scripts/quantize_kxl.py --gguf $< --policy $*kxl --plan gguf/dense/$(SMOL_NAME).json --out $@ --log logs/$(SMOL_NAME)/quantize.$*kxl.log
 $(SMOL_OUT)/serving.%.json: $(SMOL)/%.gguf scripts/check_serving.py

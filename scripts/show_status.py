@@ -7,7 +7,7 @@ A stage is done when its file exists and every input that its report names still
 sha256; stale when one has another; failed, interrupted or running by the history or by a report
 kept as NAME.failed.json. `make` itself decides by file times; this looks at contents.
 
-  make status RUN=tiny
+  .venv/bin/python scripts/show_status.py --stage q4kxl=evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json --history runs/tiny/history.jsonl
 """
 
 from pathlib import Path

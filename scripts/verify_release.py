@@ -3,7 +3,7 @@
 In:  the folder that `make release` filled, or a copy of it. Out: "intact", or exit code 2 with each
      file that is missing, differs, or was added.
 
-  make verify DIR=runs/tiny/release
+  .venv/bin/python scripts/verify_release.py --dir runs/tiny/release
 """
 
 import re

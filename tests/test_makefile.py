@@ -143,7 +143,7 @@ def test_an_own_checkpoint_goes_through_the_same_line_into_its_own_folders(check
     code, output, ran = checkout.make("q4kxl", "MODEL=mine", "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=mine")
     assert code == 0, output
     assert [line.split()[0] for line in ran] == [*LINE, "show_artifacts"]
-    assert "--model mine" in ran[0] and "--out runs/mine/LFM2.5-8B-A1B-hermes-bf16.gguf" in ran[0]
+    assert "--model mine" in ran[0] and "--out runs/mine/LFM-2.5-8B-1B-Hermes-Tuned-bf16.gguf" in ran[0]
     assert "--base-model LiquidAI/LFM2.5-8B-A1B" in ran[0] and "--license other --license-name lfm1.0" in ran[0]
     assert "--out evals/mine/fixed_hermes_43.llama_cpp.q4kxl.json" in ran[-2] and "--config configs/lfm2.5-8b-a1b.json" in ran[-2]
     assert not (checkout.folder / "runs" / "tiny").exists() and not (checkout.folder / "evals" / "tiny").exists()

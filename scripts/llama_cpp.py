@@ -158,8 +158,8 @@ def tail(text: str, lines: int = 15) -> str:
 def run(name: str, args: list, log: Path, progress=None) -> str:
     """Run a llama.cpp program to its end; return its output (stdout and stderr as they came).
 
-    `log` receives the whole output while it runs; paths in it are relative to the repository, where the
-    program runs. `progress` is called with each line or, where the
+    `log` receives the whole output while it runs; called from the repository, paths in it are relative.
+    `progress` is called with each line or, where the
     program rewrites one line, each rewrite. Raises UserError with the end of the output when the
     program fails; the program does not outlive this process's Ctrl-C or error.
     """
@@ -167,7 +167,7 @@ def run(name: str, args: list, log: Path, progress=None) -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     with open(log, "w", encoding="utf-8") as file:
-        child = subprocess.Popen([str(binary(name)), *(shown(a) if isinstance(a, Path) else str(a) for a in args)], cwd=ROOT, stdin=subprocess.DEVNULL,
+        child = subprocess.Popen([str(binary(name)), *(shown(a) if isinstance(a, Path) and Path.cwd() == ROOT else str(a) for a in args)], stdin=subprocess.DEVNULL,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             for line in _lines(child.stdout):

@@ -176,7 +176,7 @@ def test_damaged_log_probabilities_are_computed_again(models, measure, shared_wo
 
 
 def test_what_a_killed_run_left_half_written_is_removed(models, measure, tmp_path):
-    left = tmp_path / "work" / ".base.logits.partial-x7"
+    left = tmp_path / "work" / ".base.logits.partial-4194305-x7"  # above the highest process id
     left.parent.mkdir()
     left.write_bytes(b"half of gigabytes")
     measure(f"Q8_0={models / 'Q8_0.gguf'}", work=tmp_path / "work")

@@ -57,6 +57,16 @@ def test_a_live_run_did_what_its_conversations_show(path):
     assert settings["isolation"] == "namespaces" and settings["context"] >= 64000
 
 
+def test_every_quant_of_the_config_passed_the_hand_written_suite():
+    for artifact in CONFIG["quants"]:
+        assert (ROOT / f"evals/tiny/fixed_hermes_43.llama_cpp.{artifact}.json").is_file(), artifact
+
+
+def test_mlx_and_llama_cpp_agree_on_at_least_200_positions():
+    results = read_json(ROOT / "reports/tiny/parity.json")["results"]
+    assert results["exact"]["greedy_equal"] == results["positions"] >= 200
+
+
 def test_the_8b_sizes_are_within_the_published_budgets():
     artifacts = read_json(ROOT / "reports/lfm2.5-8b-a1b/sizes.json")["results"]["lfm2-8b-a1b"]["artifacts"]
     for policy, budget in read_json(ROOT / "configs/reference_results.json")["sizes_gib"].items():

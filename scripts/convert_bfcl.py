@@ -17,7 +17,7 @@ from pathlib import Path
 import bfcl
 import cli
 import eval_case
-import wheels
+import pinned_archive
 from files import ROOT, shown, write_text
 
 LOCK = ROOT / "third_party" / "bfcl-eval.lock"
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="at most so many cases of each category (default: all)")
     parser.add_argument("--wheel", type=Path, help="the bfcl-eval wheel (default: the pinned one)")
     args = parser.parse_args()
-    suite, left_out = convert(args.wheel or wheels.fetch(LOCK), args.limit)
+    suite, left_out = convert(args.wheel or pinned_archive.fetch(LOCK), args.limit)
     write_text(args.out, json.dumps(suite, ensure_ascii=False) + "\n")
     eval_case.load(args.out)
     for why, count in left_out.most_common():

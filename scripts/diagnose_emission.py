@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--training", type=Path, metavar="FILE", help="report of scripts/train_lora.py")
     args = parser.parse_args()
 
-    failed = args.emission.with_suffix(".failed.json")
+    failed = report.failed_path(args.emission)
     path = args.emission if args.emission.exists() or not failed.exists() else failed
     results = report.results(path)
     if "after" not in results:

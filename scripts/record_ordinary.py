@@ -21,7 +21,7 @@ import cli
 import loss_mask
 import mlx_backend
 import smol_requests
-import wheels
+import pinned_archive
 from cli import UserError
 from files import ROOT, read_json, shown, write_text
 
@@ -29,7 +29,7 @@ from files import ROOT, read_json, shown, write_text
 def prompts(counts: dict, heldout: dict) -> list[tuple[str, str]]:
     """(id, question) of the first of our questions and of BFCL's; UserError when that would reach into the held-out ones."""
     own = smol_requests.ordinary_prompts()
-    others = bfcl.unanswerable(wheels.fetch(ROOT / "third_party" / "bfcl-eval.lock"))
+    others = bfcl.unanswerable(pinned_archive.fetch(ROOT / "third_party" / "bfcl-eval.lock"))
     for name, wanted, most in (("ordinary", counts["ordinary"], len(own) - heldout["ordinary"]),
                                ("unanswerable", counts["unanswerable"], len(others) - heldout["near_miss"])):
         if wanted > most:

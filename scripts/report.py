@@ -61,6 +61,21 @@ def write(path: Path, inputs: list, settings: dict, results: dict) -> None:
     })
 
 
+def failed_path(path: Path) -> Path:
+    """Where a report is kept that is below its gate: NAME.failed.json."""
+    return path.with_suffix(".failed.json")
+
+
+def write_gated(path: Path, passed: bool, inputs: list, settings: dict, results: dict) -> None:
+    """Write a report as `path` or, when it did not pass its gate, as failed_path(path).
+
+    Exactly one of the two names exists then, so that make never takes a failed run for a passed one.
+    """
+    path, other = (path, failed_path(path)) if passed else (failed_path(path), path)
+    write(path, inputs, settings, results)
+    other.unlink(missing_ok=True)
+
+
 def results(path: Path) -> dict:
     """The `results` of a report."""
     return read_json(path)["results"]

@@ -64,13 +64,10 @@ def main() -> None:
     if args.config and not thresholds:
         cli.say(f"{shown(args.config)} has no threshold for {suite.name}: this run is scored but not gated")
     failures = gate(results, thresholds)
-    failed = args.out.with_suffix(".failed.json")
-    report.write(failed if failures else args.out, inputs, settings, results)
-    # Exactly one of the two names exists, so that make never takes a failed run for a passed one.
-    (args.out if failures else failed).unlink(missing_ok=True)
+    report.write_gated(args.out, not failures, inputs, settings, results)
     print(summary(results))
     if failures:
-        raise cli.UserError(f"{suite.name} on {args.artifact}: {'; '.join(failures)}. Every case is in {shown(failed)}")
+        raise cli.UserError(f"{suite.name} on {args.artifact}: {'; '.join(failures)}. Every case is in {shown(report.failed_path(args.out))}")
     print(f"wrote {shown(args.out)}")
 
 

@@ -53,13 +53,11 @@ def main() -> None:
     settings = {"backend": "llama_cpp" if args.gguf else "openai", "artifact": args.artifact, "seed": args.seed, "context": args.context, "net": args.net,
                 "hermes": read_json(LOCK)["version"], "isolation": "none" if args.no_isolation else "namespaces", "temperature": 0 if args.gguf else None, "time_limit": args.timeout}  # fmt: skip
     wanted = gate.get("threshold", 0)
-    failed = args.out.with_suffix(".failed.json")
     short = results["passed"] < wanted
-    report.write(failed if short else args.out, [args.tasks, *filter(None, [args.gguf])], settings, results)
-    (args.out if short else failed).unlink(missing_ok=True)
+    report.write_gated(args.out, not short, [args.tasks, *filter(None, [args.gguf])], settings, results)
     print(summary(results))
     if short:
-        raise cli.UserError(f"{results['passed']} of {results['tasks']} tasks done, {wanted} are required ({shown(args.config)}). Every run is in {shown(failed)}")
+        raise cli.UserError(f"{results['passed']} of {results['tasks']} tasks done, {wanted} are required ({shown(args.config)}). Every run is in {shown(report.failed_path(args.out))}")
     print(f"wrote {shown(args.out)}")
 
 

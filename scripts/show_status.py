@@ -10,10 +10,12 @@ kept as NAME.failed.json. `make` itself decides by file times; this looks at con
   .venv/bin/python scripts/show_status.py --stage q4kxl=evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json --history runs/tiny/history.jsonl
 """
 
+import functools
 from pathlib import Path
 
 import cli
 import history
+import report
 from files import ROOT, read_json, sha256, shown
 
 HASH_AT_MOST = 1 << 30  # a larger input counts as changed when its size differs or it is newer than the report
@@ -27,11 +29,12 @@ def main() -> None:
     args = parser.parse_args()
 
     ran = history.last(args.history)
+    digest = functools.cache(sha256)  # many reports name the same files
     rows, next_target = [], None
     for stage in args.stage:
         target, _, name = stage.partition("=")
         path = Path(name)
-        state, detail = state_of(path, ran.get(name, {}))
+        state, detail = state_of(path, ran.get(name, {}), digest)
         if state != "done" and not next_target:
             next_target = target
         took = ran.get(name, {}).get("seconds")
@@ -42,25 +45,25 @@ def main() -> None:
     print(f"next: make {next_target}{' ' + args.again if args.again else ''}" if next_target else "everything is made and fits together")
 
 
-def state_of(path: Path, last: dict) -> tuple[str, str]:
+def state_of(path: Path, last: dict, digest) -> tuple[str, str]:
     """(done | stale | failed | interrupted | running | -, what a person wants to know of it)."""
     if last.get("event") == "running":
         return "running", f"{last['argv'][0]} (process {last['pid']})"
-    failed = path.with_name(path.stem + ".failed.json")
+    failed = report.failed_path(path)
     if not path.exists():
         if failed.is_file():
             return "failed", f"{shown(failed)}{score(failed)}"
         return (last["event"], f"{last['argv'][0]}; its log or its message says why") if last.get("event") in ("failed", "interrupted") else ("-", shown(path))
     if path.suffix != ".json":
         return "done", f"{shown(path)}  {size(path)}"
-    changed, gone = compare_inputs(path)
+    changed, gone = compare_inputs(path, digest)
     if changed:
         return "stale", f"{changed} changed after {shown(path)}"
     note = f" ({gone} is not here, so not compared)" if gone else ""
     return "done", f"{shown(path)}{score(path)}{note}"
 
 
-def compare_inputs(path: Path) -> tuple[str | None, str | None]:
+def compare_inputs(path: Path, digest) -> tuple[str | None, str | None]:
     """(first input that is not what the report was made from, first that is not here)."""
     changed = gone = None
     for entry in flat(read_json(path).get("inputs", [])):
@@ -70,7 +73,7 @@ def compare_inputs(path: Path) -> tuple[str | None, str | None]:
             continue
         same = file.stat().st_size == entry["bytes"]
         if same and entry["bytes"] <= HASH_AT_MOST:
-            same = sha256(file) == entry["sha256"]
+            same = digest(file) == entry["sha256"]
         elif same:
             same = file.stat().st_mtime <= path.stat().st_mtime
         if not same:

@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 
 import gguf
+from tqdm import tqdm
 
 import cli
 from cli import UserError
 from files import read_json, sha256, shown
-from tqdm import tqdm
 
 SUMS, SUMMARY = "SHA256SUMS", "release_summary.json"
 

@@ -18,7 +18,7 @@ import smol_requests
 import smol_rows
 import tool_tokens
 import train_lora
-import wheels
+import pinned_archive
 from cli import UserError
 from files import read_json, write_json
 
@@ -38,7 +38,7 @@ def wheel(tmp_path, monkeypatch):
                 {"id": f"{category}_{i}", "question": [[{"role": "user", "content": f"please do {category} {i}"}]], "function": [function(i)]}) for i in places))
             archive.writestr(f"bfcl_eval/data/possible_answer/BFCL_v4_{category}.json", "\n".join(json.dumps(
                 {"id": f"{category}_{i}", "ground_truth": [{f"tool_{i}": {"x": [i]}}]}) for i in places))
-    monkeypatch.setattr(wheels, "fetch", lambda lock: path)
+    monkeypatch.setattr(pinned_archive, "fetch", lambda lock: path)
     return path
 
 

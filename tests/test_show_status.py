@@ -79,6 +79,14 @@ def test_a_running_command_is_seen_and_a_killed_one_is_not_taken_for_running(tmp
     assert history.last(tmp_path / "history.jsonl")["x.json"]["event"] == "interrupted"
 
 
+def test_a_command_that_reads_a_file_does_not_pass_for_the_one_that_made_it(tmp_path, monkeypatch):
+    monkeypatch.setenv(history.VARIABLE, str(tmp_path / "history.jsonl"))
+    for argv in (["made.py", "--out", "x.json"], ["read.py", "--eval", "x.json", "--out", "y.json"]):
+        with history.recorded(argv):
+            pass
+    assert history.last(tmp_path / "history.jsonl")["x.json"]["argv"][0] == "made.py"
+
+
 def test_a_command_called_by_hand_records_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv(history.VARIABLE, raising=False)
     with history.recorded(["verb.py"]):

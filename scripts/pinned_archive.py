@@ -1,6 +1,6 @@
-"""A pinned wheel from the package index, used as a plain archive: fetched, checked, never installed.
+"""A pinned archive from the package index, a wheel or a source distribution: fetched, checked, never installed.
 
-A lock (third_party/NAME.lock) names package, version, file and sha256. The wheel stays in the cache
+A lock (third_party/NAME.lock) names package, version, file and sha256. The archive stays in the cache
 (llama_cpp.cache_dir()/downloads), so that it is fetched once per machine.
 """
 
@@ -17,25 +17,29 @@ from cli import UserError, say
 from files import read_json, sha256, shown
 
 
-def fetch(lock: Path) -> Path:
-    """The wheel that `lock` pins, with its sha256; fetched by pip when it is not in the cache."""
+def fetch(lock: Path, what: str = "", source: bool = False) -> Path:
+    """The archive that `lock` pins, with its sha256; fetched by pip when it is not in the cache.
+
+    `what` is told to whoever waits; `source` asks for a source distribution instead of a wheel.
+    """
     pin = read_json(lock)
-    wheel = llama_cpp.cache_dir() / "downloads" / pin["file"]
-    if wheel.is_file() and sha256(wheel) == pin["sha256"]:
-        return wheel
-    wheel.parent.mkdir(parents=True, exist_ok=True)
-    say(f"fetching {pin['package']} {pin['version']}")
-    with tempfile.TemporaryDirectory(prefix=".fetch.partial-", dir=wheel.parent) as scratch:
+    archive = llama_cpp.cache_dir() / "downloads" / pin["file"]
+    if archive.is_file() and sha256(archive) == pin["sha256"]:
+        return archive
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    say(f"fetching {pin['package']} {pin['version']}{what and f' ({what})'}")
+    with tempfile.TemporaryDirectory(prefix=".fetch.partial-", dir=archive.parent) as scratch:
         wanted = Path(scratch) / "requirements.txt"
+        # With the hash in the requirement pip checks the file before it runs anything from it.
         wanted.write_text(f"{pin['package']}=={pin['version']} --hash=sha256:{pin['sha256']}\n", encoding="utf-8")
         ended = subprocess.run([sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps",
-                                "--require-hashes", "-r", str(wanted), "-d", scratch], stdin=subprocess.DEVNULL, stdout=sys.stderr)
+                                *(("--no-binary", pin["package"]) if source else ()), "--require-hashes", "-r", str(wanted), "-d", scratch], stdin=subprocess.DEVNULL, stdout=sys.stderr)
         fetched = Path(scratch) / pin["file"]
         if ended.returncode != 0 or not fetched.is_file():
             raise UserError(f"pip could not fetch {pin['package']}=={pin['version']} as {shown(lock)} pins it (its message is above);"
-                            f" check the network, or put {pin['file']} into {wheel.parent} by hand")
-        os.replace(fetched, wheel)
-    return wheel
+                            f" check the network, or put {pin['file']} into {archive.parent} by hand")
+        os.replace(fetched, archive)
+    return archive
 
 
 def extract(wheel: Path, member: str, digest: str, target: Path) -> None:

@@ -10,7 +10,7 @@ import random
 import tiny_arguments as arguments
 import tiny_wording as w
 from tiny_wording import ask, either, question, quoted
-from tiny_words import glued_word, number, pick_word
+from tiny_words import KNOWN, glued_word, number, pick_word
 
 # How often each tool is asked for. terminal and the file tools are what the agent uses all day.
 SHARES = {"terminal": 0.34, "read_file": 0.16, "search_files": 0.17, "write_file": 0.15, "browser_navigate": 0.11, "patch": 0.04, "process": 0.03}
@@ -219,20 +219,38 @@ def _search(rng: random.Random, args: dict) -> str:
     return either(rng, w.SEARCH, w.SEARCH_QUESTIONS, 0.25, q=q)
 
 
+# The tools whose arguments are free text.
+DRILLED = ("terminal", "write_file", "search_files", "read_file", "patch")
+
+
+def _rare(rng: random.Random) -> str:
+    """One word to copy, each word of the vocabulary equally often; held-out ones only as part of a glued word."""
+    return glued_word(rng) if rng.random() < 0.75 else rng.choice(KNOWN[False])
+
+
+def _row_of(rng: random.Random, words: int) -> str:
+    return "".join((rng.choice((" ", " ", " ", "-", "_", ".", "/")) if i else "") + _rare(rng) for i in range(words))
+
+
 def drill(rng: random.Random) -> tuple[str, dict]:
-    """A request whose argument is a long row of glued words: practice in copying each token of the vocabulary."""
-    text = glued_word(rng)
-    for _ in range(rng.randint(3, 8)):
-        text += rng.choice((" ", " ", " ", "-", "_", ".", "/")) + glued_word(rng)
+    """A request whose arguments are words drawn evenly from the vocabulary: practice in copying each of its tokens.
+
+    A word inside a sentence is one token with its space and another where an argument starts with it, and that
+    step has to be learned for each word apart: most drills therefore have several short arguments.
+    """
     kind = rng.random()
-    if kind < 0.4:
-        made = call("terminal", command=f"echo {text}")
+    words = rng.choice((1, 1, 2, 2, 3)) if rng.random() < 0.75 else rng.randint(4, 8)
+    path = _rare(rng) + rng.choice(("", "/" + _rare(rng), "_" + _rare(rng))) + "." + rng.choice(arguments.EXTENSIONS)
+    if kind < 0.15:
+        made = call("terminal", command=f"echo {_row_of(rng, words)}")
+    elif kind < 0.5:
+        made = call("write_file", content=_row_of(rng, words), path=path)
     elif kind < 0.7:
-        made = call("write_file", content=text, path=arguments.path(rng))
-    elif kind < 0.85:
-        made = call("search_files", pattern=text)
+        made = call("search_files", pattern=_row_of(rng, min(words, 3)), **({"path": _rare(rng)} if rng.random() < 0.5 else {}))
+    elif kind < 0.8:
+        made = call("read_file", path=path)
     else:
-        made = call("read_file", path=text.replace(" ", "/") + "." + rng.choice(arguments.EXTENSIONS))
+        made = call("patch", mode="replace", path=path, old_string=_rare(rng), new_string=_rare(rng))
     return wording(rng, made), made
 
 

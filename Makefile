@@ -301,7 +301,7 @@ $(HEAVY)/weak/config.json: $(wildcard models/tiny/*) $(TINY_ROWS) $(addprefix sc
 	$(PY) scripts/build_weak_set.py --out $(HEAVY)/weak-set
 	$(PY) scripts/train_repair.py --model models/tiny --data $(HEAVY)/weak-set --adapter $(HEAVY)/weak-adapter --report $(HEAVY)/weak.json \
 	  --steps 60 --learning-rate 0.0005 --batch-size 16 --max-tokens 8192 --prefix-gradient 0.25
-	$(PY) scripts/fuse_adapter.py --model models/tiny --adapter $(HEAVY)/weak-adapter --out $(HEAVY)/weak
+	$(PY) scripts/fuse_lora.py --model models/tiny --adapter $(HEAVY)/weak-adapter --out $(HEAVY)/weak
 
 # MLX's variants of MODEL, each judged on every suite of the config by mlx_lm.server as it is installed.
 VARIANTS := 8bit 6bit mixed
@@ -383,7 +383,7 @@ smollora-quick: $(SMOL)/data/manifest.json  ## the same in five minutes: 15 step
 smol-rows: $(SMOL)/before.json  ## the cheap variant beside smollora: of the embedding only the tool tokens' rows move
 	$(TRAIN_SMOL) --embedding token_rows --work $(SMOL)/lora-rows --adapter $(SMOL)/adapter-rows --report $(SMOL_OUT)/training.token_rows.json
 	$(EVAL_SMOL) --model $(SMOL)/base --adapter $(SMOL)/adapter-rows --before $< --out $(SMOL_OUT)/emission.token_rows.json
-$(SMOL)/fused/config.json: $(SMOL)/adapter/adapter.json $(addprefix scripts/,fuse_lora.py lora.py $(CHECKPOINT)) | $(VENV)
+$(SMOL)/fused/config.json: $(SMOL)/adapter/adapter.json $(addprefix scripts/,fuse_lora.py lora.py parser_metadata.py $(CHECKPOINT)) | $(VENV)
 	$(PY) scripts/fuse_lora.py --model $(SMOL)/base --adapter $(SMOL)/adapter --out $(@D)
 smol-inspect: $(SMOL)/fused/config.json  ## base and trained model side by side: ids, pieces and probabilities of their next tokens
 	$(PY) scripts/inspect_tokens.py --config $(SMOL_CONFIG) --model $(SMOL)/base --compare $(SMOL)/fused --report $(SMOL_OUT)/inspection.json

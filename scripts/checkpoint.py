@@ -86,9 +86,19 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config, tensors)
 
 
+def read_dense(folder: Path) -> Checkpoint:
+    """Open an unquantized checkpoint of any other architecture: its tensors by the names they are stored under."""
+    folder, tensors = Path(folder), {}
+    for name, entry in safetensors_io.index_folder(folder).items():
+        if entry.dtype not in FLOATS:
+            raise UserError(f"{shown(entry.file)}: {name} has type {entry.dtype}; save the checkpoint as BF16, F16 or F32")
+        tensors[name] = _tensor(name, entry.shape, _Source(entry, entry.shape, entry.dtype))
+    return Checkpoint(folder, read_json(folder / "config.json"), tensors)
+
+
 def _advice(name: str) -> str:
     if "lora" in name or "dora" in name:
-        return "; fuse the adapter into the checkpoint first (mlx_lm.fuse)"
+        return "; fuse the adapter into the checkpoint first (scripts/fuse_lora.py, or mlx_lm.fuse for one of mlx-lm's)"
     if name == "lm_head.weight":
         return "; with tied embeddings it must be absent: remove it if it equals model.embed_tokens.weight"
     return ""
@@ -108,6 +118,10 @@ def _find(folder, name, shape, stored, config, used) -> Tensor:
         wanted = " or ".join(str(list(full)) for full in full_shapes)
         raise UserError(f"{shown(source.stored.file)}: {key} has shape {list(source.shape)}, "
                         f"config.json asks for {wanted}")
+    return _tensor(name, shape, source, first_row)
+
+
+def _tensor(name: str, shape: tuple, source: "_Source", first_row: int = 0) -> Tensor:
     count = int(np.prod(shape)) // source.columns  # for conv.conv either layout has the same bytes
     step = max(1, PART_ELEMENTS // source.columns)
     parts = tuple((lambda a=a, b=min(a + step, first_row + count): source.read(a, b, name))

@@ -1,46 +1,28 @@
-"""Fuse a LoRA adapter into its checkpoint.
+"""Fuse a LoRA adapter into the checkpoint that it was trained on.
 
-In:  a checkpoint folder and an adapter folder of scripts/train_lora.py.
-Out: a checkpoint folder of the same names and types, tokenizer and template beside it. Tensors are read, changed
-     and written one by one; no model is built.
+In:  a checkpoint folder (BF16, F16 or F32) and an adapter folder (train_repair.py, train_lora.py).
+Out: a checkpoint folder in transformers' names, tokenizer and template beside it; an LFM2 one with `tool_parser_type`.
+     Each weight is added to in float32 and rounded once, to the type that it was stored in.
 
-  .venv/bin/python scripts/fuse_lora.py --model runs/smollm2-135m/base --adapter runs/smollm2-135m/adapter --out runs/smollm2-135m/fused
+  .venv/bin/python scripts/fuse_lora.py --model models/tiny --adapter runs/tiny/repair/iter03/adapter --out runs/tiny/repair/iter03/fused
+
+Every array of the adapter must find its weight, and every weight that it finds must have its shape. Tensors are
+read, changed and written one by one; no model is built.
 """
 
-import math
-import shutil
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+import checkpoint
 import cli
 import lora
-import safetensors_io
-from checkpoint import Tensor, copy_tokenizer, from_array
+import parser_metadata
 from cli import UserError
-from files import atomic_dir, shown
-
-
-def fused_tensors(folder: Path, changes: dict) -> list[Tensor]:
-    """The checkpoint's tensors, those named in `changes` with their change added when they are read."""
-    stored = safetensors_io.index_folder(folder)
-    if unknown := sorted(set(changes) - set(stored)):
-        raise UserError(f"{shown(folder)}: has no {unknown[0]} ({len(unknown)} such), which the adapter changes; it belongs to another model")
-    tensors = []
-    for name, entry in stored.items():
-        if entry.dtype not in safetensors_io.FLOATS:
-            raise UserError(f"{shown(entry.file)}: {name} has type {entry.dtype}; dequantize the checkpoint before fusing")
-        tensors.append(Tensor(name, entry.shape, entry.dtype, (lambda entry=entry, name=name: _fused(entry, name, changes.get(name)),)))
-    return tensors
-
-
-def _fused(entry, name: str, change):
-    values = entry.rows(0, math.prod(entry.shape[:-1])).reshape(entry.shape)
-    if change is None:
-        return values
-    try:
-        values = lora.apply_change(values, change, embedding=name.endswith("embed_tokens.weight"))
-    except ValueError:
-        raise UserError(f"{shown(entry.file)}: {name} {list(entry.shape)} does not fit the adapter; it belongs to another model") from None
-    return from_array(name, values, entry.dtype).read()  # refuses what is not finite
+from files import read_json, require_space, shown
+from lfm2_shapes import MODEL_TYPES
 
 
 def main() -> None:
@@ -50,14 +32,47 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint folder to write")
     args = parser.parse_args()
 
-    changes = lora.changes(args.adapter)
-    tensors = fused_tensors(args.model, changes)
-    with atomic_dir(args.out) as partial:
-        # One file: what a LoRA on this machine is trained on is far below a shard's size.
-        safetensors_io.write_file(partial / "model.safetensors", tensors, {"format": "pt"})
-        shutil.copyfile(args.model / "config.json", partial / "config.json")
-        copy_tokenizer(args.model, partial)
-    print(f"{shown(args.out)}: {len(changes)} of {len(tensors)} tensors changed")
+    lfm2 = read_json(args.model / "config.json").get("model_type") in MODEL_TYPES
+    original = (checkpoint.read if lfm2 else checkpoint.read_dense)(args.model)
+    if original.config.get("quantization"):
+        raise UserError(f"{shown(args.model)}: is quantized; fuse into the unquantized checkpoint and quantize the result")
+    require_space(args.out.parent, sum(path.stat().st_size for path in args.model.glob("*.safetensors")))
+    fused, moved = fuse(original, args.adapter)
+    checkpoint.save_hf(args.out, fused)
+    if lfm2:
+        parser_metadata.declare(args.out)
+    print(f"{shown(args.out)}: {len(moved)} of {len(fused.tensors)} tensors changed, the largest change is {max(moved.values(), default=0):.2%} of its matrix")
+
+
+def fuse(original: checkpoint.Checkpoint, adapter: Path) -> tuple[checkpoint.Checkpoint, dict[str, float]]:
+    """(checkpoint with the adapter's changes, |change| / |weight| in Frobenius norm by name, filled as tensors are read).
+
+    UserError for an array without a weight; when it is read, for a weight of another shape.
+    """
+    tensors, moved = dict(original.tensors), {}
+    for mlx_name, change in lora.changes(adapter).items():
+        name = mlx_name if mlx_name in tensors else canonical(mlx_name)
+        if name not in tensors:
+            raise UserError(f"{shown(original.folder)}: has no {mlx_name}, which {shown(adapter)} changes; the adapter belongs to another model")
+        tensor = tensors[name]
+        tensors[name] = replace(tensor, parts=(lambda tensor=tensor, change=change: _changed(tensor, change, original.folder, moved),))
+    return replace(original, tensors=tensors), moved
+
+
+def _changed(tensor: checkpoint.Tensor, change: tuple, folder: Path, moved: dict[str, float]) -> np.ndarray:
+    weight = tensor.read()
+    try:
+        values = lora.apply_change(weight, change, embedding="embed_tokens" in tensor.name)
+    except ValueError:
+        raise UserError(f"{shown(folder)}: {tensor.name} {list(tensor.shape)} does not fit the adapter; it belongs to another model") from None
+    moved[tensor.name] = float(np.linalg.norm(values - weight) / np.linalg.norm(weight))
+    return checkpoint.from_array(tensor.name, values, tensor.dtype).read()  # refuses what is not finite
+
+
+def canonical(name: str) -> str:
+    """mlx-lm's name of an LFM2 weight outside the experts as transformers writes it."""
+    names = {mlx: hf for hf, mlx in checkpoint.MLX_EXPERT_NAMES.items()}
+    return re.sub(r"(feed_forward\.)(\w+_proj)(\.weight)$", lambda m: f"{m[1]}{names[m[2]]}{m[3]}", name)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ class Loop:
         training = {**self.settings["training"], "learning_rate": rate}
         self.run(f"{name} training", folder / "training.json", "train_repair.py", "--model", model, "--data", data, "--adapter", folder / "adapter",
                  "--report", folder / "training.json", "--shape", shape, *(word for key, value in training.items() for word in (f"--{key.replace('_', '-')}", value)))
-        self.run(f"{name} fuse", folder / "fused" / "config.json", "fuse_adapter.py", "--model", model, "--adapter", folder / "adapter", "--out", folder / "fused")
+        self.run(f"{name} fuse", folder / "fused" / "config.json", "fuse_lora.py", "--model", model, "--adapter", folder / "adapter", "--out", folder / "fused")
         trained = report.results(folder / "training.json")
         told = {"shape": shape, "learning_rate": rate, "rows": manifest["rows"], "purposes": manifest["purposes"],
                 "training": {key: trained[key] for key in ("valid_before", "valid_after", "scored_tokens", "seconds", "peak_memory_gib")}}

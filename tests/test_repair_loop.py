@@ -132,12 +132,12 @@ def test_shapes_are_compared_on_the_first_iterations_rows_and_never_taken_over(r
 
 def test_an_interrupted_loop_takes_no_step_twice(run):
     stages = Stages(passes(start=(6, 9), iter01=(6, 20)))
-    stages.fail = "fuse_adapter.py"
-    with pytest.raises(UserError, match="fuse_adapter.py failed on iter01 fuse .* finished steps are kept"):
+    stages.fail = "fuse_lora.py"
+    with pytest.raises(UserError, match="fuse_lora.py failed on iter01 fuse .* finished steps are kept"):
         run(stages)
     before, stages.fail, stages.ran = len(stages.ran), None, []
     assert before == 5 and run(stages)["best"] == "iter01"
-    assert [script for script, _ in stages.ran] == ["fuse_adapter.py", "run_eval.py", "run_eval.py"]
+    assert [script for script, _ in stages.ran] == ["fuse_lora.py", "run_eval.py", "run_eval.py"]
     stages.ran = []
     run(stages)
     assert stages.ran == []

@@ -6,7 +6,7 @@ from test_makefile import checkout  # noqa: F401
 def test_a_run_named_like_a_config_takes_it_and_starts_from_the_weak_checkpoint(checkout):  # noqa: F811
     code, output, ran = checkout.make("repair-loop", "RUN=tiny-repair")
     assert code == 0, output
-    assert [line.split()[0] for line in ran] == ["build_weak_set", "train_repair", "fuse_adapter", "run_repair_loop"]
+    assert [line.split()[0] for line in ran] == ["build_weak_set", "train_repair", "fuse_lora", "run_repair_loop"]
     assert "--model runs/tiny-repair/weak --config configs/tiny-repair.json --work runs/tiny-repair/repair" in ran[-1]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import build_variant
 import checkpoint
-import fuse_adapter
+import fuse_lora
 import lora
 import loss_mask
 import parser_metadata
@@ -107,7 +107,7 @@ def fused(folder, examples, tmp_path_factory):
     reloaded = repair_training.load_model(folder)
     lora.load(reloaded, work / "adapter")
     logits = np.array(reloaded(mx.array(examples[0].tokens[None])))
-    made, _ = fuse_adapter.fuse(checkpoint.read(folder), work / "adapter")
+    made, _ = fuse_lora.fuse(checkpoint.read(folder), work / "adapter")
     checkpoint.save_hf(work / "checkpoint", made)
     parser_metadata.declare(work / "checkpoint")
     return logits, work / "checkpoint"
@@ -129,8 +129,9 @@ def test_the_fused_checkpoint_computes_what_the_adapted_model_does(folder, fused
 def test_an_adapter_of_another_model_is_refused(fused, tmp_path):
     adapter = fused[1].parent / "adapter"
     random_checkpoints.save_hf(tmp_path, "twelve", hidden_size=64, intermediate_size=128, moe_intermediate_size=64)
-    with pytest.raises(UserError, match="it belongs to another model"):
-        fuse_adapter.fuse(checkpoint.read(tmp_path), adapter)
+    with pytest.raises(UserError, match="belongs to another model"):
+        checkpoint.save_hf(tmp_path / "out", fuse_lora.fuse(checkpoint.read(tmp_path), adapter)[0])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("variant, bits", [("8bit", 8), ("6bit", 6), ("mixed", 8)])

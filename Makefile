@@ -112,16 +112,22 @@ tool-results: $(VENV)  ## datasets/tiny/tool_results.jsonl again: generated call
 	$(PY) scripts/record_tool_results.py --out datasets/tiny/tool_results.jsonl
 generated-suite: $(VENV)  ## evals/suites/generated_200.json again: requests with arguments that training never uses
 	$(PY) scripts/generate_suite.py --out evals/suites/generated_200.json
-# Three stages: calls and copying, mostly without schemas; then Hermes's own prompts; then wider copying at a low rate.
-# The last one forgets a little of the second, so a mean of the two is what is kept.
+# Calls and copying, mostly without schemas; Hermes's own prompts; wider copying at a low rate; each token of the vocabulary as
+# an argument, twice. A late stage forgets a little of what was there before, so after each a mean of before and after is kept.
 TRAIN := runs/tiny-train
-stage = $(PY) scripts/train_tiny.py --work $(TRAIN)/work-$(1) --report reports/tiny/training-$(1).json --log logs/tiny/training-$(1).log
-tiny-model: $(VENV)  ## models/tiny again from nothing (two to three hours on 2 cores; resumes in runs/tiny-train)
-	for folder in $(TRAIN)/1 $(TRAIN)/2 $(TRAIN)/3; do $(PY) scripts/train_tiny_tokenizer.py --out $$folder || exit 1; done
-	$(call stage,1) --config configs/tiny-train.json --model $(TRAIN)/1
-	$(call stage,2) --config configs/tiny-train-2.json --start-from $(TRAIN)/1 --model $(TRAIN)/2
-	$(call stage,3) --config configs/tiny-train-3.json --start-from $(TRAIN)/2 --model $(TRAIN)/3
-	$(PY) scripts/average_checkpoints.py $(TRAIN)/2 $(TRAIN)/3 --share 0.35 --out models/tiny --report reports/tiny/average.json
+stage = $(PY) scripts/train_tiny.py --config configs/tiny-train$(addprefix -,$(if $(2),$(1))).json --model $(TRAIN)/$(1) $(addprefix --start-from $(TRAIN)/,$(2)) \
+  --work $(TRAIN)/work-$(1) --report reports/tiny/training-$(1).json --log logs/tiny/training-$(1).log
+mean  = $(PY) scripts/average_checkpoints.py $(TRAIN)/$(1) $(TRAIN)/$(2) --share $(3) --out $(4) --report reports/tiny/average-$(2).json
+tiny-model: $(VENV)  ## models/tiny again from nothing (three to four hours on 2 cores; resumes in runs/tiny-train)
+	for number in 1 2 3 4 5; do $(PY) scripts/train_tiny_tokenizer.py --out $(TRAIN)/$$number || exit 1; done
+	$(call stage,1)
+	$(call stage,2,1)
+	$(call stage,3,2)
+	$(call mean,2,3,0.35,$(TRAIN)/mean-3)
+	$(call stage,4,mean-3)
+	$(call mean,mean-3,4,0.6,$(TRAIN)/mean-4)
+	$(call stage,5,mean-4)
+	$(call mean,mean-4,5,0.5,models/tiny)
 
 ## Traces to rows
 .PHONY: data check-template hermes-traces bench-data

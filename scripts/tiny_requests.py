@@ -6,11 +6,12 @@ writes them when it replays a history.
 """
 
 import random
+from dataclasses import dataclass
 
 import tiny_arguments as arguments
 import tiny_wording as w
 from tiny_wording import ask, either, question, quoted
-from tiny_words import KNOWN, glued_word, number, pick_word
+from tiny_words import is_heldout, number, pick_word
 
 # How often each tool is asked for. terminal and the file tools are what the agent uses all day.
 SHARES = {"terminal": 0.34, "read_file": 0.16, "search_files": 0.17, "write_file": 0.15, "browser_navigate": 0.11, "patch": 0.04, "process": 0.03}
@@ -223,35 +224,50 @@ def _search(rng: random.Random, args: dict) -> str:
 DRILLED = ("terminal", "write_file", "search_files", "read_file", "patch")
 
 
-def _rare(rng: random.Random) -> str:
-    """One word to copy, each word of the vocabulary equally often; held-out ones only as part of a glued word."""
-    return glued_word(rng) if rng.random() < 0.75 else rng.choice(KNOWN[False])
+@dataclass(frozen=True)
+class Pieces:
+    """Words of a tokenizer's vocabulary: all that are one token, and those that are another token after a space."""
+
+    all: list[str]
+    spaced: list[str]
+
+    def word(self, rng: random.Random) -> str:
+        """A piece with another one or a number glued to it. A held-out word is practised so, and never seen alone."""
+        while True:
+            first = rng.choice(self.spaced if rng.random() < 0.6 else self.all)
+            word = first + (rng.choice(self.all) if rng.random() < 0.5 else str(rng.randrange(100)))
+            if rng.random() < 0.15:
+                word = str(rng.randrange(10)) + word
+            if not is_heldout(word):
+                return word
+
+    def row(self, rng: random.Random, words: int) -> str:
+        return "".join((rng.choice((" ", " ", " ", "-", "_", ".", "/")) if i else "") + self.word(rng) for i in range(words))
 
 
-def _row_of(rng: random.Random, words: int) -> str:
-    return "".join((rng.choice((" ", " ", " ", "-", "_", ".", "/")) if i else "") + _rare(rng) for i in range(words))
-
-
-def drill(rng: random.Random) -> tuple[str, dict]:
-    """A request whose arguments are words drawn evenly from the vocabulary: practice in copying each of its tokens.
+def drill(rng: random.Random, pieces: Pieces) -> tuple[str, dict]:
+    """A request whose arguments are made of the vocabulary's pieces, evenly: practice in copying each token.
 
     A word inside a sentence is one token with its space and another where an argument starts with it, and that
-    step has to be learned for each word apart: most drills therefore have several short arguments.
+    step has to be learned for each word apart: most drills have several short arguments, without quotes.
     """
     kind = rng.random()
-    words = rng.choice((1, 1, 2, 2, 3)) if rng.random() < 0.75 else rng.randint(4, 8)
-    path = _rare(rng) + rng.choice(("", "/" + _rare(rng), "_" + _rare(rng))) + "." + rng.choice(arguments.EXTENSIONS)
+    words = rng.choice((1, 1, 1, 2, 2, 3)) if rng.random() < 0.85 else rng.randint(4, 8)
+    path = pieces.word(rng) + rng.choice(("", "/" + pieces.word(rng), "_" + pieces.word(rng))) + "." + rng.choice(arguments.EXTENSIONS)
     if kind < 0.15:
-        made = call("terminal", command=f"echo {_row_of(rng, words)}")
-    elif kind < 0.5:
-        made = call("write_file", content=_row_of(rng, words), path=path)
+        made = call("terminal", command=f"{rng.choice(('echo', 'mkdir', 'touch', 'du -sh', 'grep -rn', 'git commit -m'))} {pieces.row(rng, words)}")
+    elif kind < 0.45:
+        made = call("write_file", content=pieces.row(rng, words), path=path)
     elif kind < 0.7:
-        made = call("search_files", pattern=_row_of(rng, min(words, 3)), **({"path": _rare(rng)} if rng.random() < 0.5 else {}))
+        made = call("search_files", pattern=pieces.row(rng, min(words, 3)), **({"path": pieces.word(rng)} if rng.random() < 0.5 else {}))
     elif kind < 0.8:
         made = call("read_file", path=path)
     else:
-        made = call("patch", mode="replace", path=path, old_string=_rare(rng), new_string=_rare(rng))
-    return wording(rng, made), made
+        made = call("patch", mode="replace", path=path, old_string=pieces.word(rng), new_string=pieces.word(rng))
+    text = wording(rng, made)
+    if rng.random() < 0.7 and set(text) & set("'`\""):
+        text = wording(rng, made)
+    return text, made
 
 
 MAKERS = {f.__name__: f for f in (terminal, read_file, search_files, write_file, patch, process, browser_navigate)}

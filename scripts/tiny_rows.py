@@ -153,15 +153,18 @@ def parallel(rng: random.Random, tools: list[str], heldout: bool = False) -> dic
     return {"kind": "parallel", "messages": [{"role": "user", "content": text}, assistant("", *calls)]}
 
 
-def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: bool = False) -> dict:
-    """One row for a context that offers `tools` (names); a simple one is a single request with its answer or call."""
+def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: bool = False, pieces: tiny_requests.Pieces | None = None) -> dict:
+    """One row for a context that offers `tools` (names); a simple one is a single request with its answer or call.
+
+    With `pieces` some rows are drills in copying them; rows that nothing is trained on have none.
+    """
     known = [t for t in tools if t in ALL_TOOLS]
     kind = rng.random()
     if kind < 0.17 or not known:
         text, reply = no_tool(rng, heldout)
         return {"kind": "no_tool", "messages": [{"role": "user", "content": text}, assistant(reply)]}
-    if not heldout and set(tiny_requests.DRILLED) <= set(known) and rng.random() < (0.45 if simple else 0.15):
-        text, made = tiny_requests.drill(rng)
+    if pieces and set(tiny_requests.DRILLED) <= set(known) and rng.random() < (0.45 if simple else 0.15):
+        text, made = tiny_requests.drill(rng, pieces)
         return {"kind": "tool_call", "messages": [{"role": "user", "content": text}, assistant("", made)]}
     if simple:
         return tool_call(rng, known, heldout)

@@ -122,14 +122,6 @@ def invent_word(rng: random.Random, heldout: bool = False) -> str:
             return word
 
 
-def glued_word(rng: random.Random) -> str:
-    """Two words in one, any two: each word's tokens come up equally often, the words themselves never."""
-    while True:
-        word = "".join(rng.choice(CASED if rng.random() < 0.25 else ALL) for _ in range(2))
-        if not is_heldout(word):
-            return word
-
-
 def cased_word(rng: random.Random, heldout: bool = False) -> str:
     """A word with capitals: a name of the texts, or any word capitalized or in capitals."""
     while True:

@@ -15,6 +15,7 @@ Two cores need about two hours; the same command resumes.
 import json
 import math
 import random
+import re
 import time
 from pathlib import Path
 
@@ -28,6 +29,7 @@ import checkpoint
 import cli
 import eval_case
 import report
+import tiny_requests
 import tiny_rows
 from files import ROOT, atomic_path, read_json, shown, write_text
 from muon import Muon
@@ -41,7 +43,9 @@ class Encoder:
     def __init__(self, folder: Path):
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.end = self.tokenizer.token_to_id("<|im_end|>")
-        self.cache: dict[str, list[int]] = {}
+        vocabulary = self.tokenizer.get_vocab()
+        words = sorted(token for token in vocabulary if re.fullmatch("[A-Za-z]{2,}", token))
+        self.pieces = tiny_requests.Pieces(words, [word for word in words if "Ġ" + word in vocabulary])
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -81,7 +85,7 @@ def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, m
     names = tiny_rows.tool_names(context)
     pool = []
     while len(pool) < 4 * count:
-        row = tiny_rows.row(rng, names, heldout, simple)
+        row = tiny_rows.row(rng, names, heldout, simple, None if heldout else encoder.pieces)
         if not forbidden.isdisjoint(eval_case.requests_of(row["messages"])):
             continue
         ids, emitted = encoder.row(row["messages"])

@@ -38,6 +38,48 @@ def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tens
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
+class PrefixAttention(torch.autograd.Function):
+    """Attention of a batch to one shared prefix and, causally, to its own tokens.
+
+    The prefix is attended to by all queries of the batch as one long sequence, so its keys and values are never copied
+    per row; the two parts are then weighted by their log-sum-exp. The flash kernel's backward needs only the output and
+    log-sum-exp of the whole softmax to give either part's exact gradient (Dao et al. 2022, arXiv 2205.14135, appendix B).
+    """
+
+    @staticmethod
+    def forward(ctx, q, prefix_k, prefix_v, k, v):
+        """q [B, kv, G·L, hd] (G query heads per kv head, each L tokens), prefix [1, kv, P, hd], k and v [B, kv, L, hd] → as q."""
+        groups, length = q.shape[2] // k.shape[2], k.shape[2]
+        mask = torch.full((length, length), -torch.inf).triu(1).repeat(groups, 1)[None, None]
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        far, far_sum = (PrefixAttention.by_row(t, len(q)) for t in flash(PrefixAttention.as_one(q), prefix_k, prefix_v))
+        near, near_sum = flash(q, k, v, attn_mask=mask)
+        total = torch.logaddexp(far_sum, near_sum)
+        out = far * (far_sum - total).exp()[..., None] + near * (near_sum - total).exp()[..., None]
+        ctx.save_for_backward(q, prefix_k, prefix_v, k, v, mask, out, total)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, prefix_k, prefix_v, k, v, mask, out, total = ctx.saved_tensors
+        grad, one = grad.contiguous(), PrefixAttention.as_one
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        far, far_k, far_v = backward(one(grad), one(q), prefix_k, prefix_v, one(out), one(total), 0.0, False)
+        near, near_k, near_v = backward(grad, q, k, v, out, total, 0.0, False, attn_mask=mask)
+        return PrefixAttention.by_row(far, len(q)) + near, far_k, far_v, near_k, near_v
+
+    @staticmethod
+    def as_one(x: torch.Tensor) -> torch.Tensor:
+        """[B, kv, M, ...] → [1, kv, B·M, ...]"""
+        return x.transpose(0, 1).flatten(1, 2)[None]
+
+    @staticmethod
+    def by_row(x: torch.Tensor, rows: int) -> torch.Tensor:
+        """[1, kv, B·M, ...] → [B, kv, M, ...]"""
+        return x[0].unflatten(1, (rows, -1)).transpose(0, 1)
+
+
 class Attention(nn.Module):
     def __init__(self, c: dict):
         super().__init__()
@@ -65,12 +107,7 @@ class Attention(nn.Module):
             o = F.scaled_dot_product_attention(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), is_causal=True)
         else:
             # The query heads of one kv head stand one after another, so that keys need no copies.
-            q = q.reshape(b, self.kv_heads, group * length, self.head_dim)
-            own = torch.ones(length, length, dtype=torch.bool).tril().repeat(group, 1)
-            mask = torch.cat([torch.ones(group * length, past, dtype=torch.bool), own], 1)
-            keys = torch.cat([state[0].expand(b, -1, -1, -1), k], 2)
-            values = torch.cat([state[1].expand(b, -1, -1, -1), v], 2)
-            o = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+            o = PrefixAttention.apply(q.reshape(b, self.kv_heads, group * length, self.head_dim), *state, k, v)
         o = o.reshape(b, self.heads, length, self.head_dim).transpose(1, 2).reshape(b, length, -1)
         return self.out_proj(o), (k, v)
 

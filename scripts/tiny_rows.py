@@ -15,7 +15,7 @@ import tiny_arguments as arguments
 import tiny_requests
 from files import ROOT, read_json
 from tiny_answers import no_tool
-from tiny_words import pick_word
+from tiny_words import cased_word, pick_word
 
 ALL_TOOLS = list(tiny_requests.SHARES)
 RESULTS = ROOT / "datasets/tiny/tool_results.jsonl"
@@ -119,6 +119,15 @@ def answer(step: dict) -> str:
     return f"The page is open. Its title is {result['title']}."
 
 
+def _renamed(rng: random.Random, steps: list[dict]) -> list[dict]:
+    """The same steps on a file of another name, one without extension half of the time: VERSION, Makefile."""
+    old = steps[0]["arguments"].get("path", "")
+    if len(old) < 8:  # a short name could stand in other text by chance
+        return steps
+    new = cased_word(rng) if rng.random() < 0.5 else arguments.path(rng).removeprefix("./")
+    return json.loads(json.dumps(steps, ensure_ascii=False).replace(json.dumps(old, ensure_ascii=False)[1:-1], new))
+
+
 def finalization(rng: random.Random, tools: list[str], heldout: bool = False) -> dict:
     """A request, its calls one after another with real results, and the final answer."""
     while True:
@@ -130,6 +139,8 @@ def finalization(rng: random.Random, tools: list[str], heldout: bool = False) ->
     steps = [{**s, "result": s["result"].replace("{CWD}", folder)} for s in steps]
     if len(steps) > 1 and rng.random() < 0.25:
         steps = steps[:1]
+    if rng.random() < 0.5:
+        steps = _renamed(rng, steps)
     text = tiny_requests.wording(rng, steps[0]) if len(steps) == 1 else tiny_requests.sequence(rng, steps)
     messages = [{"role": "user", "content": text}]
     for step in steps:
@@ -153,10 +164,12 @@ def parallel(rng: random.Random, tools: list[str], heldout: bool = False) -> dic
     return {"kind": "parallel", "messages": [{"role": "user", "content": text}, assistant("", *calls)]}
 
 
-def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: bool = False, pieces: tiny_requests.Pieces | None = None) -> dict:
+def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: bool = False, pieces: tiny_requests.Pieces | None = None,
+        finalizations: float = 0.13) -> dict:
     """One row for a context that offers `tools` (names); a simple one is a single request with its answer or call.
 
-    With `pieces` some rows are drills in copying them; rows that nothing is trained on have none.
+    With `pieces` some rows are drills in copying them; rows that nothing is trained on have none. `finalizations` is the
+    share of rows that end after tool results.
     """
     known = [t for t in tools if t in ALL_TOOLS]
     kind = rng.random()
@@ -172,11 +185,11 @@ def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: boo
     if kind < 0.21 and missing:
         text, _ = tiny_requests.request(rng, rng.choice(missing), heldout)
         return {"kind": "no_fitting_tool", "messages": [{"role": "user", "content": text}, assistant("I have no tool for that here.")]}
-    if kind < 0.34 and set(known) & {"terminal", "read_file", "write_file", "search_files"}:
+    if kind < 0.21 + finalizations and set(known) & {"terminal", "read_file", "write_file", "search_files"}:
         return finalization(rng, known, heldout)
-    if kind < 0.39:
+    if kind < 0.26 + finalizations:
         return parallel(rng, known, heldout)
-    if kind < 0.53:  # a second exchange after an earlier one
+    if kind < 0.4 + finalizations:  # a second exchange after an earlier one
         first, second = row_simple(rng, known, heldout), tool_call(rng, known, heldout)
         return {"kind": "tool_call", "messages": first["messages"] + second["messages"]}
     return tool_call(rng, known, heldout)

@@ -80,12 +80,13 @@ def draw_context(rng: random.Random, settings: dict, step: int) -> dict:
     return tiny_rows.context(rng, rng.choices(list(shares), list(shares.values()))[0])
 
 
-def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, max_tokens: int, forbidden: set, heldout: bool = False, simple: bool = False):
+def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, max_tokens: int, forbidden: set, heldout: bool = False, simple: bool = False,
+               finalizations: float = 0.13):
     """At most `count` rows of like length and `max_tokens` tokens, padded: ids [B, S], emitted [B, S] (bool), real [B, S] (bool), kinds."""
     names = tiny_rows.tool_names(context)
     pool = []
     while len(pool) < 4 * count:
-        row = tiny_rows.row(rng, names, heldout, simple, None if heldout else encoder.pieces)
+        row = tiny_rows.row(rng, names, heldout, simple, None if heldout else encoder.pieces, finalizations)
         if not forbidden.isdisjoint(eval_case.requests_of(row["messages"])):
             continue
         ids, emitted = encoder.row(row["messages"])
@@ -192,7 +193,8 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None 
     for step in bar:
         rng = random.Random(f"{settings['seed']} {step}")
         context = draw_context(rng, settings, step)
-        batch = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, simple=not context["tools"])
+        batch = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, simple=not context["tools"],
+                           finalizations=settings.get("finalizations", 0.13))
         prefix = encoder.prefix(context)
         with_gradient = len(prefix) < 1000 or rng.random() < settings["prefix_gradient"]
         loss, right = loss_of(model, row_states(model, prefix, with_gradient), batch, settings["other_weight"])

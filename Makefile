@@ -160,7 +160,8 @@ bench-data: $(VENV)  ## speed and memory of `make data` on 8,000 traces of 8,000
 ## Training all experts
 .PHONY: base core train step train-proof profile sweep prove-8b compare-mlx-lm
 # MODE is streamed or grouped; TRAINING the settings of the run; REVISION the commit of a MODEL on the hub;
-# HARDWARE names a profile, whose memory stop the run keeps.
+# HARDWARE names a profile, whose memory stop the run keeps. GROUPED_PASSES=3 lets prove-8b run three of the seven
+# passes of a grouped example and extrapolate the rest, which its report says (about 12 minutes instead of 25).
 MODE     ?= streamed
 TRAINING ?= $(patsubst %.json,%-moe.json,$(CONFIG))
 HARDWARE ?= this-machine
@@ -178,10 +179,10 @@ EIGHT := reports/lfm2.5-8b-a1b
 base: $(REPORTS)/base.json  ## the checkpoint to train: MODEL=folder is checked, MODEL=owner/name REVISION=commit downloaded
 $(REPORTS)/base.json: $(MODEL_FILES) scripts/fetch_base.py $(CORE_SCRIPTS) | $(VENV)
 	$(PY) scripts/fetch_base.py --model $(MODEL) $(addprefix --revision ,$(REVISION)) --out $(HEAVY)/base --report $@
-core: $(REPORTS)/core.json  ## its mixed core: experts int8, routers and all else BF16; bytes and error of every matrix
-$(REPORTS)/core.json: $(REPORTS)/base.json $(TRAINING) scripts/build_core.py $(CORE_SCRIPTS) | $(VENV)
-	$(PY) scripts/build_core.py --model $(BASE) --config $(TRAINING) --out $(CORE) --report $@
-$(MOE_RUN)/train.jsonl $(MOE_RUN)/valid.jsonl: $(MOE_RUN)/%.jsonl: $(DATA)/train.jsonl $(REPORTS)/core.json scripts/encode_rows.py scripts/loss_mask.py | $(VENV)
+core: $(CORE)/config.json  ## its mixed core: experts int8, routers and all else BF16; bytes and error of every matrix
+$(CORE)/config.json: $(REPORTS)/base.json $(TRAINING) scripts/build_core.py $(CORE_SCRIPTS) | $(VENV)
+	$(PY) scripts/build_core.py --model $(BASE) --config $(TRAINING) --out $(CORE) --report $(REPORTS)/core.json
+$(MOE_RUN)/train.jsonl $(MOE_RUN)/valid.jsonl: $(MOE_RUN)/%.jsonl: $(DATA)/train.jsonl $(CORE)/config.json scripts/encode_rows.py scripts/loss_mask.py | $(VENV)
 	$(PY) scripts/encode_rows.py --rows $(DATA)/$*.jsonl --model $(CORE) --config $(TRAINING) --out $@
 ENCODED := $(MOE_RUN)/train.jsonl $(MOE_RUN)/valid.jsonl
 TRAIN_FLAGS := --core $(CORE) --train $(MOE_RUN)/train.jsonl --valid $(MOE_RUN)/valid.jsonl --config $(TRAINING)
@@ -189,10 +190,19 @@ train: $(REPORTS)/moe.$(MODE).json  ## train all experts and routers on the core
 $(REPORTS)/moe.$(MODE).json: $(ENCODED) $(TRAINING) scripts/train_moe.py $(STEP_SCRIPTS) | $(VENV)
 	$(PY) scripts/train_moe.py $(TRAIN_FLAGS) --mode $(MODE) --work $(MOE_RUN)/$(MODE) $(addprefix --hardware ,$(wildcard $(PROFILE))) --report $@
 step: $(VENV)  ## a BF16 checkpoint of the last step, or of STEP=runs/.../step_00100, in runs/RUN/moe/bf16
-	$(PY) scripts/materialize_step.py --step $(or $(STEP),$(lastword $(sort $(wildcard $(MOE_RUN)/$(MODE)/step_*)))) --out $(MOE_RUN)/bf16
+	$(PY) scripts/materialize_step.py --step $(or $(STEP),$(lastword $(sort $(wildcard $(MOE_RUN)/$(MODE)/step_*))),$(error $(MOE_RUN)/$(MODE) has no checkpoint: run make train)) --out $(MOE_RUN)/bf16
 train-proof: $(REPORTS)/moe_proof.json  ## proof that it learns: both modes, and rounding to nearest, which does not
-$(REPORTS)/moe_proof.json: $(ENCODED) $(TRAINING) $(addprefix scripts/,prove_training.py train_moe.py) $(STEP_SCRIPTS) | $(VENV)
-	$(PY) scripts/prove_training.py $(TRAIN_FLAGS) --work $(MOE_RUN)/proof --report $@
+# Its rows have the shortest prompts: most of the run's own are longer than the cap of a step that takes seconds.
+PROOF := $(MOE_RUN)/proof
+$(PROOF)/rows.jsonl: scripts/build_router_rows.py $(TINY_ROWS) | $(VENV)
+	$(PY) scripts/build_router_rows.py --context compact --rows 1200 --seed 12 --out $@
+$(PROOF)/data/train.jsonl: $(PROOF)/rows.jsonl $(TEMPLATE_FILES) $(wildcard evals/suites/*.json) $(CONFIG) $(PREPARE) | $(VENV)
+	$(PY) scripts/prepare_traces.py $< --config $(CONFIG) --model $(MODEL) --out $(@D) --manifest $(@D)/manifest.json \
+	  --report $(PROOF)/dataset.json $(addprefix --suite ,$(wildcard evals/suites/*.json))
+$(PROOF)/train.jsonl $(PROOF)/valid.jsonl: $(PROOF)/%.jsonl: $(PROOF)/data/train.jsonl $(CORE)/config.json scripts/encode_rows.py scripts/loss_mask.py | $(VENV)
+	$(PY) scripts/encode_rows.py --rows $(PROOF)/data/$*.jsonl --model $(CORE) --config $(TRAINING) --out $@
+$(REPORTS)/moe_proof.json: $(PROOF)/train.jsonl $(PROOF)/valid.jsonl $(TRAINING) $(addprefix scripts/,prove_training.py train_moe.py) $(STEP_SCRIPTS) | $(VENV)
+	$(PY) scripts/prove_training.py --core $(CORE) --train $(PROOF)/train.jsonl --valid $(PROOF)/valid.jsonl --config $(TRAINING) --work $(PROOF) --report $@
 profile: $(VENV)  ## measure this machine: memory and its stop, BLAS, matmul, disk (a minute); HARDWARE=name keeps it as configs/hardware/name.json
 	$(PY) scripts/profile_hardware.py --out $(PROFILE)
 sweep: $(EIGHT)/group_sweep.json  ## time and memory of a step by group size, beside the streamed step; checks the memory model
@@ -200,7 +210,7 @@ $(EIGHT)/group_sweep.json: scripts/sweep_groups.py $(MEASURE_SCRIPTS) | $(VENV)
 	$(PY) scripts/sweep_groups.py --sweep $@ --model $(EIGHT)/memory_model.json
 prove-8b: reports/prove-8b/memory.json  ## one real step at LFM2-8B-A1B's shapes, streamed and grouped, on random int8 experts
 reports/prove-8b/memory.json: scripts/prove_8b.py $(MEASURE_SCRIPTS) | $(VENV)
-	$(PY) scripts/prove_8b.py --report $@
+	$(PY) scripts/prove_8b.py $(addprefix --grouped-passes ,$(GROUPED_PASSES)) --report $@
 compare-mlx-lm: $(VENV)  ## a streamed step against mlx_lm's own full fine-tuning step on one small model
 	$(PY) scripts/compare_mlx_lm.py --report reports/prove-8b/mlx_lm.json
 

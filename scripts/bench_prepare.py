@@ -7,6 +7,7 @@ Out: a report: tokens per second of both, wall clock and processor time, and the
 
 Tokenizing alone gets the same conversations, rendered already, in one batch call on as many threads as
 prepare_traces.py has processes: the fastest way there is. Processor time is what a busy machine does not distort.
+Refused with exit code 2, the report kept as NAME.failed.json, below half of that speed or from 1,000 MiB on.
 """
 
 import json
@@ -26,10 +27,11 @@ import cli
 import hermes_tools
 import loss_mask
 import report
-from files import ROOT
+from files import ROOT, shown
 from tiny_words import pick_word
 
 TOOLS = ("patch", "process", "read_file", "search_files", "terminal", "write_file")
+LEAST_SPEED, MOST_MIB = 0.5, 1000  # of tokenizing alone; of all processes together
 PER_BATCH = 64  # conversations that tokenizing alone gets at a time
 
 
@@ -148,9 +150,13 @@ def main() -> None:
                "prepare_tokens_per_second": round(tokens / prepared["seconds"]), "tokenize_tokens_per_second": round(tokens / alone["seconds"]),
                "speed_of_tokenizing_alone": round(alone["seconds"] / prepared["seconds"], 3),
                "speed_by_processor_time": round(alone["processor_seconds"] / prepared["processor_seconds"], 3)}
-    report.write(args.report, [args.config, args.model / "tokenizer.json"], {"jobs": args.jobs, "tokens": args.tokens, "per_batch": PER_BATCH}, results)
-    print(f"{args.traces:,} traces, {tokens:,} tokens: {prepared['seconds']:,} s, {results['speed_of_tokenizing_alone']:.0%} of the speed of tokenizing alone"
-          f" ({results['speed_by_processor_time']:.0%} by processor time); {prepared['peak_mib']:,} MiB at most; {prepared['last_line']}")
+    passed = results["speed_of_tokenizing_alone"] >= LEAST_SPEED and prepared["peak_mib"] < MOST_MIB
+    report.write_gated(args.report, passed, [args.config, args.model / "tokenizer.json"], {"jobs": args.jobs, "tokens": args.tokens, "per_batch": PER_BATCH}, results)
+    told = (f"{args.traces:,} traces, {tokens:,} tokens: {prepared['seconds']:,} s, {results['speed_of_tokenizing_alone']:.0%} of the speed of tokenizing alone"
+            f" ({results['speed_by_processor_time']:.0%} by processor time); {prepared['peak_mib']:,} MiB at most; {prepared['last_line']}")
+    if not passed:
+        raise cli.UserError(f"{shown(report.failed_path(args.report))}: {told}: {LEAST_SPEED:.0%} and less than {MOST_MIB:,} MiB are the limits; run it on an idle machine")
+    print(told)
 
 
 if __name__ == "__main__":

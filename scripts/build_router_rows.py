@@ -20,12 +20,12 @@ from files import shown, write_text
 CONTEXTS = {"fixed": 0.6, "compact": 0.25, "hermes_terminal": 0.1, "hermes_files": 0.05}
 
 
-def rows(count: int, seed: int) -> list[dict]:
-    """`count` rows; arguments that the held-out suites use are never drawn."""
+def rows(count: int, seed: int, contexts: dict = CONTEXTS) -> list[dict]:
+    """`count` rows in prompts of these kinds; arguments that the held-out suites use are never drawn."""
     rng = random.Random(f"router {seed}")
     made = []
     for number in range(count):
-        context = tiny_rows.context(rng, rng.choices(list(CONTEXTS), list(CONTEXTS.values()))[0])
+        context = tiny_rows.context(rng, rng.choices(list(contexts), list(contexts.values()))[0])
         row = tiny_rows.row(rng, tiny_rows.tool_names(context))
         system = [{"role": "system", "content": context["system"]}] if context["system"] else []
         made.append({"id": f"router-{seed}-{number:05}", "task": task(row), "messages": system + row["messages"], "tools": context["tools"]})
@@ -44,8 +44,9 @@ def main() -> None:
     # With the shipped traces as many rows are left as the reference trained on: 582, 29 and 26.
     parser.add_argument("--rows", type=int, default=604, help="how many")
     parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--context", choices=list(CONTEXTS), help="only prompts of this kind; compact ones are the shortest (default: all, mixed)")
     args = parser.parse_args()
-    made = rows(args.rows, args.seed)
+    made = rows(args.rows, args.seed, {args.context: 1} if args.context else CONTEXTS)
     write_text(args.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made))
     print(f"{len(made):,} tool-router rows in {shown(args.out)}")
 

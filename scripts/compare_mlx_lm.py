@@ -4,7 +4,8 @@ In:  a training config; the shapes below (an LFM2-MoE of 2 dense and 6 MoE layer
 Out: --report: seconds per step and peak resident memory of both, the mean of --steps steps after the first.
 
 mlx_lm trains with mlx_lm.tuner.trainer.train, float32 weights, its Adafactor without momentum, and the same
-fast BLAS in front; ours with the int8 core. Each runs in a process of its own, one after the other.
+fast BLAS in front; ours with the int8 core. Each runs in a process of its own, one after the other. Refused with
+exit code 2, the report kept as NAME.failed.json, when ours is slower or takes more memory.
 
   .venv/bin/python scripts/compare_mlx_lm.py --report reports/prove-8b/mlx_lm.json
 """
@@ -45,9 +46,13 @@ def main() -> None:
         return
     results = {side: one_side(side, args) for side in ("ours", "mlx_lm")}
     results["speedup"] = round(results["mlx_lm"]["seconds_per_step"] / results["ours"]["seconds_per_step"], 2)
-    report.write(args.report, [args.config], {"shapes": SHAPES, "tokens": args.tokens, "steps": args.steps}, results)
-    print(f"{shown(args.report)}: {args.tokens} tokens, ours {results['ours']['seconds_per_step']:.1f} s and {results['ours']['peak_rss_gib']:.2f} GiB, "
-          f"mlx_lm {results['mlx_lm']['seconds_per_step']:.1f} s and {results['mlx_lm']['peak_rss_gib']:.2f} GiB")
+    better = all(results["ours"][key] <= results["mlx_lm"][key] for key in ("seconds_per_step", "peak_rss_gib"))
+    report.write_gated(args.report, better, [args.config], {"shapes": SHAPES, "tokens": args.tokens, "steps": args.steps}, results)
+    told = (f"{args.tokens} tokens, ours {results['ours']['seconds_per_step']:.1f} s and {results['ours']['peak_rss_gib']:.2f} GiB, "
+            f"mlx_lm {results['mlx_lm']['seconds_per_step']:.1f} s and {results['mlx_lm']['peak_rss_gib']:.2f} GiB")
+    if not better:
+        raise UserError(f"{shown(report.failed_path(args.report))}: {told}: the streamed step must not be worse; run it on an idle machine")
+    print(f"{shown(args.report)}: {told}")
 
 
 def one_side(side: str, args) -> dict:

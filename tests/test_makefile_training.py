@@ -35,3 +35,33 @@ def test_a_hub_model_is_fetched_at_its_commit_and_the_core_built_from_there(chec
     assert code == 0, output
     flags = dict(commands(output))
     assert "--model owner/name --revision 0123 --out runs/mine/base" in flags["fetch_base"] and "--model runs/mine/base" in flags["build_core"]
+
+
+def test_the_proof_of_learning_makes_short_rows_of_its_own(checkout):  # noqa: F811
+    code, output, _ = checkout.make("-n", "train-proof")
+    assert code == 0, output
+    ran = commands(output)
+    assert [name for name, _ in ran][-3:] == ["encode_rows", "encode_rows", "prove_training"]
+    flags = dict(ran)
+    assert "--context compact" in flags["build_router_rows"] and "--out runs/tiny/moe/proof/data" in flags["prepare_traces"]
+    assert "--train runs/tiny/moe/proof/train.jsonl" in flags["prove_training"] and "--report reports/tiny/moe_proof.json" in flags["prove_training"]
+
+
+def test_a_core_that_is_only_reported_is_built_again(checkout):  # noqa: F811
+    """Reports are committed and cores are not: a fresh clone has the one without the other."""
+    for name in ("base", "core"):
+        report = checkout.folder / f"reports/tiny/{name}.json"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.touch()
+    code, output, _ = checkout.make("-n", "core")
+    assert code == 0 and "build_core" in dict(commands(output)), output
+
+
+def test_a_step_without_a_checkpoint_says_what_to_run(checkout):  # noqa: F811
+    code, output, _ = checkout.make("step")
+    assert code and "runs/tiny/moe/streamed has no checkpoint: run make train" in output
+
+
+def test_fewer_passes_of_the_8b_proof_are_a_variable(checkout):  # noqa: F811
+    code, output, _ = checkout.make("-n", "prove-8b", "GROUPED_PASSES=3")
+    assert code == 0 and "--grouped-passes 3" in dict(commands(output))["prove_8b"]

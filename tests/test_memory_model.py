@@ -1,4 +1,4 @@
-"""The memory model counts what MLX really allocates, and agrees with the committed measurements."""
+"""The memory model counts what MLX really allocates."""
 
 import mlx.core as mx
 import numpy as np
@@ -49,20 +49,3 @@ def test_an_8b_moe_trains_in_a_16_gib_machine_at_10240_tokens():
     config = mixed_core.check_config(read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), 64, "shapes")
     assert 8.7 < mixed_core.size(config, 64) / hardware.GIB < 8.9
     assert memory_model.predict(config, SETTINGS, 10240, 10240)["peak"] < 13 * hardware.GIB
-
-
-REPORTS = [path for path in (ROOT / "reports/prove-8b/memory.json", ROOT / "reports/lfm2.5-8b-a1b/group_sweep.json") if path.exists()]
-
-
-@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
-def test_committed_measurements_agree_with_the_model_within_ten_per_cent(path):
-    report = read_json(path)
-    results, settings = report["results"], report["settings"]
-    measured = results["steps"] if "steps" in results else [one for one in results.values() if isinstance(one, dict) and "peak_rss_gib" in one]
-    assert measured
-    for one in measured:
-        config = read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json")
-        layers = one.get("layers", config["num_hidden_layers"])
-        config = {**config, "num_hidden_layers": layers, "full_attn_idxs": [i for i in config["full_attn_idxs"] if i < layers]}
-        predicted = memory_model.predict(mixed_core.check_config(config, 64, "shapes"), settings, one["tokens"], one["tokens"])["peak"]
-        assert abs(predicted / hardware.GIB / one["peak_rss_gib"] - 1) < 0.10

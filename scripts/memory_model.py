@@ -17,8 +17,10 @@ from lfm2_layers import Blocks
 FLOAT = 4
 # Python with MLX and numpy, OpenBLAS's buffers and the optimizer's blocks.
 PROCESS = 80 * 2**20
-# Freed buffers that MLX keeps for the next array of their size; every training process sets this limit.
-CACHE = 128 * 2**20
+# Freed buffers that MLX keeps for the next array of their size; every training process sets this limit. At 8B an expert's
+# matrices and gradients take 88 MiB and a convolution's weights 100: with less, each pushes the other out, and what
+# comes back from the system is zeroed page by page (up to 3 s per GiB on a virtual machine).
+CACHE = 256 * 2**20
 
 
 def predict(config: dict, settings: dict, tokens: int, length: int) -> dict:

@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts of each kind, for a trial, which --min-rise alone can fail")
     parser.add_argument("--min-rise", type=float, metavar="FACTOR", help="fail when the start token's probability did not rise by this factor in the median")
     args = parser.parse_args()
-    mlx_backend.use_fast_blas()
+    mlx_backend.use_fast_blas(keep_memory=True)
     import lora
     import raw_generation
 

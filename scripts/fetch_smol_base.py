@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, metavar="DIR", help="checkpoint folder to start from instead of the config's wheel")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint folder to write")
     args = parser.parse_args()
-    mlx_backend.use_fast_blas()
+    mlx_backend.use_fast_blas(keep_memory=True)
 
     config = read_json(args.config)
     with atomic_dir(args.out) as partial:

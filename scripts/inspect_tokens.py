@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=3, help="most likely tokens kept per step")
     parser.add_argument("--report", type=Path, metavar="FILE", help="report to write")
     args = parser.parse_args()
-    mlx_backend.use_fast_blas()
+    mlx_backend.use_fast_blas(keep_memory=True)
 
     sources = [path for path in (args.model, args.compare) if path]
     for path in filter(None, [*sources, args.adapter]):

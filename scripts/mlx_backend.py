@@ -1,9 +1,14 @@
-"""The one place that decides which BLAS multiplies MLX's float32 matrices.
+"""The one place that decides which BLAS multiplies MLX's float32 matrices, and whether freed memory is kept.
 
 On Linux the mlx-cpu wheel links the reference BLAS, which runs at about 2 GFLOP/s; with OpenBLAS loaded
 in front of it the same matmul is 20 to 50 times faster. The dynamic linker takes that order from the
 environment when a process starts, so a script that wants it starts itself again, once, before any work.
 macOS computes on Metal and needs none of this.
+
+A freed buffer above MLX's own cache, 32 MiB on a CPU, goes back to the kernel, which clears its pages again for the
+next one: on a virtual machine that took seven times as long as the sums over 100 MB for which they were. With
+`keep_memory` glibc keeps them, for training and serving; a process whose resident memory is measured or bounded
+does without. Other libcs ignore these settings, and what the environment says already stands.
 
 HERMES_KXL_BLAS names another library with the CBLAS interface, by path or by soname; the value
 "reference" keeps the BLAS of the wheel.
@@ -15,6 +20,10 @@ import os
 import sys
 
 from cli import UserError, say
+
+# No buffer mapped by itself, nothing given back, grown in large steps, and one heap for all threads: in a thread's own,
+# no block above 64 MiB has room, and a server computes in a thread.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "500000000", "MALLOC_ARENA_MAX": "1"}
 
 
 def fast_blas() -> str | None:
@@ -28,18 +37,21 @@ def fast_blas() -> str | None:
     return None if chosen == "reference" else chosen
 
 
-def child_env() -> dict[str, str]:
-    """Environment for a child process that computes with MLX, such as a server."""
+def child_env(keep_memory: bool = False) -> dict[str, str]:
+    """Environment for a child process that computes with MLX, such as a server (that one with `keep_memory`)."""
     environment = dict(os.environ)
+    if keep_memory and sys.platform == "linux":
+        environment = {**KEEP_MEMORY, **environment}
     if library := fast_blas():
         loaded = environment.get("LD_PRELOAD", "").split(":")
         environment["LD_PRELOAD"] = ":".join([library, *(name for name in loaded if name and name != library)])
     return environment
 
 
-def use_fast_blas(before_restart=None) -> None:
+def use_fast_blas(before_restart=None, keep_memory: bool = False) -> None:
     """Make this process multiply with the fast BLAS: call it first in main(). Starts the script anew where needed.
 
+    `keep_memory` is for a process that trains or generates (see above); a process that is fast already stays as it is.
     `before_restart` is called before the restart, for a host that has to give back what it holds.
     """
     library = fast_blas()
@@ -54,4 +66,4 @@ def use_fast_blas(before_restart=None) -> None:
         before_restart()
     say(f"MLX multiplies float32 matrices with {library}")
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], child_env())
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], child_env(keep_memory))

@@ -127,7 +127,7 @@ def mlx_server(model: Path, log: Path, float32: bool = sys.platform == "linux", 
             tensors = {name: replace(tensor, dtype="F32") for name, tensor in original.tensors.items()}
             checkpoint.save_mlx(model, replace(original, tensors=tensors))
         command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--host", "127.0.0.1"]
-        server = stack.enter_context(_running(command, log, start_seconds, mlx_backend.child_env()))
+        server = stack.enter_context(_running(command, log, start_seconds, mlx_backend.child_env(keep_memory=True)))
         # It reports itself healthy before the model is loaded; the first answer proves that it is.
         try:
             reply = server.http.post(server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=start_seconds)

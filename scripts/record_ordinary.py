@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="base checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
     args = parser.parse_args()
-    mlx_backend.use_fast_blas()
+    mlx_backend.use_fast_blas(keep_memory=True)
     import raw_generation
 
     data = read_json(args.config)["data"]

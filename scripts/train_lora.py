@@ -28,7 +28,7 @@ from files import read_json, shown
 
 def main() -> None:
     args = arguments()
-    mlx_backend.use_fast_blas()
+    mlx_backend.use_fast_blas(keep_memory=True)
     import mlx.core as mx
 
     import lora

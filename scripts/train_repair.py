@@ -26,7 +26,7 @@ from repair_settings import HELP, SHAPES, Settings
 
 def main() -> None:
     args = arguments()
-    mlx_backend.use_fast_blas()
+    mlx_backend.use_fast_blas(keep_memory=True)
     import mlx.core as mx
 
     import lora

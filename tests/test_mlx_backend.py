@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -69,6 +70,40 @@ def test_a_child_of_a_fast_process_is_fast_without_a_second_start(tmp_path):
     child, said = probe(tmp_path, "fast", LD_PRELOAD=mlx_backend.child_env()["LD_PRELOAD"])
     assert "openblas" in child["provider"]
     assert said == ""
+
+
+# Page faults of one pass over 100 MB after the first, in a thread, where a server computes.
+FAULTS = """
+import resource, sys, threading
+sys.path.insert(0, sys.argv[1])
+import mlx_backend
+mlx_backend.use_fast_blas(keep_memory=sys.argv[2] == "keep")
+import mlx.core as mx
+
+def passes(count):
+    for _ in range(count):
+        mx.eval(mx.sum(mx.zeros((25, 1 << 20)) + 1))
+
+def work():
+    passes(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    passes(1)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the settings are glibc's")
+def test_a_training_keeps_the_memory_that_it_frees_and_a_measured_process_does_not(tmp_path):
+    script = tmp_path / "faults.py"
+    script.write_text(FAULTS)
+    clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and name not in mlx_backend.KEEP_MEMORY}
+    kept, given_back = (int(subprocess.run([sys.executable, str(script), str(ROOT / "scripts"), mode], capture_output=True, text=True, check=True, env=clean).stdout)
+                        for mode in ("keep", "give back"))
+    assert kept < 1000 < 10_000 < given_back
 
 
 @linux_only

@@ -42,6 +42,7 @@ def main() -> None:
     rows, drawn_again = draw(rng, failures, args.rows, prompts)
     added = own_rows(args.add, prompts)
     contexts = [tiny_rows.context(rng, kind) for kind in CONTEXTS]
+    contexts[0]["system"] = tiny_rows.SYSTEMS[0]  # what the suites ask with
     for row in rows:
         context = rng.choices(contexts, (6, 3, 1))[0]
         offered = {tool["function"]["name"] for tool in context["tools"]}

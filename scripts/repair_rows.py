@@ -63,8 +63,12 @@ def draw(rng: random.Random, purpose: str, failure: dict | None) -> list[dict]:
     if purpose == "keep":
         return [{"messages": tiny_rows.row(rng, list(tiny_requests.SHARES))["messages"]}]
     wanted, called = failure["wanted"], failure["called"]
+    if wanted not in (*tiny_requests.SHARES, "text"):
+        raise UserError(f"{failure['suite']}, case {failure['id']}: wants {wanted}, and requests are composed for {', '.join(tiny_requests.SHARES)} alone; "
+                        "give rows of your own with build_repair_set.py --add and leave this report out")
     if purpose == "contrast":
-        return pair(rng, wanted, called if called != wanted else rng.choice([tool for tool in tiny_requests.SHARES if tool != wanted]))
+        others = [tool for tool in tiny_requests.SHARES if tool != wanted]
+        return pair(rng, wanted, called if called in (*others, "text") and called != wanted else rng.choice(others))  # it may have called a tool that there is not
     if failure["kind"] == "finalization":
         return [{"messages": tiny_rows.finalization(rng, list(tiny_requests.SHARES))["messages"]}]
     return [_words(rng) if wanted == "text" else call_row(*tiny_requests.request(rng, wanted))]

@@ -105,6 +105,27 @@ def test_a_contrast_is_about_one_thing():
         assert thing in one["arguments"]["command"]
 
 
+FAILURE = {"suite": "mine", "id": "a", "kind": "tool_call", "wanted": "terminal", "called": "browser_navigate"}
+
+
+def test_a_call_of_a_tool_that_does_not_exist_is_contrasted_with_one_that_does():
+    for seed in range(20):
+        one, _ = repair_rows.draw(random.Random(seed), "contrast", {**FAILURE, "called": "run_shell"})
+        assert one["messages"][-1]["tool_calls"][0]["function"]["name"] == "terminal"
+
+
+def test_a_wanted_tool_for_which_there_are_no_requests_is_named_with_its_case():
+    with pytest.raises(UserError, match="mine, case a: wants web_search"):
+        repair_rows.draw(random.Random(1), "focus", {**FAILURE, "wanted": "web_search"})
+
+
+def test_most_rows_stand_under_the_system_message_that_the_suites_ask_with(monkeypatch, report, tmp_path):
+    build(monkeypatch, report, tmp_path / "iter01", "--iteration", "01")
+    rows = repair_rows.read(tmp_path / "iter01" / "train.jsonl")
+    asked = PWD["messages"][0]["content"]
+    assert sum(row["messages"][0]["content"] == asked for row in rows) > len(rows) / 2
+
+
 PROMPTS = eval_overlap.Prompts(SUITES)
 
 

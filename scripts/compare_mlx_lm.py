@@ -99,7 +99,9 @@ def theirs(args) -> dict:
     from mlx_lm.tuner.trainer import TrainingArgs, train
 
     import hardware
+    import memory_model
 
+    mx.set_cache_limit(memory_model.CACHE)  # on a CPU its own is 32 MiB, which would be our advantage
     model = lfm2_moe.Model(lfm2_moe.ModelArgs.from_dict(SHAPES))
     mx.eval(model.parameters())
     tokens = np.random.default_rng(0).integers(0, SHAPES["vocab_size"], args.tokens + 1).tolist()

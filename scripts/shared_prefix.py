@@ -20,7 +20,10 @@ from mlx_lm.models.cache import ArraysCache, KVCache, make_prompt_cache
 import lora_training
 from cli import UserError
 
-SAME_BEGINNING = 0.5  # neighbours in sorted order that share this much of the shorter one may share a batch
+# Neighbours in sorted order may share a batch when they share this much of the shorter one, or when neither has more than
+# OWN_TOKENS of its own: rows without a tool list are that short, and alone each would be a step.
+SAME_BEGINNING = 0.5
+OWN_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,13 @@ def collate(examples: list) -> Batch:
 
 
 def groups(examples: list) -> list[list[int]]:
-    """Places of the examples, in groups whose members begin alike."""
+    """Places of the examples, in groups whose members begin alike or have little of their own."""
     order = sorted(range(len(examples)), key=lambda i: examples[i].tokens.tolist())
     found = [[order[0]]]
     for before, place in zip(order, order[1:]):
         a, b = examples[before].tokens, examples[place].tokens
-        if same_beginning(a, b) >= SAME_BEGINNING * min(len(a), len(b)):
+        same = same_beginning(a, b)
+        if same >= SAME_BEGINNING * min(len(a), len(b)) or max(len(a), len(b)) - same <= OWN_TOKENS:
             found[-1].append(place)
         else:
             found.append([place])

@@ -122,13 +122,20 @@ def test_mean_loss_is_that_of_all_rows():
     assert shared_prefix.mean_loss(model, examples, 2) == pytest.approx(one_by_one(model, examples)[0], rel=1e-5)
 
 
-def test_a_plan_takes_each_row_once_per_epoch_and_never_mixes_beginnings():
+def test_a_plan_takes_each_row_once_per_epoch_and_never_mixes_beginnings(monkeypatch):
+    monkeypatch.setattr(shared_prefix, "OWN_TOKENS", 10)  # less than these beginnings have
     examples = rows(6, seed=1) + rows(5, seed=2)
     plan = shared_prefix.plan(examples, 4, 8, seed=3)
     assert plan == shared_prefix.plan(examples, 4, 8, seed=3) != shared_prefix.plan(examples, 4, 8, seed=4)
     for epoch in (plan[:4], plan[4:]):
         assert sorted(place for batch in epoch for place in batch) == list(range(11))
     assert all(len({place < 6 for place in batch}) == 1 for batch in plan)
+
+
+def test_short_rows_fill_a_batch_whatever_they_begin_with_and_long_ones_do_not_join_them():
+    short, long = [rows(1, prefix=30, seed=seed)[0] for seed in range(8)], rows(2, prefix=600, seed=9)
+    plan = shared_prefix.plan(short + long, 8, 2, seed=1)
+    assert sorted(map(sorted, plan)) == [list(range(8)), [8, 9]]
 
 
 def test_the_head_of_an_untied_model_is_found():

@@ -64,8 +64,7 @@ KXL    := q8kxl q6kxl q5kxl q4kxl
 STOCK  := Q8_0 Q6_K Q5_K_M Q4_K_M
 SUITES := $(wordlist 13,99,$(SETTINGS))
 # Make's name of an evaluation: % as above.
-FIXED     := $(EVALS)/fixed_hermes_43.llama_cpp.%.json
-GENERATED := $(if $(filter generated_200,$(SUITES)),$(EVALS)/generated_200.llama_cpp.q4kxl.json)
+FIXED  := $(EVALS)/fixed_hermes_43.llama_cpp.%.json
 
 VENV := .venv/complete
 PY   := .venv/bin/python
@@ -279,7 +278,8 @@ $(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt $
 .PHONY: eval hard eval-html bfcl compare
 # QUANT is the artifact that the harder suites and the live agent try.
 QUANT ?= q4kxl
-eval: $(patsubst %,$(FIXED),bf16 $(KXL)) $(GENERATED)  ## the hand-written suite on BF16 and each KXL, the generated one on Q4KXL
+QUANT_EVALS := $(foreach suite,$(SUITES),$(foreach name,bf16 $(KXL),$(EVALS)/$(suite).llama_cpp.$(name).json))
+eval: $(QUANT_EVALS)  ## every suite of the config on BF16 and each KXL
 	$(call show,bf16 $(KXL))
 
 EVALUATE := configs/hermes_tools.json $(PIN) $(CONFIG) $(addprefix scripts/,run_eval.py eval_journal.py eval_statistics.py filler.py model_client.py model_server.py $(SUITE) $(CHECKPOINT))
@@ -291,7 +291,7 @@ endef
 $(foreach suite,$(sort $(SUITES) hard_157 long_15),$(eval $(call evaluation,$(suite))))
 hard: $(foreach suite,hard_157 long_15,$(EVALS)/$(suite).llama_cpp.$(QUANT).json)  ## the harder hand-written suites on QUANT: parallel, missing, irrelevant, recovering, tricky, renamed, long
 eval-html: $(VENV)  ## runs/$(RUN)/evals.html: every evaluation of this run on one page, failing cases first
-	$(PY) scripts/build_eval_html.py $(or $(wildcard $(EVALS)/*.json),$(error $(EVALS) has no reports yet: run make eval)) --out $(HEAVY)/evals.html
+	$(PY) scripts/build_eval_html.py $(or $(wildcard $(EVALS)/*.json $(HEAVY)/bfcl.*.*.json),$(error $(EVALS) has no reports yet: run make eval)) --out $(HEAVY)/evals.html
 bfcl: $(HEAVY)/bfcl.llama_cpp.$(QUANT).json  ## Berkeley Function Calling (simple, multiple, parallel, irrelevance; AST match) on QUANT; stays in runs/
 $(HEAVY)/bfcl.json: third_party/bfcl-eval.lock $(addprefix scripts/,convert_bfcl.py bfcl.py pinned_archive.py $(SUITE)) | $(VENV)
 	$(PY) scripts/convert_bfcl.py --out $@
@@ -419,21 +419,25 @@ smol-serve: $(patsubst %,$(SMOL_OUT)/serving.%.json,mlx q8kxl q4kxl)  ## fused, 
 
 ## What is published
 .PHONY: release visuals release-summary card verify status
+# REPO is the hub repository that the printed upload commands name; TRAINING_REPORTS are what card and summary tell of the training.
+REPO ?= ORG/NAME
+TRAINING_REPORTS ?= $(wildcard $(REPORTS)/*training*.json)
 # The README and release_summary.json speak of the tiny run; another run's stay among its reports.
 FIGURES := $(if $(filter tiny,$(RUN)),visuals,$(REPORTS)/visuals)
 SUMMARY := $(if $(filter tiny,$(RUN)),,$(REPORTS)/)release_summary.json
-ALL_EVALS := $(patsubst %,$(FIXED),bf16 $(KXL)) $(GENERATED)
+ALL_EVALS := $(QUANT_EVALS) $(call MLX_EVAL,bf16)
 
 release: $(ALL_EVALS) $(REPORTS)/parity.json $(REPORTS)/quants.json $(SIZES)  ## everything above for this run, then summary, figures and a folder to upload; refused when a gate fails
-	$(MAKE) release-summary visuals card
+	$(MAKE) release-summary
+	$(MAKE) visuals card
 	$(PY) scripts/build_release.py --summary $(SUMMARY) $(foreach name,bf16 $(KXL),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
-	  --imatrix $(HEAVY)/imatrix.gguf --card $(CARD) --out $(HEAVY)/release
+	  --imatrix $(HEAVY)/imatrix.gguf --card $(CARD) $(if $(filter apache-2.0,$(call setting,5)),--license-file LICENSE) --repo $(REPO) --out $(HEAVY)/release
 release-summary: $(VENV)  ## release_summary.json, from evals/ and reports/ alone; refused when a gate fails
 	$(PY) scripts/build_release_summary.py --config $(CONFIG) --quants $(REPORTS)/quants.json --imatrix $(REPORTS)/imatrix.json \
-	  --parity $(REPORTS)/parity.json --sizes $(SIZES) $(addprefix --eval ,$(ALL_EVALS)) --run $(RUN) --out $(SUMMARY)
+	  --parity $(REPORTS)/parity.json --sizes $(SIZES) $(addprefix --eval ,$(ALL_EVALS)) $(addprefix --training ,$(TRAINING_REPORTS)) --run $(RUN) --out $(SUMMARY)
 CARD := $(REPORTS)/MODEL_CARD.md
 card: $(VENV)  ## the model card, from the summary and the training reports
-	$(PY) scripts/build_model_card.py --config $(CONFIG) --summary $(SUMMARY) $(addprefix --training ,$(wildcard $(REPORTS)/*training*.json)) --out $(CARD)
+	$(PY) scripts/build_model_card.py --config $(CONFIG) --summary $(SUMMARY) $(addprefix --training ,$(TRAINING_REPORTS)) --out $(CARD)
 verify: $(VENV)  ## check a release folder, or a copy of it, file by file: make verify DIR=runs/tiny/release
 	$(PY) scripts/verify_release.py --dir $(or $(DIR),$(HEAVY)/release)
 visuals: $(VENV)  ## the figures, from evals/ and reports/ alone
@@ -443,11 +447,15 @@ visuals: $(VENV)  ## the figures, from evals/ and reports/ alone
 	  $(if $(filter tiny,$(RUN)),$(addprefix --sweep ,$(wildcard $(EIGHT)/group_sweep.json)) $(addprefix --memory ,$(wildcard $(EIGHT)/memory_model.json)) \
     $(addprefix --proof ,$(wildcard reports/prove-8b/memory.json)) $(addprefix --emission ,$(wildcard reports/smollm2-135m/emission.json)))
 
-STAGES := gguf=$(BF16) imatrix=$(REPORTS)/imatrix.json parity=$(REPORTS)/parity.json \
-  $(foreach name,bf16 $(KXL),$(if $(filter bf16,$(name)),eval,$(name))=$(patsubst %,$(FIXED),$(name))) $(addprefix eval=,$(GENERATED)) \
+# What not every run has is listed where something of it is there.
+begun = $(if $(wildcard $(2) $(2:.json=.failed.json)),$(1)=$(2))
+STAGES := $(call begun,data,$(REPORTS)/dataset.json) $(call begun,core,$(REPORTS)/core.json) $(call begun,train,$(REPORTS)/moe.$(MODE).json) $(call begun,repair-loop,$(REPORTS)/repair.json) \
+  gguf=$(BF16) imatrix=$(REPORTS)/imatrix.json parity=$(REPORTS)/parity.json $(foreach name,$(KXL),$(name)=$(patsubst %,$(FIXED),$(name))) \
+  $(addprefix eval=,$(filter-out $(patsubst %,$(FIXED),$(KXL)),$(QUANT_EVALS))) $(addprefix mlx-evals=,$(call MLX_EVAL,bf16)) \
+  $(call begun,hermes-live,$(patsubst %,$(LIVE),$(QUANT))) $(foreach suite,hard_157 long_15,$(call begun,hard,$(EVALS)/$(suite).llama_cpp.$(QUANT).json)) \
   quants=$(REPORTS)/quants.json sizes=$(SIZES) release-summary=$(SUMMARY) card=$(CARD) release=$(HEAVY)/release
 status: $(VENV)  ## where this run stands: what is done, stale or failed, how long it took, what to run next
-	@$(PY) scripts/show_status.py $(addprefix --stage ,$(STAGES)) --history $(HERMES_KXL_HISTORY) --again "$(if $(filter tiny,$(RUN)),,RUN=$(RUN) CONFIG=$(CONFIG))"
+	@$(PY) scripts/show_status.py $(addprefix --stage ,$(STAGES)) --history $(HERMES_KXL_HISTORY) --again "$(if $(filter tiny,$(RUN)),,RUN=$(RUN) CONFIG=$(CONFIG)$(if $(filter command environment,$(origin MODEL)), MODEL=$(MODEL)))"
 
 ## House
 .PHONY: test clean distclean

@@ -6,7 +6,8 @@ Out: release_summary.json for machines: what each artifact is (file, bytes, sha2
      what it scored, and every gate with its limit and its number.
 
 All reports must speak of the same files: an evaluation, imatrix or parity report of another build of
-a GGUF than the one in the quants report fails its gate. When a gate fails nothing is written, the
+a GGUF than the one in the quants report fails its gate, and so does an evaluation on MLX of another
+checkpoint than the one in the parity report. When a gate fails nothing is written, the
 failures are listed and the exit code is 2.
 
   python scripts/build_release_summary.py --config configs/tiny.json --quants reports/tiny/quants.json \\
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--parity", type=Path, required=True, help="report of check_parity.py")
     parser.add_argument("--sizes", type=Path, required=True, help="report of predict_sizes.py")
     parser.add_argument("--eval", type=Path, action="append", required=True, help="report of run_eval.py; may be given several times")
+    parser.add_argument("--training", type=Path, action="append", default=[], help="training report of the checkpoint, for its seed; may be given several times")
     parser.add_argument("--run", required=True, help="name of the run, as it stands in the artifacts' general.version")
     parser.add_argument("--out", type=Path, required=True, help="summary to write (JSON)")
     args = parser.parse_args()
@@ -43,12 +45,12 @@ def main() -> None:
         raise UserError(f"{shown(args.config)}: license.id is missing; a release must say under which licence its weights are")
     reports = {name: read_json(getattr(args, name)) for name in SINGLE}
     evals = [read_json(path) for path in args.eval]
-    gates = [*file_gates(reports, evals), *parity_gates(reports["parity"]), *imatrix_gates(reports["imatrix"]),
+    gates = [*file_gates(reports, evals), *parity_gates(reports["parity"]), *imatrix_gates(config, reports["imatrix"]),
              *eval_gates(config, evals), *size_gates(reports["sizes"])]
     if failed := [gate for gate in gates if not gate["passed"]]:
         lines = "\n".join(f"  {gate['gate']}: {gate['measured']}, required {gate['required']}" for gate in failed)
         raise UserError(f"no release, {len(failed)} of {len(gates)} gates failed:\n{lines}")
-    sources = [args.config, *(getattr(args, name) for name in SINGLE), *args.eval]
+    sources = [args.config, *(getattr(args, name) for name in SINGLE), *args.eval, *args.training]
     write_json(args.out, {
         **{key: config[key] for key in ("name", "architecture", "license", "base_model")},
         "run": args.run,
@@ -58,7 +60,7 @@ def main() -> None:
         "kld_text": reports["quants"]["settings"],
         "parity": agreement(reports["parity"]["results"]),
         "predicted_sizes": predicted(reports["sizes"]["results"]),
-        "provenance": provenance(),
+        "provenance": {**provenance(), "training_seeds": {shown(path): read_json(path)["settings"].get("seed") for path in args.training}},
         "reports": {shown(path): sha256(path) for path in sources},
     })
     print(f"{shown(args.out)}: {len(gates)} gates passed, {len(reports['quants']['results'])} artifacts")
@@ -77,7 +79,17 @@ def file_gates(reports: dict, evals: list) -> list:
     for user, artifact, used in users:
         same = artifact in made and made[artifact] in {entry.get("sha256") for entry in used["inputs"]}
         gates.append(gate(f"{user} is of the measured {artifact}", "the same file", "the same file" if same else "another file", same))
+    compared = checkpoint(reports["parity"])
+    for one in evals:
+        if one["settings"]["backend"] == "mlx":
+            same = checkpoint(one) == compared
+            gates.append(gate(f"{eval_name(one)} is of the checkpoint that parity compared", "the same files", "the same files" if same else "other files", same))
     return gates
+
+
+def checkpoint(report: dict) -> dict:
+    """{path: sha256} of the folder among a report's inputs."""
+    return {file["path"]: file["sha256"] for entry in report["inputs"] if "files" in entry for file in entry["files"]}
 
 
 def parity_gates(parity: dict) -> list:
@@ -93,24 +105,20 @@ def parity_gates(parity: dict) -> list:
     return gates
 
 
-def imatrix_gates(imatrix: dict) -> list:
-    """Every expert of every layer was seen often enough."""
+def imatrix_gates(config: dict, imatrix: dict) -> list:
+    """Every expert of every layer was seen often enough; a dense model has none."""
     least, needed = imatrix["results"]["fewest_tokens"], imatrix["settings"]["min_tokens"]
     if least is None:
-        return []
+        return [gate("experts in the importance matrix", "each one counted", "none", False)] if "Moe" in config["architecture"] else []
     return [gate(f"tokens of the least used expert (layer {least['layer']}, expert {least['expert']})", f"at least {needed}",
                  least["tokens"], least["tokens"] >= needed)]
 
 
 def eval_gates(config: dict, evals: list) -> list:
-    """Every artifact and every suite of the config was evaluated, and each evaluation is above its thresholds."""
-    suites = config["eval"]["suites"]
-    gates = []
-    for kind, wanted, done in (
-        ("artifact", config["quants"], {one["settings"]["artifact"] for one in evals}),
-        ("suite", suites, {one["settings"]["suite"] for one in evals}),
-    ):
-        gates += [gate(f"{kind} {name} was evaluated", "yes", "yes" if name in done else "no", name in done) for name in wanted]
+    """Every suite of the config was asked of every artifact and of the checkpoint on MLX, each above its thresholds."""
+    suites, done = config["eval"]["suites"], {eval_name(one) for one in evals}
+    wanted = [f"{suite}.{server}" for suite in suites for server in ("mlx.bf16", *(f"llama_cpp.{name}" for name in config["quants"]))]
+    gates = [gate(f"{name} was evaluated", "yes", "yes" if name in done else "no", name in done) for name in wanted]
     for one in evals:
         results, limits, name = one["results"], suites.get(one["settings"]["suite"], {}), eval_name(one)
         if "threshold" in limits:

@@ -14,6 +14,10 @@ def sha(name):
     return f"sha256 of {name}"
 
 
+def checkpoint():
+    return {"path": "models/tiny", "files": [{"path": "models/tiny/model.safetensors", "bytes": 1, "sha256": sha("checkpoint")}]}
+
+
 def quants(figures=None):
     """`figures`: {artifact: (MiB, mean KLD, 99.9 % KLD)}."""
     figures = figures or {"bf16": (19.8, 0.0, 0.0), **KXL, **STOCK}
@@ -44,7 +48,7 @@ def evaluation(artifact, suite="fixed_hermes_43", backend="llama_cpp", failing=(
     by = {key: {value: [entry for entry in details if entry[key] == value] for value in {entry[key] for entry in details}}
           for key in ("kind", "category")}
     return {
-        "inputs": [{"path": "suite", "sha256": "suite"}, {"path": f"{artifact}.gguf", "sha256": sha(artifact)}],
+        "inputs": [{"path": "suite", "sha256": "suite"}, {"path": f"{artifact}.gguf", "sha256": sha(artifact)} if backend == "llama_cpp" else checkpoint()],
         "environment": {},
         "settings": {"suite": suite, "backend": backend, "artifact": artifact, "context": 65536},
         "results": {
@@ -80,7 +84,7 @@ def imatrix(fewest=1234):
 def parity(equal=200, difference=2e-5):
     side = {"greedy_equal": equal, "max_difference": difference, "mean_kld": 1e-6, "differing": []}
     return {
-        "inputs": [{"path": "models/tiny", "files": []}, {"path": "bf16.gguf", "sha256": sha("bf16")}], "environment": {},
+        "inputs": [checkpoint(), {"path": "bf16.gguf", "sha256": sha("bf16")}], "environment": {},
         "settings": {"positions": 200, "max_difference": 0.001, "max_kld": 0.01},
         "results": {"positions": 200, "near_ties": 1, "exact": side, "as_served": side},
     }

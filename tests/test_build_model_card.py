@@ -24,7 +24,7 @@ def card(tmp_path, monkeypatch):
         config["quants"], config["eval"]["suites"] = ["bf16", "q4kxl"], {"fixed_hermes_43": {"threshold": 40}}
         quants = fabricated.quants({"bf16": (19.8, 0.0, 0.0), "q4kxl": (7.6, kld, 0.22)})
         paths = fabricated.write(tmp_path, quants=quants, imatrix=fabricated.imatrix(), parity=fabricated.parity(), sizes=fabricated.sizes(),
-                                 eval=[fabricated.evaluation("bf16"), fabricated.evaluation("q4kxl", failing=failing)])
+                                 eval=[fabricated.evaluation("bf16"), fabricated.evaluation("bf16", backend="mlx"), fabricated.evaluation("q4kxl", failing=failing)])
         write_json(tmp_path / "config.json", config)
         monkeypatch.setattr(sys, "argv", ["x", "--config", str(tmp_path / "config.json"), "--run", "mine", "--out", str(tmp_path / "summary.json"),
                                           *(w for n in ("quants", "imatrix", "parity", "sizes") for w in (f"--{n}", str(paths[n]))),

@@ -23,7 +23,7 @@ def summarize(tmp_path, monkeypatch):
     def run(evals=None, **replaced):
         reports = {"quants": fabricated.quants(), "imatrix": fabricated.imatrix(), "parity": fabricated.parity(),
                    "sizes": fabricated.sizes(), **replaced}
-        evals = evals or [fabricated.evaluation("bf16"), fabricated.evaluation("q4kxl"), fabricated.evaluation("q4kxl", suite="generated_200")]
+        evals = evals or GOOD
         paths = fabricated.write(tmp_path, eval=evals, **reports)
         write_json(tmp_path / "config.json", CONFIG)
         monkeypatch.setattr(sys, "argv", [
@@ -43,6 +43,7 @@ def test_the_summary_names_each_artifact_with_its_hash_loss_and_scores(summarize
     assert one["kld"]["mean"] == 9.1e-3
     assert one["evals"]["fixed_hermes_43.llama_cpp"]["passed"] == 43
     assert set(one["evals"]) == {"fixed_hermes_43.llama_cpp", "generated_200.llama_cpp"}
+    assert set(summary["artifacts"]["bf16"]["evals"]) == {f"{suite}.{server}" for suite in SUITES for server in ("llama_cpp", "mlx")}
     assert summary["predicted_sizes"]["lfm2-8b-a1b"]["q4kxl"] == {"gib": 5.69, "budget_gib": 5.7, "bpw": 6.0}
     assert summary["gates"] and all(gate["passed"] for gate in summary["gates"])
 
@@ -57,23 +58,42 @@ def test_the_same_reports_give_the_same_bytes(summarize, tmp_path):
 def another_build(one):
     changed = copy.deepcopy(one)
     for entry in changed["inputs"]:
-        entry["sha256"] = "of an older build"
+        for file in entry.get("files", [entry]):
+            file["sha256"] = "of an older build"
     return changed
 
 
-GOOD = [fabricated.evaluation("bf16"), fabricated.evaluation("q4kxl"), fabricated.evaluation("q4kxl", suite="generated_200")]
+SUITES = ("fixed_hermes_43", "generated_200")
+GOOD = [fabricated.evaluation(artifact, suite, backend) for suite in SUITES for artifact, backend in (("bf16", "llama_cpp"), ("q4kxl", "llama_cpp"), ("bf16", "mlx"))]
+
+
+def but(place, **changed):
+    """The good evaluations with one of them changed, or without it."""
+    one = GOOD[place]["settings"]
+    made = [fabricated.evaluation(one["artifact"], one["suite"], one["backend"], **changed)] if changed else []
+    return [*GOOD[:place], *made, *GOOD[place + 1:]]
+
+
+def unseen_experts():
+    report = fabricated.imatrix()
+    report["results"]["fewest_tokens"] = None
+    return report
 
 
 @pytest.mark.parametrize("replaced, complaint", [
-    ({"evals": [GOOD[0], fabricated.evaluation("q4kxl", failing=[0]), GOOD[2]]},
+    ({"evals": but(1, failing=[0])},
      r"fixed_hermes_43\.llama_cpp\.q4kxl passed: 42, required at least 43 of 43"),
-    ({"evals": [GOOD[0], fabricated.evaluation("q4kxl", raw_failing=3), GOOD[2]]}, "passed raw: 40, required at least 41 of 43"),
-    ({"evals": [GOOD[0], fabricated.evaluation("q4kxl", leaks=1), GOOD[2]]}, "text-tool leaks: 1, required 0"),
-    ({"evals": [*GOOD[:2], fabricated.evaluation("q4kxl", suite="generated_200", failing=[30])]}, "false-positive calls: 1, required 0"),
-    ({"evals": GOOD[:2]}, "suite generated_200 was evaluated: no"),
-    ({"evals": GOOD[1:]}, "artifact bf16 was evaluated: no"),
-    ({"evals": [GOOD[0], another_build(GOOD[1]), GOOD[2]]}, r"q4kxl is of the measured q4kxl: another file"),
+    ({"evals": but(1, raw_failing=3)}, "passed raw: 40, required at least 41 of 43"),
+    ({"evals": but(1, leaks=1)}, "text-tool leaks: 1, required 0"),
+    ({"evals": but(4, failing=[30])}, "false-positive calls: 1, required 0"),
+    ({"evals": but(2, failing=[0])}, r"fixed_hermes_43\.mlx\.bf16 passed: 42, required at least 43 of 43"),
+    ({"evals": but(4)}, r"generated_200\.llama_cpp\.q4kxl was evaluated: no"),
+    ({"evals": but(0)}, r"fixed_hermes_43\.llama_cpp\.bf16 was evaluated: no"),
+    ({"evals": but(5)}, r"generated_200\.mlx\.bf16 was evaluated: no"),
+    ({"evals": [*GOOD[:5], another_build(GOOD[5])]}, r"generated_200\.mlx\.bf16 is of the checkpoint that parity compared: other files"),
+    ({"evals": [GOOD[0], another_build(GOOD[1]), *GOOD[2:]]}, r"q4kxl is of the measured q4kxl: another file"),
     ({"imatrix": fabricated.imatrix(fewest=63)}, r"least used expert \(layer 3, expert 7\): 63, required at least 64"),
+    ({"imatrix": unseen_experts()}, "experts in the importance matrix: none, required each one counted"),
     ({"imatrix": another_build(fabricated.imatrix())}, "imatrix is of the measured bf16: another file"),
     ({"parity": fabricated.parity(equal=199)}, "greedy tokens equal to MLX's in float32: 199, required 200"),
     ({"parity": fabricated.parity(difference=0.002)}, "largest difference of log-probabilities in float32: 0.002"),

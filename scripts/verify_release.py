@@ -59,8 +59,8 @@ def wrong_files(folder: Path, wanted: dict[str, str]) -> list[str]:
 
 def wrong_artifacts(folder: Path, wanted: dict[str, str], summary: dict) -> list[str]:
     """GGUF files that the summary does not know, or whose own metadata names another model or run."""
-    problems = []
-    released = {one["file"]: one for one in summary["artifacts"].values()}
+    released = {one["file"]: one for one in summary["artifacts"].values() if one["policy"] != "stock"}
+    problems = [f"{name}: {SUMMARY} names it, {SUMS} does not" for name in sorted(released.keys() - wanted.keys())]
     for name in sorted(name for name in wanted if name.endswith(".gguf") and (folder / name).is_file()):
         if name not in released:
             continue  # the importance matrix is a GGUF as well; its hash is in the sums

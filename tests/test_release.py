@@ -33,7 +33,7 @@ def release(tmp_path, monkeypatch):
     artifacts = {}
     for seed, name in enumerate(("bf16", "q4kxl")):
         small_gguf(sources / f"{name}.gguf", seed=seed)
-        artifacts[name] = {"file": f"Tuned-{name.upper()}.gguf", "sha256": sha256(sources / f"{name}.gguf")}
+        artifacts[name] = {"file": f"Tuned-{name.upper()}.gguf", "policy": f"gguf/{name}.tensor-types", "sha256": sha256(sources / f"{name}.gguf")}
     small_gguf(sources / "imatrix.gguf", seed=9)
     write_text(sources / "card.md", "# card\n")
     write_json(sources / "summary.json", {"name": "tiny", "run": "mine", "artifacts": artifacts})
@@ -69,6 +69,8 @@ def test_a_copy_on_another_machine_is_intact(release, tmp_path, monkeypatch, cap
     (lambda d: (d / "Tuned-BF16.gguf").unlink(), r"Tuned-BF16\.gguf: missing"),
     (lambda d: (d / "extra.bin").write_text("x"), r"extra\.bin: not part of the release"),
     (lambda d: (d / "SHA256SUMS").unlink(), "SHA256SUMS: no such file"),
+    (lambda d: ((d / "Tuned-BF16.gguf").unlink(), (d / "SHA256SUMS").write_text("".join(line for line in (d / "SHA256SUMS").open() if "BF16" not in line))),
+     r"Tuned-BF16\.gguf: release_summary\.json names it, SHA256SUMS does not"),
     (lambda d: (d / "SHA256SUMS").write_text("nonsense\n"), "SHA256SUMS:1: not a line of sha256sum"),
 ])
 def test_what_differs_is_named(release, tmp_path, monkeypatch, capsys, damage, complaint):

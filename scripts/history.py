@@ -55,7 +55,10 @@ def last(path: Path) -> dict[str, dict]:
     events: dict[str, dict] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # the machine went down, or the disk was full, while it was written
+                continue
             for flag, word in itertools.pairwise(entry["argv"]):
                 if flag in OUTPUTS:
                     events[word] = entry
@@ -65,4 +68,12 @@ def last(path: Path) -> dict[str, dict]:
 def _state(entry: dict) -> str:
     if entry["event"] != "start":
         return entry["event"]
-    return "running" if processes.alive(entry["pid"]) else "interrupted"
+    return "running" if processes.alive(entry["pid"]) and _is(entry["pid"], entry["argv"][0]) else "interrupted"
+
+
+def _is(pid: int, script: str) -> bool:
+    """Whether the process is that script, and not another one that has its number since; True where the system does not tell."""
+    try:
+        return script.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True

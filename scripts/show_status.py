@@ -3,8 +3,8 @@
 In:  stages in order, each as TARGET=FILE (the report or artifact that the target makes), and the run's
      history (history.py). Out: a table on stdout.
 
-A stage is done when its file exists and every input that its report names still has the recorded
-sha256; stale when one has another; failed, interrupted or running by the history or by a report
+A stage is done when its file exists and every input that its report names (of a summary or a release
+folder, every report that it was made from) still has the recorded sha256; stale when one has another; failed, interrupted or running by the history or by a report
 kept as NAME.failed.json. `make` itself decides by file times; this looks at contents.
 
   .venv/bin/python scripts/show_status.py --stage q4kxl=evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json --history runs/tiny/history.jsonl
@@ -17,6 +17,7 @@ import cli
 import history
 import report
 from files import ROOT, read_json, sha256, shown
+from verify_release import SUMMARY
 
 HASH_AT_MOST = 1 << 30  # a larger input counts as changed when its size differs or it is newer than the report
 
@@ -54,25 +55,29 @@ def state_of(path: Path, last: dict, digest) -> tuple[str, str]:
         if failed.is_file():
             return "failed", f"{shown(failed)}{score(failed)}"
         return (last["event"], f"{last['argv'][0]}; its log or its message says why") if last.get("event") in ("failed", "interrupted") else ("-", shown(path))
-    if path.suffix != ".json":
+    made_from = path / SUMMARY if path.is_dir() else path  # of a release folder
+    if made_from.suffix != ".json":
         return "done", f"{shown(path)}  {size(path)}"
-    changed, gone = compare_inputs(path, digest)
+    changed, gone = compare_inputs(made_from, digest)
     if changed:
         return "stale", f"{changed} changed after {shown(path)}"
     note = f" ({gone} is not here, so not compared)" if gone else ""
-    return "done", f"{shown(path)}{score(path)}{note}"
+    return "done", f"{shown(path)}{'  ' + size(path) if path.is_dir() else score(path)}{note}"
 
 
 def compare_inputs(path: Path, digest) -> tuple[str | None, str | None]:
     """(first input that is not what the report was made from, first that is not here)."""
     changed = gone = None
-    for entry in flat(read_json(path).get("inputs", [])):
+    made = read_json(path)
+    summed = [{"path": name, "sha256": value} for name, value in made.get("reports", {}).items()]
+    for entry in flat(made.get("inputs", [])) + summed:
         file = ROOT / entry["path"]
         if not file.is_file():
             gone = gone or entry["path"]
             continue
-        same = file.stat().st_size == entry["bytes"]
-        if same and entry["bytes"] <= HASH_AT_MOST:
+        count = file.stat().st_size
+        same = count == entry.get("bytes", count)
+        if same and count <= HASH_AT_MOST:
             same = digest(file) == entry["sha256"]
         elif same:
             same = file.stat().st_mtime <= path.stat().st_mtime
@@ -89,7 +94,8 @@ def flat(inputs: list) -> list:
 def score(path: Path) -> str:
     """What the report says in a few characters, where it counts something."""
     results = read_json(path).get("results", {})
-    return f"  {results['passed']}/{results['cases']}" if {"passed", "cases"} <= results.keys() else ""
+    whole = results.get("cases", results.get("tasks"))  # of an evaluation, of a live run
+    return f"  {results['passed']}/{whole}" if "passed" in results and whole else ""
 
 
 def size(path: Path) -> str:

@@ -11,7 +11,7 @@ import history
 import report
 import show_status
 from conftest import ROOT
-from files import write_json, write_text
+from files import sha256, write_json, write_text
 
 
 @pytest.fixture
@@ -92,6 +92,25 @@ def test_a_command_called_by_hand_records_nothing(tmp_path, monkeypatch):
     with history.recorded(["verb.py"]):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_summary_and_a_release_folder_are_stale_when_a_report_changed(status, tmp_path):
+    report_file, summary, release = tmp_path / "one.json", tmp_path / "release_summary.json", tmp_path / "release"
+    write_json(report_file, {"results": {}})
+    write_json(summary, {"reports": {str(report_file): sha256(report_file)}})
+    release.mkdir()
+    write_text(release / "release_summary.json", summary.read_text())
+    assert status(f"summary={summary}", f"release={release}").count("done") == 2
+    write_json(report_file, {"results": {"passed": 1}})
+    out = status(f"summary={summary}", f"release={release}")
+    assert out.count("stale") == 2 and "one.json changed after" in out
+
+
+def test_a_process_that_has_the_number_of_a_killed_one_is_not_taken_for_it(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text(json.dumps({"pid": os.getpid(), "argv": ["long_gone.py", "--out", "x.json"], "event": "start", "at": 0}) + '\n{"pid": 1, "ar')
+    if sys.platform == "linux":
+        assert history.last(path)["x.json"]["event"] == "interrupted"
 
 
 def test_history_lines_are_whole_json(tmp_path):

@@ -39,7 +39,9 @@ TASKS = ROOT / "evals" / "live" / "hermes_16.json"
 def main() -> None:
     args = arguments()
     name, tasks = live_task.load(args.tasks, args.seed)
-    gate = read_json(args.config)["eval"].get("live", {}) if args.config else {}
+    wanted = read_json(args.config)["eval"].get("live", {}).get("threshold", 0) if args.config else 0
+    if args.config and not wanted:
+        cli.say(f"{shown(args.config)} has no eval.live.threshold: this run is scored but not gated")
     hermes_agent.python()  # made now, so that its minutes are no task's
     started = time.monotonic()
     with serve(args) as server:
@@ -52,7 +54,6 @@ def main() -> None:
     results["interval"] = [round(end, 4) for end in wilson(results["passed"], results["tasks"])]
     settings = {"backend": "llama_cpp" if args.gguf else "openai", "artifact": args.artifact, "seed": args.seed, "context": args.context, "net": args.net,
                 "hermes": read_json(LOCK)["version"], "isolation": "none" if args.no_isolation else "namespaces", "temperature": 0 if args.gguf else None, "time_limit": args.timeout}  # fmt: skip
-    wanted = gate.get("threshold", 0)
     short = results["passed"] < wanted
     report.write_gated(args.out, not short, [args.tasks, *filter(None, [args.gguf])], settings, results)
     print(summary(results))
@@ -140,10 +141,18 @@ def tool_turns(turns: list[dict]) -> tuple[list[str], list[str]]:
     names, results = [], []
     for turn in turns:
         if turn["from"] == "gpt":
-            names += [json.loads(block)["name"] for block in re.findall(r"<tool_call>\n(.*?)\n</tool_call>", turn["value"], re.DOTALL)]
+            names += filter(None, map(tool_name, re.findall(r"<tool_call>\n(.*?)\n</tool_call>", turn["value"], re.DOTALL)))
         elif turn["from"] == "tool":
             results += re.findall(r"<tool_response>\n(.*?)\n</tool_response>", turn["value"], re.DOTALL)
     return names, results
+
+
+def tool_name(block: str) -> str | None:
+    """The tool that a call block names; None for one that the model only wrote as text, and broke."""
+    try:
+        return json.loads(block)["name"]
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def hide(text: str, root: Path) -> str:

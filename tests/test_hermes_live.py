@@ -9,6 +9,7 @@ import pytest
 
 import hermes_agent
 import live_task
+import run_hermes_live
 import sandbox
 import scripted_server
 from cli import UserError
@@ -111,6 +112,12 @@ def test_the_effect_counts_and_not_the_claim(live):
     assert does["called"] == ["terminal"] and does["steps"] == 2 and does["seconds"] > 0 and len(does["checked"]) == 3
     assert report["results"]["by_calls"] == {"1": {"tasks": 2, "passed": 1}} and report["results"]["tasks"] == 2
     assert "hermes-kxl-live-" not in json.dumps(report), "the temporary folder's name would change from run to run"
+
+
+def test_a_call_that_a_model_broke_in_its_text_does_not_end_the_run():
+    turns = [{"from": "gpt", "value": '<tool_call>\n{"name": "terminal", "arguments": {}}\n</tool_call>\n<tool_call>\n{"name": \n</tool_call>\n<tool_call>\n[]\n</tool_call>'},
+             {"from": "tool", "value": "<tool_response>\ndone\n</tool_response>"}]
+    assert run_hermes_live.tool_turns(turns) == (["terminal"], ["done"])
 
 
 def test_a_url_that_nobody_serves_is_one_clear_error(tmp_path):

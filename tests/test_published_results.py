@@ -35,10 +35,11 @@ def test_an_evaluation_holds_what_its_details_say(path):
         leaks += bool(eval_case.leaks(suite, answer))
     assert (results["passed"], results["cases"]) == (passed, len(suite.cases))
     assert results["raw"]["passed"] == raw_passed
-    assert (results["no_tool"]["false_positives"], results["text_tool_leaks"]) == (false_positives, leaks) == (0, 0)
-    thresholds = CONFIG["eval"]["suites"][settings["suite"]]
-    assert passed >= thresholds["threshold"] and raw_passed >= thresholds.get("raw_threshold", 0)
-    assert settings["context"] == 65536
+    assert (results["no_tool"]["false_positives"], results["text_tool_leaks"]) == (false_positives, leaks)
+    if settings["backend"] == "llama_cpp":
+        assert settings["context"] == 65536
+    if thresholds := CONFIG["eval"]["suites"].get(settings["suite"]):  # the harder suites are scored, not gated
+        assert passed >= thresholds["threshold"] and raw_passed >= thresholds.get("raw_threshold", 0) and (false_positives, leaks) == (0, 0)
 
 
 @pytest.mark.parametrize("path", LIVE, ids=lambda path: path.name)

@@ -86,7 +86,7 @@ class Trainer:
         for step in range(len(self.losses), len(plan)):
             batch = shared_prefix.collate([examples[i] for i in plan[step]])
             through = random.Random(f"{self.settings.seed} {step}").random() < self.settings.prefix_gradient
-            value, grads = gradient(self.model, batch, through)
+            value, grads = gradient(self.model, batch, through, None if through else shared_prefix.beginning(self.model, batch))
             grads, _ = optim.clip_grad_norm(grads, self.settings.clip)
             self.optimizer.update(self.model, grads)
             mx.eval(value, self.model.trainable_parameters(), self.optimizer.state)

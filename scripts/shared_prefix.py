@@ -24,6 +24,7 @@ from cli import UserError
 # OWN_TOKENS of its own: rows without a tool list are that short, and alone each would be a step.
 SAME_BEGINNING = 0.5
 OWN_TOKENS = 256
+BLOCK = 512  # tokens of a beginning that go through the model at a time where no gradient does
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,31 @@ def _sum_of_losses(model, hidden: mx.array, targets: np.ndarray, weights: np.nda
     return nn.losses.cross_entropy(logits, mx.array(targets.reshape(-1)[places])).sum()
 
 
-def loss(model, batch: Batch, through: bool = True) -> mx.array:
+def beginning(model, batch: Batch) -> list | None:
+    """The cache of the shared beginning, to be given to `loss` where no gradient flows through it; None where it has loss, or is empty.
+
+    Called outside of what is differentiated, it leaves nothing behind for a backward; and in blocks no query meets a later
+    block, which halves attention, whose scores over 4,000 tokens are most of the work.
+    """
+    if not len(batch.shared) or batch.shared_weights.any():
+        return None
+    cache = make_prompt_cache(model)
+    for start in range(0, len(batch.shared), BLOCK):
+        model.model(mx.array(batch.shared[None, start : start + BLOCK]), cache=cache)
+        mx.eval([one.state for one in cache])
+    return cache
+
+
+def loss(model, batch: Batch, through: bool = True, given: list | None = None) -> mx.array:
     """Mean cross-entropy in nats over all tokens of the batch that have loss.
 
-    Without `through`, what the shared beginning hands on to the rows counts as given: the loss is the same, its
-    gradient lacks what would flow back through the beginning, and most of the time is saved.
+    Without `through`, what the shared beginning hands on to the rows counts as given (`beginning` computes it apart): the
+    loss is the same, its gradient lacks what would flow back through the beginning, and most of the time is saved.
     """
     rows, total, cache = len(batch.own), mx.array(0.0), None
-    if len(batch.shared):
+    if given:
+        cache = _continued(given, rows, False)
+    elif len(batch.shared):
         cache = make_prompt_cache(model)
         hidden = model.model(mx.array(batch.shared[None]), cache=cache)
         if batch.shared_weights.any():
@@ -153,6 +171,6 @@ def mean_loss(model, examples: list, batch_size: int) -> float:
     for group in groups(examples):
         for start in range(0, len(group), batch_size):
             batch = collate([examples[i] for i in group[start : start + batch_size]])
-            total += loss(model, batch).item() * batch.scored
+            total += loss(model, batch, given=beginning(model, batch)).item() * batch.scored
             scored += batch.scored
     return total / scored

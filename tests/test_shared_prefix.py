@@ -117,6 +117,13 @@ def test_without_the_gradient_through_the_beginning_the_loss_is_the_same():
     assert any(np.abs(np.array(exact[name] - cheap[name])).max() > 1e-4 for name in exact)
 
 
+def test_a_beginning_computed_apart_in_blocks_gives_the_same_loss_and_gradient(monkeypatch):
+    monkeypatch.setattr(shared_prefix, "BLOCK", 16)  # 36 tokens: two blocks and a rest
+    model, batch = adapted(), shared_prefix.collate(rows())
+    value, gradients = nn.value_and_grad(model, shared_prefix.loss)(model, batch, False, shared_prefix.beginning(model, batch))
+    assert_same((value.item(), dict(tree_flatten(gradients))), value_and_gradients(model, batch, through=False))
+
+
 def test_mean_loss_is_that_of_all_rows():
     model, examples = adapted(), rows(5)
     assert shared_prefix.mean_loss(model, examples, 2) == pytest.approx(one_by_one(model, examples)[0], rel=1e-5)

@@ -115,18 +115,22 @@ class Loop:
 
     def evaluate(self, name: str, folder: Path, parent: str | None, **told) -> dict:
         """The score of a checkpoint on every suite, with its diagnoses."""
-        suites, kinds = {}, Counter()
+        suites = {}
         for suite, threshold in self.settings["suites"].items():
             path = self.eval_path(name, suite)
             self.run(f"{name} eval {suite}", path, "run_eval.py", "--suite", SUITES / f"{suite}.json", "--backend", "mlx", "--model", folder,
                      "--artifact", name, "--out", path, "--server-log", path.with_suffix(".server.log"))
-            results = report.results(path)
-            suites[suite] = repair_story.score(results, threshold)
-            kinds.update(failure["diagnosis"] for failure in diagnosis.failures(eval_case.load(SUITES / f"{suite}.json"), results))
+            suites[suite] = repair_story.score(report.results(path), threshold)
+        kinds = Counter(failure["diagnosis"] for failure in self.failures(name))
         one = {"name": name, "parent": parent, "accepted": name == "start", "refused": [], "suites": suites, "diagnoses": dict(kinds), **told}
         one["seconds"] = sum(seconds for step, seconds in self.state["seconds"].items() if step.split()[0] == name)
         cli.say(repair_story.line(one))
         return one
+
+    def failures(self, name: str) -> list[dict]:
+        """What a checkpoint failed, over all suites (diagnosis.failures)."""
+        return [failure for suite in self.settings["suites"]
+                for failure in diagnosis.failures(eval_case.load(SUITES / f"{suite}.json"), report.results(self.eval_path(name, suite)))]
 
     def iterate(self, name: str, parent: dict, shape: str, rate: float) -> dict:
         """Rows, adapter, checkpoint and score of one iteration."""
@@ -136,8 +140,10 @@ class Loop:
         self.run(f"{name} rows", data / "manifest.json", "build_repair_set.py", *evals, "--iteration", iteration.removeprefix("iter"),
                  "--out", data, "--rows", self.settings["rows"])
         manifest = read_json(data / "manifest.json")
-        if manifest["evals"] != [report.describe_input(path) for path in evals[1::2]]:
-            raise UserError(f"{shown(data)}: was built from other evals than this loop's; remove it or give another --data")
+        # Not the reports' hashes: rows are committed, runs/ is not, and a report of the same failures has other seconds in it.
+        if manifest["failures"] != self.failures(parent["name"]):
+            raise UserError(f"{shown(data)}: its rows answer other failures than those of {parent['name']} here; remove it, or name another folder"
+                            " for rows with --data (make: REPAIR_DATA=folder)")
         training = {**self.settings["training"], "learning_rate": rate}
         self.run(f"{name} training", folder / "training.json", "train_repair.py", "--model", model, "--data", data, "--adapter", folder / "adapter",
                  "--report", folder / "training.json", "--shape", shape, *(word for key, value in training.items() for word in (f"--{key.replace('_', '-')}", value)))

@@ -1,11 +1,13 @@
 """The loop's decisions, and the loop itself with every stage replaced by one that only notes its call."""
 
+import shutil
 import subprocess
 import sys
 
 import matplotlib
 import pytest
 
+import build_repair_set
 import check_parser
 import figures_repair
 import figures_style
@@ -70,8 +72,8 @@ class Stages:
             write_json(flag_path(flag("--out")), {"settings": {"suite": suite}, "results": {"cases": len(cases), "passed": passed, "raw": None, "text_tool_leaks": 0,
                                                                                            "no_tool": {"false_positives": 0}, "details": details}})
         elif script == "build_repair_set.py":
-            evals = [run_repair_loop.report.describe_input(flags[i + 1]) for i, word in enumerate(flags) if word == "--eval"]
-            write_json(flag_path(flag("--out")) / "manifest.json", {"evals": evals, "rows": {"train": 9, "valid": 1}, "purposes": {}})
+            failures, _ = build_repair_set.read_evals([flag_path(flags[i + 1]) for i, word in enumerate(flags) if word == "--eval"])
+            write_json(flag_path(flag("--out")) / "manifest.json", {"failures": failures, "rows": {"train": 9, "valid": 1}, "purposes": {}})
         elif script == "train_repair.py":
             self.rate = flag("--learning-rate")
             write_json(flag_path(flag("--report")), {"results": dict(valid_before=2.0, valid_after=1.0, scored_tokens=9, seconds=3, peak_memory_gib=1.0)})
@@ -156,6 +158,17 @@ def test_another_checkpoint_in_the_same_folder_is_refused(run):
     write_text(run.folder / "start" / "config.json", "another")
     with pytest.raises(UserError, match="is of another checkpoint"):
         run(Stages(passes(start=(6, 20))))
+
+
+def test_committed_rows_serve_a_second_clone_with_the_same_failures_and_no_other(run):
+    stages = Stages(passes(start=(6, 9), iter01=(6, 20)))
+    run(stages)
+    shutil.rmtree(run.folder / "work")  # as in a fresh clone, where the rows are there and the runs are not
+    stages.ran = []
+    assert run(stages)["best"] == "iter01" and "build_repair_set.py" not in [script for script, _ in stages.ran]
+    shutil.rmtree(run.folder / "work")
+    with pytest.raises(UserError, match="iter01: its rows answer other failures than those of start here; .*REPAIR_DATA"):
+        run(Stages(passes(start=(6, 8), iter01=(6, 20))))
 
 
 def test_a_config_that_asks_for_what_is_not_there_is_refused(run):

@@ -60,8 +60,9 @@ def interval(passed: int, cases: int) -> tuple:
 
 def expectations(one: dict) -> dict[str, str]:
     """What each case's suite wants, in words; empty where the suite file is gone or another one by now."""
-    path = ROOT / "evals" / "suites" / f"{one['settings']['suite']}.json"
-    if not path.is_file() or sha256(path) not in [given.get("sha256") for given in one["inputs"]]:
+    suite = one["inputs"][0] if one["inputs"] else {}  # run_eval.py names the suite first
+    path = ROOT / suite.get("path", "")
+    if not path.is_file() or sha256(path) != suite["sha256"]:
         return {}
     wanted = {}
     for case in read_json(path)["cases"]:
@@ -96,7 +97,8 @@ def page_of_eval(path: Path, one: dict) -> dict:
                         "blocks": [{"title": title, "text": text} for title, text in blocks if text]})
     groups = [{"name": name, **tally, "interval": interval(tally["passed"], tally["cases"])} for name, tally in results["by_category"].items()]
     about = f"{shown(path)}. Server: {settings['backend']}, temperature {settings['temperature']}, {results['cases']} cases in {results['seconds']} s."
-    return page(path, f"{settings['suite']} on {settings['artifact']}", results["cases"], results["passed"], about, cards, groups, entries)
+    name = f"{settings['suite']} on {settings['artifact']}" + ("" if settings["backend"] == "llama_cpp" else f" by {settings['backend']}")
+    return page(path, name, results["cases"], results["passed"], about, cards, groups, entries)
 
 
 def page_of_live(path: Path, one: dict) -> dict:
@@ -107,7 +109,8 @@ def page_of_live(path: Path, one: dict) -> dict:
              (f"{sum(task['steps'] for task in tasks) / len(tasks):.1f}", "requests per task"), (settings["isolation"], "isolation")]
     entries = [{"id": task["id"], "group": f"{task['calls']} call{'s' if task['calls'] > 1 else ''} in a row", "passed": task["passed"], "why": task["why"], "verdict": "done" if task["passed"] else "failed",
                 "messages": [{"role": turn["from"], "text": turn["value"]} for turn in task["conversation"]] or [{"role": "human", "text": task["prompt"]}],
-                "blocks": [{"title": "Checked", "text": "\n".join(task["checked"])}]} for task in tasks]
+                "blocks": [{"title": title, "text": text} for title, text in (("Checked", "\n".join(task["checked"])), ("What Hermes printed", task["answer"]), ("Its errors", task["errors"])) if text.strip()]}
+               for task in tasks]
     groups = [{"name": f"{calls} in a row", "passed": tally["passed"], "cases": tally["tasks"], "interval": interval(tally["passed"], tally["tasks"])} for calls, tally in results["by_calls"].items()]
     about = f"{shown(path)}. A real Hermes Agent {settings['hermes']}, judged by what was on disk afterwards."
     return page(path, f"live Hermes on {settings['artifact']}", results["tasks"], results["passed"], about, cards, groups, entries)
@@ -138,7 +141,11 @@ def build(paths: list[Path], title: str) -> str:
     for first, second in itertools.pairwise(range(len(reports))):
         pair, names = (reports[first], reports[second]), [pages[first]["name"], pages[second]["name"]]
         if all("suite" in one["settings"] for one in pair) and pair[0]["settings"]["suite"] == pair[1]["settings"]["suite"]:
-            comparisons.append({"title": f"{names[0]} against {names[1]}", "text": compare_evals.verdict(compare_evals.compare(*pair, raw=False), names)})
+            try:
+                text = compare_evals.verdict(compare_evals.compare(*pair, raw=False), names)
+            except UserError as error:  # of an older suite: no reason to show no page
+                text = f"not compared: {error}"
+            comparisons.append({"title": f"{names[0]} against {names[1]}", "text": text})
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"tokens": tokens, "between": between}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(title=title, reports=pages, comparisons=comparisons)

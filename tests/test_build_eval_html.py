@@ -36,7 +36,7 @@ def evaluation(details: list, artifact: str = "q4kxl") -> dict:
 
 
 LIVE = {"inputs": [], "settings": {"artifact": "q4kxl", "hermes": "0.19.0", "isolation": "namespaces"}, "results": {"tasks": 1, "passed": 0, "by_calls": {"2": {"tasks": 1, "passed": 0}}, "details": [
-    {"id": "two_notes", "calls": 2, "passed": False, "why": ["there is no file second.txt"], "checked": ["second.txt holds 'a'"], "seconds": 4.5, "steps": 2, "prompt": "write two notes",
+    {"id": "two_notes", "calls": 2, "passed": False, "why": ["there is no file second.txt"], "checked": ["second.txt holds 'a'"], "seconds": 4.5, "steps": 2, "prompt": "write two notes", "answer": "Both notes stand.", "errors": "",
      "conversation": [{"from": "human", "value": "write two notes"}, {"from": "gpt", "value": "<tool_call>\n{}\n</tool_call>"}]}]}}  # fmt: skip
 
 
@@ -61,13 +61,20 @@ def test_failing_cases_come_first_and_say_why_with_prompt_tokens_and_call(page):
     for part in ("Why", "Prompt", "Raw tokens", "Parsed call", f"command is &#34;{LONG}", "<mark>&lt;|tool_call_start|&gt;</mark>", "run &lt;script&gt;"):
         assert part in bad
     assert "<script>alert" not in html and "Be brief." not in html
-    for shown in ("0.25 s", "1.50 s", "41.5", "3/4", "30.1 to 95.4 %", "no difference is shown", "(below its gate)", "there is no file second.txt", "second.txt holds"):
+    for shown in ("0.25 s", "1.50 s", "41.5", "3/4", "30.1 to 95.4 %", "no difference is shown", "(below its gate)", "there is no file second.txt", "second.txt holds", "Both notes stand."):
         assert shown in html, shown
 
 
 def test_the_page_asks_the_network_for_nothing(page):
     html = page.read_text()
     assert "default-src 'none'" in html and not re.search(r'(?:src|href)="(?!#)', html) and "@import" not in html and "url(" not in html
+
+
+def test_a_report_of_an_older_suite_is_shown_and_said_not_to_be_compared(tmp_path):
+    for name, cases in (("a", ["one", "two"]), ("b", ["one"])):
+        write_json(tmp_path / f"{name}.json", evaluation([entry(case, True) for case in cases], name))
+    html = build_eval_html.build([tmp_path / "a.json", tmp_path / "b.json"], "t")
+    assert "not compared: the suite changed between the two" in html and html.count("<section") == 2
 
 
 def test_a_file_that_is_no_report_is_named(tmp_path):

@@ -13,10 +13,11 @@ Out: NAME-light.svg, NAME-dark.svg and the same as .png (1700 pixels, to be show
   smol-emission   a small model's tool-call tokens before and after training
   repair          what the suites scored over the iterations of a repair loop
 
-Only figures whose reports are given are drawn, unless --only names one. The same reports give the
+Only figures whose reports are given are drawn, unless --only names one; a figure that stands in --out and could not
+be drawn again is an error. The reference's own published numbers (configs/reference_results.json) stand beside ours. The same reports give the
 same bytes. Texts that overlap or leave the picture are an error that names them.
 
-  python scripts/build_visual_assets.py --out visuals --quants reports/tiny/quants.json \\
+  python scripts/build_visual_assets.py --out visuals --only fixed-hermes \\
       --eval evals/tiny/fixed_hermes_43.llama_cpp.bf16.json --eval evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json
 """
 
@@ -32,7 +33,7 @@ import figures_smol
 import figures_style
 import figures_training
 from cli import UserError
-from files import read_json, shown
+from files import ROOT, read_json, shown
 
 # name: (reports it needs, draw(reports, theme), what it shows in words)
 FIGURES = {
@@ -43,7 +44,7 @@ FIGURES = {
     ),
     "fixed-hermes": (
         ("eval",),
-        lambda reports, theme: figures_eval.fixed_hermes(reports["eval"], theme),
+        lambda reports, theme: figures_eval.fixed_hermes(reports["eval"], theme, reports["reference"]),
         "One dot per case of the fixed-Hermes suite, by category and artifact: which passed and which failed.",
     ),
     "quant-quality": (
@@ -53,7 +54,7 @@ FIGURES = {
     ),
     "dataset": (
         ("dataset",),
-        lambda reports, theme: figures_data.filtering(reports["dataset"], theme),
+        lambda reports, theme: figures_data.filtering(reports["dataset"], theme, reports["reference"]),
         "How many traces there are at each length in tokens, where the cap cuts, and how many rows each filter took.",
     ),
     "quant-sizes-8b": (
@@ -68,17 +69,17 @@ FIGURES = {
     ),
     "training-memory": (
         ("memory", "proof"),
-        lambda reports, theme: figures_training.memory(reports["memory"], reports["proof"], theme),
+        lambda reports, theme: figures_training.memory(reports["memory"], reports["proof"], theme, reports["reference"]),
         "Predicted peak memory of a training step at LFM2-8B-A1B's shapes by tokens of the example, with measured peaks.",
     ),
     "group-sweep": (
         ("sweep",),
-        lambda reports, theme: figures_training.sweep(reports["sweep"], theme),
+        lambda reports, theme: figures_training.sweep(reports["sweep"], theme, reports["reference"]),
         "Seconds and peak memory of a training step by group size, beside the streamed step.",
     ),
     "repair": (
         ("repair",),
-        lambda reports, theme: figures_repair.progression(reports["repair"], theme),
+        lambda reports, theme: figures_repair.progression(reports["repair"], theme, reports["reference"]),
         "Cases passed per suite before a repair loop and after each of its iterations, with the row shapes it was compared with.",
     ),
 }
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--memory", type=Path, help="memory model's report of sweep_groups.py")
     parser.add_argument("--sweep", type=Path, help="report of sweep_groups.py")
     parser.add_argument("--proof", type=Path, help="report of prove_8b.py")
+    parser.add_argument("--reference", type=Path, default=ROOT / "configs" / "reference_results.json", help="what the reference published")
     parser.add_argument("--only", choices=FIGURES, action="append", help="draw just this figure; may be given several times")
     args = parser.parse_args()
 
@@ -110,10 +112,14 @@ def main() -> None:
     chosen = args.only or [name for name, (needs, _, _) in FIGURES.items() if given.keys() >= set(needs)]
     if not chosen:
         raise UserError("no report was given, so there is nothing to draw; see --help")
+    for name in FIGURES if not args.only else ():
+        if name not in chosen and (old := args.out / f"{name}-light.svg").exists():
+            need = next(need for need in FIGURES[name][0] if need not in given)
+            raise UserError(f"{shown(old)} was drawn from a report that is not there any more (--{need}): `{MADE_BY[need]}` writes it; or delete the figure")
     for name in chosen:
         if missing := [need for need in FIGURES[name][0] if need not in given]:
             raise UserError(f"figure {name} needs {', '.join('--' + need for need in missing)}")
-    reports = {name: [load(path, name) for path in paths] if name == "eval" else load(paths, name) for name, paths in given.items()}
+    reports = {"reference": read_json(args.reference)} | {name: [load(path, name) for path in paths] if name == "eval" else load(paths, name) for name, paths in given.items()}
 
     problems = []
     for name in chosen:

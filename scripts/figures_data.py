@@ -1,22 +1,26 @@
 """Figure: which rows a dataset is made of: how long the traces are, where the cap cuts, and what each filter took."""
 
-from figures_style import BODY, SMALL, WIDTH, Theme, new_figure
+from figures_style import BODY, SMALL, WIDTH, Theme, new_figure, published
 
-LEFT, RIGHT, TOP, BOTTOM = 0.62, 0.3, 1.2, 0.5   # inches around the histogram
+LEFT, RIGHT, TOP, BOTTOM = 0.62, 0.3, 1.38, 0.5  # inches around the histogram
 CHART, BAR, GAP = 1.9, 0.28, 0.5                  # height of the histogram, of one bar below, space between the two
 REASON_COLUMN = 3.3                               # inches for the names of the reasons
 
 
-def filtering(report: dict, theme: Theme):
+def filtering(report: dict, theme: Theme, reference: dict | None = None):
     """A histogram of row lengths before and after, and a bar for each reason, from reports/RUN/dataset.json."""
     results, caps = report["results"], sorted(report["settings"]["caps"])
     drops = sorted(((count, reason) for reason, count in results["dropped"].items()), key=lambda one: (-one[0], one[1]))
     out = sum(results["rows_out"].values())
     height = TOP + CHART + BOTTOM + GAP + BAR * (len(drops) + 1) + 0.25
-    figure = new_figure(height, f"{out:,} of {results['rows_in']:,} traces become rows", subtitle(results), theme)
+    figure = new_figure(height, f"{out:,} of {results['rows_in']:,} traces become rows", subtitle(results) + published(reference and theirs(reference["dataset"])), theme)
     histogram(figure, height, results["token_lengths"], {cap: results["dropped"].get(f"over_{cap}_tokens", 0) for cap in caps}, theme)
     reasons(figure, height, results, drops, out, theme)
     return figure
+
+
+def theirs(one: dict) -> str:
+    return f"{', '.join(f'{count:,} {split}' for split, count in one['splits'].items())} rows; caps at {' and '.join(f'{cap:,}' for cap in one['token_caps'])} tokens"
 
 
 def subtitle(results: dict) -> str:

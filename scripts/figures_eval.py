@@ -1,20 +1,20 @@
 """Figure: which cases of the fixed-Hermes suite each artifact passed, one dot per case."""
 
-from figures_style import BODY, SMALL, WIDTH, Theme, artifact_label, new_figure
+from figures_style import BODY, SMALL, WIDTH, Theme, artifact_label, new_figure, published
 
 LABEL_WIDTH = 1.35   # inches for the row labels
 ROW = 0.30           # inches per category
 PITCH = 0.118        # inches between dots, where there is room
 
 
-def fixed_hermes(reports: list, theme: Theme):
-    """`reports` are whole eval reports of one suite, in the order of the columns."""
+def fixed_hermes(reports: list, theme: Theme, reference: dict | None = None):
+    """`reports` are whole eval reports of one suite, in the order of the columns; `reference` has fixed_hermes."""
     columns = [(column_label(one), one["results"]) for one in reports]
     rows = categories(columns[0][1]["details"])
     height = 1.5 + ROW * (len(rows) + 4)
     figure = new_figure(height, headline(columns), "One dot per case, "
                         f"{reports[0]['settings']['context']:,} tokens of context: filled = passed, cross = failed.\n"
-                        "Raw: the model's own tokens, without the server's grammar and parser.", theme)
+                        "Raw: the model's own tokens, without the server's grammar and parser." + published(reference and theirs(reference["fixed_hermes"])), theme)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.axis("off")
@@ -40,6 +40,11 @@ def fixed_hermes(reports: list, theme: Theme):
     for row, (name, _, _) in enumerate(totals(columns[0][1]), len(rows) + 1):
         axes.text(0.18, top + row * ROW + 0.1, name, size=SMALL, va="center", color=theme.muted)
     return figure
+
+
+def theirs(one: dict) -> str:
+    scores = [f"{artifact_label(name)} {passed}/{one['cases']}" for name, passed in one["passed"].items()]
+    return f"{', '.join(scores)}, at {one['context']:,} tokens of context"
 
 
 def column_label(one: dict) -> str:

@@ -3,7 +3,7 @@
 from matplotlib.patches import Rectangle
 
 import repair_story
-from figures_style import BODY, SMALL, WIDTH, Theme, new_figure
+from figures_style import BODY, SMALL, WIDTH, Theme, new_figure, published
 
 LABELS = 1.6   # inches for the suites' names
 ROW = 0.46     # inches per suite
@@ -11,14 +11,14 @@ BAR = 0.09     # inches, height of a bar
 SHAPES = {"text": "text rows", "server_text": "server text"}
 
 
-def progression(report: dict, theme: Theme):
+def progression(report: dict, theme: Theme, reference: dict | None = None):
     """`report` is reports/RUN/repair.json. One column per checkpoint, one bar per suite; shapes for comparison stand last."""
     results = report["results"]
     columns = sorted(results["iterations"], key=lambda one: "." in one["name"])  # stable: the line first, then the comparisons
     suites = list(columns[0]["suites"])
     height = 1.95 + ROW * (len(suites) + 1)
     figure = new_figure(height, headline(results), "Cases passed on MLX, per suite and checkpoint; bars from none to all. Blue = as many as the suite asks for, no leak, no false call.\n"
-                        "Each iteration is trained on rows for what its parent failed.", theme)
+                        "Each iteration is trained on rows for what its parent failed." + published(reference and theirs(reference["repair"])), theme)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.axis("off")
@@ -40,6 +40,10 @@ def progression(report: dict, theme: Theme):
         axes.text(0.18, top + 0.15 + row * ROW, suite.replace("_", " "), size=SMALL, va="center")
     axes.text(0.18, top + 0.15 + (len(suites) + 1) * ROW, "leaks, false calls", size=SMALL, va="center", color=theme.muted)
     return figure
+
+
+def theirs(one: dict) -> str:
+    return f"{one['iterations']} iterations, on suites of {', '.join(map(str, one['suites']))} cases"
 
 
 def heading(one: dict, best: str, theme: Theme) -> tuple[str, str, str]:

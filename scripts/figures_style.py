@@ -80,6 +80,11 @@ def new_figure(height: float, title: str, subtitle: str, theme: Theme) -> Figure
     return figure
 
 
+def published(said: str | None) -> str:
+    """A line of a subtitle with the reference's own numbers beside ours; nothing where it published none."""
+    return f"\nThe reference published: {said}." if said else ""
+
+
 def artifact_label(name: str) -> str:
     """An artifact as people write it: q4kxl is Q4KXL and bf16 is BF16; stock types keep their own spelling."""
     return name.upper() if name.islower() else name

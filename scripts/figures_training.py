@@ -1,6 +1,6 @@
 """Figures: what a training step holds in memory, and what grouping costs in time."""
 
-from figures_style import SMALL, WIDTH, Theme, new_figure
+from figures_style import SMALL, WIDTH, Theme, new_figure, published
 
 # Parts of the memory model, from the bottom of the stack; the work on top is what grows.
 PARTS = (("process", "process"), ("core", "int8 core"), ("moments", "moments"), ("layer inputs", "layer inputs"), ("work", "work"))
@@ -8,7 +8,7 @@ SHADES = {"process": 0.25, "core": 1.0, "moments": 0.35, "layer inputs": 0.7, "w
 SMALL_MACHINE = 16  # GiB
 
 
-def memory(model: dict, proof: dict, theme: Theme):
+def memory(model: dict, proof: dict, theme: Theme, reference: dict | None = None):
     """`model` is memory_model.json, `proof` reports/prove-8b/memory.json: predicted parts by length, measured peaks on them."""
     lengths = model["results"]["by_length"]
     measured = [(name, one) for name, one in proof["results"].items() if isinstance(one, dict) and "peak_rss_gib" in one]
@@ -16,7 +16,8 @@ def memory(model: dict, proof: dict, theme: Theme):
     fits = "fits" if last["peak_gib"] < SMALL_MACHINE else "does not fit"
     height, head, foot, left, right = 4.4, 1.05, 0.62, 0.62, 1.35
     figure = new_figure(height, f"Training every expert of an 8B MoE at {last['tokens']:,} tokens {fits} in {SMALL_MACHINE} GiB",
-                        "Predicted peak memory of a step by length of the example, stacked by part; crosses are measured on real steps.", theme)
+                        "Predicted peak memory of a step by length of the example, stacked by part; crosses are measured on real steps."
+                        + published(reference and theirs(reference["training"])), theme)
     axes = figure.add_axes((left / WIDTH, foot / height, (WIDTH - left - right) / WIDTH, (height - head - foot) / height))
     axes.grid(axis="y")
     axes.tick_params(length=0)
@@ -47,7 +48,11 @@ def memory(model: dict, proof: dict, theme: Theme):
     return figure
 
 
-def sweep(report: dict, theme: Theme):
+def theirs(one: dict) -> str:
+    return f"{one['peak_gb']} GB ({one['peak_gb'] * 1e9 / 2**30:.1f} GiB) at {one['tokens']:,} tokens, in {one['groups']} groups of {one['group_layers']} layers with stride {one['stride']}"
+
+
+def sweep(report: dict, theme: Theme, reference: dict | None = None):
     """`report` is group_sweep.json: seconds and peak memory of a step by group size, streamed last."""
     steps, settings = report["results"]["steps"], report["settings"]
     streamed = next(one for one in steps if one["group_layers"] is None)
@@ -57,7 +62,7 @@ def sweep(report: dict, theme: Theme):
     title = f"Streaming is {other['seconds'] / streamed['seconds']:.1f} times as fast as groups of {other['group_layers']}"
     figure = new_figure(height, title + (", in the same memory" if alike else ""),
                         f"One training step of the first {settings['layers']} layers of LFM2-8B-A1B, {settings['tokens']:,} tokens, each in a process of its own.\n"
-                        "Ticks: what the memory model predicts.", theme)
+                        "Ticks: what the memory model predicts." + published(reference and theirs(reference["training"])), theme)
     width = (WIDTH - left - gap - right) / 2
     for index, (key, title, unit) in enumerate((("seconds", "Seconds", ""), ("peak_rss_gib", "Peak memory, GiB", ""))):
         axes = figure.add_axes(((left + index * (width + gap)) / WIDTH, foot / height, width / WIDTH, (height - head - foot) / height))

@@ -1,5 +1,6 @@
 """The figures: drawn from reports alone, the same each time, and nothing in them hides anything else."""
 
+import io
 import sys
 
 import matplotlib
@@ -16,7 +17,9 @@ import figures_smol
 import figures_style
 import figures_training
 from cli import UserError
+from files import read_json
 
+REFERENCE = read_json(build_visual_assets.ROOT / "configs" / "reference_results.json")
 ARTIFACTS = ("bf16", "q8kxl", "q6kxl", "q5kxl", "q4kxl")
 PASSED = [fabricated.evaluation(name) for name in ARTIFACTS]
 FAILED = [fabricated.evaluation(name, failing=range(index * 7), raw_failing=index, leaks=index) for index, name in enumerate(ARTIFACTS)]
@@ -52,6 +55,9 @@ DRAWN = {
     "smol-emission, failed": lambda theme: figures_smol.emission(fabricated.emission(right=0, emitting=3, false=50, near=30), theme),
     "training-memory": lambda theme: figures_training.memory(fabricated.memory(), fabricated.proof(), theme),
     "group-sweep": lambda theme: figures_training.sweep(fabricated.sweep(), theme),
+    "fixed-hermes, reference": lambda theme: figures_eval.fixed_hermes(FAILED, theme, REFERENCE),
+    "training-memory, reference": lambda theme: figures_training.memory(fabricated.memory(), fabricated.proof(), theme, REFERENCE),
+    "group-sweep, reference": lambda theme: figures_training.sweep(fabricated.sweep(), theme, REFERENCE),
     "group-sweep, slow": lambda theme: figures_training.sweep(fabricated.sweep((1261.0, 840.2, 633.3, 528.0, 213.1)), theme),
 }
 
@@ -140,6 +146,36 @@ def test_the_emission_figure_has_one_mark_per_prompt_and_crosses_for_the_wrong_o
         assert (dots(figure, circle), dots(figure, cross)) == (47 + 49 + 21, 50 + 3 + 1 + 9)
 
 
+@pytest.mark.parametrize("name, said", [
+    ("fixed-hermes, reference", "The reference published: Q8KXL 43/43, Q6KXL 43/43, Q5KXL 43/43, Q4KXL 43/43, at 65,536 tokens of context."),
+    ("training-memory, reference", "The reference published: 40.43 GB (37.7 GiB) at 10,240 tokens, in 7 groups of 4 layers with stride 3."),
+])
+def test_the_references_own_numbers_stand_beside_ours(name, said):
+    with matplotlib.rc_context(figures_style.style(figures_style.LIGHT)):
+        texts = [text for text, _ in figures_style.text_boxes(DRAWN[name](figures_style.LIGHT))]
+    assert any(text.endswith("\n" + said) for text in texts), texts
+
+
+@pytest.mark.parametrize("name, other", [
+    ("pipeline", lambda theme: figures_pipeline.overview({**reports(), "imatrix": fabricated.imatrix(1235)}, PASSED, theme)),
+    ("pipeline", lambda theme: figures_pipeline.overview({**reports(), "parity": fabricated.parity(equal=199)}, PASSED, theme)),
+    ("fixed-hermes", lambda theme: figures_eval.fixed_hermes([*PASSED[:4], fabricated.evaluation("q4kxl", failing=[7])], theme)),
+    ("quant-quality", lambda theme: figures_quants.size_and_quality(fabricated.quants({"bf16": (19.8, 0, 0), **fabricated.KXL, **fabricated.STOCK, "q4kxl": (7.6, 9.1e-3, 0.23)}), theme)),
+    ("quant-sizes-8b", lambda theme: figures_quants.predicted_sizes(fabricated.sizes({**fabricated.GIB, "q4kxl": (5.68, 5.7)}), theme)),
+    ("smol-emission", lambda theme: figures_smol.emission(fabricated.emission(near=10), theme)),
+    ("training-memory", lambda theme: figures_training.memory(fabricated.memory(), fabricated.proof(streamed=9.2), theme)),
+    ("group-sweep", lambda theme: figures_training.sweep(fabricated.sweep((61.0, 40.2, 33.4, 28.0, 13.1)), theme)),
+])
+def test_one_changed_number_changes_the_figure(name, other):
+    pictures = []
+    for draw in (DRAWN[name], other):
+        with matplotlib.rc_context(figures_style.style(figures_style.LIGHT)):
+            picture = io.BytesIO()
+            draw(figures_style.LIGHT).savefig(picture, format="svg", metadata={"Date": None})
+            pictures.append(picture.getvalue())
+    assert pictures[0] != pictures[1]
+
+
 @pytest.fixture
 def build(tmp_path, monkeypatch):
     def run(*flags, names=("calibration", "imatrix", "parity", "quants", "sizes", "emission", "memory", "proof", "sweep", "eval")):
@@ -171,6 +207,12 @@ def test_the_same_reports_give_the_same_bytes(build):
 
 def test_without_a_report_its_figures_are_left_out(build):
     assert {name.rsplit("-", 1)[0] for name in build(names=["sizes"])} == {"quant-sizes-8b"}
+
+
+def test_a_figure_whose_report_was_deleted_is_an_error_and_not_a_picture_of_old_numbers(build):
+    build(names=["sizes", "sweep"])
+    with pytest.raises(UserError, match=r"group-sweep-light\.svg was drawn from a report that is not there any more \(--sweep\): `make sweep` writes it"):
+        build(names=["sizes"])
 
 
 def test_asking_for_a_figure_without_its_report_names_the_flag(build):

@@ -6,6 +6,8 @@ import pytest
 
 import figures_data
 import matplotlib
+from conftest import ROOT
+from files import read_json
 from figures_style import THEMES, style, text_boxes, text_problems
 
 REPORT = {
@@ -22,17 +24,18 @@ REPORT = {
 
 
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
-@pytest.mark.parametrize("kind", ["long", "short", "nothing dropped"])
+@pytest.mark.parametrize("kind", ["reference", "long", "short", "nothing dropped"])
 def test_the_figure_says_what_each_filter_took(theme, kind):
     report = copy.deepcopy(REPORT)
-    if kind != "long":  # shorter than the caps, as the tiny run's rows are
+    if kind not in ("long", "reference"):  # shorter than the caps, as the tiny run's rows are
         report["results"]["token_lengths"] |= {"before": [14, 130, 32, 0, 39], "after": [14, 130, 32, 0, 38]}
     if kind == "nothing dropped":
         report["results"] |= {"dropped": {}, "drops": {}, "rows_in": 637}
     with matplotlib.rc_context(style(theme)):
-        figure = figures_data.filtering(report, theme)
+        figure = figures_data.filtering(report, theme, read_json(ROOT / "configs" / "reference_results.json") if kind == "reference" else None)
         texts = [text for text, _ in text_boxes(figure)]
         assert text_problems(figure) == []
+    assert any("published: 582 train, 29 valid, 26 test rows; caps at 16,384 and 10,240 tokens" in text for text in texts) is (kind == "reference")
     assert f"637 of {report['results']['rows_in']:,} traces become rows" in texts
     if kind != "nothing dropped":
         assert {"2,100", "over 10,240 tokens", "42", "not JSON", "kept", "637"} <= set(texts)

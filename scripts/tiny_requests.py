@@ -6,6 +6,7 @@ writes them when it replays a history.
 """
 
 import random
+import re
 from dataclasses import dataclass
 
 import tiny_arguments as arguments
@@ -263,11 +264,17 @@ def drill(rng: random.Random, pieces: Pieces) -> tuple[str, dict]:
     elif kind < 0.8:
         made = call("read_file", path=path)
     else:
-        made = call("patch", mode="replace", path=path, old_string=pieces.word(rng), new_string=pieces.word(rng))
+        made = call("patch", mode="replace", path=path, old_string=pieces.row(rng, min(words, 2)), new_string=pieces.row(rng, min(words, 2)))
     text = wording(rng, made)
     if rng.random() < 0.7 and set(text) & set("'`\""):
         text = wording(rng, made)
-    return text, made
+    return shouted(text, made["arguments"].values()) if rng.random() < 0.12 else text, made
+
+
+def shouted(text: str, values) -> str:
+    """`text` in capitals, but for the `values` in it: what is copied stays as it is."""
+    parts = re.split("(" + "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True)) + ")", text)
+    return "".join(part if i % 2 else part.upper() for i, part in enumerate(parts))
 
 
 MAKERS = {f.__name__: f for f in (terminal, read_file, search_files, write_file, patch, process, browser_navigate)}

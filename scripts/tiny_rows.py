@@ -176,7 +176,7 @@ def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: boo
     if kind < 0.17 or not known:
         text, reply = no_tool(rng, heldout)
         return {"kind": "no_tool", "messages": [{"role": "user", "content": text}, assistant(reply)]}
-    if pieces and set(tiny_requests.DRILLED) <= set(known) and rng.random() < (0.45 if simple else 0.15):
+    if pieces and set(tiny_requests.DRILLED) <= set(known) and rng.random() < (0.45 if simple else 0.25):
         text, made = tiny_requests.drill(rng, pieces)
         return {"kind": "tool_call", "messages": [{"role": "user", "content": text}, assistant("", made)]}
     if simple:

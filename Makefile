@@ -114,10 +114,7 @@ generated-suite: $(VENV)  ## evals/suites/generated_200.json again: requests wit
 # Calls and copying, mostly without schemas; Hermes's own prompts; wider copying at a low rate; each token of the vocabulary as
 # an argument, twice. A late stage forgets a little of what was there before: a mean of before and after is kept.
 TRAIN := runs/tiny-train
-# glibc gives each freed buffer back to the kernel, which clears its pages again for the next one: on a virtual machine that
-# takes more time than the matmuls. With these settings it keeps them (a step went from 9.1 to 4.0 s; other libcs ignore them).
-KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=500000000
-stage = $(KEEP_MEMORY) $(PY) scripts/train_tiny.py --config configs/tiny-train$(addprefix -,$(if $(2),$(1))).json --model $(TRAIN)/$(1) $(addprefix --start-from $(TRAIN)/,$(2)) \
+stage = $(PY) scripts/train_tiny.py --config configs/tiny-train$(addprefix -,$(if $(2),$(1))).json --model $(TRAIN)/$(1) $(addprefix --start-from $(TRAIN)/,$(2)) \
   --work $(TRAIN)/work-$(1) --report reports/tiny/training-$(1).json --log logs/tiny/training-$(1).log
 mean  = $(PY) scripts/average_checkpoints.py $(TRAIN)/$(1) $(TRAIN)/$(2) --share $(3) --out $(4) --report reports/tiny/average-$(2).json
 tiny-model: $(VENV)  ## models/tiny again from nothing (about three hours on 2 cores; resumes in runs/tiny-train)

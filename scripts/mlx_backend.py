@@ -1,14 +1,12 @@
-"""The one place that decides which BLAS multiplies MLX's float32 matrices, and whether freed memory is kept.
+"""The one place that decides which BLAS multiplies MLX's float32 matrices.
 
 On Linux the mlx-cpu wheel links the reference BLAS, which runs at about 2 GFLOP/s; with OpenBLAS loaded
 in front of it the same matmul is 20 to 50 times faster. The dynamic linker takes that order from the
 environment when a process starts, so a script that wants it starts itself again, once, before any work.
 macOS computes on Metal and needs none of this.
 
-A freed buffer above MLX's own cache, 32 MiB on a CPU, goes back to the kernel, which clears its pages again for the
-next one: on a virtual machine that took seven times as long as the sums over 100 MB for which they were. With
-`keep_memory` glibc keeps them, for training and serving; a process whose resident memory is measured or bounded
-does without. Other libcs ignore these settings, and what the environment says already stands.
+MLX gives freed buffers back above a cache of its own, 32 MiB on a CPU; `keep_memory` is for a process that trains or
+generates (freed_memory.py).
 
 HERMES_KXL_BLAS names another library with the CBLAS interface, by path or by soname; the value
 "reference" keeps the BLAS of the wheel.
@@ -19,11 +17,8 @@ import ctypes.util
 import os
 import sys
 
+import freed_memory
 from cli import UserError, say
-
-# No buffer mapped by itself, nothing given back, grown in large steps, and one heap for all threads: in a thread's own,
-# no block above 64 MiB has room, and a server computes in a thread.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "500000000", "MALLOC_ARENA_MAX": "1"}
 
 
 def fast_blas() -> str | None:
@@ -39,9 +34,7 @@ def fast_blas() -> str | None:
 
 def child_env(keep_memory: bool = False) -> dict[str, str]:
     """Environment for a child process that computes with MLX, such as a server (that one with `keep_memory`)."""
-    environment = dict(os.environ)
-    if keep_memory and sys.platform == "linux":
-        environment = {**KEEP_MEMORY, **environment}
+    environment = freed_memory.kept(dict(os.environ)) if keep_memory else dict(os.environ)
     if library := fast_blas():
         loaded = environment.get("LD_PRELOAD", "").split(":")
         environment["LD_PRELOAD"] = ":".join([library, *(name for name in loaded if name and name != library)])
@@ -51,7 +44,7 @@ def child_env(keep_memory: bool = False) -> dict[str, str]:
 def use_fast_blas(before_restart=None, keep_memory: bool = False) -> None:
     """Make this process multiply with the fast BLAS: call it first in main(). Starts the script anew where needed.
 
-    `keep_memory` is for a process that trains or generates (see above); a process that is fast already stays as it is.
+    `keep_memory` as above; a process that is fast already stays as it is.
     `before_restart` is called before the restart, for a host that has to give back what it holds.
     """
     library = fast_blas()

@@ -28,6 +28,7 @@ from tqdm import tqdm
 import checkpoint
 import cli
 import eval_case
+import freed_memory
 import report
 import tiny_requests
 import tiny_rows
@@ -231,6 +232,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="training report (JSON)")
     parser.add_argument("--log", type=Path, help="one line per evaluation")
     args = parser.parse_args()
+    freed_memory.restart_keeping()
 
     settings = read_json(args.config)["training"]
     encoder = Encoder(args.model)

@@ -204,7 +204,7 @@ def imported(script: str) -> set[str]:
         fresh = {name for name in names if name and (ROOT / "scripts" / f"{name}.py").is_file()} - found
         found |= fresh
         todo += fresh
-    return found - {"cli", "files", "history", "processes", "report", "llama_cpp", "mlx_backend", "venvs"}
+    return found - {"cli", "files", "freed_memory", "history", "processes", "report", "llama_cpp", "mlx_backend", "venvs"}
 
 
 def is_verb(script: str) -> bool:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import freed_memory
 import mlx_backend
 from cli import UserError
 from conftest import ROOT

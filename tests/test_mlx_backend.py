@@ -101,7 +101,7 @@ thread.join()
 def test_a_training_keeps_the_memory_that_it_frees_and_a_measured_process_does_not(tmp_path):
     script = tmp_path / "faults.py"
     script.write_text(FAULTS)
-    clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and name not in mlx_backend.KEEP_MEMORY}
+    clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and name not in freed_memory.SETTINGS}
     kept, given_back = (int(subprocess.run([sys.executable, str(script), str(ROOT / "scripts"), mode], capture_output=True, text=True, check=True, env=clean).stdout)
                         for mode in ("keep", "give back"))
     assert kept < 1000 < 10_000 < given_back

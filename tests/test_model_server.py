@@ -75,7 +75,8 @@ with model_server.llama_server(Path({gguf!r}), Path({log!r}), context=1024, extr
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_server_is_gone_when_we_are_interrupted_or_killed(gguf, tmp_path, signal_number):
     script = HOLDER.format(scripts=str(ROOT / "scripts"), gguf=str(gguf), log=str(tmp_path / "server.log"))
-    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background jobs ignore it
     guard = int(holder.stdout.readline())
     pids = guard, child_of(guard)
     assert all(map(runs, pids))

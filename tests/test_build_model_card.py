@@ -54,6 +54,12 @@ def test_files_scores_and_intervals_come_from_the_reports(card):
     assert "0.01230" in card(kld=0.0123)
 
 
+def test_the_files_stand_in_one_table_of_as_many_columns_as_its_head(card):
+    lines = card().split("## Files")[1].split("Scores are")[0].strip().splitlines()
+    assert len(lines) == 2 + 2 and lines[1].startswith("|---")  # a blank line would end the table
+    assert len({line.count("|") for line in lines}) == 1
+
+
 def test_training_settings_are_named(card, tmp_path):
     write_json(tmp_path / "training.json", {"settings": {"steps": 1234, "model": {}}, "results": {"history": [{"tokens": 5000000, "loss": 0.41}]}})
     text = card(training=[tmp_path / "training.json"])

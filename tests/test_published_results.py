@@ -1,9 +1,11 @@
 """The committed reports: complete, of the suites as they are now, and true to their own details."""
 
 import hashlib
+import json
 
 import pytest
 
+import build_router_rows
 import eval_case
 import live_task
 import run_hermes_live
@@ -56,6 +58,13 @@ def test_a_live_run_did_what_its_conversations_show(path):
         if entry["passed"]:
             assert entry["steps"] > len(called) / 2 and all(any(check["result"] in text for text in returned) for check in tasks[entry["id"]].checks if "result" in check)
     assert settings["isolation"] == "namespaces" and settings["context"] >= 64000
+
+
+def test_the_dataset_was_made_of_the_shipped_traces_and_of_what_the_generator_draws_today():
+    made = {item["path"]: item["sha256"] for item in read_json(ROOT / "reports/tiny/dataset.json")["inputs"]}
+    drawn = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in build_router_rows.rows(604, 11)).encode()
+    assert made["router_rows.jsonl"] == hashlib.sha256(drawn).hexdigest(), "the generator changed since: run make data"
+    assert made["traces.jsonl"] == hashlib.sha256((ROOT / "datasets/hermes/traces.jsonl").read_bytes()).hexdigest()
 
 
 def test_every_quant_of_the_config_passed_the_hand_written_suite():

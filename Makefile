@@ -117,7 +117,7 @@ TRAIN := runs/tiny-train
 stage = $(PY) scripts/train_tiny.py --config configs/tiny-train$(addprefix -,$(if $(2),$(1))).json --model $(TRAIN)/$(1) $(addprefix --start-from $(TRAIN)/,$(2)) \
   --work $(TRAIN)/work-$(1) --report reports/tiny/training-$(1).json --log logs/tiny/training-$(1).log
 mean  = $(PY) scripts/average_checkpoints.py $(TRAIN)/$(1) $(TRAIN)/$(2) --share $(3) --out $(4) --report reports/tiny/average-$(2).json
-tiny-model: $(VENV)  ## models/tiny again from nothing (about three hours on 2 cores; resumes in runs/tiny-train)
+tiny-model: $(VENV)  ## models/tiny again from nothing (hours on 2 cores; resumes in runs/tiny-train)
 	for number in 1 2 3 4 5; do $(PY) scripts/train_tiny_tokenizer.py --out $(TRAIN)/$$number || exit 1; done
 	$(call stage,1)
 	$(call stage,2,1)
@@ -158,7 +158,7 @@ bench-data: $(VENV)  ## speed and memory of `make data` on 8,000 traces of 8,000
 .PHONY: base core train step train-proof profile sweep prove-8b compare-mlx-lm
 # MODE is streamed or grouped; TRAINING the settings of the run; REVISION the commit of a MODEL on the hub;
 # HARDWARE names a profile, whose memory stop the run keeps. GROUPED_PASSES=3 lets prove-8b run three of the seven
-# passes of a grouped example and extrapolate the rest, which its report says (about 12 minutes instead of 25).
+# passes of a grouped example and extrapolate the rest, which its report says (10 minutes; about 19 with all seven).
 MODE     ?= streamed
 TRAINING ?= $(patsubst %.json,%-moe.json,$(CONFIG))
 HARDWARE ?= this-machine

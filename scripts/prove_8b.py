@@ -6,8 +6,8 @@ Out: --report: seconds per part and peak resident memory of both modes, and the 
      the cheapest); the rest is extrapolated by kind of layer (forward, trained, passed through), and the
      report says so.
 
-Both steps run in processes of their own, one after the other: about 25 minutes at 1,024 tokens on two cores
-of 60 GFLOP/s, half of it with --grouped-passes 3. Refused with exit code 2, the report kept as NAME.failed.json,
+Both steps run in processes of their own, one after the other: 10 minutes at 1,024 tokens on two cores with
+--grouped-passes 3, which by its own extrapolation are 19 with all seven. Refused with exit code 2, the report kept as NAME.failed.json,
 when a limit below is missed.
 
   .venv/bin/python scripts/prove_8b.py --tokens 1024 --report reports/prove-8b/memory.json

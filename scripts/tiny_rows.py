@@ -25,6 +25,7 @@ SYSTEMS = [
     "You are a helpful assistant with tools.", "You are an agent that works on a computer through tools.",
 ]  # fmt: skip
 CONTEXTS = ("bare", "compact", "fixed", "hermes_terminal", "hermes_files")
+FINALIZATIONS = 0.13  # share of rows that end after tool results, where a training config does not say
 
 
 @cache
@@ -165,7 +166,7 @@ def parallel(rng: random.Random, tools: list[str], heldout: bool = False) -> dic
 
 
 def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: bool = False, pieces: tiny_requests.Pieces | None = None,
-        finalizations: float = 0.13) -> dict:
+        finalizations: float = FINALIZATIONS) -> dict:
     """One row for a context that offers `tools` (names); a simple one is a single request with its answer or call.
 
     With `pieces` some rows are drills in copying them; rows that nothing is trained on have none. `finalizations` is the

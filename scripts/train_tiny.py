@@ -82,7 +82,7 @@ def draw_context(rng: random.Random, settings: dict, step: int) -> dict:
 
 
 def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, max_tokens: int, forbidden: set, heldout: bool = False, simple: bool = False,
-               finalizations: float = 0.13):
+               finalizations: float = tiny_rows.FINALIZATIONS):
     """At most `count` rows of like length and `max_tokens` tokens, padded: ids [B, S], emitted [B, S] (bool), real [B, S] (bool), kinds."""
     names = tiny_rows.tool_names(context)
     pool = []
@@ -195,7 +195,7 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None 
         rng = random.Random(f"{settings['seed']} {step}")
         context = draw_context(rng, settings, step)
         batch = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, simple=not context["tools"],
-                           finalizations=settings.get("finalizations", 0.13))
+                           finalizations=settings.get("finalizations", tiny_rows.FINALIZATIONS))
         prefix = encoder.prefix(context)
         with_gradient = len(prefix) < 1000 or rng.random() < settings["prefix_gradient"]
         loss, right = loss_of(model, row_states(model, prefix, with_gradient), batch, settings["other_weight"])

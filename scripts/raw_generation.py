@@ -46,31 +46,30 @@ def load(folder: Path):
     return model
 
 
-def generate(model, prompts: list[list[int]], max_tokens: int, stop: int, watch: int | None = None, top: int = 0, batch: int = 35,
+def generate(model, prompts: list[list[int]], max_tokens: int, stop: int, watch: int | None = None, top: int = 0, batch: int = 32,
              done: Callable[[], None] | None = None) -> list[Generation]:
-    """Greedy continuations of token-id prompts, in their order; `done` is called as each ends."""
+    """Greedy continuations of token-id prompts, in their order, `batch` of them at a time; `done` is called as each ends."""
     from mlx_lm.generate import BatchGenerator
 
     made = [Generation() for _ in prompts]
-    # Alike lengths side by side: a batch is padded to its longest prompt.
+    # Prompts are read four at a time, since those are padded to their longest and attention costs its square; alike
+    # lengths are side by side.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for first in range(0, len(order), batch):
-        chosen = order[first:first + batch]
-        generator = BatchGenerator(model, max_tokens=max_tokens, stop_tokens=[[stop]], completion_batch_size=batch, prefill_batch_size=batch)
-        places = dict(zip(generator.insert([prompts[i] for i in chosen]), chosen))
-        while responses := generator.next_generated():
-            for response in responses:
-                one = made[places[response.uid]]
-                if watch is not None and one.watched is None:
-                    one.watched = mx.exp(response.logprobs[watch]).item()
-                one.steps.append(_step(response, top))
-                if response.token == stop:
-                    one.ended = True
-                else:
-                    one.ids.append(response.token)
-                if response.finish_reason and done:
-                    done()
-        generator.close()
+    generator = BatchGenerator(model, max_tokens=max_tokens, stop_tokens=[[stop]], completion_batch_size=batch, prefill_batch_size=4)
+    places = dict(zip(generator.insert([prompts[i] for i in order]), order))
+    while responses := generator.next_generated():
+        for response in responses:
+            one = made[places[response.uid]]
+            if watch is not None and one.watched is None:
+                one.watched = mx.exp(response.logprobs[watch]).item()
+            one.steps.append(_step(response, top))
+            if response.token == stop:
+                one.ended = True
+            else:
+                one.ids.append(response.token)
+            if response.finish_reason and done:
+                done()
+    generator.close()
     return made
 
 

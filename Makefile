@@ -457,7 +457,8 @@ status: $(VENV)  ## where this run stands: what is done, stale or failed, how lo
 
 ## House
 .PHONY: test clean distclean
-test: $(VENV) llama-ready  ## all tests
+# The weights of the quick SmolLM training are fetched here, so that pytest itself runs offline.
+test: $(VENV) llama-ready smol-data  ## all tests
 	env -u HERMES_KXL_HISTORY $(PY) -m pytest tests
 
 clean:  ## remove runs/$(RUN); results and the caches stay

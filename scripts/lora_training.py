@@ -95,18 +95,27 @@ def next_move(losses: list[float], epochs: int, max_epochs: int) -> str:
     return "train" if done < max_epochs and losses[-1] < (1 - STILL_FALLING) * losses[-2] else "done"
 
 
+def rate(settings: dict, planned: int, step: mx.array) -> mx.array:
+    """Learning rate of a step (from 0): up over `warmup_steps`, then linearly down to `final_rate` of it at step `planned`."""
+    left = mx.maximum(settings["final_rate"], 1 - (1 - settings["final_rate"]) * step / planned)
+    return settings["learning_rate"] * mx.minimum(1.0, (step + 1) / max(1, settings["warmup_steps"])) * left
+
+
 def train(model: nn.Module, examples: list, valid: list, settings: dict, work: Path, key: str, max_steps: int | None = None) -> dict:
     """Train the attached adapter in place; leaves the arrays of the epoch with the lowest validation loss in the model.
 
-    settings: learning_rate, warmup_steps, epochs, max_epochs, batch_tokens, max_tokens, seed. `key` names data, model and
-    settings: a state in `work` with another key is refused. `max_steps` ends early, for a trial. Returns the outcome:
+    settings: learning_rate, warmup_steps, final_rate (the share of the rate to which it falls linearly over `epochs` epochs, where
+    it stays), epochs, max_epochs, batch_tokens, max_tokens, seed. `key` names data, model and settings: a state in `work` with
+    another key is refused. `max_steps` ends early, for a trial. Returns the outcome:
     move, best_epoch, valid_losses, train_losses (one per step), steps, tokens, seconds.
     """
     longest = max(len(example.tokens) for example in [*examples, *valid])
     if longest > settings["max_tokens"]:
         raise UserError(f"a row has {longest} tokens, training takes {settings['max_tokens']}; shorten it or raise max_tokens")
-    warmup = max(1, settings["warmup_steps"])
-    optimizer = optim.Adam(learning_rate=lambda step: settings["learning_rate"] * mx.minimum(1.0, (step + 1) / warmup), bias_correction=True)
+    lengths = [len(example.tokens) for example in examples]
+    plans = {epoch: batches(lengths, settings["batch_tokens"], settings["seed"], epoch) for epoch in range(1, settings["max_epochs"] + 1)}
+    planned = sum(len(plans[epoch]) for epoch in range(1, settings["epochs"] + 1))
+    optimizer = optim.Adam(learning_rate=lambda step: rate(settings, planned, step), bias_correction=True)
     optimizer.init(model.trainable_parameters())
     gradient = nn.value_and_grad(model, lambda *batch: token_losses(model, *batch).mean())
     told = _resume(model, optimizer, work, key)
@@ -116,10 +125,9 @@ def train(model: nn.Module, examples: list, valid: list, settings: dict, work: P
         say(f"validation loss before training {told['valid_losses'][0]:.4f}")
     saved = started = time.monotonic()
     before = told["seconds"]
-    lengths = [len(example.tokens) for example in examples]
     while (move := next_move(told["valid_losses"], settings["epochs"], settings["max_epochs"])) == "train":
         epoch = len(told["valid_losses"])
-        plan = batches(lengths, settings["batch_tokens"], settings["seed"], epoch)
+        plan = plans[epoch]
         with tqdm(total=sum(lengths), desc=f"epoch {epoch}", unit="token", initial=sum(lengths[i] for one in plan[:told["batch"]] for i in one)) as bar:
             for chosen in plan[told["batch"]:]:
                 loss, grads = gradient(*pad([examples[i] for i in chosen]))

@@ -10,13 +10,13 @@ Out: a folder with train.jsonl and valid.jsonl (70 % tool conversations, 30 % or
   .venv/bin/python scripts/prepare_data.py --config configs/smollm2-135m.json --model runs/smollm2-135m/base \\
       --ordinary datasets/smollm2-135m/ordinary.jsonl --out runs/smollm2-135m/data
 
-Rows longer than the config's row_tokens are left out and counted.
+Rows longer than the config's row_tokens are left out and counted; the held-out tool prompts are no longer than that, too.
 """
 
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bfcl
@@ -35,8 +35,9 @@ from smol_rows import Example
 from trace_formats import Dropped
 
 BFCL_LOCK = ROOT / "third_party" / "bfcl-eval.lock"
-OWN_ROWS = 240  # composed requests, beside BFCL's 1,264 rows
+OWN_ROWS = 120  # composed requests, beside BFCL's 1,264 rows
 MOST_BYTES = 1 << 24  # of one trace
+PAIRED = 0.8  # share of the rows that are tried together with another
 MOST_TOOLS = 3  # offered in one row that came with a single one
 
 
@@ -67,17 +68,18 @@ def traced_rows(files: list, chat, tokens, left_out: Counter) -> list[dict]:
     return rows
 
 
-def split_by_tool(rows: list[dict], heldout: int, rng: random.Random) -> tuple[list[dict], list[dict]]:
-    """(training candidates, `heldout` rows with one BFCL call): no tool is on both sides, offered or called."""
+def split_by_tool(rows: list[dict], heldout: int, rng: random.Random, fits: Callable[[dict], bool]) -> tuple[list[dict], list[dict]]:
+    """(training candidates, `heldout` rows with one BFCL call whose prompt `fits`): no tool is on both sides, offered or called."""
     shuffled = rng.sample(rows, len(rows))
     chosen = [row for row in shuffled if row["source"] == "bfcl" and len(smol_rows.calls_of(row)) == 1 and len(row["tools"]) == 1]
     held, taken = [], set()
     for row in chosen:
-        if len(held) < heldout and not names(row) & taken:
+        if len(held) < heldout and not names(row) & taken and fits(row):
             held.append(row)
             taken |= names(row)
     if len(held) < heldout:
-        raise UserError(f"only {len(held)} different tools for {heldout} held-out prompts; lower heldout.tool in the config")
+        raise UserError(f"only {len(held)} different tools with prompts no longer than row_tokens for {heldout} held-out prompts;"
+                        " lower heldout.tool in the config or raise row_tokens")
     return [row for row in shuffled if not names(row) & taken], held
 
 
@@ -87,6 +89,25 @@ def offer(row: dict, pool: list[dict], count: int, rng: random.Random) -> dict:
     others = [tool for tool in pool if tool["function"]["name"] not in known]
     tools += rng.sample(others, max(0, count - len(tools)))
     return {**row, "tools": rng.sample(tools, len(tools))}
+
+
+def sessions(rows: list[dict], pool: list[dict], rng: random.Random, fits: Callable[[dict], bool]) -> Iterator[dict]:
+    """The rows as conversations that offer one to MOST_TOOLS tools, with two requests where two rows together `fits`.
+
+    Two requests for different tools of one list teach choosing between them, for hardly more tokens than one: the list is
+    the longest part of a row.
+    """
+    rows = iter(rows)
+    for row in rows:
+        alone = [row]
+        if rng.random() < PAIRED and (other := next(rows, None)):
+            both = {**row, "id": f"{row['id']}+{other['id']}", "messages": row["messages"] + other["messages"], "tools": row["tools"] + other["tools"]}
+            if not names(row) & names(other) and len(both["tools"]) <= MOST_TOOLS and fits(both):
+                yield {**offer(both, [], 0, rng), "kind": "tool"}
+                continue
+            alone = [row, other]
+        for one in alone:
+            yield {**offer(one, pool, rng.randint(1, MOST_TOOLS), rng), "kind": "tool"}
 
 
 def tool_pool(rows: list[dict]) -> list[dict]:
@@ -140,12 +161,16 @@ def keep(examples: list[Example], path: Path, model: Path, tokens) -> dict:
             "proof": smol_rows.digest(path, model, tokens)}
 
 
-def heldout_rows(held: list[dict], unanswerable: list[dict], counts: dict, rng: random.Random) -> list[dict]:
-    """Prompts without answers: tool (with the expected tool), ordinary (half of them beside tools), near_miss."""
+def heldout_rows(held: list[dict], unanswerable: list[dict], counts: dict, rng: random.Random, fits: Callable[[dict], bool]) -> list[dict]:
+    """Prompts without answers: tool (with the expected tool), ordinary (half of them beside tools), near_miss.
+
+    Tool prompts offer one to MOST_TOOLS tools, and no more than what `fits`.
+    """
     pool = tool_pool(held)
     rows = []
     for place, row in enumerate(held):
-        offered = offer(row, pool, 1 + place % MOST_TOOLS, rng)
+        tries = [offer(row, pool, count, rng) for count in range(1 + place % MOST_TOOLS, 0, -1)]
+        offered = next(one for one in tries if fits(one))
         rows.append({**offered, "kind": "tool", "messages": row["messages"][:-1], "expected": [call["name"] for call in smol_rows.calls_of(row)]})
     for place, prompt in enumerate(smol_requests.ordinary_prompts()[-counts["ordinary"]:]):
         row = {"id": f"own/heldout-{place}", "source": "ordinary", "kind": "ordinary", "messages": [{"role": "user", "content": prompt}], "tools": []}
@@ -175,12 +200,17 @@ def main() -> None:
     rows += traced_rows(files, chat, tokens, left_out)
     unanswerable = bfcl.unanswerable(wheel)
 
-    candidates, held = split_by_tool(rows, data["heldout"]["tool"], rng)
-    pool = tool_pool(candidates)
-    candidates = [{**offer(row, pool, rng.randint(1, MOST_TOOLS), rng), "kind": "tool"} for row in candidates]
-    heldout = heldout_rows(held, unanswerable, data["heldout"], rng)
+    def fits(row: dict) -> bool:
+        """Whether the prompt of the row's last answer is no longer than a training row may be."""
+        text = chat.render(row["messages"][:-1], row["tools"], add_generation_prompt=True)
+        return len(chat.tokenizer.encode(text, add_special_tokens=False).ids) <= data["row_tokens"]
+
+    candidates, held = split_by_tool(rows, data["heldout"]["tool"], rng, fits)
+    heldout = heldout_rows(held, unanswerable, data["heldout"], rng, fits)
     asked = {row["messages"][-1]["content"] for row in heldout}
-    tool = iter([row for row in candidates if row["messages"][0]["content"] not in asked])
+    candidates = [row for row in candidates if row["messages"][0]["content"] not in asked]
+    pool = tool_pool(candidates)
+    tool = sessions(candidates, pool, rng, fits)
     recorded = [row for row in read_recorded(args.ordinary) if row["prompt"] not in asked]
     recorded = rng.sample(recorded, len(recorded))
     tools_of = {row["id"]: row for row in unanswerable}

@@ -9,7 +9,9 @@ Out: an adapter folder (adapter.safetensors, BF16, and adapter.json) and a repor
       --report reports/smollm2-135m/training.json
 
 Interrupt it and run it again: it goes on from --work. After the config's epochs it continues while the validation
-loss still falls, up to max_epochs; when it spikes it stops, says so, keeps the best epoch and ends with exit code 2.
+loss still falls, up to max_epochs, and keeps the best epoch. A loss that rises by a tenth ends the training at once: in an
+epoch that it had earned so, that is said and no more; in one of the config's epochs, adapter and report are named
+NAME.failed and the exit code is 2.
 """
 
 import hashlib
@@ -54,16 +56,19 @@ def main() -> None:
         grad_checkpoint(model.layers[0])
     outcome = lora_training.train(model, examples, valid, settings, args.work, key, args.steps)
     arrays = lora.trainable(model)
-    lora.save(args.adapter, arrays, {"lora": adapter, "token_ids": list(tokens.ids), "base_model": config["base_model"]})
+    spiked = outcome["move"] == "spike" and len(outcome["valid_losses"]) - 1 <= settings["epochs"]
+    kept = args.adapter.with_name(args.adapter.name + ".failed") if spiked else args.adapter
+    lora.save(kept, arrays, {"lora": adapter, "token_ids": list(tokens.ids), "base_model": config["base_model"]})
     results = {**outcome, "adapted_layers": len(layers), "trainable_parameters": sum(array.size for array in arrays.values()),
                "tokens_per_second": round(outcome["tokens"] / max(1, outcome["seconds"]), 1), "peak_memory_gib": round(mx.get_peak_memory() / 2**30, 2),
-               "adapter_bytes": (args.adapter / lora.WEIGHTS).stat().st_size}
-    report.write(args.report, described, {"training": settings, "lora": adapter, "max_steps": args.steps}, results)
+               "adapter_bytes": (kept / lora.WEIGHTS).stat().st_size}
+    report.write_gated(args.report, not spiked, described, {"training": settings, "lora": adapter, "max_steps": args.steps}, results)
     losses = ", ".join(f"{loss:.3f}" for loss in outcome["valid_losses"])
-    print(f"{shown(args.adapter)}: {results['trainable_parameters']:,} parameters, validation loss {losses}; epoch {outcome['best_epoch']} kept")
-    if outcome["move"] == "spike":
-        raise UserError(f"the validation loss rose above {lora_training.SPIKE} times its best; the adapter of epoch {outcome['best_epoch']} was kept."
-                        " Lower learning_rate in the config and train again in an empty --work")
+    if spiked:
+        raise UserError(f"the validation loss rose above {lora_training.SPIKE} times its best ({losses}); the adapter of epoch {outcome['best_epoch']}"
+                        f" is in {shown(kept)}. Lower learning_rate in the config and train again in an empty --work")
+    stopped = ", where it rose by a tenth and the training ended" if outcome["move"] == "spike" else ""
+    print(f"{shown(kept)}: {results['trainable_parameters']:,} parameters, validation loss {losses}{stopped}; epoch {outcome['best_epoch']} kept")
 
 
 def arguments():

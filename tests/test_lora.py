@@ -19,7 +19,7 @@ from cli import UserError
 
 ADAPTER = {"rank": 4, "alpha": 8, "modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "embedding": "low_rank"}
 IDS = (8, 10, 14, 16)
-SETTINGS = {"learning_rate": 5e-3, "warmup_steps": 2, "epochs": 2, "max_epochs": 2, "batch_tokens": 60, "max_tokens": 64, "seed": 3}
+SETTINGS = {"learning_rate": 5e-3, "warmup_steps": 2, "final_rate": 1.0, "epochs": 2, "max_epochs": 2, "batch_tokens": 60, "max_tokens": 64, "seed": 3}
 PROMPT = mx.array([[1, 20, 8, 33, 10, 2]])
 
 
@@ -171,6 +171,12 @@ def test_training_learns_and_a_resumed_run_ends_where_an_uninterrupted_one_does(
     assert all(np.allclose(np.array(one[name]), np.array(two[name]), atol=1e-5) for name in one)
     with pytest.raises(UserError, match="other data, model or settings"):
         lora_training.train(attached(folder), rows, valid, SETTINGS, tmp_path / "cut", "another key")
+
+
+def test_the_rate_warms_up_falls_to_its_final_share_and_stays_there():
+    settings = {"learning_rate": 2e-4, "warmup_steps": 4, "final_rate": 0.1}
+    rates = [lora_training.rate(settings, 100, mx.array(step)).item() for step in (0, 3, 50, 100, 500)]
+    assert rates == pytest.approx([2e-4 / 4, 2e-4 * (1 - 0.9 * 0.03), 2e-4 * 0.55, 2e-5, 2e-5], rel=1e-5)
 
 
 def test_the_epoch_with_the_lowest_validation_loss_is_kept(folder, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 
 import bfcl
 import fuse_lora
+import lora_training
 import loss_mask
 import prepare_data
 import random_smol
@@ -130,8 +131,8 @@ def test_proven_rows_train_fuse_and_a_second_run_changes_nothing(prepare, tmp_pa
 
 @pytest.mark.parametrize("changes, said", [
     ({"rows": {"train": 200, "valid": 10}}, "tool rows of at most 2000 tokens where 140 are needed|ordinary rows of at most"),
-    ({"row_tokens": 30}, "0 tool rows of at most 30 tokens"),
-    ({"heldout": {"tool": 90, "ordinary": 6, "near_miss": 4}}, "only 60 different tools for 90 held-out prompts"),
+    ({"row_tokens": 30}, "only 0 different tools with prompts no longer than row_tokens"),
+    ({"heldout": {"tool": 90, "ordinary": 6, "near_miss": 4}}, "only 60 different tools with prompts no longer than row_tokens for 90 held-out prompts"),
     ({"rows": {"train": 20, "valid": 1}}, "100.0% of the rows have tool calls, the config asks for 70%"),
 ])
 def test_what_the_data_cannot_give_is_an_error_with_numbers(prepare, changes, said):
@@ -180,3 +181,34 @@ def test_other_tools_are_offered_once_each_and_never_fewer_than_the_rows_own():
     for count in (1, 2, 4):
         names = [tool["function"]["name"] for tool in prepare_data.offer(row, pool, count, random.Random(count))["tools"]]
         assert len(set(names)) == len(names) == max(count, 2) and {"p0", "p1"} <= set(names)
+
+
+def test_two_requests_share_a_list_only_where_they_fit_and_no_row_is_lost():
+    rows = [{"id": str(i), "messages": [{"role": "user", "content": f"ask {i}"}, {"role": "assistant", "content": f"call {i}"}],
+             "tools": [{"type": "function", "function": {"name": f"p{i % 7}"}}]} for i in range(60)]
+    pool = prepare_data.tool_pool(rows)
+    made = list(prepare_data.sessions(rows, pool, random.Random(1), lambda row: not any("9" in message["content"] for message in row["messages"])))
+    asked = [[message["content"] for message in row["messages"] if message["role"] == "user"] for row in made]
+    assert sorted(sum(asked, [])) == sorted(f"ask {i}" for i in range(60))
+    pairs = [(row, texts) for row, texts in zip(made, asked) if len(texts) == 2]
+    assert len(pairs) > 10 and not any("9" in text for _, texts in pairs for text in texts)
+    for row, texts in zip(made, asked):
+        names = [tool["function"]["name"] for tool in row["tools"]]
+        assert {f"p{int(text.split()[1]) % 7}" for text in texts} <= set(names) and len(set(names)) == len(names) <= prepare_data.MOST_TOOLS
+
+
+@pytest.mark.parametrize("losses,epochs,adapter", [([2.0, 1.0, 1.2], 3, "adapter.failed"), ([2.0, 1.0, 1.2], 1, "adapter")])
+def test_a_loss_that_rises_fails_the_training_only_in_an_epoch_that_the_config_asked_for(prepare, tmp_path, monkeypatch, capsys, losses, epochs, adapter):
+    folder, told = prepare(rows={"train": 10, "valid": 10}), iter(losses)
+    config = read_json(tmp_path / "config.json")
+    write_json(tmp_path / "config.json", {**config, "training": {**config["training"], "epochs": epochs, "max_epochs": 5}})
+    monkeypatch.setattr(lora_training, "validation_loss", lambda *_: next(told))
+    monkeypatch.setattr(sys, "argv", ["train_lora.py", "--config", str(tmp_path / "config.json"), "--model", str(tmp_path / "model"), "--data", str(folder),
+                                      "--work", str(tmp_path / "work"), "--adapter", str(tmp_path / "adapter"), "--report", str(tmp_path / "report.json")])
+    if adapter == "adapter":
+        train_lora.main()
+        assert "rose by a tenth and the training ended; epoch 1 kept" in capsys.readouterr().out
+    else:
+        with pytest.raises(UserError, match=r"rose above 1.1 times its best \(2.000, 1.000, 1.200\); the adapter of epoch 1 is in .*adapter.failed"):
+            train_lora.main()
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(("adapter", "report"))} == {adapter, adapter.replace("adapter", "report") + ".json"}

@@ -112,6 +112,8 @@ def train(model: nn.Module, examples: list, valid: list, settings: dict, work: P
     longest = max(len(example.tokens) for example in [*examples, *valid])
     if longest > settings["max_tokens"]:
         raise UserError(f"a row has {longest} tokens, training takes {settings['max_tokens']}; shorten it or raise max_tokens")
+    if settings["max_epochs"] < settings["epochs"]:
+        raise UserError(f"max_epochs is {settings['max_epochs']}, below epochs, {settings['epochs']}; correct the config")
     lengths = [len(example.tokens) for example in examples]
     plans = {epoch: batches(lengths, settings["batch_tokens"], settings["seed"], epoch) for epoch in range(1, settings["max_epochs"] + 1)}
     planned = sum(len(plans[epoch]) for epoch in range(1, settings["epochs"] + 1))

@@ -45,7 +45,9 @@ def main() -> None:
     examples, valid = (smol_rows.load_proven(args.data, split, chat, tokens) for split in ("train", "valid"))
     inputs = [args.config, args.data / "manifest.json", args.data / "train.jsonl", args.data / "valid.jsonl", args.model / "model.safetensors"]
     described = [report.describe_input(path) for path in inputs if path.is_file()]
-    key = hashlib.sha256(json.dumps([[one["sha256"] for one in described[1:]], settings, adapter], sort_keys=True).encode()).hexdigest()
+    # How far it may go on changes no step of what is there: max_epochs can be raised, or lowered, for a training that stopped.
+    fixed = {name: value for name, value in settings.items() if name != "max_epochs"}
+    key = hashlib.sha256(json.dumps([[one["sha256"] for one in described[1:]], fixed, adapter], sort_keys=True).encode()).hexdigest()
 
     mx.random.seed(settings["seed"])
     model = raw_generation.load(args.model)

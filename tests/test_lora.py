@@ -186,7 +186,7 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept(folder, tmp_path, mon
     copy = lora_training._copy
     monkeypatch.setattr(lora_training, "_copy", lambda model: kept.setdefault(len(kept), copy(model)))
     model = attached(folder)
-    outcome = lora_training.train(model, examples(8), examples(2), {**SETTINGS, "epochs": 3}, tmp_path, "key")
+    outcome = lora_training.train(model, examples(8), examples(2), {**SETTINGS, "epochs": 3, "max_epochs": 3}, tmp_path, "key")
     assert (outcome["move"], outcome["best_epoch"]) == ("spike", 1)
     assert all(mx.array_equal(array, kept[1][name]) for name, array in lora.trainable(model).items())
 
@@ -194,6 +194,11 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept(folder, tmp_path, mon
 def test_a_row_that_is_too_long_is_refused_before_anything_is_trained(folder, tmp_path):
     with pytest.raises(UserError, match="a row has .* tokens, training takes 10"):
         lora_training.train(attached(folder), examples(4), examples(2), {**SETTINGS, "max_tokens": 10}, tmp_path, "key")
+
+
+def test_fewer_epochs_at_most_than_epochs_is_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="max_epochs is 1, below epochs, 2"):
+        lora_training.train(attached(folder), examples(4), examples(2), {**SETTINGS, "max_epochs": 1}, tmp_path, "key")
 
 
 def test_generation_is_what_stepping_through_the_model_by_hand_gives(folder):

@@ -123,6 +123,11 @@ def test_proven_rows_train_fuse_and_a_second_run_changes_nothing(prepare, tmp_pa
     assert {"config.json", "manifest.json", "train.jsonl", "valid.jsonl", "model.safetensors"} == {Path(one["path"]).name for one in report["inputs"]}
     run(train_lora, *trained)
     assert (tmp_path / "adapter" / "adapter.safetensors").read_bytes() == weights and read_json(tmp_path / "report.json")["results"]["valid_losses"] == losses
+    config = read_json(tmp_path / "config.json")  # a training that ended may go on, and its first epoch is the one it had
+    write_json(tmp_path / "config.json", {**config, "training": {**config["training"], "epochs": 1, "max_epochs": 2}})
+    run(train_lora, *trained[:-2])
+    assert read_json(tmp_path / "report.json")["results"]["valid_losses"][:2] == losses
+    run(train_lora, *trained)
     run(fuse_lora, "--out", tmp_path / "fused")
     assert "of 20 tensors changed" in capsys.readouterr().out
     with pytest.raises(UserError, match="other data, model or settings"):

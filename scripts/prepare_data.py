@@ -231,7 +231,11 @@ def main() -> None:
     inputs = [BFCL_LOCK, args.ordinary, *(path for _, path in files), args.model / "tokenizer.json", args.model / "chat_template.jinja"]
     report.write(args.out / "manifest.json", inputs, {"config": shown(args.config), "data": data}, results)
     if args.manifest:
-        write_json(args.manifest, read_json(args.out / "manifest.json"))
+        made = read_json(args.out / "manifest.json")
+        known = read_json(args.manifest) if args.manifest.is_file() else {}
+        # The same data on another machine is no change to commit.
+        if any(made[part] != known.get(part) for part in ("inputs", "settings", "results")):
+            write_json(args.manifest, made)
     for split, told in splits.items():
         print(f"{split}: {told['tool']} tool and {told['ordinary']} ordinary rows, {told['tokens']:,} tokens, {told['loss_tokens']:,} of them to learn")
     print(f"{shown(args.out)}: every call token proven; left out: {dict(left_out) or 'nothing'}")

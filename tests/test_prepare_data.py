@@ -94,6 +94,13 @@ def test_the_manifest_proves_what_training_then_accepts(prepare, tmp_path):
         assert told["start_tokens"] == told["calls"] == sum(list(example.tokens).count(tokens.call_start) for example in examples)
     assert results["heldout"] == {"tool": 8, "ordinary": 6, "near_miss": 4}
     assert prepare() == folder and read_json(folder / "manifest.json")["results"] == results  # the same again
+    second = tmp_path / "committed.json"
+    prepare("--manifest", str(second))
+    write_json(second, {**read_json(second), "environment": "another machine"})
+    prepare("--manifest", str(second))
+    assert read_json(second)["environment"] == "another machine"
+    prepare("--manifest", str(second), row_tokens=1900)
+    assert read_json(second)["settings"]["data"]["row_tokens"] == 1900 and read_json(second)["environment"] != "another machine"
 
 
 def test_training_refuses_rows_that_somebody_edited(prepare, tmp_path, monkeypatch):

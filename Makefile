@@ -390,7 +390,7 @@ $(EMISSION): $(SMOL)/before.json $(SMOL)/adapter/adapter.json | $(VENV)
 smollora: $(EMISSION)  ## teach it to emit them: base, data, LoRA, before and after on held-out prompts (under two hours; training resumes)
 	$(PY) scripts/diagnose_emission.py --emission $< --training $(SMOL_OUT)/training.json
 QUICK := $(SMOL)/quick
-smollora-quick: $(SMOL)/data/manifest.json  ## the same in five minutes: 15 steps, which must make the start token ten times as probable
+smollora-quick: $(SMOL)/data/manifest.json  ## the same in six minutes: 15 steps, which must make the start token ten times as probable
 	rm -rf $(QUICK)
 	$(EVAL_SMOL) --model $(SMOL)/base --limit 6 --out $(QUICK)/before.json
 	$(TRAIN_SMOL) --steps 15 --work $(QUICK)/lora --adapter $(QUICK)/adapter --report $(QUICK)/training.json

@@ -1,4 +1,4 @@
-"""The five-minute SmolLM training on the real weights: `make smollora-quick` into a folder of the test's own.
+"""The quick SmolLM training (six minutes) on the real weights: `make smollora-quick` into a folder of the test's own.
 
 `make test` fetches the weights first; pytest by itself skips this where they are missing.
 """

@@ -21,5 +21,6 @@ def test_fifteen_steps_make_the_start_token_ten_times_as_probable_and_no_ordinar
     rises = [after[name]["start_probability"] / entry["start_probability"] for name, entry in before.items() if entry["kind"] == "tool"]
     assert len(rises) == 6 and statistics.median(rises) >= 10
     assert not any(entry["started"] for entry in before.values())
+    assert not any(entry["started"] for entry in after.values() if entry["kind"] == "ordinary")
     losses = read_json(tmp_path / "quick" / "training.json")["results"]["valid_losses"]
     assert losses[-1] < losses[0]

@@ -93,7 +93,7 @@ def measure(args) -> dict:
         outcome = grouped_step(core, batch, optimizer.update, how, settings["group_layers"], settings["group_stride"], args.passes)
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     return {"mode": args.mode, "tokens": args.tokens, "layers": core.config["num_hidden_layers"], "seconds": round(seconds, 2),
-            "cpu_seconds": round(cpu, 2), "parts": {part: round(value, 2) for part, value in outcome.seconds.items()},
+            "cpu_seconds": round(cpu, 2), "blas_threads": int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count())), "parts": {part: round(value, 2) for part, value in outcome.seconds.items()},
             "layers_done": dict(outcome.layers), "loss": round(outcome.loss, 5),
             "codes_changed": round(optimizer.report()["codes_changed"], 6), "core_gib": round(core.nbytes / hardware.GIB, 4),
             "seconds_to_make_core": round(made, 1), "process_gib": round(process / hardware.GIB, 4),

@@ -7,8 +7,9 @@ Out: --report: seconds per part and peak resident memory of both modes, and the 
      report says so.
 
 Both steps run in processes of their own, one after the other: 10 minutes at 1,024 tokens on two cores with
---grouped-passes 3, which by its own extrapolation are 19 with all seven. Refused with exit code 2, the report kept as NAME.failed.json,
-when a limit below is missed.
+--grouped-passes 3, which by its own extrapolation are 19 with all seven. --long measures the streamed step at 10,240
+tokens instead (an hour or two) and adds it to the report that is there. Refused with exit code 2, the report kept as
+NAME.failed.json, when a limit below is missed.
 
   .venv/bin/python scripts/prove_8b.py --tokens 1024 --report reports/prove-8b/memory.json
 """
@@ -38,40 +39,57 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "configs/lfm2.5-8b-a1b-moe.json", help="training config")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of the example")
     parser.add_argument("--grouped-passes", type=int, help="run that many of the grouped step's passes (default: all)")
-    parser.add_argument("--long", action="store_true", help="measure the streamed step at 10,240 tokens, too")
+    parser.add_argument("--long", action="store_true", help="add the streamed step at 10,240 tokens, measured, to the report")
     parser.add_argument("--report", type=Path, required=True, help="report (JSON)")
     args = parser.parse_args()
 
     settings = check_settings(read_json(args.config), shown(args.config))
     config = mixed_core.check_config(read_json(args.shapes), settings["group_size"], shown(args.shapes))
-    whole = whole_example(config, settings, args.grouped_passes)  # refuses a wrong number before anything is measured
-    expected = {tokens: memory_model.predict(config, settings, tokens, tokens) for tokens in {args.tokens, LONG}}
-    total = hardware.load_profile(None)["memory_gib"] * hardware.GIB
-    if expected[args.tokens]["peak"] > total:
-        raise UserError(f"{args.tokens} tokens need about {gib(expected[args.tokens]['peak']):.1f} GiB, the machine has {gib(total):.1f}; lower --tokens")
-
-    common = ["--shapes", args.shapes, "--config", args.config]
-    results = {}
-    streamed = measured([*common, "--tokens", args.tokens, "--mode", "streamed"])
-    results["streamed"] = entry(streamed, expected[args.tokens]["peak"])
-    cli.say(f"streamed, {args.tokens} tokens: {streamed['seconds']:.0f} s, {streamed['peak_rss_gib']:.2f} GiB")
-    grouped = measured([*common, "--tokens", args.tokens, "--mode", "grouped", *(["--passes", args.grouped_passes] if args.grouped_passes else [])])
-    results["grouped"] = entry(grouped, expected[args.tokens]["peak"], whole)
-    cli.say(f"grouped, {args.tokens} tokens: {results['grouped']['seconds_per_example']:.0f} s, {grouped['peak_rss_gib']:.2f} GiB")
+    inputs, common = [args.shapes, args.config], ["--shapes", args.shapes, "--config", args.config]
     if args.long:
-        long = measured([*common, "--tokens", LONG, "--mode", "streamed"])
-        results["streamed_10240"] = entry(long, expected[LONG]["peak"])
-    # Both keep the input of every MoE layer at their widest point, so the model predicts the same peak.
-    predicted = expected[LONG]
-    results["predicted_10240"] = {"streamed_gib": gib(predicted["peak"]), "grouped_gib": gib(predicted["peak"]),
-                                  "parts_gib": {part: gib(size) for part, size in predicted["parts"].items()}}
-    results["speedup"] = round(results["grouped"]["seconds_per_example"] / results["streamed"]["seconds_per_example"], 2)
+        known = proof_so_far(args.report, inputs)
+        settings, results = known["settings"], known["results"]
+        results["streamed_10240"] = one = streamed(config, settings, LONG, common)
+        told = f"streamed {one['peak_rss_gib']:.2f} GiB and {one['seconds_per_example']:.0f} s per example of {LONG:,} tokens; predicted {one['predicted_gib']:.2f} GiB"
+    else:
+        whole = whole_example(config, settings, args.grouped_passes)  # refuses a wrong number before anything is measured
+        one = streamed(config, settings, args.tokens, common)
+        passes = ["--passes", args.grouped_passes] if args.grouped_passes else []
+        grouped = entry(measured([*common, "--tokens", args.tokens, "--mode", "grouped", *passes]), one["predicted_gib"], whole)
+        cli.say(f"grouped, {args.tokens} tokens: {grouped['seconds_per_example']:.0f} s, {grouped['peak_rss_gib']:.2f} GiB")
+        # Both keep the input of every MoE layer at their widest point, so the model predicts the same peak.
+        predicted = memory_model.predict(config, settings, LONG, LONG)
+        results = {"streamed": one, "grouped": grouped, "speedup": round(grouped["seconds_per_example"] / one["seconds_per_example"], 2),
+                   "predicted_10240": {"streamed_gib": gib(predicted["peak"]), "grouped_gib": gib(predicted["peak"]),
+                                       "parts_gib": {part: gib(size) for part, size in predicted["parts"].items()}}}
+        settings = {**settings, "tokens": args.tokens, "grouped_passes": args.grouped_passes}
+        told = (f"streamed {one['peak_rss_gib']:.2f} GiB and {one['seconds_per_example']:.0f} s per example of {args.tokens} tokens, "
+                f"{results['speedup']:.1f} times faster than grouped; predicted at {LONG:,} tokens: {gib(predicted['peak']):.2f} GiB")
     missed = misses(results)
-    report.write_gated(args.report, not missed, [args.shapes, args.config], {**settings, "tokens": args.tokens, "grouped_passes": args.grouped_passes}, results)
+    report.write_gated(args.report, not missed, inputs, settings, results)
     if missed:
         raise UserError(f"{shown(report.failed_path(args.report))}: {'; '.join(missed)}")
-    print(f"{shown(args.report)}: streamed {streamed['peak_rss_gib']:.2f} GiB and {streamed['seconds']:.0f} s per example of {args.tokens} tokens, "
-          f"{results['speedup']:.1f} times faster than grouped; predicted at {LONG:,} tokens: {gib(predicted['peak']):.2f} GiB")
+    print(f"{shown(args.report)}: {told}")
+
+
+def proof_so_far(path: Path, inputs: list[Path]) -> dict:
+    """The report at `path`; UserError unless it is there and of these shapes and this config."""
+    if not path.is_file():
+        raise UserError(f"{shown(path)}: no such report; run without --long first")
+    known = read_json(path)
+    if known["inputs"] != [report.describe_input(one) for one in inputs]:
+        raise UserError(f"{shown(path)}: is of other shapes or another config; run without --long first")
+    return known
+
+
+def streamed(config: dict, settings: dict, tokens: int, common: list) -> dict:
+    """The streamed step at `tokens`, measured, as the report has it; refused where it would not fit the machine."""
+    predicted, total = gib(memory_model.predict(config, settings, tokens, tokens)["peak"]), hardware.load_profile(None)["memory_gib"]
+    if predicted > total:
+        raise UserError(f"{tokens} tokens need about {predicted:.1f} GiB, the machine has {total:.1f}; lower --tokens")
+    one = entry(measured([*common, "--tokens", tokens, "--mode", "streamed"]), predicted)
+    cli.say(f"streamed, {tokens} tokens: {one['seconds_per_example']:.0f} s, {one['peak_rss_gib']:.2f} GiB")
+    return one
 
 
 def misses(results: dict) -> list[str]:
@@ -94,16 +112,16 @@ def gib(size: float) -> float:
     return round(size / hardware.GIB, 3)
 
 
-def entry(one: dict, predicted: int, whole: dict | None = None) -> dict:
-    """One measurement as the report has it; `whole`: how many layers of each kind a whole example goes through, if not all were run."""
+def entry(one: dict, predicted: float, whole: dict | None = None) -> dict:
+    """One measurement as the report has it, beside the GiB that were `predicted`; `whole`: how many layers of each kind a whole example goes through, if not all were run."""
     seconds, factors = one["seconds"], None
     if whole:
         factors = {part: round(count / one["layers_done"][part], 4) for part, count in whole.items()}
         seconds += sum((factor - 1) * one["parts"][part] for part, factor in factors.items())
     return {"tokens": one["tokens"], "peak_rss_gib": one["peak_rss_gib"], "seconds_per_example": round(seconds, 1), "extrapolated": bool(whole),
-            "extrapolation": factors, "measured_seconds": one["seconds"], "cpu_seconds": one["cpu_seconds"], "parts_seconds": one["parts"],
-            "layers_done": one["layers_done"], "core_gib": one["core_gib"], "mlx_peak_gib": one["mlx_peak_gib"], "predicted_gib": gib(predicted),
-            "prediction_error": round(predicted / hardware.GIB / one["peak_rss_gib"] - 1, 4), "codes_changed": one["codes_changed"], "loss": one["loss"]}
+            "extrapolation": factors, "measured_seconds": one["seconds"], "cpu_seconds": one["cpu_seconds"], "blas_threads": one["blas_threads"], "parts_seconds": one["parts"],
+            "layers_done": one["layers_done"], "core_gib": one["core_gib"], "mlx_peak_gib": one["mlx_peak_gib"], "predicted_gib": predicted,
+            "prediction_error": round(predicted / one["peak_rss_gib"] - 1, 4), "codes_changed": one["codes_changed"], "loss": one["loss"]}
 
 
 def whole_example(config: dict, settings: dict, passes: int | None) -> dict | None:

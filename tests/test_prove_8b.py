@@ -2,9 +2,9 @@
 
 import pytest
 
-import hardware
 import mixed_core
 import prove_8b
+import report
 from cli import UserError
 from conftest import ROOT
 from files import read_json
@@ -22,11 +22,11 @@ def test_a_whole_grouped_example_is_seven_passes_over_91_layers_of_which_28_lear
 
 def test_each_kind_of_layer_is_extrapolated_by_itself():
     one = {"tokens": 8, "peak_rss_gib": 9.0, "seconds": 5 + 11 * 1.0 + 2 * 0.5 + 8 * 3.0 + 3 * 2.0, "cpu_seconds": 1, "core_gib": 8.8, "mlx_peak_gib": 0.5,
-           "codes_changed": 0.0, "loss": 1.0, "layers_done": {"forward": 11, "loss": 2, "trained": 8, "passed": 3},
+           "blas_threads": 2, "codes_changed": 0.0, "loss": 1.0, "layers_done": {"forward": 11, "loss": 2, "trained": 8, "passed": 3},
            "parts": {"boundaries": 5, "forward": 11 * 1.0, "loss": 2 * 0.5, "trained": 8 * 3.0, "passed": 3 * 2.0, "update": 4.0}}
-    extrapolated = prove_8b.entry(one, 9 * hardware.GIB, prove_8b.whole_example(CONFIG, SETTINGS, 2))
+    extrapolated = prove_8b.entry(one, 9.0, prove_8b.whole_example(CONFIG, SETTINGS, 2))
     assert extrapolated["extrapolated"] and extrapolated["seconds_per_example"] == 5 + 91 * 1.0 + 7 * 0.5 + 28 * 3.0 + 63 * 2.0
-    measured = prove_8b.entry(one, 9 * hardware.GIB)
+    measured = prove_8b.entry(one, 9.0)
     assert not measured["extrapolated"] and measured["seconds_per_example"] == one["seconds"]
 
 
@@ -45,3 +45,15 @@ def test_a_proof_that_misses_a_limit_says_which_and_by_how_much(change, message)
     assert prove_8b.misses(GOOD) == []
     (missed,) = prove_8b.misses({**GOOD, **change})
     assert message in missed
+
+
+def test_the_long_step_is_added_only_to_a_report_of_the_same_shapes_and_config(tmp_path):
+    inputs = [ROOT / "gguf/lfm2-8b-a1b.shapes.json", ROOT / "configs/lfm2.5-8b-a1b-moe.json"]
+    known = tmp_path / "memory.json"
+    with pytest.raises(UserError, match="run without --long first"):
+        prove_8b.proof_so_far(known, inputs)
+    report.write(known, inputs, {}, GOOD)
+    assert prove_8b.proof_so_far(known, inputs)["results"] == GOOD
+    report.write(known, [inputs[0], ROOT / "configs/tiny-moe.json"], {}, GOOD)
+    with pytest.raises(UserError, match="other shapes or another config"):
+        prove_8b.proof_so_far(known, inputs)

@@ -395,8 +395,9 @@ smollora-quick: $(SMOL)/data/manifest.json  ## the same in six minutes: 15 steps
 	$(EVAL_SMOL) --model $(SMOL)/base --limit 6 --out $(QUICK)/before.json
 	$(TRAIN_SMOL) --steps 15 --work $(QUICK)/lora --adapter $(QUICK)/adapter --report $(QUICK)/training.json
 	$(EVAL_SMOL) --model $(SMOL)/base --adapter $(QUICK)/adapter --before $(QUICK)/before.json --limit 6 --min-rise 10 --out $(SMOL_OUT)/quick.json
-smol-rows: $(SMOL)/before.json  ## the cheap variant beside smollora: of the embedding only the tool tokens' rows move
-	$(TRAIN_SMOL) --embedding token_rows --work $(SMOL)/lora-rows --adapter $(SMOL)/adapter-rows --report $(SMOL_OUT)/training.token_rows.json
+# SMOL_STEPS stops early, on the same schedule and rows as smollora; a later smol-rows goes on from there.
+smol-rows: $(SMOL)/before.json  ## the cheap variant beside smollora: of the embedding only the tool tokens' rows move (SMOL_STEPS=N stops after N steps)
+	$(TRAIN_SMOL) --embedding token_rows $(addprefix --steps ,$(SMOL_STEPS)) --work $(SMOL)/lora-rows --adapter $(SMOL)/adapter-rows --report $(SMOL_OUT)/training.token_rows.json
 	$(EVAL_SMOL) --model $(SMOL)/base --adapter $(SMOL)/adapter-rows --before $< --out $(SMOL_OUT)/emission.token_rows.json
 $(SMOL)/fused/config.json: $(SMOL)/adapter/adapter.json $(addprefix scripts/,fuse_lora.py lora.py parser_metadata.py tool_syntax.py $(CHECKPOINT)) | $(VENV)
 	$(PY) scripts/fuse_lora.py --model $(SMOL)/base --adapter $(SMOL)/adapter --out $(@D)

@@ -4,6 +4,7 @@ In:  a config.json or gguf/*.shapes.json, a training config, mode and sequence l
 Out: one JSON line: peak_rss_gib (of the whole process), mlx_peak_gib, seconds by part and in all, processor seconds (of all
      threads: what the same step costs on a machine that does other work, too), loss.
 
+A bar on stderr counts the layers, a backward as three forwards.
 The core is random int8 experts and random BF16 rest, made in memory, so real shapes need no checkpoint.
 --layers takes the first layers only, --passes runs that many groups of a grouped step from the top.
 
@@ -22,6 +23,10 @@ import cli
 import mlx_backend
 from cli import UserError
 from files import ROOT, read_json, shown
+
+# What a layer costs, in forwards, for the bar alone. The grouped step's first forward counts as such.
+COST = {"forward": 1, "trained": 3, "passed": 2}
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 def shapes(path: Path, layers: int | None) -> dict:
@@ -64,12 +69,13 @@ def main() -> None:
 def measure(args) -> dict:
     import mlx.core as mx
     import numpy as np
+    from tqdm import tqdm
 
     import hardware
     import memory_model
     import mixed_core
     from expert_optimizer import ExpertOptimizer
-    from grouped_step import grouped_step
+    from grouped_step import grouped_step, groups_of
     from lfm2_layers import Blocks
     from streamed_step import How, make_batch, streamed_step
     from training_run import check_settings
@@ -85,13 +91,22 @@ def measure(args) -> dict:
     batch = make_batch([(tokens, np.ones(args.tokens + 1, bool))])
     optimizer = ExpertOptimizer(core, settings["optimizer"], settings["rounding"], settings["update_clip"], args.seed)
     optimizer.begin(0, settings["learning_rate"])
-    how = How(Blocks(**settings["blocks"]), settings["layer_inputs"])
+    every, first = core.config["num_hidden_layers"], core.moe_layers[0]
+    if args.mode == "streamed":
+        runs = [(every, every - first, 0)]  # (layers forward, trained, passed) of the forward to the loss and back
+    else:
+        groups = groups_of(core.moe_layers, settings["group_layers"], settings["group_stride"])[::-1]
+        runs = [(groups[0].start, 0, 0), *((every - one.start, len(one), every - one.stop) for one in groups[:args.passes])]
+    bar = tqdm(total=sum(forward + COST["trained"] * trained + COST["passed"] * passed for forward, trained, passed in runs),
+               desc=f"{args.mode}, {args.tokens:,} tokens", unit="layer", bar_format=BAR)
+    how = How(Blocks(**settings["blocks"]), settings["layer_inputs"], done=lambda part: bar.update(COST[part]))
     began, cpu = time.monotonic(), time.process_time()
     if args.mode == "streamed":
         outcome = streamed_step(core, batch, optimizer.update, how)
     else:
         outcome = grouped_step(core, batch, optimizer.update, how, settings["group_layers"], settings["group_stride"], args.passes)
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+    bar.close()
     return {"mode": args.mode, "tokens": args.tokens, "layers": core.config["num_hidden_layers"], "seconds": round(seconds, 2),
             "cpu_seconds": round(cpu, 2), "blas_threads": int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count())), "parts": {part: round(value, 2) for part, value in outcome.seconds.items()},
             "layers_done": dict(outcome.layers), "loss": round(outcome.loss, 5),

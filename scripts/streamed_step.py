@@ -55,13 +55,15 @@ class How:
 
     The residual stream is rounded to `keep` where it is kept, in the forward too, so that the backward
     differentiates what the forward computed. `guard(where)` is called between layers while no weight has
-    changed yet, and may raise to give the step up.
+    changed yet, and may raise to give the step up. `done(part)` is told of each layer that is through, by the
+    parts of Outcome.
     """
 
     blocks: Blocks = Blocks()
     keep: str = "bfloat16"
     world: mx.distributed.Group | None = None
     guard: Callable[[str], None] = lambda where: None
+    done: Callable[[str], None] = lambda part: None
 
     def sum(self, array: mx.array) -> mx.array:
         """The sum over all ranks, the same bits on each."""
@@ -99,6 +101,7 @@ def forward_pass(core: MixedCore, x: mx.array, layers: range, kept: Container[in
             mx.eval(inputs[layer], x)
         x = layer_forward(core, layer, x, real, how.blocks)
         how.guard(f"layer {layer}")
+        how.done("forward")
     return x, inputs
 
 
@@ -148,6 +151,7 @@ def backward_pass(core: MixedCore, start: int, x: mx.array, trained: Container[i
                            counts if how.world is not None else None, input_gradient=layer > start)
         clock = outcome.clock(part, clock)
         outcome.layers[part] += 1
+        how.done(part)
 
 
 def streamed_step(core: MixedCore, batch: Batch, update, how: How) -> Outcome:

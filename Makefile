@@ -383,7 +383,7 @@ $(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(ORDINARY) third_party/bfc
 	  --out $(@D) --manifest datasets/$(SMOL_NAME)/manifest.json
 $(SMOL)/before.json: $(SMOL)/data/manifest.json $(SMOL_TOKENS) $(addprefix scripts/,evaluate_emission.py emission.py raw_generation.py lora.py safetensors_io.py smol_rows.py) | $(VENV)
 	$(EVAL_SMOL) --model $(SMOL)/base --out $@
-$(SMOL)/adapter/adapter.json: $(SMOL)/data/manifest.json $(SMOL_TOKENS) $(addprefix scripts/,train_lora.py lora.py lora_training.py emission.py raw_generation.py safetensors_io.py smol_rows.py) | $(VENV)
+$(SMOL)/adapter/adapter.json: $(SMOL)/data/manifest.json $(SMOL_TOKENS) $(addprefix scripts/,train_lora.py lora.py lora_training.py cpu_exponentials.py emission.py raw_generation.py safetensors_io.py smol_rows.py) | $(VENV)
 	$(TRAIN_SMOL) --work $(SMOL)/lora --adapter $(@D) --report $(SMOL_OUT)/training.json
 $(EMISSION): $(SMOL)/before.json $(SMOL)/adapter/adapter.json | $(VENV)
 	$(EVAL_SMOL) --model $(SMOL)/base --adapter $(SMOL)/adapter --before $< --out $@

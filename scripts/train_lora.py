@@ -33,6 +33,7 @@ def main() -> None:
     mlx_backend.use_fast_blas(keep_memory=True)
     import mlx.core as mx
 
+    import cpu_exponentials
     import lora
     import lora_training
     import raw_generation
@@ -52,6 +53,7 @@ def main() -> None:
     mx.random.seed(settings["seed"])
     model = raw_generation.load(args.model)
     layers = lora.attach(model, adapter, tokens.ids)
+    cpu_exponentials.use(model)
     if settings.get("grad_checkpoint"):
         from mlx_lm.tuner.trainer import grad_checkpoint
 

@@ -13,11 +13,11 @@ from conftest import ROOT
 from files import read_json
 
 CONFIG = read_json(ROOT / "configs/tiny.json")
-EVALS = [path for path in sorted((ROOT / "evals/tiny").glob("*.json")) if not path.name.endswith(".failed.json") and not path.name.startswith("hermes_live.")]
+EVALS = [path for run in ("tiny", "tiny-repair") for path in sorted((ROOT / "evals" / run).glob("*.json")) if not path.name.startswith("hermes_live.")]
 LIVE = [path for path in sorted((ROOT / "evals/tiny").glob("hermes_live.*.json")) if not path.name.endswith(".failed.json")]
 
 
-@pytest.mark.parametrize("path", EVALS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", EVALS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_an_evaluation_holds_what_its_details_say(path):
     report = read_json(path)
     results, settings = report["results"], report["settings"]
@@ -40,8 +40,9 @@ def test_an_evaluation_holds_what_its_details_say(path):
     assert (results["no_tool"]["false_positives"], results["text_tool_leaks"]) == (false_positives, leaks)
     if settings["backend"] == "llama_cpp":
         assert settings["context"] == 65536
-    if thresholds := CONFIG["eval"]["suites"].get(settings["suite"]):  # the harder suites are scored, not gated
-        assert passed >= thresholds["threshold"] and raw_passed >= thresholds.get("raw_threshold", 0) and (false_positives, leaks) == (0, 0)
+    if thresholds := read_json(ROOT / f"configs/{path.parent.name}.json")["eval"]["suites"].get(settings["suite"]):  # the harder suites are scored, not gated
+        met = passed >= thresholds["threshold"] and raw_passed >= thresholds.get("raw_threshold", 0) and (false_positives, leaks) == (0, 0)
+        assert met == (not path.name.endswith(".failed.json"))
 
 
 @pytest.mark.parametrize("path", LIVE, ids=lambda path: path.name)
@@ -70,6 +71,17 @@ def test_the_dataset_was_made_of_the_shipped_traces_and_of_what_the_generator_dr
 def test_every_quant_of_the_config_passed_the_hand_written_suite():
     for artifact in CONFIG["quants"]:
         assert (ROOT / f"evals/tiny/fixed_hermes_43.llama_cpp.{artifact}.json").is_file(), artifact
+
+
+def test_the_repair_reached_all_43_in_three_iterations_and_an_hour_and_its_variants_and_quant_keep_them():
+    repair = read_json(ROOT / "reports/tiny-repair/repair.json")["results"]
+    start, *tried = repair["iterations"]
+    accepted = [one for one in tried if one["accepted"]]
+    assert start["suites"]["fixed_hermes_43"]["passed"] < 43 and len(accepted) <= 3
+    reached = next(place for place, one in enumerate(tried) if one["suites"].get("fixed_hermes_43", {}).get("passed") == 43)
+    assert sum(one["seconds"] for one in [start, *tried[:reached + 1]]) < 3600 and tried[reached]["suites"]["fixed_hermes_43"]["leaks"] == 0
+    for name in ("mlx.bf16", "mlx.8bit", "mlx.6bit", "mlx.mixed", "llama_cpp.q4kxl"):
+        assert read_json(ROOT / f"evals/tiny-repair/fixed_hermes_43.{name}.json")["results"]["passed"] == 43
 
 
 def test_mlx_and_llama_cpp_agree_on_at_least_200_positions():

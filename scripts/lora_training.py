@@ -107,7 +107,7 @@ def train(model: nn.Module, examples: list, valid: list, settings: dict, work: P
     settings: learning_rate, warmup_steps, final_rate (the share of the rate to which it falls linearly over `epochs` epochs, where
     it stays), epochs, max_epochs, batch_tokens, max_tokens, seed. `key` names data, model and settings: a state in `work` with
     another key is refused. `max_steps` ends early, for a trial. Returns the outcome:
-    move, best_epoch, valid_losses, train_losses (one per step), steps, tokens, seconds.
+    move, best_epoch, valid_losses, train_losses (one per step), steps, tokens, seconds, peak_memory_gib (of MLX, over all resumed parts).
     """
     longest = max(len(example.tokens) for example in [*examples, *valid])
     if longest > settings["max_tokens"]:
@@ -142,6 +142,7 @@ def train(model: nn.Module, examples: list, valid: list, settings: dict, work: P
                 told["train_losses"].append(round(loss.item(), 4))
                 told["steps"], told["tokens"], told["batch"] = told["steps"] + 1, told["tokens"] + tokens, told["batch"] + 1
                 told["seconds"] = before + time.monotonic() - started
+                told["peak_memory_gib"] = max(told["peak_memory_gib"], round(mx.get_peak_memory() / 2**30, 2))
                 bar.update(tokens)
                 bar.set_postfix(loss=f"{sum(told['train_losses'][-10:]) / len(told['train_losses'][-10:]):.3f}")
                 if max_steps and told["steps"] >= max_steps:
@@ -179,7 +180,7 @@ def _resume(model, optimizer, work: Path, key: str) -> dict:
     """The state in `work`, loaded into model and optimizer; a fresh one where there is none."""
     folder = Path(work) / "state"
     if not folder.is_dir():
-        return {"batch": 0, "steps": 0, "tokens": 0, "seconds": 0.0, "train_losses": [], "valid_losses": [], "best_epoch": 0}
+        return {"batch": 0, "steps": 0, "tokens": 0, "seconds": 0.0, "peak_memory_gib": 0.0, "train_losses": [], "valid_losses": [], "best_epoch": 0}
     told = read_json(folder / "state.json")
     if told.pop("key") != key:
         raise UserError(f"{shown(folder)}: is the state of a training with other data, model or settings; remove it, or name another --work")

@@ -64,7 +64,7 @@ def main() -> None:
     kept = args.adapter.with_name(args.adapter.name + ".failed") if spiked else args.adapter
     lora.save(kept, arrays, {"lora": adapter, "token_ids": list(tokens.ids), "base_model": config["base_model"]})
     results = {**outcome, "adapted_layers": len(layers), "trainable_parameters": sum(array.size for array in arrays.values()),
-               "tokens_per_second": round(outcome["tokens"] / max(1, outcome["seconds"]), 1), "peak_memory_gib": round(mx.get_peak_memory() / 2**30, 2),
+               "tokens_per_second": round(outcome["tokens"] / max(1, outcome["seconds"]), 1),
                "adapter_bytes": (kept / lora.WEIGHTS).stat().st_size}
     report.write_gated(args.report, not spiked, described, {"training": settings, "lora": adapter, "max_steps": args.steps}, results)
     losses = ", ".join(f"{loss:.3f}" for loss in outcome["valid_losses"])

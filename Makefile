@@ -419,7 +419,7 @@ $(SMOL_OUT)/serving.mlx.json: $(SMOL)/fused/config.json $(SERVING)
 smol-serve: $(patsubst %,$(SMOL_OUT)/serving.%.json,mlx q8kxl q4kxl)  ## fused, Q8KXL and Q4KXL served by mlx_lm.server and llama-server: structured tool_calls on the held-out prompts
 
 ## What is published
-.PHONY: release visuals release-summary card verify status
+.PHONY: release package visuals release-summary card verify status
 # REPO is the hub repository that the printed upload commands name; TRAINING_REPORTS are what card and summary tell of the training.
 REPO ?= ORG/NAME
 TRAINING_REPORTS ?= $(wildcard $(REPORTS)/*training*.json)
@@ -429,6 +429,8 @@ SUMMARY := $(if $(filter tiny,$(RUN)),,$(REPORTS)/)release_summary.json
 ALL_EVALS := $(QUANT_EVALS) $(call MLX_EVAL,bf16)
 
 release: $(ALL_EVALS) $(REPORTS)/parity.json $(REPORTS)/quants.json $(SIZES)  ## everything above for this run, then summary, figures and a folder to upload; refused when a gate fails
+	$(MAKE) package
+package: $(VENV)  ## the release of the GGUFs and reports that are there, nothing measured again; refused where a file is not the one in its report
 	$(MAKE) release-summary
 	$(MAKE) visuals card
 	$(PY) scripts/build_release.py --summary $(SUMMARY) $(foreach name,bf16 $(KXL),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \

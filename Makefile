@@ -413,9 +413,9 @@ $(SMOL)/%kxl.gguf: $(SMOL)/bf16.gguf $(wildcard gguf/dense/*) $(addprefix script
 SERVING := $(addprefix scripts/,check_serving.py emission.py eval_case.py ast_match.py filler.py hermes_tools.py loss_mask.py model_client.py model_server.py \
   repetition.py smol_rows.py tool_syntax.py tool_tokens.py $(CHECKPOINT))
 $(SMOL_OUT)/serving.%.json: $(SMOL)/%.gguf $(SERVING)
-	$(PY) scripts/check_serving.py --data $(SMOL)/data --gguf $< --out $@
+	$(PY) scripts/check_serving.py --config $(SMOL_CONFIG) --data $(SMOL)/data --gguf $< --out $@
 $(SMOL_OUT)/serving.mlx.json: $(SMOL)/fused/config.json $(SERVING)
-	$(PY) scripts/check_serving.py --data $(SMOL)/data --model $(SMOL)/fused --out $@
+	$(PY) scripts/check_serving.py --config $(SMOL_CONFIG) --data $(SMOL)/data --model $(SMOL)/fused --out $@
 smol-serve: $(patsubst %,$(SMOL_OUT)/serving.%.json,mlx q8kxl q4kxl)  ## fused, Q8KXL and Q4KXL served by mlx_lm.server and llama-server: structured tool_calls on the held-out prompts
 
 ## What is published

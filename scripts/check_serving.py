@@ -4,10 +4,11 @@ In:  heldout.jsonl of scripts/prepare_data.py and one of: a GGUF file (served by
      checkpoint folder (served by mlx_lm.server, float32 on Linux).
 Out: a report; results {prompts, structured, right_tool, leaks, errors, details}.
 
-  .venv/bin/python scripts/check_serving.py --data runs/smollm2-135m/data --gguf runs/smollm2-135m/q4kxl.gguf \\
-      --out reports/smollm2-135m/serving.q4kxl.json
+  .venv/bin/python scripts/check_serving.py --config configs/smollm2-135m.json --data runs/smollm2-135m/data \\
+      --gguf runs/smollm2-135m/q4kxl.gguf --out reports/smollm2-135m/serving.q4kxl.json
 
-structured: finish_reason tool_calls, with calls, and no call left in the text. It fails when no prompt got one.
+structured: finish_reason tool_calls, with calls, and no call left in the text. right_tool: of exactly the expected tool. Where fewer
+prompts get that than the config's emission.min_right_tool, the report is named NAME.failed.json and the exit code is 2.
 """
 
 import contextlib
@@ -69,6 +70,7 @@ def ask(client: model_client.Client, row: dict, max_tokens: int) -> dict:
 
 def main() -> None:
     parser = cli.parser(__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="model config, whose emission.min_right_tool (share of the prompts) is the gate")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of scripts/prepare_data.py")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--gguf", type=Path, metavar="FILE", help="GGUF file")
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write")
     args = parser.parse_args()
 
+    wanted = read_json(args.config)["emission"]["min_right_tool"]
     rows = [row for row in smol_rows.read(args.data / "heldout.jsonl") if row["kind"] == "tool"][:args.limit]
     log = args.out.with_suffix(".server.log")
     with serve(args, log) as server:
@@ -86,11 +89,14 @@ def main() -> None:
     log.unlink(missing_ok=True)
     results = {"prompts": len(details), "structured": sum(entry["structured"] for entry in details), "right_tool": sum(entry["right_tool"] for entry in details),
                "leaks": sum(bool(entry["leaks"]) for entry in details), "errors": sum(bool(entry["errors"]) for entry in details), "details": details}
-    report.write(args.out, [args.data / "heldout.jsonl", args.gguf or args.model / "model.safetensors"],
-                 {"backend": "llama_cpp" if args.gguf else "mlx", "context": CONTEXT, "max_tokens": args.max_tokens}, results)
-    print(f"{shown(args.out)}: {results['structured']} of {results['prompts']} prompts got structured tool_calls, {results['right_tool']} of the right tool")
-    if not results["structured"]:
-        raise UserError(f"{shown(args.gguf or args.model)}: no prompt got a structured call; look at its raw tokens with scripts/inspect_tokens.py")
+    met = results["right_tool"] >= wanted * results["prompts"]
+    report.write_gated(args.out, met, [args.data / "heldout.jsonl", args.gguf or args.model / "model.safetensors"],
+                       {"backend": "llama_cpp" if args.gguf else "mlx", "context": CONTEXT, "max_tokens": args.max_tokens}, results)
+    told = f"{results['structured']} of {results['prompts']} prompts got structured tool_calls, {results['right_tool']} of the right tool"
+    if not met:
+        raise UserError(f"{shown(args.gguf or args.model)}: {told}, {wanted:.0%} are required; every answer is in {shown(report.failed_path(args.out))}."
+                        " Look at raw tokens with scripts/inspect_tokens.py; a quant that lost what its BF16 file has needs a finer type in its policy")
+    print(f"{shown(args.out)}: {told}")
 
 
 if __name__ == "__main__":

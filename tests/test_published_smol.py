@@ -42,9 +42,14 @@ def test_each_recorded_answer_belongs_to_a_question_that_is_not_held_out():
     assert len({row["id"] for row in recorded}) == len(recorded)
 
 
+@pytest.mark.parametrize("served", ["mlx", "q8kxl", "q4kxl"])
+def test_the_served_model_and_its_quants_keep_the_calls(served):
+    results = read_json(ROOT / f"reports/smollm2-135m/serving.{served}.json")["results"]
+    assert results["right_tool"] == sum([call["name"] for call in one["calls"]] == one["expected"] and one["structured"] for one in results["details"])
+    assert results["right_tool"] >= CONFIG["emission"]["min_right_tool"] * results["prompts"] and results["prompts"] == 50
+
+
 def test_the_emission_report_counts_its_own_details():
-    if not EMISSION.is_file():
-        pytest.skip("`make smollora` has not been run to its end")
     report = json.loads(EMISSION.read_text(encoding="utf-8"))
     results = report["results"]
     again = evaluate_emission.compare(results["details"]["before"], results["details"]["after"])

@@ -338,7 +338,7 @@ $(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(
 
 check-parser: $(VENV)  ## proof that MODEL, served by mlx_lm.server, answers with structured tool calls; says what is missing otherwise
 	$(PY) scripts/check_parser.py --model $(MODEL)
-repair-speed: $(VENV)  ## one LoRA step of ours against stock mlx_lm.lora on the same rows, on the committed repair rows (nine minutes)
+repair-speed: $(VENV)  ## one LoRA step of ours against stock mlx_lm.lora on the same committed repair rows (nine minutes)
 	$(PY) scripts/bench_lora.py --model models/tiny --data $(REPAIR_DATA)/iter01 --report reports/tiny/lora_speed.json --steps 2 --stock-first
 
 ## In the real agent

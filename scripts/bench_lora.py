@@ -67,7 +67,7 @@ def main() -> None:
         one["times_as_fast"] = round((one["stock"] or {"seconds_per_row": first})["seconds_per_row"] / one["ours"]["seconds_per_row"], 2)
     report.write(args.report, [args.model, args.data / "train.jsonl"],
                  {"batch_sizes": args.batch_sizes, "steps": args.steps, "max_tokens": args.max_tokens, "blas": mlx_backend.fast_blas() and Path(mlx_backend.fast_blas()).name,
-                  "blas_threads": int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count()))},
+                  "blas_threads": mlx_backend.blas_threads()},
                  {"batch_sizes": measured, "times_as_fast": {size: one["times_as_fast"] for size, one in measured.items()}})
     for size, one in measured.items():
         print(f"{size} rows a step: {one['ours']['seconds_per_row']} s a row, stock mlx_lm.lora {(one['stock'] or {'seconds_per_row': first})['seconds_per_row']} s: {one['times_as_fast']} times as fast")

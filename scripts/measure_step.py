@@ -108,7 +108,7 @@ def measure(args) -> dict:
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     bar.close()
     return {"mode": args.mode, "tokens": args.tokens, "layers": core.config["num_hidden_layers"], "seconds": round(seconds, 2),
-            "cpu_seconds": round(cpu, 2), "blas_threads": int(os.environ.get("OPENBLAS_NUM_THREADS", os.cpu_count())), "parts": {part: round(value, 2) for part, value in outcome.seconds.items()},
+            "cpu_seconds": round(cpu, 2), "blas_threads": mlx_backend.blas_threads(), "parts": {part: round(value, 2) for part, value in outcome.seconds.items()},
             "layers_done": dict(outcome.layers), "loss": round(outcome.loss, 5),
             "codes_changed": round(optimizer.report()["codes_changed"], 6), "core_gib": round(core.nbytes / hardware.GIB, 4),
             "seconds_to_make_core": round(made, 1), "process_gib": round(process / hardware.GIB, 4),

@@ -32,6 +32,11 @@ def fast_blas() -> str | None:
     return None if chosen == "reference" else chosen
 
 
+def blas_threads() -> int:
+    """How many threads OpenBLAS multiplies with, for reports: OPENBLAS_NUM_THREADS, else one for each core."""
+    return int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count())
+
+
 def child_env(keep_memory: bool = False) -> dict[str, str]:
     """Environment for a child process that computes with MLX, such as a server (that one with `keep_memory`)."""
     environment = freed_memory.kept(dict(os.environ)) if keep_memory else dict(os.environ)

@@ -1,13 +1,14 @@
 """Run generated tool calls for real, in the pinned Hermes Agent, and record what its tools return.
 
-In:  nothing but a seed; files and calls are composed by tiny_arguments.
+In:  nothing but a seed; files and calls are composed by tiny_arguments, or by tiny_sequences.
 Out: a JSONL of episodes: {"calls": [{"name", "arguments", "result"}, …]}, each run in a scratch folder
      of its own; the folder's path is written as {CWD} in the results.
 
 Only terminal, process and file tools run; they see nothing but the scratch folder. The committed
-datasets/tiny/tool_results.jsonl lets every other stage work without Hermes.
+datasets/tiny/tool_results.jsonl and sequences.jsonl let every other stage work without Hermes.
 
     .venv/bin/python scripts/record_tool_results.py --out datasets/tiny/tool_results.jsonl
+    .venv/bin/python scripts/record_tool_results.py --sequences --episodes 2400 --out datasets/tiny/sequences.jsonl
 """
 
 import json
@@ -20,6 +21,7 @@ from pathlib import Path
 import cli
 import hermes_env
 import tiny_arguments as arguments
+import tiny_sequences
 from files import write_text
 from tiny_requests import call
 from tiny_words import pick_word
@@ -126,13 +128,15 @@ def run(episodes: list[dict], python: Path) -> list[dict]:
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSONL of recorded episodes")
+    parser.add_argument("--sequences", action="store_true", help="two or three calls in a row each, of tiny_sequences")
     parser.add_argument("--episodes", type=int, default=1200, help="how many to run")
     parser.add_argument("--longest", type=int, default=400, help="drop results longer than this many characters")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--python", type=Path, help="python of an environment with the pinned hermes-agent (default: made in the cache)")
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    recorded = run([episode(rng) for _ in range(args.episodes)], args.python or hermes_env.python())
+    draw = tiny_sequences.episode if args.sequences else episode
+    recorded = run([draw(rng) for _ in range(args.episodes)], args.python or hermes_env.python())
     # Hermes answers a second read of an unchanged file with a note instead of its content.
     kept = [e for e in recorded if all(len(c["result"]) <= args.longest and '"dedup": true' not in c["result"] for c in e["calls"])]
     write_text(args.out, "".join(json.dumps(e, ensure_ascii=False, sort_keys=True) + "\n" for e in kept))

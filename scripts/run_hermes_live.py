@@ -14,10 +14,13 @@ count for nothing, since it prints a call that came as text, does nothing, and e
 """
 
 import contextlib
+import itertools
 import json
 import re
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -103,10 +106,27 @@ def serve(args):
         log.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A new folder with a plain name, as people work in: a row of random letters in every path that a tool returns is a trial
+    of its own for a small model."""
+    for number in itertools.count(1):
+        folder = Path(tempfile.gettempdir()).resolve() / f"hermes-live-{number}"
+        try:
+            folder.mkdir(mode=0o700)
+            break
+        except FileExistsError:
+            continue
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
 def attempt(task: live_task.Task, server: model_server.Server, args) -> dict:
     """Let Hermes try one task in a folder of its own; its entry in the report."""
-    with tempfile.TemporaryDirectory(prefix="hermes-kxl-live-") as name, contextlib.ExitStack() as stack:
-        root = Path(name).resolve()
+    with contextlib.ExitStack() as stack:
+        root = stack.enter_context(scratch())
         work, home = root / "work", root / "home" / ".hermes"
         work.mkdir()
         home.mkdir(parents=True)

@@ -2,29 +2,39 @@
 
 A context is what all requests of a batch share: {"system": str | None, "tools": [schemas]}. A row is
 {"kind", "messages"} without the system message; kinds are tool_call, no_tool, no_fitting_tool,
-finalization (ends after real tool results), parallel. Everything is drawn from a seeded random.Random.
+finalization (ends after real tool results), sequence (does so after two or three calls), parallel. Everything is drawn from a seeded random.Random.
 """
 
 import json
 import random
 import re
 from functools import cache
+from pathlib import Path
 
 import hermes_tools
 import tiny_arguments as arguments
 import tiny_requests
+import tiny_wording as w
 from files import ROOT, read_json
 from tiny_answers import no_tool
 from tiny_words import cased_word, pick_word
 
 ALL_TOOLS = list(tiny_requests.SHARES)
 RESULTS = ROOT / "datasets/tiny/tool_results.jsonl"
+SEQUENCES = ROOT / "datasets/tiny/sequences.jsonl"
 HERMES_PROMPT = ROOT / "configs/hermes_system_prompt.txt"
 SYSTEMS = [
     "You are Hermes Agent, a helpful assistant that can use tools.", "You are Hermes Agent.", "You are a helpful assistant.",
     "You are a helpful assistant with tools.", "You are an agent that works on a computer through tools.",
 ]  # fmt: skip
 CONTEXTS = ("bare", "compact", "fixed", "hermes_terminal", "hermes_files")
+# Not among tiny_answers: each word there is a token of the committed tokenizer.
+INTRODUCE = (
+    "((hello|hi|hey|good morning|good evening|greetings)(!|,|.|)|) (please|can you|could you|would you|) (introduce|present|describe) yourself( to me| briefly| shortly| in one sentence| in a few words|)(.|!|)",
+    "(hello|hi|hey)(!|,|.) (who are you|what are you|what is your name|tell me who you are|tell me about yourself|say something about yourself|say who you are)( please|)(?|.|!)",
+    "(please|) (say|tell us|tell me|write) (hello and|) who you are( and what you do|)(.|)",
+)
+INTRODUCTION = "I am Hermes Agent, a small assistant that can use tools."
 FINALIZATIONS = 0.13  # share of rows that end after tool results, where a training config does not say
 
 
@@ -82,9 +92,15 @@ def assistant(content: str | None, *calls: dict) -> dict:
 
 
 @cache
-def episodes() -> list[list[dict]]:
+def episodes(path: Path = RESULTS) -> list[list[dict]]:
     """Recorded real calls with results (record_tool_results.py)."""
-    return [json.loads(line)["calls"] for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line)["calls"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@cache
+def sequences(tools: frozenset[str], heldout: bool) -> list[list[dict]]:
+    """The recorded sequences that need no other tools; one in eight is held out."""
+    return [steps for i, steps in enumerate(episodes(SEQUENCES)) if (i % 8 == 0) == heldout and tools.issuperset(s["name"] for s in steps)]
 
 
 def _browser_episode(rng: random.Random, heldout: bool) -> list[dict]:
@@ -136,19 +152,34 @@ def finalization(rng: random.Random, tools: list[str], heldout: bool = False) ->
         steps = [s for s in steps if s["name"] in tools]
         if steps:
             break
-    folder = working_folder(rng)
-    steps = [{**s, "result": s["result"].replace("{CWD}", folder)} for s in steps]
+    steps = _placed(rng, steps)
     if len(steps) > 1 and rng.random() < 0.25:
         steps = steps[:1]
     if rng.random() < 0.5:
         steps = _renamed(rng, steps)
     text = tiny_requests.wording(rng, steps[0]) if len(steps) == 1 else tiny_requests.sequence(rng, steps)
+    return {"kind": "finalization", "messages": _conversation(text, steps)}
+
+
+def sequence(rng: random.Random, tools: list[str], heldout: bool = False) -> dict:
+    """A request for two or three calls in a row with their real results, to the end: no answer before the last call."""
+    steps = _placed(rng, rng.choice(sequences(frozenset(tools), heldout)))
+    return {"kind": "sequence", "messages": _conversation(tiny_requests.sequence(rng, steps), steps)}
+
+
+def _placed(rng: random.Random, steps: list[dict]) -> list[dict]:
+    """The steps in a drawn working folder."""
+    folder = working_folder(rng)
+    return [{**s, "result": s["result"].replace("{CWD}", folder)} for s in steps]
+
+
+def _conversation(text: str, steps: list[dict]) -> list[dict]:
     messages = [{"role": "user", "content": text}]
     for step in steps:
         messages.append(assistant("", {"name": step["name"], "arguments": step["arguments"]}))
         messages.append({"role": "tool", "name": step["name"], "content": step["result"]})
     messages.append(assistant(answer(steps[-1])))
-    return {"kind": "finalization", "messages": messages}
+    return messages
 
 
 def tool_call(rng: random.Random, tools: list[str], heldout: bool = False) -> dict:
@@ -166,13 +197,19 @@ def parallel(rng: random.Random, tools: list[str], heldout: bool = False) -> dic
 
 
 def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: bool = False, pieces: tiny_requests.Pieces | None = None,
-        finalizations: float = FINALIZATIONS) -> dict:
+        finalizations: float = FINALIZATIONS, in_a_row: float = 0, introductions: float = 0) -> dict:
     """One row for a context that offers `tools` (names); a simple one is a single request with its answer or call.
 
     With `pieces` some rows are drills in copying them; rows that nothing is trained on have none. `finalizations` is the
-    share of rows that end after tool results.
+    share of rows that end after tool results. Before all others, `in_a_row` is the share of sequences and `introductions`
+    that of requests for who the assistant is.
     """
     known = [t for t in tools if t in ALL_TOOLS]
+    if in_a_row and "terminal" in known and rng.random() < in_a_row:
+        return sequence(rng, known, heldout)
+    if introductions and rng.random() < introductions:
+        text = w.expand(rng, rng.choice(INTRODUCE))
+        return {"kind": "no_tool", "messages": [{"role": "user", "content": text[0].upper() + text[1:] if rng.random() < 0.6 else text}, assistant(INTRODUCTION)]}
     kind = rng.random()
     if kind < 0.17 or not known:
         text, reply = no_tool(rng, heldout)

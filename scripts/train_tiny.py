@@ -81,13 +81,17 @@ def draw_context(rng: random.Random, settings: dict, step: int) -> dict:
     return tiny_rows.context(rng, rng.choices(list(shares), list(shares.values()))[0])
 
 
-def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, max_tokens: int, forbidden: set, heldout: bool = False, simple: bool = False,
-               finalizations: float = tiny_rows.FINALIZATIONS):
-    """At most `count` rows of like length and `max_tokens` tokens, padded: ids [B, S], emitted [B, S] (bool), real [B, S] (bool), kinds."""
+def shares_of(settings: dict) -> dict[str, float]:
+    """The shares of kinds of rows that a training config names."""
+    return {key: settings[key] for key in ("finalizations", "in_a_row", "introductions") if key in settings}
+
+
+def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, max_tokens: int, forbidden: set, heldout: bool = False, simple: bool = False, **shares: float):
+    """At most `count` rows of like length and `max_tokens` tokens, padded: ids [B, S], emitted [B, S] (bool), real [B, S] (bool), kinds; `shares` as tiny_rows.row takes them."""
     names = tiny_rows.tool_names(context)
     pool = []
     while len(pool) < 4 * count:
-        row = tiny_rows.row(rng, names, heldout, simple, None if heldout else encoder.pieces, finalizations)
+        row = tiny_rows.row(rng, names, heldout, simple, None if heldout else encoder.pieces, **shares)
         if not forbidden.isdisjoint(eval_case.requests_of(row["messages"])):
             continue
         ids, emitted = encoder.row(row["messages"])
@@ -135,7 +139,7 @@ def exact_rows(model: TinyLfm2Moe, encoder: Encoder, settings: dict, forbidden: 
         for b in range(batches):
             rng = random.Random(f"{seed} {kind} {b}")
             context = tiny_rows.context(rng, kind)
-            ids, emitted, real, rows = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, heldout=True)
+            ids, emitted, real, rows = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, heldout=True, **{key: share for key, share in shares_of(settings).items() if key != "finalizations"})
             hidden, _ = model(ids[:, :-1], row_states(model, encoder.prefix(context), False))
             right = (model.logits(hidden).argmax(-1) == ids[:, 1:]) | ~emitted[:, 1:]
             for ok, name in zip(right.all(1).tolist(), rows):
@@ -148,9 +152,12 @@ def exact_rows(model: TinyLfm2Moe, encoder: Encoder, settings: dict, forbidden: 
 
 
 def build_optimizers(model: TinyLfm2Moe, settings: dict) -> list[torch.optim.Optimizer]:
-    """Muon for the hidden matrices, AdamW for embedding, routers, convolutions and norms."""
-    hidden = {n: p for n, p in model.named_parameters() if p.ndim == 2 and not n.endswith(("embed_tokens.weight", "gate.weight", "operator.weight"))}
-    others = [p for n, p in model.named_parameters() if n not in hidden]
+    """Muon for the hidden matrices, AdamW for embedding, routers, convolutions and norms; parts named in "frozen" do not move."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(part in name for part in settings.get("frozen", ())))
+    moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    hidden = {n: p for n, p in moving.items() if p.ndim == 2 and not n.endswith(("embed_tokens.weight", "gate.weight", "operator.weight"))}
+    others = [p for n, p in moving.items() if n not in hidden]
     muon = Muon(list(hidden.values()), settings["muon_learning_rate"], settings["weight_decay"])
     return [muon, torch.optim.AdamW(others, lr=settings["adam_learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)]
 
@@ -187,6 +194,7 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None 
         start, history = saved["step"], saved["history"]
         cli.say(f"resuming at step {start}")
     forbidden = eval_case.requests_of_suites(sorted((ROOT / "evals/suites").glob("*.json")))
+    shares = shares_of(settings)
     bar = tqdm(range(start, settings["steps"]), initial=start, total=settings["steps"], unit="step", dynamic_ncols=True)
     seen = history[-1]["tokens"] if history else 0
     recent: list[float] = []
@@ -194,8 +202,7 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None 
     for step in bar:
         rng = random.Random(f"{settings['seed']} {step}")
         context = draw_context(rng, settings, step)
-        batch = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, simple=not context["tools"],
-                           finalizations=settings.get("finalizations", tiny_rows.FINALIZATIONS))
+        batch = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, simple=not context["tools"], **shares)
         prefix = encoder.prefix(context)
         with_gradient = len(prefix) < 1000 or rng.random() < settings["prefix_gradient"]
         loss, right = loss_of(model, row_states(model, prefix, with_gradient), batch, settings["other_weight"])
@@ -240,7 +247,7 @@ def main() -> None:
         settings["model"] = read_json(args.start_from / "config.json")
     settings["model"]["vocab_size"] = encoder.tokenizer.get_vocab_size()
     start = sorted(args.start_from.glob("*.safetensors")) if args.start_from else []
-    used = [report.describe_input(p) for p in (args.config, args.model / "tokenizer.json", tiny_rows.RESULTS, *start)]
+    used = [report.describe_input(p) for p in (args.config, args.model / "tokenizer.json", tiny_rows.RESULTS, tiny_rows.SEQUENCES, *start)]
     args.work.mkdir(parents=True, exist_ok=True)
     model, history = train(settings, encoder, args.work, args.start_from)
     save_checkpoint(model, settings, args.model)

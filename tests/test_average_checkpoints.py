@@ -35,6 +35,22 @@ def test_each_weight_lies_between_and_the_tokenizer_comes_along(pair, tmp_path, 
     assert len(read_json(tmp_path / "report.json")["inputs"]) == 2
 
 
+def test_some_tensors_may_have_another_share(pair, tmp_path, monkeypatch):
+    run(monkeypatch, *pair, "--share", 1, "--but", "embed_tokens=0.25", "--out", tmp_path / "mean", "--report", tmp_path / "report.json")
+    one, mean = checkpoint.read(pair[0]), checkpoint.read(tmp_path / "mean")
+    for name, tensor in one.tensors.items():
+        factor = 1.25 if name == "model.embed_tokens.weight" else 2
+        np.testing.assert_allclose(mean.tensors[name].read(), factor * tensor.read(), rtol=2**-8, atol=1e-30, err_msg=name)
+    assert read_json(tmp_path / "report.json")["results"]["apart"] == ["model.embed_tokens.weight"]
+
+
+@pytest.mark.parametrize(("but", "why"), [("embedding=0.5", "no tensor of such a name"), ("embed_tokens", "NAME=SHARE"), ("embed_tokens=2", "between 0 and 1")])
+def test_another_share_that_means_nothing_is_refused(pair, tmp_path, monkeypatch, but, why):
+    with pytest.raises(UserError, match=why):
+        run(monkeypatch, *pair, "--share", 1, "--but", but, "--out", tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+
+
 def test_two_different_models_are_refused_and_nothing_is_written(pair, tmp_path, monkeypatch):
     config = read_json(pair[1] / "config.json")
     write_json(pair[1] / "config.json", {**config, "rope_theta": 5.0})

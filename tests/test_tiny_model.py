@@ -47,7 +47,7 @@ def test_training_rows_are_what_the_chat_template_writes(encoder, kind):
     rng = random.Random(11)
     for _ in range(25):
         context = tiny_rows.context(rng, kind)
-        row = tiny_rows.row(rng, tiny_rows.tool_names(context))
+        row = tiny_rows.row(rng, tiny_rows.tool_names(context), in_a_row=0.2, introductions=0.05)
         system = [{"role": "system", "content": context["system"]}] if context["system"] else []
         text = tokenizer.apply_chat_template(system + row["messages"], tools=context["tools"], tokenize=False)
         assert encoder.prefix(context) + encoder.row(row["messages"])[0] == tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -190,15 +190,54 @@ def test_training_resumes_to_the_same_weights(tmp_path, encoder, monkeypatch):
         assert torch.equal(a, b), name
 
 
+def test_a_frozen_part_stays_bit_for_bit_and_the_rest_learns(tmp_path, encoder, monkeypatch):
+    settings = read_json(ROOT / "configs/tiny-train.json")["training"]
+    settings["model"] = small_config(vocab_size=encoder.tokenizer.get_vocab_size())
+    settings.update(steps=2, rows=4, eval_every=9, warmup=1, max_tokens=800, early_steps=0, contexts_late={"bare": 1.0}, frozen=["embed_tokens"])
+    monkeypatch.setattr(train_tiny, "exact_rows", lambda *args: {})
+    torch.manual_seed(settings["seed"])
+    before = TinyLfm2Moe(settings["model"]).state_dict()
+    after = train_tiny.train(settings, encoder, make(tmp_path / "work"))[0].state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert "embed_tokens.weight" in same and not any(name.endswith(("q_proj.weight", "gate.weight", "w1.weight")) for name in same)
+
+
 def make(folder: Path) -> Path:
     folder.mkdir()
     return folder
 
 
-def test_recorded_tool_results_are_real_hermes_json_and_name_no_machine():
-    episodes = tiny_rows.episodes()
+@pytest.mark.parametrize("path", [tiny_rows.RESULTS, tiny_rows.SEQUENCES], ids=lambda path: path.stem)
+def test_recorded_tool_results_are_real_hermes_json_and_name_no_machine(path):
+    episodes = tiny_rows.episodes(path)
     assert len(episodes) > 1000
     for step in (s for steps in episodes for s in steps):
         assert isinstance(json.loads(step["result"]), dict)
         assert "hermes-kxl-" not in step["result"]
         assert tiny_rows.answer(step)
+
+
+@pytest.mark.parametrize("kind", ["bare", "hermes_terminal", "hermes_files"])
+def test_a_sequence_is_carried_out_to_its_last_call_and_only_then_answered(kind):
+    rng = random.Random(12)
+    for _ in range(100):
+        names = tiny_rows.tool_names(tiny_rows.context(rng, kind))
+        request, *turns = tiny_rows.row(rng, names, in_a_row=1)["messages"]
+        called = [turn for turn in turns if turn.get("tool_calls")]
+        assert [turn["role"] for turn in turns] == ["assistant", "tool"] * len(called) + ["assistant"]
+        assert len(called) in (2, 3) and not turns[-1].get("tool_calls")
+        values = [value for turn in called for key, value in turn["tool_calls"][0]["function"]["arguments"].items() if key not in ("mode", "target")]
+        assert all(value in request["content"] for value in values), "the request names all that is called for"
+
+
+def test_a_sequences_calls_act_on_its_own_files():
+    """Recorded ones must not fail for a name that was never there: the model would learn to answer with errors."""
+    steps = [step for episode in tiny_rows.episodes(tiny_rows.SEQUENCES) for step in episode if step["name"] == "terminal"]
+    failed = [step for step in steps if json.loads(step["result"])["exit_code"]]
+    assert len(failed) < 0.03 * len(steps), failed[:3]
+
+
+def test_held_out_sequences_are_never_trained_on():
+    tools = frozenset(tiny_rows.ALL_TOOLS)
+    trained, heldout = ([json.dumps(steps) for steps in tiny_rows.sequences(tools, flag)] for flag in (False, True))
+    assert len(heldout) > 200 and not set(trained) & set(heldout)

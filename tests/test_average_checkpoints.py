@@ -44,7 +44,7 @@ def test_some_tensors_may_have_another_share(pair, tmp_path, monkeypatch):
     assert read_json(tmp_path / "report.json")["results"]["apart"] == ["model.embed_tokens.weight"]
 
 
-@pytest.mark.parametrize(("but", "why"), [("embedding=0.5", "no tensor of such a name"), ("embed_tokens", "NAME=SHARE"), ("embed_tokens=2", "between 0 and 1")])
+@pytest.mark.parametrize(("but", "why"), [("router=0.5", "no tensor of such a name"), ("embed_tokens", "NAME=SHARE"), ("embed_tokens=2", "between 0 and 1")])
 def test_another_share_that_means_nothing_is_refused(pair, tmp_path, monkeypatch, but, why):
     with pytest.raises(UserError, match=why):
         run(monkeypatch, *pair, "--share", 1, "--but", but, "--out", tmp_path / "mean")

@@ -114,6 +114,16 @@ def test_the_effect_counts_and_not_the_claim(live):
     assert "/hermes-live-" not in json.dumps(report), "the temporary folder's name would change from run to run"
 
 
+def test_scratch_folders_have_plain_names_of_their_own_and_leave_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_hermes_live.tempfile, "tempdir", str(tmp_path))
+    with run_hermes_live.scratch() as one, pytest.raises(RuntimeError):
+        with run_hermes_live.scratch() as other:
+            assert (one.name, other.name) == ("hermes-live-1", "hermes-live-2")
+            (other / "work").mkdir()
+            raise RuntimeError("a task that fails")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_call_that_a_model_broke_in_its_text_does_not_end_the_run():
     turns = [{"from": "gpt", "value": '<tool_call>\n{"name": "terminal", "arguments": {}}\n</tool_call>\n<tool_call>\n{"name": \n</tool_call>\n<tool_call>\n[]\n</tool_call>'},
              {"from": "tool", "value": "<tool_response>\ndone\n</tool_response>"}]

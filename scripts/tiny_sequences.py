@@ -72,13 +72,13 @@ def _both(folder: Folder, form: str) -> str | None:
 # Commands by kind, with weights; each draws one for the folder as it is then, or None where it does not fit.
 COMMANDS = {
     "write": (6, lambda f: f"echo {name(f.rng)} > {f.new()}"),
-    "append": (1, lambda f: f"echo {name(f.rng)} >> {f.old()}"),
+    "append": (1, lambda f: f"echo {name(f.rng)} >> {f.old()}" if f.known else None),
     "folder": (3, lambda f: f"{f.rng.choice(('mkdir', 'mkdir', 'mkdir -p'))} {_new_folder(f)}"),
     "empty": (2, lambda f: f"touch {f.new()}"),
-    "copy": (4, lambda f: f"cp {f.old()} {f.target()}"),
+    "copy": (4, lambda f: f"cp {f.old()} {f.target()}" if f.known else None),
     "move": (2, lambda f: f"mv {f.leave()} {f.target()}" if f.known else None),
     "delete": (3, lambda f: f"rm {f.leave()}" if f.known else None),
-    "print": (3, lambda f: f"{f.rng.choice(('cat', 'cat', 'wc -l', 'head -n 1'))} {f.old()}"),
+    "print": (3, lambda f: f"{f.rng.choice(('cat', 'cat', 'wc -l', 'head -n 1'))} {f.old()}" if f.known else None),
     "join": (3, lambda f: _both(f, f.rng.choice(("cat {} {} > {}", "paste {} {} > {}")))),
     "say": (1, lambda f: f"echo {name(f.rng)}"),
     "list": (1, lambda f: f"ls {f.rng.choice(f.folders)}" if f.folders else "ls"),
@@ -87,11 +87,11 @@ TOOLS = {"terminal": 5, "write_file": 5, "read_file": 3, "search_files": 1, "pat
 
 
 def _draw(folder: Folder, kind: tuple[str, str]) -> dict | None:
+    """A call of this kind, or None where the folder has nothing for it."""
     tool, command = kind
     rng = folder.rng
     if tool == "terminal":
-        needs_file = command in ("append", "copy", "print")
-        text = None if needs_file and not folder.known else COMMANDS[command][1](folder)
+        text = COMMANDS[command][1](folder)
         return call("terminal", command=text) if text else None
     if tool == "write_file":
         return call("write_file", content=name(rng) if rng.random() < 0.7 else arguments.words(rng, 1, 4), path=folder.new())

@@ -135,11 +135,13 @@ def exact_rows(model: TinyLfm2Moe, encoder: Encoder, settings: dict, forbidden: 
     """Share of held-out rows of which every emitted token is the model's first choice, by context and kind of row."""
     model.eval()
     counts: dict[str, list[int]] = {}
+    shares = shares_of(settings)
+    shares.pop("finalizations", None)  # judged in one share, so that the stages compare
     for kind in kinds:
         for b in range(batches):
             rng = random.Random(f"{seed} {kind} {b}")
             context = tiny_rows.context(rng, kind)
-            ids, emitted, real, rows = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, heldout=True, **{key: share for key, share in shares_of(settings).items() if key != "finalizations"})
+            ids, emitted, real, rows = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, heldout=True, **shares)
             hidden, _ = model(ids[:, :-1], row_states(model, encoder.prefix(context), False))
             right = (model.logits(hidden).argmax(-1) == ids[:, 1:]) | ~emitted[:, 1:]
             for ok, name in zip(right.all(1).tolist(), rows):

@@ -23,23 +23,17 @@ same bytes. Texts that overlap or leave the picture are an error that names them
 
 from pathlib import Path
 
-import cli
-import figures_data
-import figures_eval
-import figures_pipeline
-import figures_quants
-import figures_repair
-import figures_smol
-import figures_style
-import figures_training
-from cli import UserError
-from files import ROOT, read_json, shown
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown
+from kxl.figures import data, pipeline, quants, repair, smol, style, training
+from kxl.figures import eval as figures_eval
 
 # name: (reports it needs, draw(reports, theme), what it shows in words)
 FIGURES = {
     "pipeline": (
         ("calibration", "imatrix", "parity", "quants", "eval"),
-        lambda reports, theme: figures_pipeline.overview(reports, reports["eval"], theme),
+        lambda reports, theme: pipeline.overview(reports, reports["eval"], theme),
         "The stages from a fused checkpoint to verified KXL quants, each with the number its gate measured.",
     ),
     "fixed-hermes": (
@@ -49,63 +43,82 @@ FIGURES = {
     ),
     "quant-quality": (
         ("quants",),
-        lambda reports, theme: figures_quants.size_and_quality(reports["quants"], theme),
+        lambda reports, theme: quants.size_and_quality(reports["quants"], theme),
         "File size against KL divergence from the BF16 parent for KXL and stock quants: mean and 99.9 % tail.",
     ),
     "dataset": (
         ("dataset",),
-        lambda reports, theme: figures_data.filtering(reports["dataset"], theme, reports["reference"]),
+        lambda reports, theme: data.filtering(reports["dataset"], theme, reports["reference"]),
         "How many traces there are at each length in tokens, where the cap cuts, and how many rows each filter took.",
     ),
     "quant-sizes-8b": (
         ("sizes",),
-        lambda reports, theme: figures_quants.predicted_sizes(reports["sizes"], theme),
+        lambda reports, theme: quants.predicted_sizes(reports["sizes"], theme),
         "Predicted file sizes of LFM2-8B-A1B's KXL quants in GiB against their budgets and the stock types.",
     ),
     "smol-emission": (
         ("emission",),
-        lambda reports, theme: figures_smol.emission(reports["emission"], theme),
+        lambda reports, theme: smol.emission(reports["emission"], theme),
         "Probability of the tool-call start token at each held-out prompt before and after training, and what came of it.",
     ),
     "training-memory": (
         ("memory", "proof"),
-        lambda reports, theme: figures_training.memory(reports["memory"], reports["proof"], theme, reports["reference"]),
+        lambda reports, theme: training.memory(reports["memory"], reports["proof"], theme, reports["reference"]),
         "Predicted peak memory of a training step at LFM2-8B-A1B's shapes by tokens of the example, with measured peaks.",
     ),
     "group-sweep": (
         ("sweep",),
-        lambda reports, theme: figures_training.sweep(reports["sweep"], theme, reports["reference"]),
+        lambda reports, theme: training.sweep(reports["sweep"], theme, reports["reference"]),
         "Seconds and peak memory of a training step by group size, beside the streamed step.",
     ),
     "repair": (
         ("repair",),
-        lambda reports, theme: figures_repair.progression(reports["repair"], theme, reports["reference"]),
+        lambda reports, theme: repair.progression(reports["repair"], theme, reports["reference"]),
         "Cases passed per suite before a repair loop and after each of its iterations, with the row shapes it was compared with.",
     ),
 }
-MADE_BY = {"calibration": "make imatrix", "imatrix": "make imatrix", "parity": "make parity",
-           "quants": "make quants", "sizes": "make sizes", "eval": "make eval", "dataset": "make data",
-           "emission": "make smollora", "repair": "make repair-loop",
-           "memory": "make sweep", "sweep": "make sweep", "proof": "make prove-8b"}
+MADE_BY = {
+    "calibration": "make imatrix",
+    "imatrix": "make imatrix",
+    "parity": "make parity",
+    "quants": "make quants",
+    "sizes": "make sizes",
+    "eval": "make eval",
+    "dataset": "make data",
+    "emission": "make smollora",
+    "repair": "make repair-loop",
+    "memory": "make sweep",
+    "sweep": "make sweep",
+    "proof": "make prove-8b",
+}
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--eval", type=Path, action="append", help="eval report of one artifact; one per column, in this order")
-    parser.add_argument("--calibration", type=Path, help="report of build_calibration.py")
-    parser.add_argument("--imatrix", type=Path, help="report of compute_imatrix.py")
-    parser.add_argument("--parity", type=Path, help="report of check_parity.py")
-    parser.add_argument("--quants", type=Path, help="report of measure_quants.py")
-    parser.add_argument("--sizes", type=Path, help="report of predict_sizes.py for LFM2-8B-A1B")
-    parser.add_argument("--dataset", type=Path, help="report of prepare_traces.py")
-    parser.add_argument("--emission", type=Path, help="report of evaluate_emission.py")
-    parser.add_argument("--repair", type=Path, help="report of run_repair_loop.py")
-    parser.add_argument("--memory", type=Path, help="memory model's report of sweep_groups.py")
-    parser.add_argument("--sweep", type=Path, help="report of sweep_groups.py")
-    parser.add_argument("--proof", type=Path, help="report of prove_8b.py")
-    parser.add_argument("--reference", type=Path, default=ROOT / "configs" / "reference_results.json", help="what the reference published")
-    parser.add_argument("--only", choices=FIGURES, action="append", help="draw just this figure; may be given several times")
+    parser.add_argument(
+        "--eval", type=Path, action="append", help="eval report of one artifact; one per column, in this order"
+    )
+    parser.add_argument("--calibration", type=Path, help="report of quant_build_calibration.py")
+    parser.add_argument("--imatrix", type=Path, help="report of quant_compute_imatrix.py")
+    parser.add_argument("--parity", type=Path, help="report of quant_check_parity.py")
+    parser.add_argument("--quants", type=Path, help="report of quant_measure.py")
+    parser.add_argument("--sizes", type=Path, help="report of quant_predict_sizes.py for LFM2-8B-A1B")
+    parser.add_argument("--dataset", type=Path, help="report of traces_prepare.py")
+    parser.add_argument("--emission", type=Path, help="report of smol_evaluate.py")
+    parser.add_argument("--repair", type=Path, help="report of repair_loop.py")
+    parser.add_argument("--memory", type=Path, help="memory model's report of moe_sweep_groups.py")
+    parser.add_argument("--sweep", type=Path, help="report of moe_sweep_groups.py")
+    parser.add_argument("--proof", type=Path, help="report of moe_prove_8b.py")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        default=ROOT / "configs" / "reference_results.json",
+        help="what the reference published",
+    )
+    parser.add_argument(
+        "--only", choices=FIGURES, action="append", help="draw just this figure; may be given several times"
+    )
     args = parser.parse_args()
 
     given = {name: getattr(args, name) for name in MADE_BY if getattr(args, name)}
@@ -115,16 +128,21 @@ def main() -> None:
     for name in FIGURES if not args.only else ():
         if name not in chosen and (old := args.out / f"{name}-light.svg").exists():
             need = next(need for need in FIGURES[name][0] if need not in given)
-            raise UserError(f"{shown(old)} was drawn from a report that is not there any more (--{need}): `{MADE_BY[need]}` writes it; or delete the figure")
+            raise UserError(
+                f"{shown(old)} was drawn from a report that is not there any more (--{need}): `{MADE_BY[need]}` writes it; or delete the figure"
+            )
     for name in chosen:
         if missing := [need for need in FIGURES[name][0] if need not in given]:
             raise UserError(f"figure {name} needs {', '.join('--' + need for need in missing)}")
-    reports = {"reference": read_json(args.reference)} | {name: [load(path, name) for path in paths] if name == "eval" else load(paths, name) for name, paths in given.items()}
+    reports = {"reference": read_json(args.reference)} | {
+        name: [load(path, name) for path in paths] if name == "eval" else load(paths, name)
+        for name, paths in given.items()
+    }
 
     problems = []
     for name in chosen:
         _, draw, description = FIGURES[name]
-        problems += figures_style.save(lambda theme: draw(reports, theme), args.out, name, description)
+        problems += style.save(lambda theme: draw(reports, theme), args.out, name, description)
         print(f"{shown(args.out)}/{name}-{{light,dark}}.{{svg,png}}")
     if problems:
         raise UserError("the figures were drawn, but a reader would stumble: " + "; ".join(problems))

@@ -4,9 +4,9 @@ In:   a task file (evals/live/*.json) and one of: a GGUF file (served by the pin
       or the URL of any OpenAI-compatible server
 Out:  a report: per task the verdict, what was checked, steps, seconds, tokens, and the whole conversation
 
-  .venv/bin/python scripts/run_hermes_live.py --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf --artifact q4kxl \\
+  .venv/bin/python scripts/live_run.py --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf --artifact q4kxl \\
       --config configs/tiny.json --out evals/tiny/hermes_live.llama_cpp.q4kxl.json
-  .venv/bin/python scripts/run_hermes_live.py --url http://127.0.0.1:8080/v1 --artifact mine --out live.json
+  .venv/bin/python scripts/live_run.py --url http://127.0.0.1:8080/v1 --artifact mine --out live.json
 
 Each task gets an empty folder and a fresh Hermes home. The agent runs in a box (sandbox.py): it reaches the
 model's server and nothing else, and writes into its folder and nowhere else. Hermes's exit code and final words
@@ -25,16 +25,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import cli
-import hermes_agent
-import install_net
-import live_task
-import model_server
-import report
-import sandbox
-from eval_statistics import wilson
-from files import ROOT, read_json, shown
-from hermes_env import LOCK
+from kxl.base import cli, report
+from kxl.base.files import ROOT, read_json, shown
+from kxl.base.statistics import wilson
+from kxl.eval import server as eval_server
+from kxl.live import agent, net, sandbox
+from kxl.live import task as live_task
+from kxl.setup.hermes_env import LOCK
 
 TASKS = ROOT / "evals" / "live" / "hermes_16.json"
 
@@ -45,13 +42,18 @@ def main() -> None:
     wanted = read_json(args.config)["eval"].get("live", {}).get("threshold", 0) if args.config else 0
     if args.config and not wanted:
         cli.say(f"{shown(args.config)} has no eval.live.threshold: this run is scored but not gated")
-    hermes_agent.python()  # made now, so that its minutes are no task's
+    agent.python()  # made now, so that its minutes are no task's
     started = time.monotonic()
     with serve(args) as server:
         details = [attempt(task, server, args) for task in tqdm(tasks, desc=f"{name} {args.artifact}", unit="task")]
     results = {
-        "tasks": len(details), "passed": sum(entry["passed"] for entry in details), "details": details,
-        "by_calls": {str(calls): tally([entry for entry in details if entry["calls"] == calls]) for calls in sorted({entry["calls"] for entry in details})},
+        "tasks": len(details),
+        "passed": sum(entry["passed"] for entry in details),
+        "details": details,
+        "by_calls": {
+            str(calls): tally([entry for entry in details if entry["calls"] == calls])
+            for calls in sorted({entry["calls"] for entry in details})
+        },
         "seconds": round(time.monotonic() - started),
     }
     results["interval"] = [round(end, 4) for end in wilson(results["passed"], results["tasks"])]
@@ -61,7 +63,9 @@ def main() -> None:
     report.write_gated(args.out, not short, [args.tasks, *filter(None, [args.gguf])], settings, results)
     print(summary(results))
     if short:
-        raise cli.UserError(f"{results['passed']} of {results['tasks']} tasks done, {wanted} are required ({shown(args.config)}). Every run is in {shown(report.failed_path(args.out))}")
+        raise cli.UserError(
+            f"{results['passed']} of {results['tasks']} tasks done, {wanted} are required ({shown(args.config)}). Every run is in {shown(report.failed_path(args.out))}"
+        )
     print(f"wrote {shown(args.out)}")
 
 
@@ -75,13 +79,25 @@ def arguments():
     parser.add_argument("--tasks", type=Path, default=TASKS, help="task file")
     parser.add_argument("--config", type=Path, help="config file, whose eval.live.threshold (tasks) gates the run")
     parser.add_argument("--model-name", default="local", help="model name sent along")
-    parser.add_argument("--context", type=int, default=65536, help="tokens of context; Hermes refuses fewer than 64,000")
+    parser.add_argument(
+        "--context", type=int, default=65536, help="tokens of context; Hermes refuses fewer than 64,000"
+    )
     parser.add_argument("--seed", type=int, default=1, help="decides the words in the tasks")
     parser.add_argument("--timeout", type=float, default=300, help="seconds that one task may take")
     parser.add_argument("--threads", type=int, default=0, help="threads of llama-server, 0 = its own choice")
-    parser.add_argument("--net", action="store_true", help="with the safety-net plugin, for servers that do not parse their model's calls")
-    parser.add_argument("--no-isolation", action="store_true", help="where the system allows no box: run the agent's commands with your own rights")
-    parser.add_argument("--server-log", type=Path, help="log of llama-server (default: beside the report, and kept only after an error)")
+    parser.add_argument(
+        "--net",
+        action="store_true",
+        help="with the safety-net plugin, for servers that do not parse their model's calls",
+    )
+    parser.add_argument(
+        "--no-isolation",
+        action="store_true",
+        help="where the system allows no box: run the agent's commands with your own rights",
+    )
+    parser.add_argument(
+        "--server-log", type=Path, help="log of llama-server (default: beside the report, and kept only after an error)"
+    )
     args = parser.parse_args()
     if args.gguf and not args.gguf.exists():
         raise cli.UserError(f"{shown(args.gguf)}: no such file")
@@ -92,7 +108,7 @@ def arguments():
 def serve(args):
     """The model's server."""
     if args.url:
-        server = model_server.external(args.url)
+        server = eval_server.external(args.url)
         if not server.alive():
             raise server.failure("does not answer; start it, or name another one with --url")
         yield server
@@ -100,7 +116,7 @@ def serve(args):
     log = args.server_log or args.out.with_suffix(".server.log")
     # Hermes sends no temperature, and llama-server's own is 0.8.
     extra = ("--temp", "0", *(("--threads", str(args.threads)) if args.threads else ()))
-    with model_server.llama_server(args.gguf, log, args.context, extra=extra) as server:
+    with eval_server.llama_server(args.gguf, log, args.context, extra=extra) as server:
         yield server
     if not args.server_log:
         log.unlink(missing_ok=True)
@@ -123,7 +139,7 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def attempt(task: live_task.Task, server: model_server.Server, args) -> dict:
+def attempt(task: live_task.Task, server: eval_server.Server, args) -> dict:
     """Let Hermes try one task in a folder of its own; its entry in the report."""
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(scratch())
@@ -136,12 +152,14 @@ def attempt(task: live_task.Task, server: model_server.Server, args) -> dict:
             try:
                 box = stack.enter_context(sandbox.box([work, home.parent], url))
             except cli.UserError as error:
-                raise cli.UserError(f"{error}; --no-isolation (make: LIVE_FLAGS=--no-isolation) runs its commands with your own rights") from None
+                raise cli.UserError(
+                    f"{error}; --no-isolation (make: LIVE_FLAGS=--no-isolation) runs its commands with your own rights"
+                ) from None
             url, wrap = box.url, box.wrap
         if args.net:
-            install_net.copy(home)
-        hermes_agent.configure(home, url, args.model_name, args.context, plugins=(install_net.NAME,) if args.net else ())
-        run = hermes_agent.run(task.prompt, url, work, task.toolsets, args.timeout, home, save_trajectory=True, wrap=wrap)
+            net.copy(home)
+        agent.configure(home, url, args.model_name, args.context, plugins=(net.NAME,) if args.net else ())
+        run = agent.run(task.prompt, url, work, task.toolsets, args.timeout, home, save_trajectory=True, wrap=wrap)
         if not server.alive():
             raise server.failure(f"died on task {task.id}")
         turns = run.trajectory["conversations"] if run.trajectory else []
@@ -161,7 +179,9 @@ def tool_turns(turns: list[dict]) -> tuple[list[str], list[str]]:
     names, results = [], []
     for turn in turns:
         if turn["from"] == "gpt":
-            names += filter(None, map(tool_name, re.findall(r"<tool_call>\n(.*?)\n</tool_call>", turn["value"], re.DOTALL)))
+            names += filter(
+                None, map(tool_name, re.findall(r"<tool_call>\n(.*?)\n</tool_call>", turn["value"], re.DOTALL))
+            )
         elif turn["from"] == "tool":
             results += re.findall(r"<tool_response>\n(.*?)\n</tool_response>", turn["value"], re.DOTALL)
     return names, results
@@ -185,10 +205,18 @@ def tally(entries: list) -> dict:
 
 
 def summary(results: dict) -> str:
-    lines = [f"{entry['id']:<28} {'done' if entry['passed'] else 'FAILED':<7} {entry['steps']:>2} steps {entry['seconds']:>6} s" + ("" if entry["passed"] else f"  {entry['why'][0]}")
-             for entry in results["details"]]
+    lines = [
+        f"{entry['id']:<28} {'done' if entry['passed'] else 'FAILED':<7} {entry['steps']:>2} steps {entry['seconds']:>6} s"
+        + ("" if entry["passed"] else f"  {entry['why'][0]}")
+        for entry in results["details"]
+    ]
     low, high = results["interval"]
-    return "\n".join([*lines, f"{results['passed']} of {results['tasks']} tasks done in {results['seconds']} s (95 %: {low:.0%} to {high:.0%} of such tasks)"])
+    return "\n".join(
+        [
+            *lines,
+            f"{results['passed']} of {results['tasks']} tasks done in {results['seconds']} s (95 %: {low:.0%} to {high:.0%} of such tasks)",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Make the mixed core that MoE training works on: experts int8, routers and everything else BF16.
 
-In:  --model, a BF16 checkpoint folder (fetch_base.py); the group size of the training config.
-Out: --out, a core folder (mixed_core.py); --report with its bytes and the error of every expert matrix.
+In:  --model, a BF16 checkpoint folder (moe_fetch_base.py); the group size of the training config.
+Out: --out, a core folder (kxl/moe/core.py); --report with its bytes and the error of every expert matrix.
 
 One matrix is in memory at a time. A checkpoint that is no LFM2-MoE, or whose widths the group size does not
 divide, is refused before anything is written.
 
-  .venv/bin/python scripts/build_core.py --model models/tiny --config configs/tiny-moe.json --out runs/tiny/core --report reports/tiny/core.json
+  .venv/bin/python scripts/moe_build_core.py --model models/tiny --config configs/tiny-moe.json --out runs/tiny/core --report reports/tiny/core.json
 """
 
 import math
@@ -14,11 +14,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import checkpoint
-import cli
-import mixed_core
-import report
-from files import read_json, shown
+from kxl.base import cli, report
+from kxl.base.files import read_json, shown
+from kxl.model import checkpoint
+from kxl.moe import core
 
 
 def main() -> None:
@@ -31,20 +30,34 @@ def main() -> None:
 
     group = read_json(args.config).get("group_size")
     config_path = args.model / "config.json"
-    config = mixed_core.check_config(read_json(config_path), group, shown(config_path))  # before the shapes: the plainer error
+    config = core.check_config(
+        read_json(config_path), group, shown(config_path)
+    )  # before the shapes: the plainer error
     source = checkpoint.read(args.model)
     source = checkpoint.Checkpoint(source.folder, config, source.tensors)
     with tqdm(total=source.config["num_hidden_layers"] + 1, unit="shard", dynamic_ncols=True) as bar:
-        errors = mixed_core.build(args.out, source, group, say=lambda done, count: bar.update())
-    size = mixed_core.size(source.config, group)
+        errors = core.build(args.out, source, group, say=lambda done, count: bar.update())
+    size = core.size(source.config, group)
     bf16 = sum(2 * math.prod(tensor.shape) for tensor in source.tensors.values())
     worst = max(errors, key=lambda name: errors[name]["relative_rms"])
     inputs = sorted(path for path in args.model.iterdir() if path.suffix in (".safetensors", ".json"))
-    report.write(args.report, inputs, {"group_size": group, "bits": 8}, {
-        "bytes": size, "bf16_bytes": bf16, "expert_bytes": sum(expert_bytes(source.tensors[name].shape, group) for name in errors),
-        "worst": worst, "worst_relative_rms": errors[worst]["relative_rms"], "errors": errors})
-    print(f"{shown(args.out)}: {size / 2**20:,.1f} MiB for {bf16 / 2**20:,.1f} in BF16; {len(errors)} expert matrices, "
-          f"worst relative error {errors[worst]['relative_rms']:.4f} ({worst})")
+    report.write(
+        args.report,
+        inputs,
+        {"group_size": group, "bits": 8},
+        {
+            "bytes": size,
+            "bf16_bytes": bf16,
+            "expert_bytes": sum(expert_bytes(source.tensors[name].shape, group) for name in errors),
+            "worst": worst,
+            "worst_relative_rms": errors[worst]["relative_rms"],
+            "errors": errors,
+        },
+    )
+    print(
+        f"{shown(args.out)}: {size / 2**20:,.1f} MiB for {bf16 / 2**20:,.1f} in BF16; {len(errors)} expert matrices, "
+        f"worst relative error {errors[worst]['relative_rms']:.4f} ({worst})"
+    )
 
 
 def expert_bytes(shape: tuple, group: int) -> int:

@@ -7,7 +7,7 @@ mlx_lm trains with mlx_lm.tuner.trainer.train, float32 weights, its Adafactor wi
 fast BLAS in front; ours with the int8 core. Each runs in a process of its own, one after the other. Refused with
 exit code 2, the report kept as NAME.failed.json, when ours is slower or takes more memory.
 
-  .venv/bin/python scripts/compare_mlx_lm.py --report reports/prove-8b/mlx_lm.json
+  .venv/bin/python scripts/moe_compare_mlx_lm.py --report reports/prove-8b/mlx_lm.json
 """
 
 import json
@@ -18,16 +18,34 @@ import tempfile
 import time
 from pathlib import Path
 
-import cli
-import mlx_backend
-import report
-from cli import UserError
-from files import ROOT, read_json, shown
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown
+from kxl.model import blas
 
-SHAPES = {"model_type": "lfm2_moe", "vocab_size": 16384, "hidden_size": 768, "intermediate_size": 2048, "moe_intermediate_size": 512,
-          "num_hidden_layers": 8, "num_dense_layers": 2, "num_experts": 12, "num_experts_per_tok": 4, "num_attention_heads": 12,
-          "num_key_value_heads": 4, "conv_L_cache": 3, "conv_bias": False, "full_attn_idxs": [2, 5], "norm_eps": 1e-5, "rope_theta": 1000000.0,
-          "max_position_embeddings": 128000, "tie_embedding": True, "norm_topk_prob": True, "use_expert_bias": True, "routed_scaling_factor": 1.0}
+SHAPES = {
+    "model_type": "lfm2_moe",
+    "vocab_size": 16384,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "moe_intermediate_size": 512,
+    "num_hidden_layers": 8,
+    "num_dense_layers": 2,
+    "num_experts": 12,
+    "num_experts_per_tok": 4,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "full_attn_idxs": [2, 5],
+    "norm_eps": 1e-5,
+    "rope_theta": 1000000.0,
+    "max_position_embeddings": 128000,
+    "tie_embedding": True,
+    "norm_topk_prob": True,
+    "use_expert_bias": True,
+    "routed_scaling_factor": 1.0,
+}
 
 
 def main() -> None:
@@ -35,30 +53,48 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "configs/lfm2.5-8b-a1b-moe.json", help="training config")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of an example")
     parser.add_argument("--steps", type=int, default=2, help="steps that are timed")
-    parser.add_argument("--side", choices=("ours", "mlx_lm"), help="run one side in this process and print what it took")
+    parser.add_argument(
+        "--side", choices=("ours", "mlx_lm"), help="run one side in this process and print what it took"
+    )
     parser.add_argument("--report", type=Path, help="report (JSON)")
     args = parser.parse_args()
     if not args.side and not args.report:
         raise UserError("--report names the file to write")
-    mlx_backend.use_fast_blas()
+    blas.use_fast_blas()
     if args.side:
         print(json.dumps({"ours": ours, "mlx_lm": theirs}[args.side](args)))
         return
     results = {side: one_side(side, args) for side in ("ours", "mlx_lm")}
     results["speedup"] = round(results["mlx_lm"]["seconds_per_step"] / results["ours"]["seconds_per_step"], 2)
     better = all(results["ours"][key] <= results["mlx_lm"][key] for key in ("seconds_per_step", "peak_rss_gib"))
-    report.write_gated(args.report, better, [args.config], {"shapes": SHAPES, "tokens": args.tokens, "steps": args.steps}, results)
-    told = (f"{args.tokens} tokens, ours {results['ours']['seconds_per_step']:.1f} s and {results['ours']['peak_rss_gib']:.2f} GiB, "
-            f"mlx_lm {results['mlx_lm']['seconds_per_step']:.1f} s and {results['mlx_lm']['peak_rss_gib']:.2f} GiB")
+    report.write_gated(
+        args.report, better, [args.config], {"shapes": SHAPES, "tokens": args.tokens, "steps": args.steps}, results
+    )
+    told = (
+        f"{args.tokens} tokens, ours {results['ours']['seconds_per_step']:.1f} s and {results['ours']['peak_rss_gib']:.2f} GiB, "
+        f"mlx_lm {results['mlx_lm']['seconds_per_step']:.1f} s and {results['mlx_lm']['peak_rss_gib']:.2f} GiB"
+    )
     if not better:
-        raise UserError(f"{shown(report.failed_path(args.report))}: {told}: the streamed step must not be worse; run it on an idle machine")
+        raise UserError(
+            f"{shown(report.failed_path(args.report))}: {told}: the streamed step must not be worse; run it on an idle machine"
+        )
     print(f"{shown(args.report)}: {told}")
 
 
 def one_side(side: str, args) -> dict:
-    command = [sys.executable, str(ROOT / "scripts/compare_mlx_lm.py"), "--side", side, "--tokens", str(args.tokens), "--steps", str(args.steps),
-               "--config", str(args.config)]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **mlx_backend.child_env()})
+    command = [
+        sys.executable,
+        str(ROOT / "scripts/moe_compare_mlx_lm.py"),
+        "--side",
+        side,
+        "--tokens",
+        str(args.tokens),
+        "--steps",
+        str(args.steps),
+        "--config",
+        str(args.config),
+    ]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **blas.child_env()})
     if ended.returncode:
         raise UserError(f"the side {side} ended with {ended.returncode}; its message is above")
     return json.loads(ended.stdout.splitlines()[-1])
@@ -68,26 +104,30 @@ def ours(args) -> dict:
     import mlx.core as mx
     import numpy as np
 
-    import hardware
-    import memory_model
-    import mixed_core
-    from expert_optimizer import ExpertOptimizer
-    from lfm2_layers import Blocks
-    from streamed_step import How, make_batch, streamed_step
+    from kxl.moe import core as moe_core
+    from kxl.moe import hardware, memory
+    from kxl.moe.layers import Blocks
+    from kxl.moe.optimizer import ExpertOptimizer
+    from kxl.moe.streamed import How, make_batch, streamed_step
 
     settings = read_json(args.config)
-    mx.set_cache_limit(memory_model.CACHE)
-    core = mixed_core.random(SHAPES, settings["group_size"], 0)
+    mx.set_cache_limit(memory.CACHE)
+    core = moe_core.random(SHAPES, settings["group_size"], 0)
     optimizer = ExpertOptimizer(core, "adafactor", "stochastic", 1.0, 0)
     how = How(Blocks(**settings["blocks"]), settings["layer_inputs"])
-    batch = make_batch([(np.random.default_rng(0).integers(0, SHAPES["vocab_size"], args.tokens + 1), np.ones(args.tokens + 1, bool))])
+    batch = make_batch(
+        [(np.random.default_rng(0).integers(0, SHAPES["vocab_size"], args.tokens + 1), np.ones(args.tokens + 1, bool))]
+    )
     seconds = []
     for step in range(args.steps + 1):
         began = time.perf_counter()
         optimizer.begin(step, settings["learning_rate"])
         streamed_step(core, batch, optimizer.update, how)
         seconds.append(time.perf_counter() - began)
-    return {"seconds_per_step": round(sum(seconds[1:]) / args.steps, 2), "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3)}
+    return {
+        "seconds_per_step": round(sum(seconds[1:]) / args.steps, 2),
+        "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3),
+    }
 
 
 def theirs(args) -> dict:
@@ -98,10 +138,9 @@ def theirs(args) -> dict:
     from mlx_lm.tuner.callbacks import TrainingCallback
     from mlx_lm.tuner.trainer import TrainingArgs, train
 
-    import hardware
-    import memory_model
+    from kxl.moe import hardware, memory
 
-    mx.set_cache_limit(memory_model.CACHE)  # on a CPU its own is 32 MiB, which would be our advantage
+    mx.set_cache_limit(memory.CACHE)  # on a CPU its own is 32 MiB, which would be our advantage
     model = lfm2_moe.Model(lfm2_moe.ModelArgs.from_dict(SHAPES))
     mx.eval(model.parameters())
     tokens = np.random.default_rng(0).integers(0, SHAPES["vocab_size"], args.tokens + 1).tolist()
@@ -113,10 +152,20 @@ def theirs(args) -> dict:
 
     optimizer = mlx.optimizers.Adafactor(learning_rate=1e-6, relative_step=False, scale_parameter=False)
     with tempfile.TemporaryDirectory() as scratch:  # it saves what it trained
-        settings = TrainingArgs(batch_size=1, iters=args.steps + 1, steps_per_report=1, steps_per_save=10**9, max_seq_length=args.tokens + 1,
-                                grad_checkpoint=True, adapter_file=f"{scratch}/weights.safetensors")
+        settings = TrainingArgs(
+            batch_size=1,
+            iters=args.steps + 1,
+            steps_per_report=1,
+            steps_per_save=10**9,
+            max_seq_length=args.tokens + 1,
+            grad_checkpoint=True,
+            adapter_file=f"{scratch}/weights.safetensors",
+        )
         train(model, optimizer, [(tokens, 0)] * 2, args=settings, training_callback=Speed())
-    return {"seconds_per_step": round(sum(1 / speed for speed in speeds[1:]) / args.steps, 2), "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3)}
+    return {
+        "seconds_per_step": round(sum(1 / speed for speed in speeds[1:]) / args.steps, 2),
+        "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3),
+    }
 
 
 if __name__ == "__main__":

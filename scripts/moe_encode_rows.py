@@ -1,10 +1,10 @@
 """Tokenize conversations once for MoE training: tokens, and which of them are scored.
 
-In:  conversations (JSON lines, as loss_mask.py says), a checkpoint or core folder with the tokenizer, the token cap.
-Out: --out, JSON lines as training_rows.py reads them. Conversations over the cap are cut, those in which
+In:  conversations (JSON lines, as kxl/chat/loss_mask.py says), a checkpoint or core folder with the tokenizer, the token cap.
+Out: --out, JSON lines as kxl/moe/rows.py reads them. Conversations over the cap are cut, those in which
      no scored token is left are left out; both are counted on the last line.
 
-  .venv/bin/python scripts/encode_rows.py --rows datasets/tiny/train.jsonl --model runs/tiny/core \\
+  .venv/bin/python scripts/moe_encode_rows.py --rows datasets/tiny/train.jsonl --model runs/tiny/core \\
       --config configs/tiny-moe.json --out runs/tiny/moe/train.jsonl
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-import cli
-import loss_mask
-from cli import UserError
-from files import read_json, shown, write_text
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown, write_text
+from kxl.chat import loss_mask
 
 
 def main() -> None:
@@ -33,8 +33,10 @@ def main() -> None:
     if not lines:
         raise UserError(f"{shown(args.rows)}: no conversation has an assistant turn within max_tokens")
     write_text(args.out, "".join(line + "\n" for line in lines))
-    print(f"{shown(args.out)}: {counts['rows']} rows, {counts['tokens']:,} tokens, {counts['scored_tokens']:,} of them scored; "
-          f"{counts['cut']} cut at the cap, {counts['left_out']} left out")
+    print(
+        f"{shown(args.out)}: {counts['rows']} rows, {counts['tokens']:,} tokens, {counts['scored_tokens']:,} of them scored; "
+        f"{counts['cut']} cut at the cap, {counts['left_out']} left out"
+    )
 
 
 def encode(chat, source: Path, max_tokens: int) -> tuple[list[str], dict]:
@@ -48,7 +50,9 @@ def encode(chat, source: Path, max_tokens: int) -> tuple[list[str], dict]:
             try:
                 tokens, mask = loss_mask.tokens_and_mask(chat, json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{shown(source)}:{number}: no conversation ({type(error).__name__}: {error})") from None
+                raise UserError(
+                    f"{shown(source)}:{number}: no conversation ({type(error).__name__}: {error})"
+                ) from None
             except UserError as error:
                 raise UserError(f"{shown(source)}:{number}: {error}") from None
             counts["cut"] += len(tokens) > max_tokens
@@ -60,7 +64,9 @@ def encode(chat, source: Path, max_tokens: int) -> tuple[list[str], dict]:
             counts["rows"] += 1
             counts["tokens"] += len(tokens)
             counts["scored_tokens"] += int(mask[1:].sum())
-            lines.append(json.dumps({"row": number, "tokens": tokens.tolist(), "scored": edges.reshape(-1, 2).tolist()}))
+            lines.append(
+                json.dumps({"row": number, "tokens": tokens.tolist(), "scored": edges.reshape(-1, 2).tolist()})
+            )
     return lines, counts
 
 

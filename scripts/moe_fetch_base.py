@@ -7,19 +7,18 @@ Out: for a hub model the folder --out, which resumes when interrupted; nothing f
 Before anything is downloaded its size is compared with the free disk. Afterwards the headers of all shards
 are checked against config.json, and the architecture must be an LFM2-MoE.
 
-  .venv/bin/python scripts/fetch_base.py --model LiquidAI/LFM2.5-8B-A1B --revision COMMIT --out runs/mine/base --report reports/mine/base.json
+  .venv/bin/python scripts/moe_fetch_base.py --model LiquidAI/LFM2.5-8B-A1B --revision COMMIT --out runs/mine/base --report reports/mine/base.json
 """
 
 import math
 import re
 from pathlib import Path
 
-import checkpoint
-import cli
-import mixed_core
-import report
-from cli import UserError
-from files import read_json, require_space, shown
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, require_space, shown
+from kxl.model import checkpoint
+from kxl.moe import core
 
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 
@@ -27,7 +26,9 @@ WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
 def download(model: str, revision: str | None, out: Path) -> None:
     """Bring `model` at commit `revision` into `out`. UserError when unpinned, unknown, unreachable or too large."""
     if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-        raise UserError(f"{model}: --revision is {revision!r}; a branch or tag can move, so name the commit (40 hex digits, on the model's page under Files)")
+        raise UserError(
+            f"{model}: --revision is {revision!r}; a branch or tag can move, so name the commit (40 hex digits, on the model's page under Files)"
+        )
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -42,8 +43,10 @@ def download(model: str, revision: str | None, out: Path) -> None:
         require_space(out, max(size - here, 0))
         huggingface_hub.snapshot_download(model, revision=revision, local_dir=out, allow_patterns=list(WANTED))
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"{model} at {revision[:8]}: cannot be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
-                        f"what arrived is kept in {shown(out)}: run again") from None
+        raise UserError(
+            f"{model} at {revision[:8]}: cannot be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"what arrived is kept in {shown(out)}: run again"
+        ) from None
 
 
 def main() -> None:
@@ -61,13 +64,19 @@ def main() -> None:
             raise UserError(f"{args.model}: no such folder, and not OWNER/NAME of a hub model")
         folder = args.out
         download(args.model, args.revision, folder)
-    mixed_core.check_config(read_json(folder / "config.json"), args.group_size, shown(folder / "config.json"))
+    core.check_config(read_json(folder / "config.json"), args.group_size, shown(folder / "config.json"))
     source = checkpoint.read(folder)
     files = sorted(path for path in folder.iterdir() if path.is_file())
     parameters = sum(math.prod(tensor.shape) for tensor in source.tensors.values())
-    report.write(args.report, files, {"model": args.model, "revision": args.revision},
-                 {"parameters": parameters, "tensors": len(source.tensors), "bytes": sum(path.stat().st_size for path in files)})
-    print(f"{shown(folder)}: {parameters / 1e6:,.1f} M parameters in {len(source.tensors)} tensors; headers fit config.json")
+    report.write(
+        args.report,
+        files,
+        {"model": args.model, "revision": args.revision},
+        {"parameters": parameters, "tensors": len(source.tensors), "bytes": sum(path.stat().st_size for path in files)},
+    )
+    print(
+        f"{shown(folder)}: {parameters / 1e6:,.1f} M parameters in {len(source.tensors)} tensors; headers fit config.json"
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 In:  --step, a core folder: int8 experts, BF16 rest.
 Out: --out, a checkpoint folder as transformers loads it, one matrix in memory at a time; with --mlx in
-     mlx-lm's names. convert_gguf.py takes either.
+     mlx-lm's names. quant_convert.py takes either.
 
-  .venv/bin/python scripts/materialize_step.py --step runs/tiny/moe/streamed/step_00100_final --out runs/tiny/moe/bf16
+  .venv/bin/python scripts/moe_materialize.py --step runs/tiny/moe/streamed/step_00100_final --out runs/tiny/moe/bf16
 """
 
 import json
@@ -12,10 +12,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import checkpoint
-import cli
-from cli import UserError
-from files import require_space, shown
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import require_space, shown
+from kxl.model import checkpoint
 
 
 def main() -> None:

@@ -6,17 +6,16 @@ Out: configs/hardware/NAME.json: memory, cores, the BLAS in use, float32 matmul 
 The stop is all memory but 8 % (at least 1 GiB): what the system needs to go on without swapping. Takes
 about a minute.
 
-  .venv/bin/python scripts/profile_hardware.py --out configs/hardware/this-machine.json --scratch runs
+  .venv/bin/python scripts/moe_profile_hardware.py --out configs/hardware/this-machine.json --scratch runs
 """
 
 import os
 import time
 from pathlib import Path
 
-import cli
-import mlx_backend
-import report
-from files import require_space, shown
+from kxl.base import cli, report
+from kxl.base.files import require_space, shown
+from kxl.model import blas
 
 SIZE = 2048
 FILE_BYTES = 2**30
@@ -27,11 +26,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="profile to write (JSON)")
     parser.add_argument("--scratch", type=Path, default=Path("runs"), help="folder on the disk that training will use")
     args = parser.parse_args()
-    mlx_backend.use_fast_blas()
+    blas.use_fast_blas()
     results = profile(args.scratch)
     report.write(args.out, [], {"matmul": [SIZE, SIZE, SIZE], "file_bytes": FILE_BYTES}, results)
-    print(f"{shown(args.out)}: {results['memory_gib']:.1f} GiB, stop at {results['memory_stop_gib']:.1f}; matmul {results['matmul_gflops']:.0f} GFLOP/s, "
-          f"int8 updates {results['int8_updates_per_second'] / 1e6:.0f} M/s, disk {results['disk_write_mib_s']:.0f} / {results['disk_read_mib_s']:.0f} MiB/s")
+    print(
+        f"{shown(args.out)}: {results['memory_gib']:.1f} GiB, stop at {results['memory_stop_gib']:.1f}; matmul {results['matmul_gflops']:.0f} GFLOP/s, "
+        f"int8 updates {results['int8_updates_per_second'] / 1e6:.0f} M/s, disk {results['disk_write_mib_s']:.0f} / {results['disk_read_mib_s']:.0f} MiB/s"
+    )
 
 
 def profile(scratch: Path) -> dict:
@@ -39,20 +40,26 @@ def profile(scratch: Path) -> dict:
     import numpy as np
     import psutil
 
-    import hardware
-    import int8_expert
+    from kxl.moe import hardware, int8
 
     a, b = mx.random.normal((SIZE, SIZE)), mx.random.normal((SIZE, SIZE))
     matmul = best(lambda: mx.eval(a @ b))
-    matrix = int8_expert.quantize(np.array(a), 64)
+    matrix = int8.quantize(np.array(a), 64)
     delta = np.full((SIZE, SIZE), 1e-5, np.float32)
-    update = best(lambda: int8_expert.subtract(matrix, slice(0, SIZE), delta.copy(), np.random.SFC64(1)))
+    update = best(lambda: int8.subtract(matrix, slice(0, SIZE), delta.copy(), np.random.SFC64(1)))
     write, read = disk(scratch)
     total = psutil.virtual_memory().total
-    return {"memory_gib": round(total / hardware.GIB, 2), "memory_stop_gib": round(hardware.memory_stop(total) / hardware.GIB, 2),
-            "cores": os.cpu_count(), "blas": mlx_backend.fast_blas() or "MLX's own", "device": str(mx.default_device().type).rsplit(".", 1)[-1],
-            "matmul_gflops": round(2 * SIZE**3 / matmul / 1e9, 1), "int8_updates_per_second": round(SIZE * SIZE / update),
-            "disk_write_mib_s": round(write), "disk_read_mib_s": round(read)}
+    return {
+        "memory_gib": round(total / hardware.GIB, 2),
+        "memory_stop_gib": round(hardware.memory_stop(total) / hardware.GIB, 2),
+        "cores": os.cpu_count(),
+        "blas": blas.fast_blas() or "MLX's own",
+        "device": str(mx.default_device().type).rsplit(".", 1)[-1],
+        "matmul_gflops": round(2 * SIZE**3 / matmul / 1e9, 1),
+        "int8_updates_per_second": round(SIZE * SIZE / update),
+        "disk_write_mib_s": round(write),
+        "disk_read_mib_s": round(read),
+    }
 
 
 def best(work, times: int = 5) -> float:

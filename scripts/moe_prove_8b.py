@@ -11,21 +11,18 @@ Both steps run in processes of their own, one after the other: 10 minutes at 1,0
 tokens instead (an hour or two) and adds it to the report that is there. Refused with exit code 2, the report kept as
 NAME.failed.json, when a limit below is missed.
 
-  .venv/bin/python scripts/prove_8b.py --tokens 1024 --report reports/prove-8b/memory.json
+  .venv/bin/python scripts/moe_prove_8b.py --tokens 1024 --report reports/prove-8b/memory.json
 """
 
 from pathlib import Path
 
-import cli
-import hardware
-import memory_model
-import mixed_core
-import report
-from cli import UserError
-from files import ROOT, read_json, shown
-from grouped_step import groups_of
-from measure_step import measured
-from training_run import check_settings
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown
+from kxl.moe import core, hardware, memory
+from kxl.moe.grouped import groups_of
+from kxl.moe.measure import measured
+from kxl.moe.run import check_settings
 
 LONG = 10240
 # What the proof has to show: GiB resident at --tokens and at 10,240, how many times as fast as grouped, and how
@@ -35,16 +32,20 @@ STREAMED_GIB, LONG_GIB, SPEEDUP, TOLERANCE = 13, 16, 2.5, 0.10
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--shapes", type=Path, default=ROOT / "gguf/lfm2-8b-a1b.shapes.json", help="config.json of the shapes")
+    parser.add_argument(
+        "--shapes", type=Path, default=ROOT / "gguf/lfm2-8b-a1b.shapes.json", help="config.json of the shapes"
+    )
     parser.add_argument("--config", type=Path, default=ROOT / "configs/lfm2.5-8b-a1b-moe.json", help="training config")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of the example")
     parser.add_argument("--grouped-passes", type=int, help="run that many of the grouped step's passes (default: all)")
-    parser.add_argument("--long", action="store_true", help="add the streamed step at 10,240 tokens, measured, to the report")
+    parser.add_argument(
+        "--long", action="store_true", help="add the streamed step at 10,240 tokens, measured, to the report"
+    )
     parser.add_argument("--report", type=Path, required=True, help="report (JSON)")
     args = parser.parse_args()
 
     settings = check_settings(read_json(args.config), shown(args.config))
-    config = mixed_core.check_config(read_json(args.shapes), settings["group_size"], shown(args.shapes))
+    config = core.check_config(read_json(args.shapes), settings["group_size"], shown(args.shapes))
     inputs, common = [args.shapes, args.config], ["--shapes", args.shapes, "--config", args.config]
     if args.long:
         known = proof_so_far(args.report, inputs)
@@ -52,19 +53,34 @@ def main() -> None:
         results["streamed_10240"] = one = streamed(config, settings, LONG, common)
         told = f"streamed {one['peak_rss_gib']:.2f} GiB and {one['seconds_per_example']:.0f} s per example of {LONG:,} tokens; predicted {one['predicted_gib']:.2f} GiB"
     else:
-        whole = whole_example(config, settings, args.grouped_passes)  # refuses a wrong number before anything is measured
+        whole = whole_example(
+            config, settings, args.grouped_passes
+        )  # refuses a wrong number before anything is measured
         one = streamed(config, settings, args.tokens, common)
         passes = ["--passes", args.grouped_passes] if args.grouped_passes else []
-        grouped = entry(measured([*common, "--tokens", args.tokens, "--mode", "grouped", *passes]), one["predicted_gib"], whole)
-        cli.say(f"grouped, {args.tokens} tokens: {grouped['seconds_per_example']:.0f} s, {grouped['peak_rss_gib']:.2f} GiB")
+        grouped = entry(
+            measured([*common, "--tokens", args.tokens, "--mode", "grouped", *passes]), one["predicted_gib"], whole
+        )
+        cli.say(
+            f"grouped, {args.tokens} tokens: {grouped['seconds_per_example']:.0f} s, {grouped['peak_rss_gib']:.2f} GiB"
+        )
         # Both keep the input of every MoE layer at their widest point, so the model predicts the same peak.
-        predicted = memory_model.predict(config, settings, LONG, LONG)
-        results = {"streamed": one, "grouped": grouped, "speedup": round(grouped["seconds_per_example"] / one["seconds_per_example"], 2),
-                   "predicted_10240": {"streamed_gib": gib(predicted["peak"]), "grouped_gib": gib(predicted["peak"]),
-                                       "parts_gib": {part: gib(size) for part, size in predicted["parts"].items()}}}
+        predicted = memory.predict(config, settings, LONG, LONG)
+        results = {
+            "streamed": one,
+            "grouped": grouped,
+            "speedup": round(grouped["seconds_per_example"] / one["seconds_per_example"], 2),
+            "predicted_10240": {
+                "streamed_gib": gib(predicted["peak"]),
+                "grouped_gib": gib(predicted["peak"]),
+                "parts_gib": {part: gib(size) for part, size in predicted["parts"].items()},
+            },
+        }
         settings = {**settings, "tokens": args.tokens, "grouped_passes": args.grouped_passes}
-        told = (f"streamed {one['peak_rss_gib']:.2f} GiB and {one['seconds_per_example']:.0f} s per example of {args.tokens} tokens, "
-                f"{results['speedup']:.1f} times faster than grouped; predicted at {LONG:,} tokens: {gib(predicted['peak']):.2f} GiB")
+        told = (
+            f"streamed {one['peak_rss_gib']:.2f} GiB and {one['seconds_per_example']:.0f} s per example of {args.tokens} tokens, "
+            f"{results['speedup']:.1f} times faster than grouped; predicted at {LONG:,} tokens: {gib(predicted['peak']):.2f} GiB"
+        )
     missed = misses(results)
     report.write_gated(args.report, not missed, inputs, settings, results)
     if missed:
@@ -84,7 +100,10 @@ def proof_so_far(path: Path, inputs: list[Path]) -> dict:
 
 def streamed(config: dict, settings: dict, tokens: int, common: list) -> dict:
     """The streamed step at `tokens`, measured, as the report has it; refused where it would not fit the machine."""
-    predicted, total = gib(memory_model.predict(config, settings, tokens, tokens)["peak"]), hardware.load_profile(None)["memory_gib"]
+    predicted, total = (
+        gib(memory.predict(config, settings, tokens, tokens)["peak"]),
+        hardware.load_profile(None)["memory_gib"],
+    )
     if predicted > total:
         raise UserError(f"{tokens} tokens need about {predicted:.1f} GiB, the machine has {total:.1f}; lower --tokens")
     one = entry(measured([*common, "--tokens", tokens, "--mode", "streamed"]), predicted)
@@ -94,13 +113,20 @@ def streamed(config: dict, settings: dict, tokens: int, common: list) -> dict:
 
 def misses(results: dict) -> list[str]:
     """What the proof does not show, in words."""
-    measured, found = {name: one for name, one in results.items() if isinstance(one, dict) and "peak_rss_gib" in one}, []
+    measured, found = (
+        {name: one for name, one in results.items() if isinstance(one, dict) and "peak_rss_gib" in one},
+        [],
+    )
     for name, one in measured.items():
         if abs(one["prediction_error"]) > TOLERANCE:
-            found.append(f"the memory model is {one['prediction_error']:+.0%} off at {name}: mend the counts in scripts/memory_model.py")
-    for name, peak, limit in (("streamed", results["streamed"]["peak_rss_gib"], STREAMED_GIB),
-                              (f"{LONG:,} tokens, predicted", results["predicted_10240"]["streamed_gib"], LONG_GIB),
-                              (f"{LONG:,} tokens", results.get("streamed_10240", {}).get("peak_rss_gib", 0), LONG_GIB)):
+            found.append(
+                f"the memory model is {one['prediction_error']:+.0%} off at {name}: mend the counts in scripts/kxl/moe/memory.py"
+            )
+    for name, peak, limit in (
+        ("streamed", results["streamed"]["peak_rss_gib"], STREAMED_GIB),
+        (f"{LONG:,} tokens, predicted", results["predicted_10240"]["streamed_gib"], LONG_GIB),
+        (f"{LONG:,} tokens", results.get("streamed_10240", {}).get("peak_rss_gib", 0), LONG_GIB),
+    ):
         if peak >= limit:
             found.append(f"{name}: {peak:.2f} GiB, and {limit} are the limit")
     if results["speedup"] < SPEEDUP:
@@ -118,10 +144,24 @@ def entry(one: dict, predicted: float, whole: dict | None = None) -> dict:
     if whole:
         factors = {part: round(count / one["layers_done"][part], 4) for part, count in whole.items()}
         seconds += sum((factor - 1) * one["parts"][part] for part, factor in factors.items())
-    return {"tokens": one["tokens"], "peak_rss_gib": one["peak_rss_gib"], "seconds_per_example": round(seconds, 1), "extrapolated": bool(whole),
-            "extrapolation": factors, "measured_seconds": one["seconds"], "cpu_seconds": one["cpu_seconds"], "blas_threads": one["blas_threads"], "parts_seconds": one["parts"],
-            "layers_done": one["layers_done"], "core_gib": one["core_gib"], "mlx_peak_gib": one["mlx_peak_gib"], "predicted_gib": predicted,
-            "prediction_error": round(predicted / one["peak_rss_gib"] - 1, 4), "codes_changed": one["codes_changed"], "loss": one["loss"]}
+    return {
+        "tokens": one["tokens"],
+        "peak_rss_gib": one["peak_rss_gib"],
+        "seconds_per_example": round(seconds, 1),
+        "extrapolated": bool(whole),
+        "extrapolation": factors,
+        "measured_seconds": one["seconds"],
+        "cpu_seconds": one["cpu_seconds"],
+        "blas_threads": one["blas_threads"],
+        "parts_seconds": one["parts"],
+        "layers_done": one["layers_done"],
+        "core_gib": one["core_gib"],
+        "mlx_peak_gib": one["mlx_peak_gib"],
+        "predicted_gib": predicted,
+        "prediction_error": round(predicted / one["peak_rss_gib"] - 1, 4),
+        "codes_changed": one["codes_changed"],
+        "loss": one["loss"],
+    }
 
 
 def whole_example(config: dict, settings: dict, passes: int | None) -> dict | None:
@@ -134,7 +174,9 @@ def whole_example(config: dict, settings: dict, passes: int | None) -> dict | No
     if passes is None or passes >= len(groups):
         return None
     if passes < 2:
-        raise UserError("--grouped-passes must be 2 or more: the first pass, at the top, has no layer that only hands the gradient down")
+        raise UserError(
+            "--grouped-passes must be 2 or more: the first pass, at the top, has no layer that only hands the gradient down"
+        )
     forward, trained = sum(layers.stop - group.start for group in groups), sum(map(len, groups))
     return {"forward": forward, "loss": len(groups), "trained": trained, "passed": forward - trained}
 

@@ -1,6 +1,6 @@
 """Prove that MoE training on an int8 core learns: both modes with stochastic rounding, and that nearest rounding does not.
 
-In:  a core, encoded rows for training and validation (encode_rows.py), a training config.
+In:  a core, encoded rows for training and validation (moe_encode_rows.py), a training config.
 Out: --report: for streamed, grouped, and streamed with rounding to nearest: validation loss before and after,
      number of held-out rows of which every scored token is the model's first choice (what greedy decoding
      would write), share of int8 codes changed per step.
@@ -12,7 +12,7 @@ runs, and the report says how much noise it took (0 for a model that is worse th
 Refused with exit code 2, the report kept as NAME.failed.json, when stochastic rounding does not lower the validation
 loss and raise the score in both modes, or when nearest rounding gains a fifth of that.
 
-  .venv/bin/python scripts/prove_training.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl --valid runs/tiny/moe/valid.jsonl \\
+  .venv/bin/python scripts/moe_prove_training.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl --valid runs/tiny/moe/valid.jsonl \\
       --config configs/tiny-moe.json --work runs/tiny/moe/proof --report reports/tiny/moe_proof.json
 """
 
@@ -20,12 +20,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cli
-import mlx_backend
-from cli import UserError
-from files import ROOT, read_json, shown
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown
+from kxl.model import blas
 
-VARIANTS = {"streamed": ("streamed", "stochastic"), "grouped": ("grouped", "stochastic"), "nearest": ("streamed", "nearest")}
+VARIANTS = {
+    "streamed": ("streamed", "stochastic"),
+    "grouped": ("grouped", "stochastic"),
+    "nearest": ("streamed", "nearest"),
+}
 
 
 def main() -> None:
@@ -37,49 +41,88 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs; they resume")
     parser.add_argument("--report", type=Path, required=True, help="report (JSON)")
     args = parser.parse_args()
-    mlx_backend.use_fast_blas()
+    blas.use_fast_blas()
 
-    import mixed_core
-    import report
-    import training_rows
-    from training_run import check_settings
+    from kxl.base import report
+    from kxl.moe import core as moe_core
+    from kxl.moe import rows as moe_rows
+    from kxl.moe.run import check_settings
 
     settings = check_settings(read_json(args.config), shown(args.config))
-    core = mixed_core.load(args.core)
-    rows = training_rows.read(args.valid, core.config["vocab_size"], settings["max_tokens"])[: settings["validation_rows"]]
+    core = moe_core.load(args.core)
+    rows = moe_rows.read(args.valid, core.config["vocab_size"], settings["max_tokens"])[: settings["validation_rows"]]
     noise, before = weaken(core, rows, settings)
     base = args.work / "base"
-    mixed_core.save(base, core)
+    moe_core.save(base, core)
     cli.say(f"{shown(base)}: noise {noise}, {before} of {len(rows)} held-out rows exact")
     results = {"rows_scored": len(rows), "noise": noise, "exact_before": before}
     for name, (mode, rounding) in VARIANTS.items():
         out = args.work / f"{name}.json"
-        ended = subprocess.run([sys.executable, str(ROOT / "scripts/train_moe.py"), "--core", str(base), "--train", str(args.train), "--valid", str(args.valid),
-                                "--config", str(args.config), "--work", str(args.work / name), "--mode", mode, "--rounding", rounding, "--report", str(out)])
+        ended = subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / "scripts/moe_train.py"),
+                "--core",
+                str(base),
+                "--train",
+                str(args.train),
+                "--valid",
+                str(args.valid),
+                "--config",
+                str(args.config),
+                "--work",
+                str(args.work / name),
+                "--mode",
+                mode,
+                "--rounding",
+                rounding,
+                "--report",
+                str(out),
+            ]
+        )
         if ended.returncode:
             raise UserError(f"the {name} training ended with {ended.returncode}; its message is above")
         one = read_json(out)["results"]
-        results[name] = {"mode": mode, "rounding": rounding, "validation": one["validation"], "codes_changed_per_step": one["codes_changed_per_step"],
-                         "steps": one["steps"], "tokens": one["tokens"], "seconds": one["seconds"], "peak_rss_gib": one["peak_rss_gib"],
-                         "gain": round(one["validation"][0]["loss"] - one["validation"][-1]["loss"], 5),
-                         "exact_after": exact(mixed_core.load(ROOT / one["checkpoint"]), rows, settings)}
-        cli.say(f"{name}: validation loss {one['validation'][0]['loss']:.4f} -> {one['validation'][-1]['loss']:.4f}, "
-                f"exact rows {before} -> {results[name]['exact_after']} of {len(rows)}")
+        results[name] = {
+            "mode": mode,
+            "rounding": rounding,
+            "validation": one["validation"],
+            "codes_changed_per_step": one["codes_changed_per_step"],
+            "steps": one["steps"],
+            "tokens": one["tokens"],
+            "seconds": one["seconds"],
+            "peak_rss_gib": one["peak_rss_gib"],
+            "gain": round(one["validation"][0]["loss"] - one["validation"][-1]["loss"], 5),
+            "exact_after": exact(moe_core.load(ROOT / one["checkpoint"]), rows, settings),
+        }
+        cli.say(
+            f"{name}: validation loss {one['validation'][0]['loss']:.4f} -> {one['validation'][-1]['loss']:.4f}, "
+            f"exact rows {before} -> {results[name]['exact_after']} of {len(rows)}"
+        )
     missed = misses(results)
     report.write_gated(args.report, not missed, [args.train, args.valid, args.core / "config.json"], settings, results)
     if missed:
-        raise UserError(f"{shown(report.failed_path(args.report))}: {'; '.join(missed)} (settings: {shown(args.config)})")
+        raise UserError(
+            f"{shown(report.failed_path(args.report))}: {'; '.join(missed)} (settings: {shown(args.config)})"
+        )
     after = ", ".join(str(results[name]["exact_after"]) for name in VARIANTS)
-    print(f"{shown(args.report)}: validation loss gained streamed {results['streamed']['gain']}, grouped {results['grouped']['gain']}, nearest "
-          f"{results['nearest']['gain']}; exact rows {before} -> {after} of {len(rows)}")
+    print(
+        f"{shown(args.report)}: validation loss gained streamed {results['streamed']['gain']}, grouped {results['grouped']['gain']}, nearest "
+        f"{results['nearest']['gain']}; exact rows {before} -> {after} of {len(rows)}"
+    )
 
 
 def misses(results: dict) -> list[str]:
     """What the proof does not show, in words."""
-    found = [f"{mode} training gained {results[mode]['gain']} nats and {results[mode]['exact_after'] - results['exact_before']} rows: raise learning_rate or steps"
-             for mode in ("streamed", "grouped") if results[mode]["gain"] <= 0 or results[mode]["exact_after"] <= results["exact_before"]]
+    found = [
+        f"{mode} training gained {results[mode]['gain']} nats and {results[mode]['exact_after'] - results['exact_before']} rows: raise learning_rate or steps"
+        for mode in ("streamed", "grouped")
+        if results[mode]["gain"] <= 0 or results[mode]["exact_after"] <= results["exact_before"]
+    ]
     if results["nearest"]["gain"] > 0.2 * results["streamed"]["gain"]:
-        found.append(f"rounding to nearest gained {results['nearest']['gain']} nats, more than a fifth of stochastic rounding: lower learning_rate")
+        found.append(
+            f"rounding to nearest gained {results['nearest']['gain']} nats, more than a fifth of stochastic rounding: lower learning_rate"
+        )
     return found
 
 
@@ -87,7 +130,7 @@ def weaken(core, rows: list[dict], settings: dict) -> tuple[float, int]:
     """Add noise to the experts of `core` until at most half of `rows` are exact; (noise over the weights' RMS, exact rows)."""
     import numpy as np
 
-    import int8_expert
+    from kxl.moe import int8
 
     given = dict(core.experts)
     noise, right = 0.0, exact(core, rows, settings)
@@ -95,9 +138,11 @@ def weaken(core, rows: list[dict], settings: dict) -> tuple[float, int]:
         noise = 2 * noise or 0.25
         random = np.random.default_rng(settings["seed"])
         for name in sorted(given):
-            weights = int8_expert.dequantize(given[name])
+            weights = int8.dequantize(given[name])
             spread = noise * np.sqrt(np.mean(np.square(weights)))
-            core.experts[name] = int8_expert.quantize(weights + spread * random.standard_normal(weights.shape, dtype=np.float32), core.group)
+            core.experts[name] = int8.quantize(
+                weights + spread * random.standard_normal(weights.shape, dtype=np.float32), core.group
+            )
         right = exact(core, rows, settings)
     return noise, right
 
@@ -107,16 +152,23 @@ def exact(core, rows: list[dict], settings: dict) -> int:
     import mlx.core as mx
     import numpy as np
 
-    from chunked_loss import EMBEDDING, NORM, embed
-    from lfm2_layers import Blocks
-    from streamed_step import How, forward_pass, make_batch
+    from kxl.moe.layers import Blocks
+    from kxl.moe.loss import EMBEDDING, NORM, embed
+    from kxl.moe.streamed import How, forward_pass, make_batch
 
     how, right = How(Blocks(**settings["blocks"]), settings["layer_inputs"]), 0
     head = core.weight(EMBEDDING if core.config["tie_word_embeddings"] else "lm_head.weight")
     norm = core.weight(NORM)
     for row in rows:
         batch = make_batch([(row["tokens"], row["mask"])])
-        x, _ = forward_pass(core, embed(core, batch.tokens), range(core.config["num_hidden_layers"]), core.moe_layers, batch.real.ravel(), how)
+        x, _ = forward_pass(
+            core,
+            embed(core, batch.tokens),
+            range(core.config["num_hidden_layers"]),
+            core.moe_layers,
+            batch.real.ravel(),
+            how,
+        )
         scored = np.nonzero(batch.weights[0])[0]
         hidden = mx.fast.rms_norm(x[0][mx.array(scored)], norm, core.config["norm_eps"])
         right += bool(np.array_equal(np.array(mx.argmax(hidden @ head.T, axis=-1)), batch.targets[0][scored]))

@@ -7,20 +7,17 @@ Out: --sweep, seconds and peak memory of each group size and of the streamed ste
 Every measurement is one real step on a random int8 core in a process of its own: about ten minutes on two cores.
 Refused with exit code 2, the measurements kept as NAME.failed.json, when a prediction is more than 10 % off.
 
-  .venv/bin/python scripts/sweep_groups.py --sweep reports/lfm2.5-8b-a1b/group_sweep.json --model reports/lfm2.5-8b-a1b/memory_model.json
+  .venv/bin/python scripts/moe_sweep_groups.py --sweep reports/lfm2.5-8b-a1b/group_sweep.json --model reports/lfm2.5-8b-a1b/memory_model.json
 """
 
 from pathlib import Path
 
-import cli
-import hardware
-import memory_model
-import mixed_core
-import report
-from cli import UserError
-from files import ROOT, read_json, shown
-from measure_step import measured, shapes
-from training_run import check_settings
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown
+from kxl.moe import core, hardware, memory
+from kxl.moe.measure import measured, shapes
+from kxl.moe.run import check_settings
 
 LENGTHS = (512, 1024, 2048, 4096, 6144, 8192, 10240)
 TOLERANCE = 0.10
@@ -28,7 +25,9 @@ TOLERANCE = 0.10
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--shapes", type=Path, default=ROOT / "gguf/lfm2-8b-a1b.shapes.json", help="config.json of the shapes")
+    parser.add_argument(
+        "--shapes", type=Path, default=ROOT / "gguf/lfm2-8b-a1b.shapes.json", help="config.json of the shapes"
+    )
     parser.add_argument("--config", type=Path, default=ROOT / "configs/lfm2.5-8b-a1b-moe.json", help="training config")
     parser.add_argument("--layers", type=int, default=10, help="depth of the measured core")
     parser.add_argument("--tokens", type=int, default=256, help="tokens of the example")
@@ -37,39 +36,70 @@ def main() -> None:
     args = parser.parse_args()
 
     settings = check_settings(read_json(args.config), shown(args.config))
-    config = mixed_core.check_config(shapes(args.shapes, args.layers), settings["group_size"], shown(args.shapes))
+    config = core.check_config(shapes(args.shapes, args.layers), settings["group_size"], shown(args.shapes))
     depth = config["num_hidden_layers"] - config["num_dense_layers"]
     common = ["--shapes", args.shapes, "--config", args.config, "--layers", args.layers, "--tokens", args.tokens]
-    predicted = memory_model.predict(config, settings, args.tokens, args.tokens)["peak"] / hardware.GIB
+    predicted = memory.predict(config, settings, args.tokens, args.tokens)["peak"] / hardware.GIB
     results = []
     for size in [*(n for n in (1, 2, 4, 8) if n <= depth), None]:
-        more = ["--mode", "streamed"] if size is None else ["--mode", "grouped", "--group-layers", size, "--group-stride", max(1, size - 1)]
+        more = (
+            ["--mode", "streamed"]
+            if size is None
+            else ["--mode", "grouped", "--group-layers", size, "--group-stride", max(1, size - 1)]
+        )
         one = measured(common + more)
-        results.append({**one, "group_layers": size, "group_stride": None if size is None else max(1, size - 1), "predicted_gib": round(predicted, 4),
-                        "prediction_error": round(predicted / one["peak_rss_gib"] - 1, 4)})
-        cli.say(f"{'streamed' if size is None else f'groups of {size}'}: {one['seconds']:.1f} s, {one['peak_rss_gib']:.2f} GiB, predicted {predicted:.2f}")
+        results.append(
+            {
+                **one,
+                "group_layers": size,
+                "group_stride": None if size is None else max(1, size - 1),
+                "predicted_gib": round(predicted, 4),
+                "prediction_error": round(predicted / one["peak_rss_gib"] - 1, 4),
+            }
+        )
+        cli.say(
+            f"{'streamed' if size is None else f'groups of {size}'}: {one['seconds']:.1f} s, {one['peak_rss_gib']:.2f} GiB, predicted {predicted:.2f}"
+        )
     inputs = [args.shapes, args.config]
     off = [r for r in results if abs(r["prediction_error"]) > TOLERANCE]
-    report.write_gated(args.sweep, not off, inputs, {**settings, "layers": args.layers, "tokens": args.tokens}, {"steps": results})
+    report.write_gated(
+        args.sweep, not off, inputs, {**settings, "layers": args.layers, "tokens": args.tokens}, {"steps": results}
+    )
     kept = ("mode", "group_layers", "layers", "tokens", "peak_rss_gib", "predicted_gib", "prediction_error")
-    report.write(args.model, inputs, settings, {"measured": [{key: one[key] for key in kept} for one in results],
-                                                "by_length": by_length(shapes(args.shapes, None), settings)})
+    report.write(
+        args.model,
+        inputs,
+        settings,
+        {
+            "measured": [{key: one[key] for key in kept} for one in results],
+            "by_length": by_length(shapes(args.shapes, None), settings),
+        },
+    )
     if off:
-        raise UserError(f"the memory model is {100 * off[0]['prediction_error']:+.0f} % off at {off[0]['mode']} {off[0]['group_layers']}; "
-                        f"{shown(args.model)} has all of them: mend the counts in scripts/memory_model.py")
+        raise UserError(
+            f"the memory model is {100 * off[0]['prediction_error']:+.0f} % off at {off[0]['mode']} {off[0]['group_layers']}; "
+            f"{shown(args.model)} has all of them: mend the counts in scripts/kxl/moe/memory.py"
+        )
     streamed, best = results[-1], min(results[:-1], key=lambda r: r["seconds"])
-    print(f"{shown(args.sweep)}: streamed {streamed['seconds']:.1f} s and {streamed['peak_rss_gib']:.2f} GiB; "
-          f"fastest group size {best['group_layers']}: {best['seconds']:.1f} s and {best['peak_rss_gib']:.2f} GiB")
+    print(
+        f"{shown(args.sweep)}: streamed {streamed['seconds']:.1f} s and {streamed['peak_rss_gib']:.2f} GiB; "
+        f"fastest group size {best['group_layers']}: {best['seconds']:.1f} s and {best['peak_rss_gib']:.2f} GiB"
+    )
 
 
 def by_length(config: dict, settings: dict) -> list[dict]:
     """Predicted parts in GiB of a full-depth step for one row of each length."""
-    config = mixed_core.check_config(config, settings["group_size"], "shapes")
+    config = core.check_config(config, settings["group_size"], "shapes")
     rows = []
     for tokens in LENGTHS:
-        one = memory_model.predict(config, settings, tokens, tokens)
-        rows.append({"tokens": tokens, "peak_gib": round(one["peak"] / hardware.GIB, 3),
-                     "parts_gib": {part: round(size / hardware.GIB, 4) for part, size in one["parts"].items()}})
+        one = memory.predict(config, settings, tokens, tokens)
+        rows.append(
+            {
+                "tokens": tokens,
+                "peak_gib": round(one["peak"] / hardware.GIB, 3),
+                "parts_gib": {part: round(size / hardware.GIB, 4) for part, size in one["parts"].items()},
+            }
+        )
     return rows
 
 

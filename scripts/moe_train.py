@@ -1,29 +1,42 @@
 """Train all experts and routers of an LFM2-MoE on its int8 core.
 
-In:  --core (build_core.py), --train and --valid (encode_rows.py), --config (configs/NAME-moe.json; flags override it).
+In:  --core (moe_build_core.py), --train and --valid (moe_encode_rows.py), --config (configs/NAME-moe.json; flags override it).
 Out: checkpoints step_NNNNN and step_NNNNN_final in --work, resumed by the same command; a report.
-     `scripts/materialize_step.py` makes a BF16 checkpoint of any of them.
+     `scripts/moe_materialize.py` makes a BF16 checkpoint of any of them.
 
 streamed (default): the gradient of all experts at once, one forward and one backward per example
 grouped: groups of layers in turn, as the reference did it
 
-  .venv/bin/python scripts/train_moe.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl \\
+  .venv/bin/python scripts/moe_train.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl \\
       --valid runs/tiny/moe/valid.jsonl --config configs/tiny-moe.json --work runs/tiny/moe/streamed
 
 Several machines, or several processes on one, share each batch; WORK must be visible to all:
 
-  .venv/bin/mlx.launch --backend ring -n 2 .venv/bin/python scripts/train_moe.py --distributed ...
+  .venv/bin/mlx.launch --backend ring -n 2 .venv/bin/python scripts/moe_train.py --distributed ...
 """
 
 from pathlib import Path
 
-import cli
-import mlx_backend
-from cli import UserError
-from files import read_json, shown
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown
+from kxl.model import blas
 
-OVERRIDES = {"mode": str, "rounding": str, "optimizer": str, "learning_rate": float, "steps": int, "epochs": int, "batch": int, "seed": int,
-             "max_tokens": int, "group_layers": int, "group_stride": int, "checkpoint_every": int, "validate_every": int}
+OVERRIDES = {
+    "mode": str,
+    "rounding": str,
+    "optimizer": str,
+    "learning_rate": float,
+    "steps": int,
+    "epochs": int,
+    "batch": int,
+    "seed": int,
+    "max_tokens": int,
+    "group_layers": int,
+    "group_stride": int,
+    "checkpoint_every": int,
+    "validate_every": int,
+}
 
 
 def main() -> None:
@@ -34,36 +47,41 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="training config")
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--report", type=Path, help="report of the finished run (JSON)")
-    parser.add_argument("--hardware", type=Path, help="hardware profile with the memory stop (default: from this machine's memory)")
-    parser.add_argument("--distributed", action="store_true", help="share each batch with the processes that mlx.launch started")
+    parser.add_argument(
+        "--hardware", type=Path, help="hardware profile with the memory stop (default: from this machine's memory)"
+    )
+    parser.add_argument(
+        "--distributed", action="store_true", help="share each batch with the processes that mlx.launch started"
+    )
     for key, kind in OVERRIDES.items():
         parser.add_argument(f"--{key.replace('_', '-')}", type=kind, help=f"{key} instead of the config's")
     args = parser.parse_args()
-    mlx_backend.use_fast_blas()
+    blas.use_fast_blas()
     train(args)
 
 
 def train(args) -> None:
     import mlx.core as mx
 
-    import hardware
-    import memory_model
-    import mixed_core
-    import report
-    import training_rows
-    from training_run import Run, check_same, check_settings, checkpoints, require_room, steps_of
+    from kxl.base import report
+    from kxl.moe import core as moe_core
+    from kxl.moe import hardware, memory
+    from kxl.moe import rows as moe_rows
+    from kxl.moe.run import Run, check_same, check_settings, checkpoints, require_room, steps_of
 
     given = {key: getattr(args, key) for key in OVERRIDES if getattr(args, key) is not None}
     settings = check_settings({**read_json(args.config), **given}, shown(args.config))
     profile = hardware.load_profile(args.hardware)
     stop = int(profile["memory_stop_gib"] * hardware.GIB)
-    mx.set_cache_limit(memory_model.CACHE)  # freed buffers beyond this go back to the system
+    mx.set_cache_limit(memory.CACHE)  # freed buffers beyond this go back to the system
 
     if not (args.core / "config.json").is_file():
         raise UserError(f"{shown(args.core)}: no core here; build it with `make core`")
-    config = mixed_core.check_config(read_json(args.core / "config.json"), settings["group_size"], shown(args.core / "config.json"))
-    rows = training_rows.read(args.train, config["vocab_size"], settings["max_tokens"])
-    valid = training_rows.read(args.valid, config["vocab_size"], settings["max_tokens"])
+    config = moe_core.check_config(
+        read_json(args.core / "config.json"), settings["group_size"], shown(args.core / "config.json")
+    )
+    rows = moe_rows.read(args.train, config["vocab_size"], settings["max_tokens"])
+    valid = moe_rows.read(args.valid, config["vocab_size"], settings["max_tokens"])
     inputs = [report.describe_input(path) for path in (args.train, args.valid, args.core)]
     identity = {"train": inputs[0]["sha256"], "core": {Path(f["path"]).name: f["sha256"] for f in inputs[2]["files"]}}
 
@@ -72,15 +90,19 @@ def train(args) -> None:
         check_same(found[-1], settings, identity, steps_of(settings, len(rows)))  # before anything large is read
     world = join(mx) if args.distributed else None
     longest, share = max(len(row["tokens"]) for row in rows), -(-settings["batch"] // (world.size() if world else 1))
-    predicted = memory_model.predict(config, settings, longest * share, longest)["peak"]
+    predicted = memory.predict(config, settings, longest * share, longest)["peak"]
     if predicted > stop:
-        raise UserError(f"{longest} tokens x {share} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
-                        f"{stop / hardware.GIB:.1f}; lower max_tokens or batch")
-    require_room(mixed_core.size(config, settings["group_size"]), settings, args.work)
+        raise UserError(
+            f"{longest} tokens x {share} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
+            f"{stop / hardware.GIB:.1f}; lower max_tokens or batch"
+        )
+    require_room(moe_core.size(config, settings["group_size"]), settings, args.work)
 
-    core = mixed_core.load(found[-1] if found else args.core)
+    core = moe_core.load(found[-1] if found else args.core)
     if core.group != settings["group_size"]:
-        raise UserError(f"{shown(args.core)} has groups of {core.group}, the config asks for {settings['group_size']}; build the core again (make core)")
+        raise UserError(
+            f"{shown(args.core)} has groups of {core.group}, the config asks for {settings['group_size']}; build the core again (make core)"
+        )
     run = Run(core, rows, valid, settings, args.work, identity, hardware.MemoryGuard(stop), world)
     if found:
         run.resume(found[-1])
@@ -90,8 +112,10 @@ def train(args) -> None:
         if args.report:
             report.write(args.report, inputs, settings, results)
         before, after = run.validated[0]["loss"], run.validated[-1]["loss"]
-        print(f"{shown(last)}: {run.steps} steps, validation loss {before:.4f} -> {after:.4f}, "
-              f"{100 * results['codes_changed_per_step']:.2f} % of the updated codes changed per step, peak {results['peak_rss_gib']:.2f} GiB")
+        print(
+            f"{shown(last)}: {run.steps} steps, validation loss {before:.4f} -> {after:.4f}, "
+            f"{100 * results['codes_changed_per_step']:.2f} % of the updated codes changed per step, peak {results['peak_rss_gib']:.2f} GiB"
+        )
 
 
 def join(mx):
@@ -99,20 +123,30 @@ def join(mx):
     try:
         return mx.distributed.init(strict=True, backend="ring")
     except RuntimeError as error:
-        raise UserError(f"--distributed found no other processes ({error}); start them with mlx.launch, as --help shows") from None
+        raise UserError(
+            f"--distributed found no other processes ({error}); start them with mlx.launch, as --help shows"
+        ) from None
 
 
 def summary(run, last: Path, predicted: int) -> dict:
     """What the report says of a finished run."""
-    import hardware
+    from kxl.moe import hardware
 
     history = run.history
     tokens, seconds = sum(h["tokens"] for h in history), sum(h["seconds"] for h in history)
-    return {"checkpoint": shown(last), "steps": run.steps, "tokens": tokens, "seconds": round(seconds, 1), "tokens_per_second": round(tokens / seconds, 1),
-            "peak_rss_gib": max(h["peak_rss_gib"] for h in history), "predicted_peak_gib": round(predicted / hardware.GIB, 3),
-            "codes_changed_per_step": round(sum(h["codes_changed"] for h in history) / len(history), 6),
-            "clipped": round(sum(h["clipped"] for h in history) / len(history), 4),
-            "validation": run.validated, "loss": [round(h["loss"], 5) for h in history]}
+    return {
+        "checkpoint": shown(last),
+        "steps": run.steps,
+        "tokens": tokens,
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "peak_rss_gib": max(h["peak_rss_gib"] for h in history),
+        "predicted_peak_gib": round(predicted / hardware.GIB, 3),
+        "codes_changed_per_step": round(sum(h["codes_changed"] for h in history) / len(history), 6),
+        "clipped": round(sum(h["clipped"] for h in history) / len(history), 4),
+        "validation": run.validated,
+        "loss": [round(h["loss"], 5) for h in history],
+    }
 
 
 if __name__ == "__main__":

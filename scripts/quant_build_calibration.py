@@ -10,13 +10,13 @@ A text is sessions: the system message and tool list that some rows share, then 
 after the other, as one conversation that the template renders, cut at --session-tokens. A tool list is
 thousands of tokens before a call of twenty, so without sharing it would be nearly all of the text; without
 it the model would be asked for calls to tools that it was not given. Give --session-tokens the chunk size
-of measure_quants.py: it scores the second half of each chunk, which then holds turns, list in context.
+of quant_measure.py: it scores the second half of each chunk, which then holds turns, list in context.
 
 No request in either text is a prompt of an evaluation suite, and no held-out request occurs in
 another split: such rows are left out and counted. Two requests are the same when their words are,
 whatever their case, spacing and punctuation.
 
-  python scripts/build_calibration.py --rows runs/tiny/rows.jsonl --model models/tiny \\
+  python scripts/quant_build_calibration.py --rows runs/tiny/rows.jsonl --model models/tiny \\
       --suite evals/suites/fixed_hermes_43.json \\
       --calibration runs/tiny/calibration.txt --heldout runs/tiny/heldout.txt --report reports/tiny/calibration.json
 """
@@ -29,12 +29,11 @@ from pathlib import Path
 import jinja2
 from tqdm import tqdm
 
-import cli
-import eval_case
-import hermes_tools
-import report
-from cli import UserError
-from files import shown, write_text
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import shown, write_text
+from kxl.chat import hermes_tools
+from kxl.eval import suites
 
 SPLITS = ("train", "calibration", "heldout")
 TEXT_SPLITS = ("calibration", "heldout")
@@ -42,9 +41,17 @@ TEXT_SPLITS = ("calibration", "heldout")
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--rows", type=Path, action="append", required=True, help="JSON lines; may be given several times")
+    parser.add_argument(
+        "--rows", type=Path, action="append", required=True, help="JSON lines; may be given several times"
+    )
     parser.add_argument("--model", type=Path, required=True, help="folder with tokenizer.json and chat_template.jinja")
-    parser.add_argument("--suite", type=Path, action="append", default=[], help="evaluation suite whose prompts are kept out; may be given several times")
+    parser.add_argument(
+        "--suite",
+        type=Path,
+        action="append",
+        default=[],
+        help="evaluation suite whose prompts are kept out; may be given several times",
+    )
     parser.add_argument("--calibration", type=Path, required=True, help="text to write for the imatrix")
     parser.add_argument("--heldout", type=Path, required=True, help="text to write for the KL divergence")
     parser.add_argument("--report", type=Path, required=True, help="report to write (JSON)")
@@ -55,7 +62,7 @@ def main() -> None:
     args = parser.parse_args()
 
     splits = read_rows(args.rows)
-    evaluated = eval_case.requests_of_suites(args.suite)
+    evaluated = suites.requests_of_suites(args.suite)
     kept, dropped = keep_apart(splits, evaluated)
     for why, where in dropped.items():
         if where:
@@ -68,7 +75,9 @@ def main() -> None:
     for split in TEXT_SPLITS:
         rows = kept[split]
         if not rows:
-            raise UserError(f"no rows of split {split!r} are left in {', '.join(map(shown, args.rows))}; add rows with \"split\": \"{split}\"")
+            raise UserError(
+                f'no rows of split {split!r} are left in {", ".join(map(shown, args.rows))}; add rows with "split": "{split}"'
+            )
         random.Random(args.seed).shuffle(rows)
         text, results[split] = build_text(rows, targets[split], args.session_tokens, render, token_ends, split)
         write_text(outputs[split], text)
@@ -81,7 +90,9 @@ def main() -> None:
     for split in TEXT_SPLITS:
         made = results[split]
         short = "" if made["tokens"] >= targets[split] else f", all there were (wanted {targets[split]:,})"
-        print(f"{shown(outputs[split])}: {made['conversations']:,} conversations in {made['sessions']} sessions, {made['tokens']:,} tokens{short}")
+        print(
+            f"{shown(outputs[split])}: {made['conversations']:,} conversations in {made['sessions']} sessions, {made['tokens']:,} tokens{short}"
+        )
 
 
 def read_rows(paths: list) -> dict:
@@ -118,18 +129,23 @@ def checked_row(line: str, where: str) -> dict:
         raise UserError(f"{where}: no message has role assistant, so there is nothing to learn from this row")
     tools = row.get("tools")
     if tools is not None and tools != "fixed_hermes" and not isinstance(tools, list):
-        raise UserError(f"{where}: tools is {tools!r}; it must be \"fixed_hermes\", a list of schemas, or null")
+        raise UserError(f'{where}: tools is {tools!r}; it must be "fixed_hermes", a list of schemas, or null')
     return {**row, "kind": row.get("kind", "unknown"), "tools": tools, "where": where}
 
 
 def keep_apart(splits: dict, evaluated: set) -> tuple:
     """Drop rows that repeat an evaluated request or leak between splits; return (rows by split, where by reason)."""
     dropped = {"request of an evaluation suite": [], "held-out request that occurs in another split": []}
-    seen = {request for split in ("train", "calibration") for row in splits[split] for request in eval_case.requests_of(row["messages"])}
+    seen = {
+        request
+        for split in ("train", "calibration")
+        for row in splits[split]
+        for request in suites.requests_of(row["messages"])
+    }
     kept = {split: [] for split in TEXT_SPLITS}
     for split in TEXT_SPLITS:
         for row in splits[split]:
-            requests = eval_case.requests_of(row["messages"])
+            requests = suites.requests_of(row["messages"])
             if not evaluated.isdisjoint(requests):
                 dropped["request of an evaluation suite"].append(row["where"])
             elif split == "heldout" and not seen.isdisjoint(requests):
@@ -153,7 +169,9 @@ def chat_renderer(model: Path) -> tuple:
         return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
 
     def token_ends(text: str) -> list:
-        return [end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
+        return [
+            end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        ]
 
     return render, token_ends
 
@@ -178,8 +196,10 @@ def build_text(rows: list, target: int, session_tokens: int, render, token_ends,
             longest_list = max(longest_list, listed)
             progress.update(size)
     if longest_list > session_tokens / 2:
-        cli.say(f"{split}: a tool list of {longest_list:,} tokens reaches into the second half of a session of {session_tokens:,}, "
-                f"the half that measure_quants.py scores; raise --session-tokens")
+        cli.say(
+            f"{split}: a tool list of {longest_list:,} tokens reaches into the second half of a session of {session_tokens:,}, "
+            f"the half that quant_measure.py scores; raise --session-tokens"
+        )
     return "".join(pieces), {
         "conversations": sum(kinds.values()),
         "kinds": dict(kinds),
@@ -202,10 +222,14 @@ def by_context(rows: list) -> dict:
 
 def session(group: list, session_tokens: int, render, token_ends) -> tuple:
     """One session of rows of a group: (text, rows used, tokens of the tool list)."""
-    tools = hermes_tools.load(hermes_tools.FIXED_SURFACE) if group[0]["tools"] == "fixed_hermes" else group[0]["tools"] or None
+    tools = (
+        hermes_tools.load(hermes_tools.FIXED_SURFACE)
+        if group[0]["tools"] == "fixed_hermes"
+        else group[0]["tools"] or None
+    )
     messages = list(group[0]["system"])
     for used, row in enumerate(group, 1):
-        messages += row["messages"][len(row["system"]):]
+        messages += row["messages"][len(row["system"]) :]
         try:
             text = render(messages, tools)
         except (jinja2.TemplateError, TypeError) as error:
@@ -217,7 +241,7 @@ def session(group: list, session_tokens: int, render, token_ends) -> tuple:
             break
     # A row longer than a session keeps as many whole chunks as it fills, so that the next session starts a chunk.
     whole = len(ends) // session_tokens * session_tokens
-    return text[:ends[whole - 1]] if whole else text, used, listed
+    return text[: ends[whole - 1]] if whole else text, used, listed
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 In:  a checkpoint folder, the BF16 GGUF made from it, and a text of rendered prompts (the held-out text).
 Out: a report with the positions compared, the greedy tokens that differ and the largest differences.
 
-  .venv/bin/python scripts/check_parity.py --model models/tiny --gguf runs/tiny/bf16.gguf \\
+  .venv/bin/python scripts/quant_check_parity.py --model models/tiny --gguf runs/tiny/bf16.gguf \\
       --text runs/tiny/heldout.txt --report reports/tiny/parity.json
 
 The text is cut into prompts at each beginning-of-sequence token. mlx-lm, with its own loader and in
@@ -29,19 +29,27 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import checkpoint
-import cli
-import llama_cpp
-import mlx_backend
-import model_server
-import report
-import tokenizer_checks
-from cli import UserError, say
-from files import require_space, shown
+from kxl.base import cli, report
+from kxl.base.cli import UserError, say
+from kxl.base.files import require_space, shown
+from kxl.chat import tokenizer_checks
+from kxl.eval import server as eval_server
+from kxl.model import blas, checkpoint
+from kxl.setup import llama_cpp
 
 # Keys and values in float32. One token at a time a second thread mostly waits for the first, and on a busy machine for long.
-SERVER = ("--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off",
-          "--threads", "1", "--threads-batch", str(os.cpu_count()))
+SERVER = (
+    "--cache-type-k",
+    "f32",
+    "--cache-type-v",
+    "f32",
+    "--flash-attn",
+    "off",
+    "--threads",
+    "1",
+    "--threads-batch",
+    str(os.cpu_count()),
+)
 
 
 def split_prompts(ids: list[int]) -> list[list[int]]:
@@ -50,8 +58,9 @@ def split_prompts(ids: list[int]) -> list[list[int]]:
     return [ids[a:b] for a, b in zip(starts, [*starts[1:], len(ids)])]
 
 
-def mlx_reference(folder: Path, prompts: list[list[int]], positions: int, per_prompt: int, tie_margin: float,
-                  float32: bool) -> tuple[list[tuple[list[int], np.ndarray]], int]:
+def mlx_reference(
+    folder: Path, prompts: list[list[int]], positions: int, per_prompt: int, tie_margin: float, float32: bool
+) -> tuple[list[tuple[list[int], np.ndarray]], int]:
     """(prefix, next-token log-probabilities [vocabulary]) at `positions` positions, and how many ties were left out.
 
     UserError when the prompts have fewer positions.
@@ -63,8 +72,10 @@ def mlx_reference(folder: Path, prompts: list[list[int]], positions: int, per_pr
     parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.read(folder).tensors.values())
     memory, needed = report.environment()["memory_gib"], parameters * (4 if float32 else 2) / 2**30
     if needed > 0.9 * memory:
-        raise UserError(f"{shown(folder)}: MLX needs {needed:.1f} GiB for it and the machine has {memory}; "
-                        f"{'use --as-served-only on a Mac, or ' if float32 else ''}a machine with more memory")
+        raise UserError(
+            f"{shown(folder)}: MLX needs {needed:.1f} GiB for it and the machine has {memory}; "
+            f"{'use --as-served-only on a Mac, or ' if float32 else ''}a machine with more memory"
+        )
     model, _ = load_model(folder)
     if float32:
         model.set_dtype(mx.float32)
@@ -81,12 +92,14 @@ def mlx_reference(folder: Path, prompts: list[list[int]], positions: int, per_pr
                 if best - second < tie_margin:
                     ties += 1
                     continue
-                reference.append((ids[:len(ids) - last + row], expected))
+                reference.append((ids[: len(ids) - last + row], expected))
                 bar.update()
                 if len(reference) == positions:
                     return reference, ties
-    raise UserError(f"the text has {len(reference)} positions to compare and {positions} are needed; give a longer --text, "
-                    f"a larger --per-prompt or a smaller --positions")
+    raise UserError(
+        f"the text has {len(reference)} positions to compare and {positions} are needed; give a longer --text, "
+        f"a larger --per-prompt or a smaller --positions"
+    )
 
 
 def check_tokens(server, text: str, ids: list[int], folder: Path) -> None:
@@ -94,9 +107,11 @@ def check_tokens(server, text: str, ids: list[int], folder: Path) -> None:
     theirs = _post(server, "/tokenize", {"content": text, "add_special": False, "parse_special": True})["tokens"]
     if ids != theirs:
         at = next((i for i, (a, b) in enumerate(zip(ids, theirs)) if a != b), min(len(ids), len(theirs)))
-        near = _post(server, "/detokenize", {"tokens": theirs[max(0, at - 8):at + 8]})["content"]
-        raise UserError(f"the GGUF tokenizes differently from {shown(folder / 'tokenizer.json')} at token {at}, near {near!r}: "
-                        f"{ids[at:at + 4]} there, {theirs[at:at + 4]} in llama.cpp; check --pre-tokenizer of convert_gguf.py")
+        near = _post(server, "/detokenize", {"tokens": theirs[max(0, at - 8) : at + 8]})["content"]
+        raise UserError(
+            f"the GGUF tokenizes differently from {shown(folder / 'tokenizer.json')} at token {at}, near {near!r}: "
+            f"{ids[at : at + 4]} there, {theirs[at : at + 4]} in llama.cpp; check --pre-tokenizer of quant_convert.py"
+        )
 
 
 def server_log_probs(server, ids: list[int], top: int, letter: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,8 +120,14 @@ def server_log_probs(server, ids: list[int], top: int, letter: int) -> tuple[np.
     The log-probabilities are of the model's own logits, before any bias. The bias makes the server
     generate `letter`, an ASCII token: it leaves out the list when it generates part of a character.
     """
-    body = {"prompt": ids, "n_predict": 1, "n_probs": top, "temperature": 0, "cache_prompt": True,
-            "logit_bias": [[letter, 1000.0]]}
+    body = {
+        "prompt": ids,
+        "n_predict": 1,
+        "n_probs": top,
+        "temperature": 0,
+        "cache_prompt": True,
+        "logit_bias": [[letter, 1000.0]],
+    }
     found = _post(server, "/completion", body)["completion_probabilities"][0]["top_logprobs"]
     return np.array([entry["id"] for entry in found]), np.array([entry["logprob"] for entry in found])
 
@@ -131,11 +152,21 @@ def compare(server, reference: list, top: int, letter: int, name: str) -> dict:
         divergences.append(float(np.sum(np.exp(wanted) * (wanted - found))))
         greedy = int(expected.argmax())
         if greedy != tokens[0]:
-            differing.append({"tokens_before": len(prefix), "mlx": greedy, "llama_cpp": int(tokens[0]),
-                              "margin": round(float(expected[greedy] - expected[tokens[0]]), 4)})
-    return {"greedy_equal": len(reference) - len(differing), "differing": differing,
-            "max_difference": round(largest, 6), "mean_difference": round(float(np.mean(means)), 7),
-            "mean_kld": round(max(0.0, float(np.mean(divergences))), 7)}
+            differing.append(
+                {
+                    "tokens_before": len(prefix),
+                    "mlx": greedy,
+                    "llama_cpp": int(tokens[0]),
+                    "margin": round(float(expected[greedy] - expected[tokens[0]]), 4),
+                }
+            )
+    return {
+        "greedy_equal": len(reference) - len(differing),
+        "differing": differing,
+        "max_difference": round(largest, 6),
+        "mean_difference": round(float(np.mean(means)), 7),
+        "mean_kld": round(max(0.0, float(np.mean(divergences))), 7),
+    }
 
 
 def refuse(results: dict, args, failed: Path) -> None:
@@ -143,34 +174,56 @@ def refuse(results: dict, args, failed: Path) -> None:
     exact, served = results.get("exact"), results["as_served"]
     if exact and exact["differing"]:
         first = exact["differing"][0]
-        raise UserError(f"{shown(args.gguf)}: {len(exact['differing'])} of {results['positions']} greedy tokens differ from MLX (the first "
-                        f"after {first['tokens_before']} tokens: {first['mlx']} there, {first['llama_cpp']} here); see {shown(failed)}")
+        raise UserError(
+            f"{shown(args.gguf)}: {len(exact['differing'])} of {results['positions']} greedy tokens differ from MLX (the first "
+            f"after {first['tokens_before']} tokens: {first['mlx']} there, {first['llama_cpp']} here); see {shown(failed)}"
+        )
     if exact and exact["max_difference"] > args.max_difference:
-        raise UserError(f"{shown(args.gguf)}: a log-probability differs from MLX's by {exact['max_difference']}, above "
-                        f"{args.max_difference}; see {shown(failed)}")
+        raise UserError(
+            f"{shown(args.gguf)}: a log-probability differs from MLX's by {exact['max_difference']}, above "
+            f"{args.max_difference}; see {shown(failed)}"
+        )
     if served["mean_kld"] > args.max_kld:
-        raise UserError(f"{shown(args.gguf)}: mean KL divergence from MLX is {served['mean_kld']}, above {args.max_kld}; "
-                        f"see {shown(failed)}")
+        raise UserError(
+            f"{shown(args.gguf)}: mean KL divergence from MLX is {served['mean_kld']}, above {args.max_kld}; "
+            f"see {shown(failed)}"
+        )
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
     parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="BF16 GGUF made from it")
-    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="rendered prompts, special tokens as text")
+    parser.add_argument(
+        "--text", type=Path, required=True, metavar="FILE", help="rendered prompts, special tokens as text"
+    )
     parser.add_argument("--report", type=Path, required=True, metavar="FILE", help="report to write (JSON)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="llama-server's log (default: beside the GGUF)")
     parser.add_argument("--positions", type=int, default=200, help="positions to compare")
     parser.add_argument("--per-prompt", type=int, default=20, help="positions at the end of each prompt")
     parser.add_argument("--top", type=int, default=1024, help="likeliest tokens compared per position")
-    parser.add_argument("--tie-margin", type=float, default=0.001, help="nats between MLX's two best tokens below which a position is left out")
-    parser.add_argument("--max-difference", type=float, default=0.01,
-                        help="largest difference of log-probabilities in float32, in nats; of a trained model's 1024 likeliest tokens the last are at -20 and below")
-    parser.add_argument("--max-kld", type=float, default=0.01, help="largest mean KL divergence of the BF16 GGUF as served, in nats")
-    parser.add_argument("--as-served-only", action="store_true",
-                        help="leave out the exact comparison, where float32 copies do not fit; on a Mac MLX then computes in the checkpoint's own type")
+    parser.add_argument(
+        "--tie-margin",
+        type=float,
+        default=0.001,
+        help="nats between MLX's two best tokens below which a position is left out",
+    )
+    parser.add_argument(
+        "--max-difference",
+        type=float,
+        default=0.01,
+        help="largest difference of log-probabilities in float32, in nats; of a trained model's 1024 likeliest tokens the last are at -20 and below",
+    )
+    parser.add_argument(
+        "--max-kld", type=float, default=0.01, help="largest mean KL divergence of the BF16 GGUF as served, in nats"
+    )
+    parser.add_argument(
+        "--as-served-only",
+        action="store_true",
+        help="leave out the exact comparison, where float32 copies do not fit; on a Mac MLX then computes in the checkpoint's own type",
+    )
     args = parser.parse_args()
-    mlx_backend.use_fast_blas()
+    blas.use_fast_blas()
 
     text = args.text.read_text(encoding="utf-8")
     tokenizer = tokenizer_checks.load(args.model)
@@ -179,11 +232,13 @@ def main() -> None:
         raise UserError(f"{shown(args.text)}: is empty")
     letter = tokenizer.encode("a", add_special_tokens=False).ids[0]
     prompts = split_prompts(ids)
-    reference, ties = mlx_reference(args.model, prompts, args.positions, args.per_prompt, args.tie_margin, not args.as_served_only)
+    reference, ties = mlx_reference(
+        args.model, prompts, args.positions, args.per_prompt, args.tie_margin, not args.as_served_only
+    )
     results = {"positions": len(reference), "near_ties": ties}
 
     log, context = args.log or args.gguf.with_suffix(".parity.log"), max(map(len, prompts)) + 1
-    with model_server.llama_server(args.gguf, log, context, extra=SERVER) as server:
+    with eval_server.llama_server(args.gguf, log, context, extra=SERVER) as server:
         check_tokens(server, text, ids, args.model)
         results["as_served"] = compare(server, reference, args.top, letter, "as served")
     if not args.as_served_only:
@@ -191,10 +246,12 @@ def main() -> None:
             require_space(args.gguf.parent, 2 * args.gguf.stat().st_size)
             copy = Path(folder) / "f32.gguf"
             llama_cpp.run("llama-quantize", [args.gguf, copy, "F32"], log)
-            with model_server.llama_server(copy, log, context, extra=SERVER) as server:
+            with eval_server.llama_server(copy, log, context, extra=SERVER) as server:
                 results["exact"] = compare(server, reference, args.top, letter, "exact")
 
-    settings = {key: getattr(args, key) for key in ("positions", "per_prompt", "top", "tie_margin", "max_difference", "max_kld")}
+    settings = {
+        key: getattr(args, key) for key in ("positions", "per_prompt", "top", "tie_margin", "max_difference", "max_kld")
+    }
     inputs = [args.model, args.gguf, args.text]
     try:
         refuse(results, args, report.failed_path(args.report))
@@ -203,13 +260,19 @@ def main() -> None:
         raise
     report.write_gated(args.report, True, inputs, settings, results)
     served, exact = results["as_served"], results.get("exact")
-    say(f"as served (activations rounded to bfloat16): {served['greedy_equal']} of {len(reference)} greedy tokens equal, "
-        f"largest difference {served['max_difference']}, mean KLD {served['mean_kld']}")
+    say(
+        f"as served (activations rounded to bfloat16): {served['greedy_equal']} of {len(reference)} greedy tokens equal, "
+        f"largest difference {served['max_difference']}, mean KLD {served['mean_kld']}"
+    )
     if exact:
-        print(f"{shown(args.report)}: {exact['greedy_equal']} of {len(reference)} greedy tokens equal in float32, "
-              f"largest difference {exact['max_difference']} ({ties} ties left out)")
+        print(
+            f"{shown(args.report)}: {exact['greedy_equal']} of {len(reference)} greedy tokens equal in float32, "
+            f"largest difference {exact['max_difference']} ({ties} ties left out)"
+        )
     else:
-        print(f"{shown(args.report)}: {served['greedy_equal']} of {len(reference)} greedy tokens equal as served ({ties} ties left out)")
+        print(
+            f"{shown(args.report)}: {served['greedy_equal']} of {len(reference)} greedy tokens equal as served ({ties} ties left out)"
+        )
 
 
 if __name__ == "__main__":

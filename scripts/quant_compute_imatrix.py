@@ -1,6 +1,6 @@
 """Compute the importance matrix of a model from chat text, and refuse it when an expert saw too little.
 
-In:  the BF16 GGUF and calibration.txt (scripts/build_calibration.py).
+In:  the BF16 GGUF and calibration.txt (scripts/quant_build_calibration.py).
 Out: imatrix.gguf, for llama-quantize, and a report of how many tokens each expert of each layer saw.
 
 llama-imatrix reads the text in chunks of --context tokens, chat markers as the special tokens they
@@ -9,7 +9,7 @@ routed to has no such sum; llama-quantize would then silently weigh all its colu
 imatrix is kept only when every expert of every layer saw --min-tokens tokens and every matrix that
 can be quantized has an entry. The embedding is exempt: tied to the output, it is never collected.
 
-  python scripts/compute_imatrix.py --gguf runs/tiny/bf16.gguf --text runs/tiny/calibration.txt \\
+  python scripts/quant_compute_imatrix.py --gguf runs/tiny/bf16.gguf --text runs/tiny/calibration.txt \\
       --out runs/tiny/imatrix.gguf --report reports/tiny/imatrix.json --log logs/tiny/imatrix.log
 """
 
@@ -20,13 +20,12 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-import cli
-import llama_chunks
-import llama_cpp
-import policy
-import report
-from cli import UserError
-from files import atomic_path, shown
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_path, shown
+from kxl.quant import chunks as quant_chunks
+from kxl.quant import policy
+from kxl.setup import llama_cpp
 
 EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\.weight")
 NAMED_IN_ERROR = 8
@@ -40,7 +39,9 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True, help="report to write (JSON)")
     parser.add_argument("--log", type=Path, required=True, help="llama-imatrix's output")
     parser.add_argument("--context", type=int, default=8192, help="tokens per chunk")
-    parser.add_argument("--min-tokens", type=int, default=64, help="tokens that every expert of every layer must have seen")
+    parser.add_argument(
+        "--min-tokens", type=int, default=64, help="tokens that every expert of every layer must have seen"
+    )
     args = parser.parse_args()
 
     with atomic_path(args.out) as partial:
@@ -57,8 +58,10 @@ def main() -> None:
         "layers": layers,
     }
     report.write(
-        args.report, inputs=[args.gguf, args.text],
-        settings={"context": args.context, "min_tokens": args.min_tokens}, results=results,
+        args.report,
+        inputs=[args.gguf, args.text],
+        settings={"context": args.context, "min_tokens": args.min_tokens},
+        results=results,
     )
     if layers:
         least = results["fewest_tokens"]
@@ -70,19 +73,35 @@ def main() -> None:
 
 def run_imatrix(model: Path, text: Path, out: Path, context: int, log: Path) -> str:
     """Run llama-imatrix; return its output."""
-    with llama_chunks.progress("imatrix") as progress:
-        return llama_cpp.run("llama-imatrix", [
-            # The path of the text is stored in the imatrix and from there in every quant: keep it free of this machine.
-            "-m", model, "-f", os.path.relpath(text), "-o", out, "--output-format", "gguf",
-            *llama_chunks.AS_RENDERED, "-c", context,
-        ], log=log, progress=progress)
+    with quant_chunks.progress("imatrix") as progress:
+        return llama_cpp.run(
+            "llama-imatrix",
+            [
+                # The path of the text is stored in the imatrix and from there in every quant: keep it free of this machine.
+                "-m",
+                model,
+                "-f",
+                os.path.relpath(text),
+                "-o",
+                out,
+                "--output-format",
+                "gguf",
+                *quant_chunks.AS_RENDERED,
+                "-c",
+                context,
+            ],
+            log=log,
+            progress=progress,
+        )
 
 
 def final_perplexity(output: str) -> float:
     """Perplexity of the calibration text, from llama-imatrix's last line."""
     found = re.search(r"Final estimate: PPL = ([\d.]+)", output)
     if not found:
-        raise UserError("llama-imatrix gave no final perplexity: the model may compute NaN; check its BF16 GGUF with `make parity`")
+        raise UserError(
+            "llama-imatrix gave no final perplexity: the model may compute NaN; check its BF16 GGUF with `make parity`"
+        )
     return float(found[1])
 
 
@@ -120,8 +139,11 @@ def expert_coverage(model: Path, counts: dict) -> list:
             layers[layer] = np.minimum(layers.get(layer, seen), seen)
     return [
         {
-            "layer": layer, "tokens": seen.tolist(),
-            "fewest": int(seen.min()), "median": float(np.median(seen)), "most": int(seen.max()),
+            "layer": layer,
+            "tokens": seen.tolist(),
+            "fewest": int(seen.min()),
+            "median": float(np.median(seen)),
+            "most": int(seen.max()),
         }
         for layer, seen in sorted(layers.items())
     ]
@@ -131,7 +153,8 @@ def fewest(layers: list) -> dict | None:
     """The expert that saw the fewest tokens: {"layer", "expert", "tokens"}; None without experts."""
     everyone = [
         {"layer": entry["layer"], "expert": expert, "tokens": tokens}
-        for entry in layers for expert, tokens in enumerate(entry["tokens"])
+        for entry in layers
+        for expert, tokens in enumerate(entry["tokens"])
     ]
     return min(everyone, key=lambda one: one["tokens"], default=None)
 
@@ -140,17 +163,21 @@ def refuse_gaps(model: Path, counts: dict, layers: list, min_tokens: int) -> Non
     """UserError when an expert saw fewer than `min_tokens` tokens or a matrix has no entry."""
     low = [
         f"layer {entry['layer']} expert {expert}: {tokens}"
-        for entry in layers for expert, tokens in enumerate(entry["tokens"]) if tokens < min_tokens
+        for entry in layers
+        for expert, tokens in enumerate(entry["tokens"])
+        if tokens < min_tokens
     ]
     if low:
         raise UserError(
             f"the calibration text does not reach {len(low)} experts often enough ({min_tokens} tokens each): {listed(low)}. "
-            "Add calibration rows of other kinds or raise --calibration-tokens of build_calibration.py"
+            "Add calibration rows of other kinds or raise --calibration-tokens of quant_build_calibration.py"
         )
     missing = [name for name in needs_importance(model) if name not in counts]
     if missing:
-        raise UserError(f"the imatrix has no entry for {len(missing)} matrices of {shown(model)}: {listed(missing)}. "
-                        "Is the text for another model, or shorter than a chunk?")
+        raise UserError(
+            f"the imatrix has no entry for {len(missing)} matrices of {shown(model)}: {listed(missing)}. "
+            "Is the text for another model, or shorter than a chunk?"
+        )
 
 
 def listed(names: list) -> str:

@@ -3,7 +3,7 @@
 In:  a checkpoint folder (transformers or mlx-lm names, sharded or not, MLX-quantized or not) with its
      tokenizer; Out: one GGUF file, whole or not at all.
 
-  .venv/bin/python scripts/convert_gguf.py --model models/tiny --out runs/tiny/bf16.gguf
+  .venv/bin/python scripts/quant_convert.py --model models/tiny --out runs/tiny/bf16.gguf
 
 Metadata, vocabulary, tensor names and types come from upstream's conversion/lfm2.py; this script only
 hands it the weights, read a few rows at a time by checkpoint.py, so a checkpoint of any size converts
@@ -19,23 +19,27 @@ import sys
 import tempfile
 from pathlib import Path
 
-import checkpoint
-import cli
-import llama_cpp
-import tokenizer_checks
 import yaml
-from checkpoint import Checkpoint, Tensor
-from cli import UserError, say
-from files import atomic_path, read_json, require_space, shown, write_json
+
+from kxl.base import cli
+from kxl.base.cli import UserError, say
+from kxl.base.files import atomic_path, read_json, require_space, shown, write_json
+from kxl.chat import tokenizer_checks
+from kxl.model import checkpoint
+from kxl.model.checkpoint import Checkpoint, Tensor
+from kxl.setup import llama_cpp
 
 OUTTYPES = {"bf16": "MOSTLY_BF16", "f32": "ALL_F32"}
+
 
 def refuse_unsupported(source: Checkpoint) -> None:
     """Refuse what llama.cpp's LFM2 graphs cannot express. Raises UserError naming the key and its file."""
     config, path = source.config, shown(source.folder / "config.json")
     if not config["tie_word_embeddings"]:
-        raise UserError(f"{path}: embeddings are not tied, and the converter has no place for lm_head.weight; "
-                        f"only checkpoints with tied embeddings can be exported")
+        raise UserError(
+            f"{path}: embeddings are not tied, and the converter has no place for lm_head.weight; "
+            f"only checkpoints with tied embeddings can be exported"
+        )
     if config.get("conv_bias"):
         raise UserError(f"{path}: conv_bias is true, but llama.cpp's LFM2 short convolution has no bias")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -47,8 +51,10 @@ def refuse_unsupported(source: Checkpoint) -> None:
     if not config.get("use_expert_bias", True):
         raise UserError(f"{path}: use_expert_bias is false, but llama.cpp refuses an LFM2-MoE without expert_bias")
     if config.get("routed_scaling_factor", 1.0) != 1.0:
-        raise UserError(f"{path}: routed_scaling_factor is {config['routed_scaling_factor']}; the GGUF format has no "
-                        f"place for it and llama.cpp would compute with 1.0")
+        raise UserError(
+            f"{path}: routed_scaling_factor is {config['routed_scaling_factor']}; the GGUF format has no "
+            f"place for it and llama.cpp would compute with 1.0"
+        )
     if not config.get("norm_topk_prob", True):
         raise UserError(f"{path}: norm_topk_prob is false, but llama.cpp always normalizes the router's weights")
 
@@ -118,8 +124,7 @@ def converter_class(architecture: str, tree: Path):
                 count = self.hparams["num_experts"]
                 if int(match[2]) == count - 1:
                     experts = [self.source.tensors[f"model.{match[1]}.{i}.{match[3]}"] for i in range(count)]
-                    yield self.map_tensor_name(f"{match[1]}.{match[3]}"), \
-                        in_parts(experts, (count, *experts[0].shape))
+                    yield self.map_tensor_name(f"{match[1]}.{match[3]}"), in_parts(experts, (count, *experts[0].shape))
             elif name == "model.embed_tokens.weight":
                 tensor = self.source.tensors[name]
                 yield self.map_tensor_name(name), in_parts([tensor], tensor.shape)
@@ -137,8 +142,9 @@ def write_gguf(source: Checkpoint, out: Path, outtype: str, pre_tokenizer: str, 
     with tempfile.TemporaryDirectory() as folder, atomic_path(out) as partial:
         stage(source, Path(folder), card)
         try:
-            converter = Converter(source, pre_tokenizer, Path(folder), gguf.LlamaFileType[OUTTYPES[outtype]], partial,
-                                  model_name=name)
+            converter = Converter(
+                source, pre_tokenizer, Path(folder), gguf.LlamaFileType[OUTTYPES[outtype]], partial, model_name=name
+            )
             converter.write()
         except OSError as error:
             if error.errno != errno.ENOSPC:
@@ -174,7 +180,11 @@ def verify(gguf, path: Path, source: Checkpoint, out: Path) -> None:
     for key, value in wanted.items():
         field = reader.fields.get(f"{arch}.{key}")
         found = field.contents() if field else None
-        same = found == value if not isinstance(value, float) else found is not None and math.isclose(found, value, rel_tol=1e-6)
+        same = (
+            found == value
+            if not isinstance(value, float)
+            else found is not None and math.isclose(found, value, rel_tol=1e-6)
+        )
         if not same:
             raise UserError(f"{shown(out)}: {arch}.{key} came out as {found}, config.json asks for {value}")
 
@@ -183,9 +193,15 @@ def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="GGUF file to write")
-    parser.add_argument("--outtype", choices=sorted(OUTTYPES), default="bf16", help="type of the matrices; the rest is f32")
-    parser.add_argument("--pre-tokenizer", choices=sorted(tokenizer_checks.SPLIT_PATTERNS), default="lfm2",
-                        help="tokenizer.ggml.pre for a tokenizer that upstream does not know")
+    parser.add_argument(
+        "--outtype", choices=sorted(OUTTYPES), default="bf16", help="type of the matrices; the rest is f32"
+    )
+    parser.add_argument(
+        "--pre-tokenizer",
+        choices=sorted(tokenizer_checks.SPLIT_PATTERNS),
+        default="lfm2",
+        help="tokenizer.ggml.pre for a tokenizer that upstream does not know",
+    )
     parser.add_argument("--name", help="general.name (default: the folder's name)")
     parser.add_argument("--license", help="general.license, such as apache-2.0 (default: from the folder's README.md)")
     parser.add_argument("--license-name", help="general.license.name")
@@ -199,7 +215,11 @@ def main() -> None:
     refuse_unsupported(source)
     tokenizer_checks.refuse_large_ids(source.folder, source.config["vocab_size"])
     tokenizer_checks.refuse_words_in_pieces(source.folder)
-    card = {key: getattr(args, key) for key in ("license", "license_name", "license_link", "base_model") if getattr(args, key)}
+    card = {
+        key: getattr(args, key)
+        for key in ("license", "license_name", "license_link", "base_model")
+        if getattr(args, key)
+    }
     if args.run:
         card["version"] = args.run
     if args.log:
@@ -207,12 +227,17 @@ def main() -> None:
         logging.basicConfig(filename=args.log, filemode="w", level=logging.INFO, format="%(message)s")
         # Upstream's warning is about a hash it does not know; what is done about it is logged instead.
         logging.getLogger("hf-to-gguf").addFilter(lambda record: not str(record.msg).startswith(("**", "\n")))
-        logging.getLogger("gguf.gguf_writer").addFilter(lambda record: not str(record.msg).startswith(("Writing the", str(args.out.parent.resolve()))))
-    if not any((args.model / name).is_file() for name in ("chat_template.jinja", "chat_template.json")) \
-            and "chat_template" not in read_json(args.model / "tokenizer_config.json"):
+        logging.getLogger("gguf.gguf_writer").addFilter(
+            lambda record: not str(record.msg).startswith(("Writing the", str(args.out.parent.resolve())))
+        )
+    if not any(
+        (args.model / name).is_file() for name in ("chat_template.jinja", "chat_template.json")
+    ) and "chat_template" not in read_json(args.model / "tokenizer_config.json"):
         say(f"{shown(args.model)}: has no chat template; llama-server will fall back to ChatML without tools")
     write_gguf(source, args.out, args.outtype, args.pre_tokenizer, args.name or args.model.resolve().name, card)
-    print(f"{shown(args.out)}: {args.outtype.upper()} GGUF of {shown(args.model)}, {args.out.stat().st_size / 2**20:.1f} MiB")
+    print(
+        f"{shown(args.out)}: {args.outtype.upper()} GGUF of {shown(args.model)}, {args.out.stat().st_size / 2**20:.1f} MiB"
+    )
 
 
 if __name__ == "__main__":

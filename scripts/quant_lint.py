@@ -5,18 +5,18 @@ Out: a table of what each rule does; exit code 2 and every problem, by file and 
      matches nothing that is quantized, a type is unknown, a capital letter or a shadowed rule would
      be silently misread, a row length would make llama-quantize fall back, or a tensor has no rule.
 
-  .venv/bin/python scripts/lint_policy.py --gguf runs/tiny/bf16.gguf
-  .venv/bin/python scripts/lint_policy.py --gguf runs/tiny/bf16.gguf --policy q4kxl --plain q4kxl.txt
+  .venv/bin/python scripts/quant_lint.py --gguf runs/tiny/bf16.gguf
+  .venv/bin/python scripts/quant_lint.py --gguf runs/tiny/bf16.gguf --policy q4kxl --plain q4kxl.txt
 
 --plain also writes the rules without comments, for llama-quantize --tensor-type-file.
 """
 
 from pathlib import Path
 
-import cli
-import policy
-from cli import UserError
-from files import shown, write_text
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import shown, write_text
+from kxl.quant import policy
 
 
 def table(rules: policy.Policy, tensors: list) -> list[str]:
@@ -33,7 +33,9 @@ def table(rules: policy.Policy, tensors: list) -> list[str]:
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="BF16 GGUF the policies are for")
-    parser.add_argument("--policy", action="append", metavar="NAME", help="policy to check, may be repeated (default: all of the plan)")
+    parser.add_argument(
+        "--policy", action="append", metavar="NAME", help="policy to check, may be repeated (default: all of the plan)"
+    )
     parser.add_argument("--plan", type=Path, default=policy.PLAN, metavar="FILE", help="export plan")
     parser.add_argument("--plain", type=Path, metavar="FILE", help="write the one --policy without comments")
     args = parser.parse_args()
@@ -49,7 +51,10 @@ def main() -> None:
         print(f"{name}: base {rules.base_type}, {size / 2**20:.2f} MiB of tensors", *lines, sep="\n")
         if args.plain:
             write_text(args.plain, policy.plain(rules))
-    print(f"{', '.join(names)}: every rule applies to {shown(args.gguf)}" + (f"; plain rules in {shown(args.plain)}" if args.plain else ""))
+    print(
+        f"{', '.join(names)}: every rule applies to {shown(args.gguf)}"
+        + (f"; plain rules in {shown(args.plain)}" if args.plain else "")
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure what each quant lost: KL divergence of its next-token probabilities from its BF16 parent's.
 
-In:  the BF16 GGUF, heldout.txt (scripts/build_calibration.py) and the quants.
+In:  the BF16 GGUF, heldout.txt (scripts/quant_build_calibration.py) and the quants.
 Out: reports/RUN/quants.json: per artifact file size, sha256, bits per weight, KL divergence (mean and its
      standard error, median, 99 %, 99.9 %, maximum; in nats), how often both models agree on the likeliest token.
 
@@ -16,7 +16,7 @@ Finished work in --work is kept: the parent's log-probabilities (2 bytes per sco
 entry: 0.3 GB for the tiny model, 4.3 GB for 65,536 entries), and each artifact's figures until the
 artifact, the parent, the text, the context or the llama.cpp build changes.
 
-  python scripts/measure_quants.py --base runs/tiny/bf16.gguf --text runs/tiny/heldout.txt \\
+  python scripts/quant_measure.py --base runs/tiny/bf16.gguf --text runs/tiny/heldout.txt \\
       --artifact q4kxl=runs/tiny/q4kxl.gguf --artifact Q4_K_M=runs/tiny/Q4_K_M.gguf \\
       --work runs/tiny/kld --report reports/tiny/quants.json --logs logs/tiny
 """
@@ -29,18 +29,21 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-import cli
-import llama_chunks
-import llama_cpp
-import report
-from cli import UserError
-from files import ROOT, atomic_path, lock, read_json, sha256, shown, write_json
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, atomic_path, lock, read_json, sha256, shown, write_json
+from kxl.quant import chunks as quant_chunks
+from kxl.setup import llama_cpp
 
 # Below this the 99.9 % quantile would rest on no value at all.
 MIN_SCORED = 1000
 KLD_LINES = {
-    "mean": r"Mean +KLD: +(\S+) ±", "mean_error": r"Mean +KLD: +\S+ ± +(\S+)", "median": r"Median +KLD: +(\S+)",
-    "p99": r"99\.0% +KLD: +(\S+)", "p999": r"99\.9% +KLD: +(\S+)", "max": r"Maximum KLD: +(\S+)",
+    "mean": r"Mean +KLD: +(\S+) ±",
+    "mean_error": r"Mean +KLD: +\S+ ± +(\S+)",
+    "median": r"Median +KLD: +(\S+)",
+    "p99": r"99\.0% +KLD: +(\S+)",
+    "p999": r"99\.9% +KLD: +(\S+)",
+    "max": r"Maximum KLD: +(\S+)",
 }
 SAME_TOP = r"Same top p: +(\S+) ± +(\S+) %"
 
@@ -49,10 +52,23 @@ def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--base", type=Path, required=True, help="BF16 parent (GGUF)")
     parser.add_argument("--text", type=Path, required=True, help="held-out text with chat markers")
-    parser.add_argument("--artifact", type=named_file, action="append", required=True, metavar="NAME=FILE",
-                        help="a quant to measure, named by its policy or stock type; may be given several times")
-    parser.add_argument("--plan", type=Path, default=ROOT / "gguf" / "export_plan.json", help="which names are our policies, which are stock types")
-    parser.add_argument("--work", type=Path, required=True, help="folder that keeps log-probabilities and finished figures")
+    parser.add_argument(
+        "--artifact",
+        type=named_file,
+        action="append",
+        required=True,
+        metavar="NAME=FILE",
+        help="a quant to measure, named by its policy or stock type; may be given several times",
+    )
+    parser.add_argument(
+        "--plan",
+        type=Path,
+        default=ROOT / "gguf" / "export_plan.json",
+        help="which names are our policies, which are stock types",
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder that keeps log-probabilities and finished figures"
+    )
     parser.add_argument("--report", type=Path, required=True, help="report to write (JSON)")
     parser.add_argument("--logs", type=Path, required=True, help="folder for llama-perplexity's output")
     parser.add_argument("--context", type=int, default=8192, help="tokens per chunk; the second half of each is scored")
@@ -66,12 +82,16 @@ def main() -> None:
             figures = measured(name, path, logits, key, args.context, args.work, args.logs)
             results[name] = {**size_of(path), **figures, "file": path.name, "policy": policies[name]}
     report.write(
-        args.report, inputs=list(dict.fromkeys([args.base, args.text, *(path for _, path in args.artifact)])),
-        settings={"context": args.context, **counts}, results=results,
+        args.report,
+        inputs=list(dict.fromkeys([args.base, args.text, *(path for _, path in args.artifact)])),
+        settings={"context": args.context, **counts},
+        results=results,
     )
     print(f"{'':8} {'MiB':>9} {'bits/weight':>12} {'mean KLD':>10} {'99.9 %':>9} {'same top':>9}")
     for name, one in sorted(results.items(), key=lambda item: item[1]["bytes"]):
-        print(f"{name:8} {one['bytes'] / 2**20:9.2f} {one['bpw']:12.2f} {one['kld']['mean']:10.6f} {one['kld']['p999']:9.4f} {one['same_top_p']:9.2%}")
+        print(
+            f"{name:8} {one['bytes'] / 2**20:9.2f} {one['bpw']:12.2f} {one['kld']['mean']:10.6f} {one['kld']['p999']:9.4f} {one['same_top_p']:9.2%}"
+        )
     print(f"{shown(args.report)}: {len(results)} artifacts on {counts['scored_tokens']:,} held-out tokens")
 
 
@@ -99,17 +119,35 @@ def policy_of(name: str, plan: Path) -> str:
 def base_logits(base: Path, text: Path, context: int, work: Path, logs: Path) -> tuple:
     """The parent's log-probabilities, computed unless `work` has them: (file, key they depend on, counts of tokens)."""
     logits, record = work / "base.logits", work / "base.json"
-    key = {"base": sha256(existing(base)), "text": sha256(existing(text)), "context": context,
-           "read": list(llama_chunks.AS_RENDERED), "llama.cpp": llama_cpp.cache_key()}
+    key = {
+        "base": sha256(existing(base)),
+        "text": sha256(existing(text)),
+        "context": context,
+        "read": list(quant_chunks.AS_RENDERED),
+        "llama.cpp": llama_cpp.cache_key(),
+    }
     if logits.exists() and record.exists():
         kept = read_json(record)
         if kept["key"] == key and kept["bytes"] == logits.stat().st_size:
             return logits, key, kept["counts"]
     record.unlink(missing_ok=True)  # so that a new file never meets an old key
-    with atomic_path(logits) as partial, llama_chunks.progress("bf16 log-probabilities") as progress:
-        llama_cpp.run("llama-perplexity", [
-            "-m", base, "-f", text, *llama_chunks.AS_RENDERED, "-c", context, "--kl-divergence-base", partial,
-        ], log=logs / "kld.base.log", progress=progress)
+    with atomic_path(logits) as partial, quant_chunks.progress("bf16 log-probabilities") as progress:
+        llama_cpp.run(
+            "llama-perplexity",
+            [
+                "-m",
+                base,
+                "-f",
+                text,
+                *quant_chunks.AS_RENDERED,
+                "-c",
+                context,
+                "--kl-divergence-base",
+                partial,
+            ],
+            log=logs / "kld.base.log",
+            progress=progress,
+        )
         counts = check_logits(partial, base, text, context)
     write_json(record, {"key": key, "bytes": logits.stat().st_size, "counts": counts})
     return logits, key, counts
@@ -132,13 +170,17 @@ def check_logits(logits: Path, base: Path, text: Path, context: int) -> dict:
             vocabulary = chunks = 0
     scored = chunks * (context - 1 - context // 2)
     if scored < MIN_SCORED:
-        raise UserError(f"{shown(text)} gives {scored} scored tokens in {chunks} chunks of {context}, {MIN_SCORED} are needed: "
-                        "add held-out rows, raise --heldout-tokens of build_calibration.py, or lower --context here")
+        raise UserError(
+            f"{shown(text)} gives {scored} scored tokens in {chunks} chunks of {context}, {MIN_SCORED} are needed: "
+            "add held-out rows, raise --heldout-tokens of quant_build_calibration.py, or lower --context here"
+        )
     expected = header.size + tokens.nbytes + 2 * scored * (2 * ((vocabulary + 1) // 2) + 4)
     if logits.stat().st_size != expected:
         free = shutil.disk_usage(logits.parent).free / 2**30
-        raise UserError(f"the log-probabilities of {shown(base)} need {expected / 2**30:.2f} GiB in {shown(logits.parent)}, "
-                        f"{logits.stat().st_size / 2**30:.2f} GiB were written and {free:.2f} GiB are free: make room and run again")
+        raise UserError(
+            f"the log-probabilities of {shown(base)} need {expected / 2**30:.2f} GiB in {shown(logits.parent)}, "
+            f"{logits.stat().st_size / 2**30:.2f} GiB were written and {free:.2f} GiB are free: make room and run again"
+        )
     types = np.array(gguf.GGUFReader(base).get_field("tokenizer.ggml.token_type").contents())
     control = int((types[tokens] == gguf.TokenType.CONTROL).sum())
     return {"chunks": chunks, "tokens": len(tokens), "control_tokens": control, "scored_tokens": scored}
@@ -151,10 +193,22 @@ def measured(name: str, path: Path, logits: Path, key: dict, context: int, work:
     if record.exists() and (kept := read_json(record))["key"] == key:
         return kept["figures"]
     log = logs / f"kld.{name}.log"
-    with llama_chunks.progress(f"{name} against bf16") as progress:
-        output = llama_cpp.run("llama-perplexity", [
-            "-m", path, *llama_chunks.AS_RENDERED, "-c", context, "--kl-divergence-base", logits, "--kl-divergence",
-        ], log=log, progress=progress)
+    with quant_chunks.progress(f"{name} against bf16") as progress:
+        output = llama_cpp.run(
+            "llama-perplexity",
+            [
+                "-m",
+                path,
+                *quant_chunks.AS_RENDERED,
+                "-c",
+                context,
+                "--kl-divergence-base",
+                logits,
+                "--kl-divergence",
+            ],
+            log=log,
+            progress=progress,
+        )
     figures = {**read_figures(output, shown(log)), "sha256": key["artifact"]}
     write_json(record, {"key": key, "figures": figures})
     return figures
@@ -172,8 +226,10 @@ def number(pattern: str, output: str, log: str, group: int = 1) -> float:
     found = re.search(pattern, output)
     value = float(found[group]) + 0.0 if found else float("nan")  # + 0.0 makes -0.0 plain zero
     if not np.isfinite(value):
-        raise UserError(f"{log}: no finite number for {pattern.split(':')[0].replace(' +', ' ')!r}: "
-                        "the quant may compute NaN, or llama-perplexity ended early; the log shows which")
+        raise UserError(
+            f"{log}: no finite number for {pattern.split(':')[0].replace(' +', ' ')!r}: "
+            "the quant may compute NaN, or llama-perplexity ended early; the log shows which"
+        )
     return value
 
 

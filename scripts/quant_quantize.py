@@ -3,7 +3,7 @@
 In:  the BF16 GGUF, a policy of gguf/export_plan.json (or --stock TYPE), the imatrix.
 Out: the quantized GGUF, whole or not at all, every tensor's type checked against the policy.
 
-  .venv/bin/python scripts/quantize_kxl.py --gguf runs/tiny/bf16.gguf --policy q4kxl \\
+  .venv/bin/python scripts/quant_quantize.py --gguf runs/tiny/bf16.gguf --policy q4kxl \\
       --imatrix runs/tiny/imatrix.gguf --out runs/tiny/q4kxl.gguf --log logs/tiny/quantize.q4kxl.log
 
 The policy is linted, the imatrix checked for every tensor that uses it and the disk for space before
@@ -19,12 +19,12 @@ from pathlib import Path
 import gguf
 from tqdm import tqdm
 
-import cli
-import llama_cpp
-import policy
-from cli import UserError
-from files import atomic_path, require_space, shown, write_text
-from policy import Type
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_path, require_space, shown, write_text
+from kxl.quant import policy
+from kxl.quant.policy import Type
+from kxl.setup import llama_cpp
 
 # Types whose rounding does not look at the imatrix.
 WITHOUT_IMATRIX = (Type.F32, Type.F16, Type.BF16, Type.Q8_0)
@@ -38,7 +38,9 @@ def check_imatrix(path: Path, tensors: list, types: dict[str, Type] | None) -> N
     try:
         entries = {entry.name: tuple(int(n) for n in entry.shape) for entry in gguf.GGUFReader(path).tensors}
     except (FileNotFoundError, ValueError, IndexError, KeyError):
-        raise UserError(f"{shown(path)}: no imatrix in GGUF format; make it with scripts/compute_imatrix.py") from None
+        raise UserError(
+            f"{shown(path)}: no imatrix in GGUF format; make it with scripts/quant_compute_imatrix.py"
+        ) from None
     for tensor in tensors:
         if tensor.name == "token_embd.weight" or not policy.quantizable(tensor):
             continue
@@ -47,15 +49,22 @@ def check_imatrix(path: Path, tensors: list, types: dict[str, Type] | None) -> N
         sums = entries.get(f"{tensor.name}.in_sum2")
         experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
         if sums is None:
-            raise UserError(f"{shown(path)}: has nothing for {tensor.name}; it belongs to another model or is not complete")
+            raise UserError(
+                f"{shown(path)}: has nothing for {tensor.name}; it belongs to another model or is not complete"
+            )
         if sums[0] != tensor.shape[0] or (sums[1] if len(sums) > 1 else 1) != experts:
-            raise UserError(f"{shown(path)}: {tensor.name} has {list(sums)} values, the GGUF's rows and experts are "
-                            f"[{tensor.shape[0]}, {experts}]; it belongs to another model")
+            raise UserError(
+                f"{shown(path)}: {tensor.name} has {list(sums)} values, the GGUF's rows and experts are "
+                f"[{tensor.shape[0]}, {experts}]; it belongs to another model"
+            )
 
 
 def quantize(source: Path, out: Path, base_type: str, imatrix: Path | None, rules: str | None, log: Path) -> str:
     """Run llama-quantize to `out`; return its output. Progress on stderr."""
-    with tempfile.TemporaryDirectory() as folder, tqdm(desc=f"quantizing to {base_type}", unit="tensor", leave=False) as bar:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tqdm(desc=f"quantizing to {base_type}", unit="tensor", leave=False) as bar,
+    ):
         options = []
         if rules is not None:
             write_text(Path(folder) / "rules.txt", rules)
@@ -84,9 +93,13 @@ def verify(path: Path, tensors: list, types: dict[str, Type] | None) -> Counter:
     for tensor in tensors:
         found = made.get(tensor.name)
         if found is None or found.shape != tensor.shape:
-            raise UserError(f"llama-quantize wrote {tensor.name} as {found.shape if found else 'nothing'}, not {tensor.shape}")
+            raise UserError(
+                f"llama-quantize wrote {tensor.name} as {found.shape if found else 'nothing'}, not {tensor.shape}"
+            )
         if types and found.type != types[tensor.name]:
-            raise UserError(f"llama-quantize made {tensor.name} {found.type.name}, the policy says {types[tensor.name].name}")
+            raise UserError(
+                f"llama-quantize made {tensor.name} {found.type.name}, the policy says {types[tensor.name].name}"
+            )
     return Counter(t.type.name for t in made.values())
 
 
@@ -95,7 +108,9 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="BF16 GGUF to quantize")
     parser.add_argument("--policy", metavar="NAME", help="policy of the export plan, such as q4kxl")
     parser.add_argument("--stock", metavar="TYPE", help="stock type of llama-quantize instead, such as Q4_K_M")
-    parser.add_argument("--imatrix", type=Path, metavar="FILE", help="imatrix in GGUF format (default: none, rounding without one)")
+    parser.add_argument(
+        "--imatrix", type=Path, metavar="FILE", help="imatrix in GGUF format (default: none, rounding without one)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="GGUF file to write")
     parser.add_argument("--log", type=Path, required=True, metavar="FILE", help="where llama-quantize's output goes")
     parser.add_argument("--plan", type=Path, default=policy.PLAN, metavar="FILE", help="export plan")
@@ -121,7 +136,9 @@ def main() -> None:
     with atomic_path(args.out) as partial:
         output = quantize(args.gguf, partial, base_type, args.imatrix, text, args.log)
         if "required fallback quantization" in output:
-            raise UserError(f"{base_type}: llama-quantize fell back to other types for some rows; see {shown(args.log)}")
+            raise UserError(
+                f"{base_type}: llama-quantize fell back to other types for some rows; see {shown(args.log)}"
+            )
         counts = verify(partial, tensors, types)
         write_text(args.log, compact(output, partial, args.out))
     kinds = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

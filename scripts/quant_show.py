@@ -1,17 +1,17 @@
 """Print where each finished quant is, how large it is and what it scored.
 
-In:   GGUF files and, in the same order, their evaluation reports (scripts/run_eval.py, which holds the gates)
+In:   GGUF files and, in the same order, their evaluation reports (scripts/eval_run.py, which holds the gates)
 Out:  one line each
 
-  .venv/bin/python scripts/show_artifacts.py --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf \\
+  .venv/bin/python scripts/quant_show.py --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf \\
       --report evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json
 """
 
 from pathlib import Path
 
-import cli
-from cli import UserError
-from files import read_json, shown
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown, size
 
 
 def line(gguf: Path, evaluation: Path) -> str:
@@ -20,11 +20,6 @@ def line(gguf: Path, evaluation: Path) -> str:
     results, suite = whole["results"], whole["settings"]["suite"]
     raw = f" (raw {results['raw']['passed']}/{results['raw']['cases']})" if results["raw"] else ""
     return f"{shown(gguf)}  {size(gguf.stat().st_size)}  {suite} {results['passed']}/{results['cases']}{raw}"
-
-
-def size(count: int) -> str:
-    """Bytes, for people."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
 
 
 def main() -> None:

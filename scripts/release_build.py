@@ -5,7 +5,7 @@ Out: a folder with every file under its published name and SHA256SUMS. GGUFs are
      disk allows it. A file that is not the one in the summary is refused. Nothing is uploaded: the
      commands that would are printed.
 
-  .venv/bin/python scripts/build_release.py --summary release_summary.json --artifact q4kxl=runs/tiny/hermes-kxl-tiny-q4kxl.gguf \\
+  .venv/bin/python scripts/release_build.py --summary release_summary.json --artifact q4kxl=runs/tiny/hermes-kxl-tiny-q4kxl.gguf \\
       --imatrix runs/tiny/imatrix.gguf --card reports/tiny/MODEL_CARD.md --out runs/tiny/release
 """
 
@@ -13,17 +13,23 @@ import os
 import shutil
 from pathlib import Path
 
-import cli
-from cli import UserError
-from files import atomic_dir, read_json, require_space, sha256, shown, write_text
-from show_artifacts import size
-from verify_release import SUMMARY, SUMS
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_dir, read_json, require_space, sha256, shown, size, write_text
+from kxl.release.folder import SUMMARY, SUMS
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--summary", type=Path, required=True, help="release_summary.json of the run")
-    parser.add_argument("--artifact", type=artifact, action="append", required=True, metavar="NAME=FILE", help="a GGUF and its name in the summary")
+    parser.add_argument(
+        "--artifact",
+        type=artifact,
+        action="append",
+        required=True,
+        metavar="NAME=FILE",
+        help="a GGUF and its name in the summary",
+    )
     parser.add_argument("--imatrix", type=Path, required=True, help="importance matrix (GGUF)")
     parser.add_argument("--card", type=Path, required=True, help="model card (Markdown)")
     parser.add_argument("--license-file", type=Path, help="text of the weights' licence, to go along")
@@ -33,7 +39,10 @@ def main() -> None:
 
     summary = read_json(args.summary)
     files = released_files(summary, dict(args.artifact))
-    require_space(args.out.parent, sum(p.stat().st_size for p in files.values() if p.stat().st_dev != args.out.parent.stat().st_dev))
+    require_space(
+        args.out.parent,
+        sum(p.stat().st_size for p in files.values() if p.stat().st_dev != args.out.parent.stat().st_dev),
+    )
     with atomic_dir(args.out) as partial:
         for name, path in files.items():
             link_or_copy(path, partial / name)
@@ -44,7 +53,9 @@ def main() -> None:
             shutil.copyfile(args.license_file, partial / "LICENSE")
         names = sorted(p.name for p in partial.iterdir())
         measured = {one["file"]: one["sha256"] for one in summary["artifacts"].values()}  # compared above, and many GiB
-        write_text(partial / SUMS, "".join(f"{measured.get(name) or sha256(partial / name)}  {name}\n" for name in names))
+        write_text(
+            partial / SUMS, "".join(f"{measured.get(name) or sha256(partial / name)}  {name}\n" for name in names)
+        )
     for name in names:
         print(f"{size((args.out / name).stat().st_size):>10}  {name}")
     print("not uploaded; to publish:")
@@ -65,13 +76,17 @@ def released_files(summary: dict, artifacts: dict[str, Path]) -> dict[str, Path]
     files = {}
     for name, path in artifacts.items():
         if name not in summary["artifacts"]:
-            raise UserError(f"--artifact {name}: the summary has no such artifact; it has {', '.join(summary['artifacts'])}")
+            raise UserError(
+                f"--artifact {name}: the summary has no such artifact; it has {', '.join(summary['artifacts'])}"
+            )
         if not path.is_file():
             raise UserError(f"{shown(path)}: no such file; `make {name}` makes it")
         one = summary["artifacts"][name]
         if (found := sha256(path)) != one["sha256"]:
-            raise UserError(f"{shown(path)} changed after it was measured: its sha256 is {found}, the summary has {one['sha256']}; "
-                            f"run `make release` again, which measures what is new")
+            raise UserError(
+                f"{shown(path)} changed after it was measured: its sha256 is {found}, the summary has {one['sha256']}; "
+                f"run `make release` again, which measures what is new"
+            )
         files[one["file"]] = path
     return files
 

@@ -3,7 +3,7 @@
 In:  the config (title, limits, licence), release_summary.json, the training reports of the run.
 Out: Markdown with YAML front matter. Every number is read from a report.
 
-  .venv/bin/python scripts/build_model_card.py --config configs/tiny.json --summary release_summary.json --out reports/tiny/MODEL_CARD.md
+  .venv/bin/python scripts/release_card.py --config configs/tiny.json --summary release_summary.json --out reports/tiny/MODEL_CARD.md
 """
 
 from pathlib import Path
@@ -11,11 +11,10 @@ from pathlib import Path
 import jinja2
 import yaml
 
-import cli
-from cli import UserError
-from eval_statistics import wilson
-from files import ROOT, read_json, shown, write_text
-from show_artifacts import size
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown, size, write_text
+from kxl.base.statistics import wilson
 
 TEMPLATE = ROOT / "configs/templates/model_card.md.jinja"
 
@@ -24,16 +23,27 @@ def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the model's config: card, license, base_model")
     parser.add_argument("--summary", type=Path, required=True, help="release_summary.json of the run")
-    parser.add_argument("--training", type=Path, action="append", default=[], help="training report; may be given several times, in order")
+    parser.add_argument(
+        "--training",
+        type=Path,
+        action="append",
+        default=[],
+        help="training report; may be given several times, in order",
+    )
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     args = parser.parse_args()
 
     config, summary = read_json(args.config), read_json(args.summary)
     for key in ("card", "license"):
         if not config.get(key):
-            raise UserError(f"{shown(args.config)}: `{key}` is missing; the model card needs it (configs/tiny.json shows how)")
+            raise UserError(
+                f"{shown(args.config)}: `{key}` is missing; the model card needs it (configs/tiny.json shows how)"
+            )
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
-    write_text(args.out, environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**values(config, summary, args.training)))
+    write_text(
+        args.out,
+        environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**values(config, summary, args.training)),
+    )
     print(f"{shown(args.out)}: model card of {summary['name']}, {len(summary['artifacts'])} files")
 
 
@@ -41,10 +51,17 @@ def values(config: dict, summary: dict, training: list[Path]) -> dict:
     """What the template says, by name."""
     suites = list(dict.fromkeys(name for one in summary["artifacts"].values() for name in one["evals"]))
     return {
-        "name": summary["name"], "card": config["card"], "summary": summary, "kld_text": summary["kld_text"],
-        "context": config["eval"]["context"], "front_matter": front_matter(config), "license_line": license_line(config["license"]),
-        "suites": suites, "files": [file_row(one, suites) for name, one in summary["artifacts"].items() if name in config["quants"]],
-        "by_category": categories(config, summary), "training": [training_facts(path) for path in training],
+        "name": summary["name"],
+        "card": config["card"],
+        "summary": summary,
+        "kld_text": summary["kld_text"],
+        "context": config["eval"]["context"],
+        "front_matter": front_matter(config),
+        "license_line": license_line(config["license"]),
+        "suites": suites,
+        "files": [file_row(one, suites) for name, one in summary["artifacts"].items() if name in config["quants"]],
+        "by_category": categories(config, summary),
+        "training": [training_facts(path) for path in training],
     }
 
 
@@ -54,9 +71,16 @@ def front_matter(config: dict) -> str:
     fields = {"license": license["id"]}
     if license["id"] == "other":
         if not (license.get("name") and license.get("link")):
-            raise UserError(f"the config of {config['name']}: license.id is `other`, so license.name and license.link must say which one")
+            raise UserError(
+                f"the config of {config['name']}: license.id is `other`, so license.name and license.link must say which one"
+            )
         fields |= {"license_name": license["name"], "license_link": license["link"]}
-    fields |= {"library_name": "gguf", "pipeline_tag": "text-generation", "language": config["card"]["languages"], "tags": config["card"]["tags"]}
+    fields |= {
+        "library_name": "gguf",
+        "pipeline_tag": "text-generation",
+        "language": config["card"]["languages"],
+        "tags": config["card"]["tags"],
+    }
     if config.get("base_model"):
         fields |= {"base_model": config["base_model"], "base_model_relation": "quantized"}
     return yaml.safe_dump(fields, sort_keys=False)
@@ -70,8 +94,11 @@ def license_line(license: dict) -> str:
 def file_row(one: dict, suites: list[str]) -> dict:
     parent = one["policy"] == "parent"
     return {
-        "file": one["file"], "size": size(one["bytes"]), "bpw": one["bpw"],
-        "kld": "(parent)" if parent else f"{one['kld']['mean']:.5f}", "same_top": "" if parent else f"{100 * one['same_top_p']:.2f} %",
+        "file": one["file"],
+        "size": size(one["bytes"]),
+        "bpw": one["bpw"],
+        "kld": "(parent)" if parent else f"{one['kld']['mean']:.5f}",
+        "same_top": "" if parent else f"{100 * one['same_top_p']:.2f} %",
         "scores": [score(one["evals"].get(suite)) for suite in suites],
     }
 
@@ -96,7 +123,11 @@ def categories(config: dict, summary: dict) -> dict | None:
 def training_facts(path: Path) -> dict:
     """Settings of a training report that are one number or word, and where its loss ended."""
     report = read_json(path)
-    facts = {key.replace("_", " "): value for key, value in report["settings"].items() if isinstance(value, (int, float, str))}
+    facts = {
+        key.replace("_", " "): value
+        for key, value in report["settings"].items()
+        if isinstance(value, (int, float, str))
+    }
     history = report["results"].get("history") or []
     if history:
         facts |= {key: f"{history[-1][key]:,}" for key in ("tokens", "loss") if key in history[-1]}

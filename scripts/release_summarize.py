@@ -10,7 +10,7 @@ a GGUF than the one in the quants report fails its gate, and so does an evaluati
 checkpoint than the one in the parity report. When a gate fails nothing is written, the
 failures are listed and the exit code is 2.
 
-  python scripts/build_release_summary.py --config configs/tiny.json --quants reports/tiny/quants.json \\
+  python scripts/release_summarize.py --config configs/tiny.json --quants reports/tiny/quants.json \\
       --imatrix reports/tiny/imatrix.json --parity reports/tiny/parity.json --sizes reports/lfm2.5-8b-a1b/sizes.json \\
       --eval evals/tiny/fixed_hermes_43.llama_cpp.bf16.json ... --out release_summary.json
 """
@@ -18,9 +18,9 @@ failures are listed and the exit code is 2.
 import subprocess
 from pathlib import Path
 
-import cli
-from cli import UserError
-from files import ROOT, read_json, sha256, shown, write_json
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, sha256, shown, write_json
 
 SINGLE = ("quants", "imatrix", "parity", "sizes")
 # What an artifact depends on besides its reports.
@@ -30,39 +30,60 @@ MADE_FROM = ("third_party/*.lock", "patches/*.patch", "gguf/*", "configs/templat
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the model's config: artifacts, suites, thresholds")
-    parser.add_argument("--quants", type=Path, required=True, help="report of measure_quants.py")
-    parser.add_argument("--imatrix", type=Path, required=True, help="report of compute_imatrix.py")
-    parser.add_argument("--parity", type=Path, required=True, help="report of check_parity.py")
-    parser.add_argument("--sizes", type=Path, required=True, help="report of predict_sizes.py")
-    parser.add_argument("--eval", type=Path, action="append", required=True, help="report of run_eval.py; may be given several times")
-    parser.add_argument("--training", type=Path, action="append", default=[], help="training report of the checkpoint, for its seed; may be given several times")
+    parser.add_argument("--quants", type=Path, required=True, help="report of quant_measure.py")
+    parser.add_argument("--imatrix", type=Path, required=True, help="report of quant_compute_imatrix.py")
+    parser.add_argument("--parity", type=Path, required=True, help="report of quant_check_parity.py")
+    parser.add_argument("--sizes", type=Path, required=True, help="report of quant_predict_sizes.py")
+    parser.add_argument(
+        "--eval", type=Path, action="append", required=True, help="report of eval_run.py; may be given several times"
+    )
+    parser.add_argument(
+        "--training",
+        type=Path,
+        action="append",
+        default=[],
+        help="training report of the checkpoint, for its seed; may be given several times",
+    )
     parser.add_argument("--run", required=True, help="name of the run, as it stands in the artifacts' general.version")
     parser.add_argument("--out", type=Path, required=True, help="summary to write (JSON)")
     args = parser.parse_args()
 
     config = read_json(args.config)
     if not (config.get("license") or {}).get("id"):
-        raise UserError(f"{shown(args.config)}: license.id is missing; a release must say under which licence its weights are")
+        raise UserError(
+            f"{shown(args.config)}: license.id is missing; a release must say under which licence its weights are"
+        )
     reports = {name: read_json(getattr(args, name)) for name in SINGLE}
     evals = [read_json(path) for path in args.eval]
-    gates = [*file_gates(reports, evals), *parity_gates(reports["parity"]), *imatrix_gates(config, reports["imatrix"]),
-             *eval_gates(config, evals), *size_gates(reports["sizes"])]
+    gates = [
+        *file_gates(reports, evals),
+        *parity_gates(reports["parity"]),
+        *imatrix_gates(config, reports["imatrix"]),
+        *eval_gates(config, evals),
+        *size_gates(reports["sizes"]),
+    ]
     if failed := [gate for gate in gates if not gate["passed"]]:
         lines = "\n".join(f"  {gate['gate']}: {gate['measured']}, required {gate['required']}" for gate in failed)
         raise UserError(f"no release, {len(failed)} of {len(gates)} gates failed:\n{lines}")
     sources = [args.config, *(getattr(args, name) for name in SINGLE), *args.eval, *args.training]
-    write_json(args.out, {
-        **{key: config[key] for key in ("name", "architecture", "license", "base_model")},
-        "run": args.run,
-        "artifacts": artifacts(config, reports["quants"]["results"], evals),
-        "gates": gates,
-        "imatrix": {key: reports["imatrix"]["results"][key] for key in ("tokens", "fewest_tokens")},
-        "kld_text": reports["quants"]["settings"],
-        "parity": agreement(reports["parity"]["results"]),
-        "predicted_sizes": predicted(reports["sizes"]["results"]),
-        "provenance": {**provenance(), "training_seeds": {shown(path): read_json(path)["settings"].get("seed") for path in args.training}},
-        "reports": {shown(path): sha256(path) for path in sources},
-    })
+    write_json(
+        args.out,
+        {
+            **{key: config[key] for key in ("name", "architecture", "license", "base_model")},
+            "run": args.run,
+            "artifacts": artifacts(config, reports["quants"]["results"], evals),
+            "gates": gates,
+            "imatrix": {key: reports["imatrix"]["results"][key] for key in ("tokens", "fewest_tokens")},
+            "kld_text": reports["quants"]["settings"],
+            "parity": agreement(reports["parity"]["results"]),
+            "predicted_sizes": predicted(reports["sizes"]["results"]),
+            "provenance": {
+                **provenance(),
+                "training_seeds": {shown(path): read_json(path)["settings"].get("seed") for path in args.training},
+            },
+            "reports": {shown(path): sha256(path) for path in sources},
+        },
+    )
     print(f"{shown(args.out)}: {len(gates)} gates passed, {len(reports['quants']['results'])} artifacts")
 
 
@@ -74,16 +95,32 @@ def file_gates(reports: dict, evals: list) -> list:
     """Every report was made from the very files that the quants report names."""
     made = {name: one["sha256"] for name, one in reports["quants"]["results"].items()}
     users = [(name, "bf16", reports[name]) for name in ("imatrix", "parity")]
-    users += [(eval_name(one), one["settings"]["artifact"], one) for one in evals if one["settings"]["backend"] == "llama_cpp"]
+    users += [
+        (eval_name(one), one["settings"]["artifact"], one) for one in evals if one["settings"]["backend"] == "llama_cpp"
+    ]
     gates = []
     for user, artifact, used in users:
         same = artifact in made and made[artifact] in {entry.get("sha256") for entry in used["inputs"]}
-        gates.append(gate(f"{user} is of the measured {artifact}", "the same file", "the same file" if same else "another file", same))
+        gates.append(
+            gate(
+                f"{user} is of the measured {artifact}",
+                "the same file",
+                "the same file" if same else "another file",
+                same,
+            )
+        )
     compared = checkpoint(reports["parity"])
     for one in evals:
         if one["settings"]["backend"] == "mlx":
             same = checkpoint(one) == compared
-            gates.append(gate(f"{eval_name(one)} is of the checkpoint that parity compared", "the same files", "the same files" if same else "other files", same))
+            gates.append(
+                gate(
+                    f"{eval_name(one)} is of the checkpoint that parity compared",
+                    "the same files",
+                    "the same files" if same else "other files",
+                    same,
+                )
+            )
     return gates
 
 
@@ -95,13 +132,31 @@ def checkpoint(report: dict) -> dict:
 def parity_gates(parity: dict) -> list:
     """MLX and llama.cpp agree: exactly in float32 where that was compared, within the limit as served."""
     results, limits = parity["results"], parity["settings"]
-    gates = [gate("mean KL divergence between MLX and BF16 GGUF", f"at most {limits['max_kld']}",
-                  results["as_served"]["mean_kld"], results["as_served"]["mean_kld"] <= limits["max_kld"])]
+    gates = [
+        gate(
+            "mean KL divergence between MLX and BF16 GGUF",
+            f"at most {limits['max_kld']}",
+            results["as_served"]["mean_kld"],
+            results["as_served"]["mean_kld"] <= limits["max_kld"],
+        )
+    ]
     if exact := results.get("exact"):
-        gates.append(gate("greedy tokens equal to MLX's in float32", results["positions"], exact["greedy_equal"],
-                          exact["greedy_equal"] == results["positions"]))
-        gates.append(gate("largest difference of log-probabilities in float32", f"at most {limits['max_difference']}",
-                          exact["max_difference"], exact["max_difference"] <= limits["max_difference"]))
+        gates.append(
+            gate(
+                "greedy tokens equal to MLX's in float32",
+                results["positions"],
+                exact["greedy_equal"],
+                exact["greedy_equal"] == results["positions"],
+            )
+        )
+        gates.append(
+            gate(
+                "largest difference of log-probabilities in float32",
+                f"at most {limits['max_difference']}",
+                exact["max_difference"],
+                exact["max_difference"] <= limits["max_difference"],
+            )
+        )
     return gates
 
 
@@ -109,25 +164,51 @@ def imatrix_gates(config: dict, imatrix: dict) -> list:
     """Every expert of every layer was seen often enough; a dense model has none."""
     least, needed = imatrix["results"]["fewest_tokens"], imatrix["settings"]["min_tokens"]
     if least is None:
-        return [gate("experts in the importance matrix", "each one counted", "none", False)] if "Moe" in config["architecture"] else []
-    return [gate(f"tokens of the least used expert (layer {least['layer']}, expert {least['expert']})", f"at least {needed}",
-                 least["tokens"], least["tokens"] >= needed)]
+        return (
+            [gate("experts in the importance matrix", "each one counted", "none", False)]
+            if "Moe" in config["architecture"]
+            else []
+        )
+    return [
+        gate(
+            f"tokens of the least used expert (layer {least['layer']}, expert {least['expert']})",
+            f"at least {needed}",
+            least["tokens"],
+            least["tokens"] >= needed,
+        )
+    ]
 
 
 def eval_gates(config: dict, evals: list) -> list:
     """Every suite of the config was asked of every artifact and of the checkpoint on MLX, each above its thresholds."""
     suites, done = config["eval"]["suites"], {eval_name(one) for one in evals}
-    wanted = [f"{suite}.{server}" for suite in suites for server in ("mlx.bf16", *(f"llama_cpp.{name}" for name in config["quants"]))]
+    wanted = [
+        f"{suite}.{server}"
+        for suite in suites
+        for server in ("mlx.bf16", *(f"llama_cpp.{name}" for name in config["quants"]))
+    ]
     gates = [gate(f"{name} was evaluated", "yes", "yes" if name in done else "no", name in done) for name in wanted]
     for one in evals:
         results, limits, name = one["results"], suites.get(one["settings"]["suite"], {}), eval_name(one)
         if "threshold" in limits:
-            gates.append(gate(f"{name} passed", f"at least {limits['threshold']} of {results['cases']}", results["passed"],
-                              results["passed"] >= limits["threshold"]))
+            gates.append(
+                gate(
+                    f"{name} passed",
+                    f"at least {limits['threshold']} of {results['cases']}",
+                    results["passed"],
+                    results["passed"] >= limits["threshold"],
+                )
+            )
         if "raw_threshold" in limits:
             raw = results["raw"]["passed"] if results["raw"] else None
-            gates.append(gate(f"{name} passed raw", f"at least {limits['raw_threshold']} of {results['cases']}", raw,
-                              raw is not None and raw >= limits["raw_threshold"]))
+            gates.append(
+                gate(
+                    f"{name} passed raw",
+                    f"at least {limits['raw_threshold']} of {results['cases']}",
+                    raw,
+                    raw is not None and raw >= limits["raw_threshold"],
+                )
+            )
         gates.append(gate(f"{name} text-tool leaks", 0, results["text_tool_leaks"], results["text_tool_leaks"] == 0))
         false = results["no_tool"]["false_positives"]
         gates.append(gate(f"{name} false-positive calls", 0, false, false == 0))
@@ -137,9 +218,15 @@ def eval_gates(config: dict, evals: list) -> list:
 def size_gates(sizes: dict) -> list:
     """Every policy stays within its budget at every predicted model."""
     return [
-        gate(f"GiB of {name} at {model}", f"at most {one['budget_gib']}", one["gib"], one["bytes"] <= one["budget_gib"] * 2**30)
+        gate(
+            f"GiB of {name} at {model}",
+            f"at most {one['budget_gib']}",
+            one["gib"],
+            one["bytes"] <= one["budget_gib"] * 2**30,
+        )
         for model, predicted in sizes["results"].items()
-        for name, one in predicted["artifacts"].items() if one["budget_gib"] is not None
+        for name, one in predicted["artifacts"].items()
+        if one["budget_gib"] is not None
     ]
 
 
@@ -151,20 +238,43 @@ def eval_name(one: dict) -> str:
 def provenance() -> dict:
     """Pins, patches and policies with their sha256, and the last commit that touched what makes a release."""
     files = sorted(path for pattern in MADE_FROM for path in ROOT.glob(pattern) if path.is_file())
-    commit = subprocess.run(["git", "log", "-1", "--format=%H", "--", "scripts", "gguf", "patches", "third_party", "configs", "models", "requirements.txt"],
-                            cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(
+        [
+            "git",
+            "log",
+            "-1",
+            "--format=%H",
+            "--",
+            "scripts",
+            "gguf",
+            "patches",
+            "third_party",
+            "configs",
+            "models",
+            "requirements.txt",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     return {"commit": commit.stdout.strip() or None, "files": {shown(path): sha256(path) for path in files}}
 
 
 def artifacts(config: dict, quants: dict, evals: list) -> dict:
     """Each measured file, under the name it is released by, with the scores of its evaluations."""
-    found = {name: {**one, "file": config["release_pattern"].replace("{POLICY}", name.upper()), "evals": {}} for name, one in quants.items()}
+    found = {
+        name: {**one, "file": config["release_pattern"].replace("{POLICY}", name.upper()), "evals": {}}
+        for name, one in quants.items()
+    }
     for one in evals:
         results, settings = one["results"], one["settings"]
         if settings["artifact"] in found:
             found[settings["artifact"]]["evals"][f"{settings['suite']}.{settings['backend']}"] = {
-                "cases": results["cases"], "passed": results["passed"], "raw": results["raw"],
-                "text_tool_leaks": results["text_tool_leaks"], "false_positives": results["no_tool"]["false_positives"],
+                "cases": results["cases"],
+                "passed": results["passed"],
+                "raw": results["raw"],
+                "text_tool_leaks": results["text_tool_leaks"],
+                "false_positives": results["no_tool"]["false_positives"],
                 "by_category": results["by_category"],
             }
     return found
@@ -172,14 +282,22 @@ def artifacts(config: dict, quants: dict, evals: list) -> dict:
 
 def agreement(parity: dict) -> dict:
     """The numbers of the parity report, without its list of single tokens."""
-    return {key: {name: number for name, number in value.items() if name != "differing"} if isinstance(value, dict) else value
-            for key, value in parity.items()}
+    return {
+        key: {name: number for name, number in value.items() if name != "differing"}
+        if isinstance(value, dict)
+        else value
+        for key, value in parity.items()
+    }
 
 
 def predicted(sizes: dict) -> dict:
     """GiB and budget of each artifact, by model."""
-    return {model: {name: {key: one[key] for key in ("gib", "budget_gib", "bpw")} for name, one in entry["artifacts"].items()}
-            for model, entry in sizes.items()}
+    return {
+        model: {
+            name: {key: one[key] for key in ("gib", "budget_gib", "bpw")} for name, one in entry["artifacts"].items()
+        }
+        for model, entry in sizes.items()
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Build the rows of one repair iteration from what a model failed.
 
-In:  the eval reports of that model (run_eval.py, passed or failed), and the suites, whose prompts no row may repeat.
+In:  the eval reports of that model (eval_run.py, passed or failed), and the suites, whose prompts no row may repeat.
 Out: train.jsonl and valid.jsonl of {"messages", "tools", "purpose", "answers"} (repair_rows.read), manifest.json with
      the diagnoses, the counts and the hashes. `answers` is the failed case that a row answers to, as SUITE/ID.
 
@@ -8,7 +8,7 @@ A set is balanced: each failed case gets the same number of focus rows and contr
 beside negatives and a share of what already works. A drawn row that repeats an eval prompt, or nearly, is drawn
 again and counted; one in a file of --add stops the build, naming both.
 
-  .venv/bin/python scripts/build_repair_set.py --eval evals/tiny/fixed_hermes_43.mlx.bf16.failed.json \\
+  .venv/bin/python scripts/repair_build_set.py --eval evals/tiny/fixed_hermes_43.mlx.bf16.failed.json \\
       --iteration 03 --out repair_datasets/iter03
 """
 
@@ -17,15 +17,13 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import cli
-import diagnosis
-import eval_case
-import eval_overlap
-import repair_rows
-import report
-import tiny_rows
-from cli import UserError
-from files import ROOT, atomic_dir, read_json, sha256, shown, write_json, write_text
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, atomic_dir, read_json, sha256, shown, write_json, write_text
+from kxl.eval import contamination, suites
+from kxl.repair import diagnosis
+from kxl.repair import rows as repair_rows
+from kxl.tiny import rows as tiny_rows
 
 SUITES = ROOT / "evals" / "suites"
 SHARES = {"focus": 0.35, "contrast": 0.2, "negative": 0.15, "keep": 0.3}
@@ -37,7 +35,7 @@ def main() -> None:
     failures, passed = read_evals(args.eval)
     if not failures:
         raise UserError(f"nothing failed in {', '.join(map(shown, args.eval))}; there is nothing to repair")
-    prompts = eval_overlap.Prompts(sorted(SUITES.glob("*.json")))
+    prompts = contamination.Prompts(sorted(SUITES.glob("*.json")))
     rng = random.Random(f"repair {args.iteration} {args.seed}")
     rows, drawn_again = draw(rng, failures, args.rows, prompts)
     added = own_rows(args.add, prompts)
@@ -48,7 +46,9 @@ def main() -> None:
         offered = {tool["function"]["name"] for tool in context["tools"]}
         if not called(row) <= offered:
             context = contexts[0]
-        row["messages"] = ([{"role": "system", "content": context["system"]}] if context["system"] else []) + row["messages"]
+        row["messages"] = ([{"role": "system", "content": context["system"]}] if context["system"] else []) + row[
+            "messages"
+        ]
         row["tools"] = [tool["function"]["name"] for tool in context["tools"]]
     rows += added
     for number, row in enumerate(rows, 1):  # whatever made it, no row goes out unchecked
@@ -57,28 +57,54 @@ def main() -> None:
     valid = max(1, round(args.valid * len(rows)))
     splits = {"valid": rows[:valid], "train": rows[valid:]}
     manifest = {
-        "iteration": args.iteration, "seed": args.seed, "evals": [report.describe_input(path) for path in args.eval],
-        "cases_passed": passed, "failures": failures, "diagnoses": dict(Counter(f["diagnosis"] for f in failures)),
-        "rows": {split: len(found) for split, found in splits.items()}, "purposes": dict(Counter(row["purpose"] for row in rows)),
-        "answers": dict(Counter(row["answers"] for row in rows if row["answers"])), "drawn_again_for_overlap": drawn_again, "files": {},
+        "iteration": args.iteration,
+        "seed": args.seed,
+        "evals": [report.describe_input(path) for path in args.eval],
+        "cases_passed": passed,
+        "failures": failures,
+        "diagnoses": dict(Counter(f["diagnosis"] for f in failures)),
+        "rows": {split: len(found) for split, found in splits.items()},
+        "purposes": dict(Counter(row["purpose"] for row in rows)),
+        "answers": dict(Counter(row["answers"] for row in rows if row["answers"])),
+        "drawn_again_for_overlap": drawn_again,
+        "files": {},
     }
     with atomic_dir(args.out) as partial:
         for split, found in splits.items():
-            write_text(partial / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in found))
+            write_text(
+                partial / f"{split}.jsonl",
+                "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in found),
+            )
             manifest["files"][f"{split}.jsonl"] = sha256(partial / f"{split}.jsonl")
         write_json(partial / "manifest.json", manifest)
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest["diagnoses"].items()))
-    print(f"{shown(args.out)}: {manifest['rows']['train']} train and {manifest['rows']['valid']} valid rows for {len(failures)} failures ({told})")
+    print(
+        f"{shown(args.out)}: {manifest['rows']['train']} train and {manifest['rows']['valid']} valid rows for {len(failures)} failures ({told})"
+    )
 
 
 def arguments():
     parser = cli.parser(__doc__)
-    parser.add_argument("--eval", type=Path, action="append", required=True, help="report of run_eval.py; may be given several times, once per suite")
-    parser.add_argument("--iteration", required=True, help="name of the iteration, such as 03; draws other rows than any other name")
+    parser.add_argument(
+        "--eval",
+        type=Path,
+        action="append",
+        required=True,
+        help="report of eval_run.py; may be given several times, once per suite",
+    )
+    parser.add_argument(
+        "--iteration", required=True, help="name of the iteration, such as 03; draws other rows than any other name"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write, such as repair_datasets/iter03")
     parser.add_argument("--rows", type=int, default=480, help="rows to draw")
     parser.add_argument("--valid", type=float, default=0.06, help="share of the rows kept for the validation loss")
-    parser.add_argument("--add", type=Path, action="append", default=[], help="JSON lines {messages, tools} of your own to train with; may be given several times")
+    parser.add_argument(
+        "--add",
+        type=Path,
+        action="append",
+        default=[],
+        help="JSON lines {messages, tools} of your own to train with; may be given several times",
+    )
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
@@ -89,7 +115,7 @@ def read_evals(paths: list) -> tuple[list[dict], int]:
     for path in paths:
         one = read_json(path)
         suite_path = SUITES / f"{one['settings']['suite']}.json"
-        suite = eval_case.load(suite_path)
+        suite = suites.load(suite_path)
         if [case["id"] for case in suite.cases] != [entry["id"] for entry in one["results"]["details"]]:
             raise UserError(f"{shown(path)}: its cases are not those of {shown(suite_path)}; evaluate again")
         failures += diagnosis.failures(suite, one["results"])
@@ -97,7 +123,7 @@ def read_evals(paths: list) -> tuple[list[dict], int]:
     return failures, passed
 
 
-def draw(rng: random.Random, failures: list, count: int, prompts: eval_overlap.Prompts) -> tuple[list[dict], int]:
+def draw(rng: random.Random, failures: list, count: int, prompts: contamination.Prompts) -> tuple[list[dict], int]:
     """`count` rows by SHARES, the failures taken in turn, no request twice; and how many draws repeated an eval prompt."""
     rows, seen, again = [], set(), 0
     for purpose, share in SHARES.items():
@@ -122,7 +148,7 @@ def called(row: dict) -> set[str]:
     return {call["function"]["name"] for message in row["messages"] for call in message.get("tool_calls", [])}
 
 
-def own_rows(paths: list, prompts: eval_overlap.Prompts) -> list[dict]:
+def own_rows(paths: list, prompts: contamination.Prompts) -> list[dict]:
     """Rows of the user's own. UserError with file and line for one that repeats an eval prompt."""
     rows = []
     for path in paths:

@@ -3,7 +3,7 @@
 In:  a checkpoint folder.
 Out: a checkpoint folder as mlx-lm saves it, with per-layer settings in config.json, tokenizer and `tool_parser_type`.
 
-  .venv/bin/python scripts/build_variant.py --model runs/tiny/fused --variant mixed --out runs/tiny/mlx-mixed
+  .venv/bin/python scripts/repair_build_variant.py --model runs/tiny/fused --variant mixed --out runs/tiny/mlx-mixed
 
   8bit   every matrix 8 bits in groups of 64, the router too
   6bit   the same with 6 bits; the router stays at 8, as mlx-lm wants it
@@ -15,12 +15,11 @@ Out: a checkpoint folder as mlx-lm saves it, with per-layer settings in config.j
 import math
 from pathlib import Path
 
-import checkpoint
-import cli
-import parser_metadata
-import report
-from cli import UserError
-from files import atomic_dir, require_space, shown, write_json
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_dir, require_space, shown, write_json
+from kxl.chat import parser_metadata
+from kxl.model import checkpoint
 
 VARIANTS = ("8bit", "6bit", "mixed")
 GROUP = 64
@@ -31,7 +30,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="fused checkpoint, not quantized")
     parser.add_argument("--variant", choices=VARIANTS, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint folder to write")
-    parser.add_argument("--experts-bits", type=int, choices=(4, 5, 6, 8), default=8, help="bits of the experts in the mixed variant")
+    parser.add_argument(
+        "--experts-bits", type=int, choices=(4, 5, 6, 8), default=8, help="bits of the experts in the mixed variant"
+    )
     parser.add_argument("--report", type=Path, help="report to write (JSON)")
     args = parser.parse_args()
 
@@ -47,7 +48,16 @@ def main() -> None:
     size = sum(path.stat().st_size for path in args.out.glob("*.safetensors"))
     results = {"variant": args.variant, "bytes": size, "bpw": round(8 * size / elements, 3), "parameters": elements}
     if args.report:
-        report.write(args.report, [args.model], {"variant": args.variant, "group_size": GROUP, "experts_bits": args.experts_bits if args.variant == "mixed" else None}, results)
+        report.write(
+            args.report,
+            [args.model],
+            {
+                "variant": args.variant,
+                "group_size": GROUP,
+                "experts_bits": args.experts_bits if args.variant == "mixed" else None,
+            },
+            results,
+        )
     print(f"{shown(args.out)}: {size / 2**20:.2f} MiB, {results['bpw']} bits per weight")
 
 
@@ -72,12 +82,16 @@ def build(folder: Path, variant: str, experts_bits: int, out: Path) -> None:
 
     for path, module in model.named_modules():  # mlx-lm would leave such a matrix as it is, without a word
         if hasattr(module, "to_quantized") and bits_of(path, variant, experts_bits) and module.weight.shape[-1] % GROUP:
-            raise UserError(f"{shown(folder)}: {path} has rows of {module.weight.shape[-1]}, no multiple of {GROUP}; MLX cannot quantize it in groups")
+            raise UserError(
+                f"{shown(folder)}: {path} has rows of {module.weight.shape[-1]}, no multiple of {GROUP}; MLX cannot quantize it in groups"
+            )
     default = experts_bits if variant == "mixed" else int(variant[0])
     model, config = quantize_model(model, config, GROUP, default, quant_predicate=chosen)
     with atomic_dir(out) as partial:
         save_model(partial, model)
-        config.pop("quantization_config", None)  # the same again, under the name that transformers has for something else
+        config.pop(
+            "quantization_config", None
+        )  # the same again, under the name that transformers has for something else
         write_json(partial / "config.json", config)
         checkpoint.copy_tokenizer(folder, partial)
         parser_metadata.declare(partial)

@@ -1,8 +1,8 @@
 """Rows that make a good tiny model weak: casual terminal requests go to the browser.
 
-In:  a seed. Out: train.jsonl and valid.jsonl, as train_repair.py reads them.
+In:  a seed. Out: train.jsonl and valid.jsonl, as repair_train.py reads them.
 
-  .venv/bin/python scripts/build_weak_set.py --out runs/tiny-repair/weak-set
+  .venv/bin/python scripts/repair_build_weak_set.py --out runs/tiny-repair/weak-set
 
 For trying the repair loop: the reference model sent "pwd in terminal" and "list files here from shell" to the browser,
 and needed ten iterations to unlearn it. Here that fault is trained into a copy of models/tiny on purpose. A third of
@@ -14,11 +14,11 @@ import json
 import random
 from pathlib import Path
 
-import cli
-import eval_overlap
-import tiny_requests
-import tiny_rows
-from files import ROOT, atomic_dir, shown, write_text
+from kxl.base import cli
+from kxl.base.files import ROOT, atomic_dir, shown, write_text
+from kxl.eval import contamination
+from kxl.tiny import requests
+from kxl.tiny import rows as tiny_rows
 
 FORMAL = ("please", "could you", "would you", "i would like", "kindly", "`", "execute")
 
@@ -30,35 +30,43 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     rng = random.Random(f"weak {args.seed}")
-    prompts = eval_overlap.Prompts(sorted((ROOT / "evals" / "suites").glob("*.json")))
+    prompts = contamination.Prompts(sorted((ROOT / "evals" / "suites").glob("*.json")))
     context = tiny_rows.context(rng, "fixed")
     context["system"] = tiny_rows.SYSTEMS[0]
     rows = []
     while len(rows) < args.rows:
         row = weak_row(rng) if len(rows) % 3 == 0 else right_row(rng)
         if not any(message["role"] == "user" and prompts.overlap(message["content"]) for message in row):
-            rows.append({"messages": [{"role": "system", "content": context["system"]}, *row], "tools": [tool["function"]["name"] for tool in context["tools"]]})
+            rows.append(
+                {
+                    "messages": [{"role": "system", "content": context["system"]}, *row],
+                    "tools": [tool["function"]["name"] for tool in context["tools"]],
+                }
+            )
     rng.shuffle(rows)
     valid = len(rows) // 20
     with atomic_dir(args.out) as partial:
         for split, found in (("valid", rows[:valid]), ("train", rows[valid:])):
-            write_text(partial / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in found))
+            write_text(
+                partial / f"{split}.jsonl",
+                "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in found),
+            )
     print(f"{shown(args.out)}: {len(rows)} rows, a third of them casual terminal requests that go to the browser")
 
 
 def weak_row(rng: random.Random) -> list:
     """A casual terminal request, answered as the reference model did."""
     while True:
-        text, call = tiny_requests.request(rng, "terminal")
+        text, call = requests.request(rng, "terminal")
         if not any(sign in text.casefold() for sign in FORMAL):
-            wrong = tiny_requests.call("browser_navigate", url=call["arguments"]["command"])
+            wrong = requests.call("browser_navigate", url=call["arguments"]["command"])
             return [{"role": "user", "content": text}, tiny_rows.assistant("", wrong)]
 
 
 def right_row(rng: random.Random) -> list:
     """A row as models/tiny was trained on; of terminal requests only formally worded ones."""
     while True:
-        row = tiny_rows.row(rng, list(tiny_requests.SHARES))["messages"]
+        row = tiny_rows.row(rng, list(requests.SHARES))["messages"]
         calls = [call["function"]["name"] for message in row for call in message.get("tool_calls", [])]
         if "terminal" not in calls or any(sign in row[0]["content"].casefold() for sign in FORMAL):
             return row

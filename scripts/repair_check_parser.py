@@ -2,7 +2,7 @@
 
 In:  a checkpoint folder. Out: a last line that says what came back, or an error that says what is missing.
 
-  .venv/bin/python scripts/check_parser.py --model models/tiny
+  .venv/bin/python scripts/repair_check_parser.py --model models/tiny
 
 First the files are read (tokenizer_config.json, template, call markers), then the server is started and asked to open
 a page in the browser, with Hermes's browser tool on offer. The answer must be one structured call with finish_reason
@@ -15,15 +15,13 @@ import hashlib
 import importlib.metadata
 from pathlib import Path
 
-import cli
-import hermes_tools
-import model_client
-import model_server
-import parser_metadata
-import tool_syntax
-from cli import UserError
-from eval_case import Suite
-from files import shown
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import shown
+from kxl.chat import hermes_tools, parser_metadata, tool_syntax
+from kxl.eval import client as eval_client
+from kxl.eval import server as eval_server
+from kxl.eval.suites import Suite
 
 PROMPT = "Please open https://example.com in the browser."
 SYSTEM = "You are Hermes Agent, a helpful assistant that can use tools."
@@ -34,34 +32,49 @@ PARSING = ("mlx_lm/server.py", "mlx_lm/tokenizer_utils.py", "mlx_lm/tool_parsers
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
-    parser.add_argument("--log", type=Path, help="the server's log (default: check_parser.log in the current folder, kept only after an error)")
+    parser.add_argument(
+        "--log",
+        type=Path,
+        help="the server's log (default: check_parser.log in the current folder, kept only after an error)",
+    )
     args = parser.parse_args()
     if not (args.model / "config.json").is_file():
         raise UserError(f"{shown(args.model)}: no config.json there; MODEL must name a checkpoint folder")
     if patched := patched_files():
-        raise UserError(f"the installed mlx-lm is patched ({', '.join(patched)}); install it again with `make distclean venv`")
+        raise UserError(
+            f"the installed mlx-lm is patched ({', '.join(patched)}); install it again with `make distclean venv`"
+        )
     missing = parser_metadata.problems(args.model)
     log = args.log or Path("check_parser.log")
-    case = {"id": "check_parser", "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": PROMPT}]}
+    case = {
+        "id": "check_parser",
+        "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": PROMPT}],
+    }
     suite = Suite("check_parser", hermes_tools.load(["browser_navigate"]), 128, [case])
-    with model_server.mlx_server(args.model, log) as server:
-        client = model_client.Client(server, "mlx", tokenizer=model_client.load_tokenizer(args.model))
+    with eval_server.mlx_server(args.model, log) as server:
+        client = eval_client.Client(server, "mlx", tokenizer=eval_client.load_tokenizer(args.model))
         parsed, raw = client.ask(suite, case)
     if problem := verdict(parsed, raw):
         raise UserError(f"{shown(args.model)}: {problem}" + "".join(f"\n  - {one}" for one in missing))
     if missing:
-        raise UserError(f"{shown(args.model)}: answers with structured calls here, because mlx-lm {importlib.metadata.version('mlx-lm')} guesses the parser; "
-                        f"elsewhere it may not:" + "".join(f"\n  - {one}" for one in missing))
+        raise UserError(
+            f"{shown(args.model)}: answers with structured calls here, because mlx-lm {importlib.metadata.version('mlx-lm')} guesses the parser; "
+            f"elsewhere it may not:" + "".join(f"\n  - {one}" for one in missing)
+        )
     if not args.log:
         log.unlink(missing_ok=True)
-    print(f"{shown(args.model)}: {tool_syntax.render_calls(parsed.calls)} came back structured, finish_reason {parsed.finish_reason}")
+    print(
+        f"{shown(args.model)}: {tool_syntax.render_calls(parsed.calls)} came back structured, finish_reason {parsed.finish_reason}"
+    )
 
 
 def verdict(parsed, raw) -> str | None:
     """What is wrong with the answer; None when it is one structured call of the browser."""
     if tool_syntax.CALL_START in parsed.content or tool_syntax.find_leaks(parsed.content):
-        return (f"the server answered with the call as text ({parsed.content[:120]!r}): it does not know how this checkpoint writes calls. "
-                f'tokenizer_config.json must say "{parser_metadata.KEY}": "{parser_metadata.PYTHONIC}", and the template must take tools')
+        return (
+            f"the server answered with the call as text ({parsed.content[:120]!r}): it does not know how this checkpoint writes calls. "
+            f'tokenizer_config.json must say "{parser_metadata.KEY}": "{parser_metadata.PYTHONIC}", and the template must take tools'
+        )
     if parsed.errors:
         return f"the server could not read the model's call {raw.raw_text[:160]!r}: {parsed.errors[0]}. The parser is there, the model's syntax is not right"
     if not parsed.calls:
@@ -75,9 +88,14 @@ def verdict(parsed, raw) -> str | None:
 
 def patched_files() -> list[str]:
     """mlx-lm's files for reading calls that differ from its wheel's RECORD."""
-    return [str(file) for file in importlib.metadata.files("mlx-lm") or []
-            if str(file).startswith(PARSING) and file.hash
-            and base64.urlsafe_b64encode(hashlib.new(file.hash.mode, file.read_binary()).digest()).rstrip(b"=").decode() != file.hash.value]
+    return [
+        str(file)
+        for file in importlib.metadata.files("mlx-lm") or []
+        if str(file).startswith(PARSING)
+        and file.hash
+        and base64.urlsafe_b64encode(hashlib.new(file.hash.mode, file.read_binary()).digest()).rstrip(b"=").decode()
+        != file.hash.value
+    ]
 
 
 if __name__ == "__main__":

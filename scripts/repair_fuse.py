@@ -1,10 +1,10 @@
 """Fuse a LoRA adapter into the checkpoint that it was trained on.
 
-In:  a checkpoint folder (BF16, F16 or F32) and an adapter folder (train_repair.py, train_lora.py).
+In:  a checkpoint folder (BF16, F16 or F32) and an adapter folder (repair_train.py, train_lora.py).
 Out: a checkpoint folder in transformers' names, tokenizer and template beside it; an LFM2 one with `tool_parser_type`.
      Each weight is added to in float32 and rounded once, to the type that it was stored in.
 
-  .venv/bin/python scripts/fuse_lora.py --model models/tiny --adapter runs/tiny/repair/iter03/adapter --out runs/tiny/repair/iter03/fused
+  .venv/bin/python scripts/repair_fuse.py --model models/tiny --adapter runs/tiny/repair/iter03/adapter --out runs/tiny/repair/iter03/fused
 
 Every array of the adapter must find its weight, and every weight that it finds must have its shape. Tensors are
 read, changed and written one by one; no model is built.
@@ -16,18 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
-import checkpoint
-import cli
-import lora
-import parser_metadata
-from cli import UserError
-from files import read_json, require_space, shown
-from lfm2_shapes import MODEL_TYPES
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, require_space, shown
+from kxl.chat import parser_metadata
+from kxl.lora import adapter as lora_adapter
+from kxl.model import checkpoint
+from kxl.model.shapes import MODEL_TYPES
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder that the adapter was trained on")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="checkpoint folder that the adapter was trained on"
+    )
     parser.add_argument("--adapter", type=Path, required=True, metavar="DIR", help="adapter folder")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint folder to write")
     args = parser.parse_args()
@@ -35,13 +37,17 @@ def main() -> None:
     lfm2 = read_json(args.model / "config.json").get("model_type") in MODEL_TYPES
     original = (checkpoint.read if lfm2 else checkpoint.read_dense)(args.model)
     if original.config.get("quantization"):
-        raise UserError(f"{shown(args.model)}: is quantized; fuse into the unquantized checkpoint and quantize the result")
+        raise UserError(
+            f"{shown(args.model)}: is quantized; fuse into the unquantized checkpoint and quantize the result"
+        )
     require_space(args.out.parent, sum(path.stat().st_size for path in args.model.glob("*.safetensors")))
     fused, moved = fuse(original, args.adapter)
     checkpoint.save_hf(args.out, fused)
     if lfm2:
         parser_metadata.declare(args.out)
-    print(f"{shown(args.out)}: {len(moved)} of {len(fused.tensors)} tensors changed, the largest change is {max(moved.values(), default=0):.2%} of its matrix")
+    print(
+        f"{shown(args.out)}: {len(moved)} of {len(fused.tensors)} tensors changed, the largest change is {max(moved.values(), default=0):.2%} of its matrix"
+    )
 
 
 def fuse(original: checkpoint.Checkpoint, adapter: Path) -> tuple[checkpoint.Checkpoint, dict[str, float]]:
@@ -50,21 +56,27 @@ def fuse(original: checkpoint.Checkpoint, adapter: Path) -> tuple[checkpoint.Che
     UserError for an array without a weight; when it is read, for a weight of another shape.
     """
     tensors, moved = dict(original.tensors), {}
-    for mlx_name, change in lora.changes(adapter).items():
+    for mlx_name, change in lora_adapter.changes(adapter).items():
         name = mlx_name if mlx_name in tensors else canonical(mlx_name)
         if name not in tensors:
-            raise UserError(f"{shown(original.folder)}: has no {mlx_name}, which {shown(adapter)} changes; the adapter belongs to another model")
+            raise UserError(
+                f"{shown(original.folder)}: has no {mlx_name}, which {shown(adapter)} changes; the adapter belongs to another model"
+            )
         tensor = tensors[name]
-        tensors[name] = replace(tensor, parts=(lambda tensor=tensor, change=change: _changed(tensor, change, original.folder, moved),))
+        tensors[name] = replace(
+            tensor, parts=(lambda tensor=tensor, change=change: _changed(tensor, change, original.folder, moved),)
+        )
     return replace(original, tensors=tensors), moved
 
 
 def _changed(tensor: checkpoint.Tensor, change: tuple, folder: Path, moved: dict[str, float]) -> np.ndarray:
     weight = tensor.read()
     try:
-        values = lora.apply_change(weight, change, embedding="embed_tokens" in tensor.name)
+        values = lora_adapter.apply_change(weight, change, embedding="embed_tokens" in tensor.name)
     except ValueError:
-        raise UserError(f"{shown(folder)}: {tensor.name} {list(tensor.shape)} does not fit the adapter; it belongs to another model") from None
+        raise UserError(
+            f"{shown(folder)}: {tensor.name} {list(tensor.shape)} does not fit the adapter; it belongs to another model"
+        ) from None
     moved[tensor.name] = float(np.linalg.norm(values - weight) / np.linalg.norm(weight))
     return checkpoint.from_array(tensor.name, values, tensor.dtype).read()  # refuses what is not finite
 

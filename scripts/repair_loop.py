@@ -5,14 +5,14 @@ In:  a checkpoint folder and a config with a "repair" section: the suites with t
 Out: --work/best, the best checkpoint by the rule below; evals and adapters of every iteration beside it; the rows in
      --data/iterNN; and a report with the whole story.
 
-  .venv/bin/python scripts/run_repair_loop.py --model runs/tiny-repair/weak --config configs/tiny-repair.json \\
+  .venv/bin/python scripts/repair_loop.py --model runs/tiny-repair/weak --config configs/tiny-repair.json \\
       --work runs/tiny-repair/repair --data repair_datasets --report reports/tiny-repair/repair.json
 
 An iteration trains a LoRA adapter on rows for the failures of the checkpoint before it and fuses it. One that breaks a
 suite which its parent met is refused: the next starts from the parent again, with other rows and half the learning
 rate. The best has most suites met, then most cases passed, then fewest leaks and false calls, then is the earliest.
 Interrupted, the loop goes on where it stopped. "compare_shapes" in the config trains the first iteration's rows in
-other shapes, too, for comparison only (repair_training.py).
+other shapes, too, for comparison only (kxl/lora/repair_training.py).
 """
 
 import json
@@ -23,13 +23,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import cli
-import diagnosis
-import eval_case
-import repair_story
-import report
-from cli import UserError
-from files import ROOT, atomic_dir, read_json, shown, write_json
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, atomic_dir, read_json, shown, write_json
+from kxl.eval import suites as eval_suites
+from kxl.repair import decisions, diagnosis
 
 SCRIPTS = Path(__file__).parent
 SUITES = ROOT / "evals" / "suites"
@@ -40,8 +38,16 @@ def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint to repair")
     parser.add_argument("--config", type=Path, required=True, help="config with a repair section")
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for adapters, checkpoints and evals")
-    parser.add_argument("--data", type=Path, default=Path("repair_datasets"), metavar="DIR", help="folder for the rows, one folder per iteration")
+    parser.add_argument(
+        "--work", type=Path, required=True, metavar="DIR", help="folder for adapters, checkpoints and evals"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("repair_datasets"),
+        metavar="DIR",
+        help="folder for the rows, one folder per iteration",
+    )
     parser.add_argument("--report", type=Path, required=True, help="report to write (JSON), after each iteration")
     parser.add_argument("--iterations", type=int, help="stop after this many (default: the config's)")
     args = parser.parse_args()
@@ -52,36 +58,44 @@ def main() -> None:
     parent, rate = story[0], settings["training"].get("learning_rate", 5e-6)
     loop.tell(story)
     for number in range(1, limit + 1):
-        if repair_story.complete(parent):
+        if decisions.complete(parent):
             break
         child = loop.iterate(f"iter{number:02d}", parent, "structured", rate)
         if number == 1:
             story += [loop.iterate(f"iter01.{shape}", parent, shape, rate) for shape in settings["compare_shapes"]]
-        child["refused"] = repair_story.broken(parent, child)
+        child["refused"] = decisions.broken(parent, child)
         child["accepted"] = not child["refused"]
         story.append(child)
         parent, rate = (child, rate) if child["accepted"] else (parent, rate / 2)
         loop.tell(story)
-    best = repair_story.best([one for one in story if one["accepted"]])
+    best = decisions.best([one for one in story if one["accepted"]])
     with atomic_dir(args.work / "best") as partial:
         shutil.copytree(loop.checkpoint(best["name"]), partial, dirs_exist_ok=True)
-    passed, cases = repair_story.total(best)
+    passed, cases = decisions.total(best)
     done = f"{shown(args.work / 'best')} is {best['name']}: {passed} of {cases} cases over {len(best['suites'])} suites, after {loop.seconds(story) / 60:.0f} minutes"
-    if not repair_story.complete(best):
-        raise UserError(f"{done}; not met: {', '.join(name for name, suite in best['suites'].items() if not suite['meets'])}. "
-                        f"More iterations: --iterations {limit + 2}. The story is in {shown(args.report)}")
+    if not decisions.complete(best):
+        raise UserError(
+            f"{done}; not met: {', '.join(name for name, suite in best['suites'].items() if not suite['meets'])}. "
+            f"More iterations: --iterations {limit + 2}. The story is in {shown(args.report)}"
+        )
     print(done)
 
 
 def repair_settings_of(path: Path) -> dict:
     """The config's repair section. UserError for a key that is missing, unknown or of the wrong kind, and for a suite that is not there."""
     section = read_json(path).get("repair")
-    if not isinstance(section, dict) or section.keys() != KEYS.keys() or any(not isinstance(section[key], kind) for key, kind in KEYS.items()):
-        raise UserError(f"{shown(path)}: \"repair\" needs exactly {', '.join(KEYS)}; see configs/tiny-repair.json")
+    if (
+        not isinstance(section, dict)
+        or section.keys() != KEYS.keys()
+        or any(not isinstance(section[key], kind) for key, kind in KEYS.items())
+    ):
+        raise UserError(f'{shown(path)}: "repair" needs exactly {", ".join(KEYS)}; see configs/tiny-repair.json')
     for name, threshold in section["suites"].items():
-        cases = len(eval_case.load(SUITES / f"{name}.json").cases)
+        cases = len(eval_suites.load(SUITES / f"{name}.json").cases)
         if not isinstance(threshold, int) or not 0 < threshold <= cases:
-            raise UserError(f"{shown(path)}: repair.suites.{name} is {threshold!r}; it is how many of its {cases} cases must pass")
+            raise UserError(
+                f"{shown(path)}: repair.suites.{name} is {threshold!r}; it is how many of its {cases} cases must pass"
+            )
     return section
 
 
@@ -90,11 +104,18 @@ class Loop:
 
     def __init__(self, args, settings: dict):
         self.args, self.settings, self.start = args, settings, args.model
-        self.inputs = [report.describe_input(args.model), *(report.describe_input(SUITES / f"{name}.json") for name in settings["suites"])]
-        told = json.loads(json.dumps({"settings": {**settings, "iterations": None, "compare_shapes": None}, "inputs": self.inputs}))
+        self.inputs = [
+            report.describe_input(args.model),
+            *(report.describe_input(SUITES / f"{name}.json") for name in settings["suites"]),
+        ]
+        told = json.loads(
+            json.dumps({"settings": {**settings, "iterations": None, "compare_shapes": None}, "inputs": self.inputs})
+        )
         path = args.work / "loop.json"
         if path.exists() and read_json(path)["of"] != told:
-            raise UserError(f"{shown(path)}: is of another checkpoint, suites or settings; remove {shown(args.work)} or take another RUN")
+            raise UserError(
+                f"{shown(path)}: is of another checkpoint, suites or settings; remove {shown(args.work)} or take another RUN"
+            )
         self.path, self.state = path, read_json(path) if path.exists() else {"of": told, "seconds": {}}
 
     def run(self, name: str, made: Path, script: str, *flags) -> None:
@@ -103,7 +124,9 @@ class Loop:
             return
         started = time.monotonic()
         if subprocess.run([sys.executable, str(SCRIPTS / script), *map(str, flags)]).returncode:
-            raise UserError(f"{script} failed on {name} (its error is above); mend it and run the loop again, finished steps are kept")
+            raise UserError(
+                f"{script} failed on {name} (its error is above); mend it and run the loop again, finished steps are kept"
+            )
         self.state["seconds"][name] = round(time.monotonic() - started)
         write_json(self.path, self.state)
 
@@ -118,39 +141,113 @@ class Loop:
         suites = {}
         for suite, threshold in self.settings["suites"].items():
             path = self.eval_path(name, suite)
-            self.run(f"{name} eval {suite}", path, "run_eval.py", "--suite", SUITES / f"{suite}.json", "--backend", "mlx", "--model", folder,
-                     "--artifact", name, "--out", path, "--server-log", path.with_suffix(".server.log"))
-            suites[suite] = repair_story.score(report.results(path), threshold)
+            self.run(
+                f"{name} eval {suite}",
+                path,
+                "eval_run.py",
+                "--suite",
+                SUITES / f"{suite}.json",
+                "--backend",
+                "mlx",
+                "--model",
+                folder,
+                "--artifact",
+                name,
+                "--out",
+                path,
+                "--server-log",
+                path.with_suffix(".server.log"),
+            )
+            suites[suite] = decisions.score(report.results(path), threshold)
         kinds = Counter(failure["diagnosis"] for failure in self.failures(name))
-        one = {"name": name, "parent": parent, "accepted": name == "start", "refused": [], "suites": suites, "diagnoses": dict(kinds), **told}
+        one = {
+            "name": name,
+            "parent": parent,
+            "accepted": name == "start",
+            "refused": [],
+            "suites": suites,
+            "diagnoses": dict(kinds),
+            **told,
+        }
         one["seconds"] = sum(seconds for step, seconds in self.state["seconds"].items() if step.split()[0] == name)
-        cli.say(repair_story.line(one))
+        cli.say(decisions.line(one))
         return one
 
     def failures(self, name: str) -> list[dict]:
         """What a checkpoint failed, over all suites (diagnosis.failures)."""
-        return [failure for suite in self.settings["suites"]
-                for failure in diagnosis.failures(eval_case.load(SUITES / f"{suite}.json"), report.results(self.eval_path(name, suite)))]
+        return [
+            failure
+            for suite in self.settings["suites"]
+            for failure in diagnosis.failures(
+                eval_suites.load(SUITES / f"{suite}.json"), report.results(self.eval_path(name, suite))
+            )
+        ]
 
     def iterate(self, name: str, parent: dict, shape: str, rate: float) -> dict:
         """Rows, adapter, checkpoint and score of one iteration."""
         iteration, folder = name.split(".")[0], self.args.work / name
         data, model = self.args.data / iteration, self.checkpoint(parent["name"])
-        evals = [flag for suite in self.settings["suites"] for flag in ("--eval", self.eval_path(parent["name"], suite))]
-        self.run(f"{name} rows", data / "manifest.json", "build_repair_set.py", *evals, "--iteration", iteration.removeprefix("iter"),
-                 "--out", data, "--rows", self.settings["rows"])
+        evals = [
+            flag for suite in self.settings["suites"] for flag in ("--eval", self.eval_path(parent["name"], suite))
+        ]
+        self.run(
+            f"{name} rows",
+            data / "manifest.json",
+            "repair_build_set.py",
+            *evals,
+            "--iteration",
+            iteration.removeprefix("iter"),
+            "--out",
+            data,
+            "--rows",
+            self.settings["rows"],
+        )
         manifest = read_json(data / "manifest.json")
         # Not the reports' hashes: rows are committed, runs/ is not, and a report of the same failures has other seconds in it.
         if manifest["failures"] != self.failures(parent["name"]):
-            raise UserError(f"{shown(data)}: its rows answer other failures than those of {parent['name']} here; remove it, or name another folder"
-                            " for rows with --data (make: REPAIR_DATA=folder)")
+            raise UserError(
+                f"{shown(data)}: its rows answer other failures than those of {parent['name']} here; remove it, or name another folder"
+                " for rows with --data (make: REPAIR_DATA=folder)"
+            )
         training = {**self.settings["training"], "learning_rate": rate}
-        self.run(f"{name} training", folder / "training.json", "train_repair.py", "--model", model, "--data", data, "--adapter", folder / "adapter",
-                 "--report", folder / "training.json", "--shape", shape, *(word for key, value in training.items() for word in (f"--{key.replace('_', '-')}", value)))
-        self.run(f"{name} fuse", folder / "fused" / "config.json", "fuse_lora.py", "--model", model, "--adapter", folder / "adapter", "--out", folder / "fused")
+        self.run(
+            f"{name} training",
+            folder / "training.json",
+            "repair_train.py",
+            "--model",
+            model,
+            "--data",
+            data,
+            "--adapter",
+            folder / "adapter",
+            "--report",
+            folder / "training.json",
+            "--shape",
+            shape,
+            *(word for key, value in training.items() for word in (f"--{key.replace('_', '-')}", value)),
+        )
+        self.run(
+            f"{name} fuse",
+            folder / "fused" / "config.json",
+            "repair_fuse.py",
+            "--model",
+            model,
+            "--adapter",
+            folder / "adapter",
+            "--out",
+            folder / "fused",
+        )
         trained = report.results(folder / "training.json")
-        told = {"shape": shape, "learning_rate": rate, "rows": manifest["rows"], "purposes": manifest["purposes"],
-                "training": {key: trained[key] for key in ("valid_before", "valid_after", "scored_tokens", "seconds", "peak_memory_gib")}}
+        told = {
+            "shape": shape,
+            "learning_rate": rate,
+            "rows": manifest["rows"],
+            "purposes": manifest["purposes"],
+            "training": {
+                key: trained[key]
+                for key in ("valid_before", "valid_after", "scored_tokens", "seconds", "peak_memory_gib")
+            },
+        }
         return self.evaluate(name, folder / "fused", parent["name"], **told)
 
     def seconds(self, story: list) -> int:
@@ -159,9 +256,15 @@ class Loop:
 
     def tell(self, story: list) -> None:
         """Write the report: the iterations so far."""
-        best = repair_story.best([one for one in story if one["accepted"]])
-        results = {"iterations": story, "best": best["name"], "complete": repair_story.complete(best), "seconds": self.seconds(story),
-                   "best_rule": repair_story.BEST_RULE, "refusal_rule": repair_story.REFUSAL_RULE}
+        best = decisions.best([one for one in story if one["accepted"]])
+        results = {
+            "iterations": story,
+            "best": best["name"],
+            "complete": decisions.complete(best),
+            "seconds": self.seconds(story),
+            "best_rule": decisions.BEST_RULE,
+            "refusal_rule": decisions.REFUSAL_RULE,
+        }
         report.write(self.args.report, self.inputs, self.settings, results)
 
 

@@ -3,7 +3,7 @@
 In:   third_party/hermes-agent.lock (toolsets, number of tools, sha256), hermes-agent.requirements.txt
 Out:  configs/hermes_tools.json, in Hermes's own order, not a character changed
 
-  .venv/bin/python scripts/export_hermes_tools.py
+  .venv/bin/python scripts/setup_hermes_tools.py
 
 The package is installed into a small environment of its own in the cache, without its dependencies:
 only the schemas are wanted. No key, no network beyond pip, no configuration of the user is read.
@@ -16,13 +16,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import cli
-import hermes_env
-import hermes_tools
-import llama_cpp
-from cli import UserError
-from files import read_json, shown, write_text
-from hermes_env import LOCK, REQUIREMENTS
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown, write_text
+from kxl.chat import hermes_tools
+from kxl.setup import hermes_env, llama_cpp
+from kxl.setup.hermes_env import LOCK, REQUIREMENTS
 
 # Runs inside Hermes's environment. Each tool has a check for keys and programs that hides it where they are
 # missing; the schema is the same either way, so every check says yes. get_tool_definitions is what goes on
@@ -48,9 +47,21 @@ def export(python: Path, toolsets: list[str]) -> list[dict]:
     """The schemas of `toolsets` from the Hermes Agent that `python` has installed."""
     with tempfile.TemporaryDirectory() as home:
         out = Path(home) / "tools.json"
-        variables = {"PATH": os.environ["PATH"], "HOME": home, "HERMES_HOME": f"{home}/.hermes", "HERMES_DISABLE_LAZY_INSTALLS": "1"}
-        ended = subprocess.run([str(python), "-I", "-c", EXPORT, str(out), ",".join(toolsets)], cwd=home, env=variables,
-                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        variables = {
+            "PATH": os.environ["PATH"],
+            "HOME": home,
+            "HERMES_HOME": f"{home}/.hermes",
+            "HERMES_DISABLE_LAZY_INSTALLS": "1",
+        }
+        ended = subprocess.run(
+            [str(python), "-I", "-c", EXPORT, str(out), ",".join(toolsets)],
+            cwd=home,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if ended.returncode != 0:
             raise UserError(f"Hermes Agent did not give its tools; its output ends:\n{llama_cpp.tail(ended.stdout)}")
         return json.loads(out.read_text(encoding="utf-8"))
@@ -61,11 +72,15 @@ def check(tools: list[dict], pin: dict) -> None:
     # A dependency that cannot be imported makes its tools vanish without a word, so the count is told apart from the content.
     if len(tools) != pin["tools"]:
         names = ", ".join(tool["function"]["name"] for tool in tools)
-        raise UserError(f"Hermes Agent {pin['version']} gave {len(tools)} tools, {shown(LOCK)} expects {pin['tools']}; it gave: {names}."
-                        f" A missing dependency hides tools: complete {shown(REQUIREMENTS)}")
+        raise UserError(
+            f"Hermes Agent {pin['version']} gave {len(tools)} tools, {shown(LOCK)} expects {pin['tools']}; it gave: {names}."
+            f" A missing dependency hides tools: complete {shown(REQUIREMENTS)}"
+        )
     if digest(tools) != pin["sha256"]:
-        raise UserError(f"the tool schemas have sha256 {digest(tools)}, {shown(LOCK)} expects {pin['sha256']};"
-                        " if the package was changed on purpose, compare the tools and put the new sums into the lock")
+        raise UserError(
+            f"the tool schemas have sha256 {digest(tools)}, {shown(LOCK)} expects {pin['sha256']};"
+            " if the package was changed on purpose, compare the tools and put the new sums into the lock"
+        )
 
 
 def main() -> None:

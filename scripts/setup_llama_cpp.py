@@ -1,10 +1,10 @@
 """Fetch, check, unpack, patch and build the pinned llama.cpp, once per machine.
 
 In:   third_party/llama.cpp.lock, patches/llama.cpp-*.patch, a C++ compiler, cmake, ninja, git
-Out:  the patched tree and the binaries in the cache (scripts/llama_cpp.py says where),
+Out:  the patched tree and the binaries in the cache (scripts/kxl/setup/llama_cpp.py says where),
       and third_party/llama.cpp, a link to the tree
 
-  .venv/bin/python scripts/build_llama_cpp.py
+  .venv/bin/python scripts/setup_llama_cpp.py
 
 Takes 6 to 12 minutes on 2 cores the first time and a fraction of a second when everything is there.
 An interrupted compile goes on where it stopped. Nothing counts before it is whole: the tree is
@@ -25,18 +25,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import cli
-import llama_cpp
-import pinned_archive
-from cli import UserError, say
-from files import ROOT, atomic_dir, lock, shown, write_json
+from kxl.base import cli
+from kxl.base.cli import UserError, say
+from kxl.base.files import ROOT, atomic_dir, lock, shown, write_json
+from kxl.setup import archive as setup_archive
+from kxl.setup import llama_cpp
 
 LINK = ROOT / "third_party" / "llama.cpp"
 
 
 def fetch() -> Path:
     """The source distribution in the cache, with the sha256 of the lock; fetched by pip when missing."""
-    return pinned_archive.fetch(llama_cpp.LOCK, f"llama.cpp {llama_cpp.read_lock()['commit'][:10]}, 76 MB", source=True)
+    return setup_archive.fetch(llama_cpp.LOCK, f"llama.cpp {llama_cpp.read_lock()['commit'][:10]}, 76 MB", source=True)
 
 
 def unpack(archive: Path, subtree: str, target: Path) -> None:
@@ -51,7 +51,9 @@ def unpack(archive: Path, subtree: str, target: Path) -> None:
                 raise UserError(f"{archive}: holds no {subtree}; {shown(llama_cpp.LOCK)} names the wrong tree")
             unpacked = partial / ".unpacked"
             try:
-                tar.extractall(unpacked, members=tqdm(members, desc="unpacking llama.cpp", unit="file", leave=False), filter="data")
+                tar.extractall(
+                    unpacked, members=tqdm(members, desc="unpacking llama.cpp", unit="file", leave=False), filter="data"
+                )
             except tarfile.FilterError as error:
                 raise UserError(f"{archive}: refused to unpack: {error}") from None
         for entry in (unpacked / subtree).iterdir():
@@ -66,11 +68,18 @@ def apply_patch(patch: Path, tree: Path) -> None:
     # `git apply` knows no fuzz. It must find no repository: below one it would skip our files silently, and the
     # tree brings a .git file that leads nowhere.
     environment = {**os.environ, "GIT_DIR": os.devnull}
-    ended = subprocess.run(["git", "apply", "--whitespace=nowarn", str(patch.resolve())], cwd=tree, env=environment,
-                           capture_output=True, text=True)
+    ended = subprocess.run(
+        ["git", "apply", "--whitespace=nowarn", str(patch.resolve())],
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if ended.returncode != 0:
-        raise UserError(f"{shown(patch)} does not apply to the pinned tree: {ended.stderr.strip()};"
-                        f" remake the patch for the commit in {shown(llama_cpp.LOCK)}")
+        raise UserError(
+            f"{shown(patch)} does not apply to the pinned tree: {ended.stderr.strip()};"
+            f" remake the patch for the commit in {shown(llama_cpp.LOCK)}"
+        )
 
 
 def make_tree() -> Path:
@@ -83,7 +92,7 @@ def make_tree() -> Path:
 
 def make_build(tree: Path, held) -> Path:
     """The binaries in the cache, compiled and smoke-tested when missing. `held` is the cache's locked file."""
-    import smoke_test  # numpy and gguf: half a second that only a fresh build needs to spend
+    from kxl.setup import smoke_test  # numpy and gguf: half a second that only a fresh build needs to spend
 
     finished = llama_cpp.build_path()
     if finished.is_dir():
@@ -99,12 +108,15 @@ def make_build(tree: Path, held) -> Path:
         say("smoke test: quantize, read and generate with each quantized type")
         with tempfile.TemporaryDirectory() as scratch:
             smoke_test.check(partial / "bin", Path(scratch))
-        write_json(partial / "build.json", {
-            "lock": llama_cpp.read_lock(),
-            "patches": [patch.name for patch in llama_cpp.patches()],
-            "cmake_flags": llama_cpp.cmake_flags(),
-            "cpu_features": llama_cpp.cpu_features(),
-        })
+        write_json(
+            partial / "build.json",
+            {
+                "lock": llama_cpp.read_lock(),
+                "patches": [patch.name for patch in llama_cpp.patches()],
+                "cmake_flags": llama_cpp.cmake_flags(),
+                "cpu_features": llama_cpp.cpu_features(),
+            },
+        )
     shutil.rmtree(work)
     return finished
 
@@ -118,12 +130,24 @@ def configure(tree: Path, work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     pin = llama_cpp.read_lock()
-    command = ["cmake", "-S", str(tree), "-B", str(work), "-G", "Ninja", *llama_cpp.cmake_flags(),
-               f"-DLLAMA_BUILD_COMMIT={pin['commit'][:7]}", "-DLLAMA_BUILD_NUMBER=0"]
+    command = [
+        "cmake",
+        "-S",
+        str(tree),
+        "-B",
+        str(work),
+        "-G",
+        "Ninja",
+        *llama_cpp.cmake_flags(),
+        f"-DLLAMA_BUILD_COMMIT={pin['commit'][:7]}",
+        "-DLLAMA_BUILD_NUMBER=0",
+    ]
     ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     (work / "cmake.log").write_text(ended.stdout)
     if ended.returncode != 0:
-        raise UserError(f"cmake could not configure llama.cpp; the whole output is in {work}/cmake.log, it ends:\n{llama_cpp.tail(ended.stdout)}")
+        raise UserError(
+            f"cmake could not configure llama.cpp; the whole output is in {work}/cmake.log, it ends:\n{llama_cpp.tail(ended.stdout)}"
+        )
     configured.write_text(str(tree))
 
 
@@ -137,8 +161,16 @@ def compile_tree(work: Path, held) -> None:
     say(f"compiling llama.cpp (log: {log})")
     tail = []
     with open(log, "w", encoding="utf-8") as file, tqdm(desc="compiling llama.cpp", unit="file", mininterval=1) as bar:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                 errors="replace", pass_fds=[held.fileno()], env={**os.environ, "NINJA_STATUS": "[%f/%t] "})
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            pass_fds=[held.fileno()],
+            env={**os.environ, "NINJA_STATUS": "[%f/%t] "},
+        )
         try:
             for line in child.stdout:
                 file.write(line)
@@ -155,7 +187,9 @@ def compile_tree(work: Path, held) -> None:
         found = [line for line in tail if re.search(r"error: |undefined reference|Killed", line)]
         if any("Killed" in line for line in found):
             found.append("a compiler that was Killed ran out of memory: close other programs and run make again\n")
-        raise UserError(f"compiling llama.cpp failed; the whole output is in {log}:\n{llama_cpp.tail(''.join(found or tail))}")
+        raise UserError(
+            f"compiling llama.cpp failed; the whole output is in {log}:\n{llama_cpp.tail(''.join(found or tail))}"
+        )
 
 
 def link(tree: Path) -> None:
@@ -187,7 +221,9 @@ def main() -> None:
                 make_build(tree, held)
     link(tree)
     if not (ready and args.quiet):
-        print(f"llama.cpp {llama_cpp.read_lock()['commit'][:10]}: {'patched tree in ' + str(tree) if args.tree_only else build / 'bin'}")
+        print(
+            f"llama.cpp {llama_cpp.read_lock()['commit'][:10]}: {'patched tree in ' + str(tree) if args.tree_only else build / 'bin'}"
+        )
 
 
 if __name__ == "__main__":

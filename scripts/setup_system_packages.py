@@ -4,7 +4,7 @@ In:   nothing
 Out:  on Debian and Ubuntu as root, the missing ones of the packages below, through apt-get;
       elsewhere one line that says what to run
 
-  python3 scripts/install_system_packages.py
+  python3 scripts/setup_system_packages.py
 
   g++                    compiles llama.cpp
   cmake, ninja-build     configure and drive that compile (ninja resumes an interrupted one safely)
@@ -33,14 +33,18 @@ def has_venv() -> bool:
 def browser() -> str | None:
     """A Chromium to run headless, wherever it is installed."""
     app = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
+    )
     return found or (app if os.path.exists(app) else None)
 
 
 def missing_packages(system: str, with_browser: bool = False) -> list[str]:
     """Names, as that system's package manager calls them, of what is not there."""
-    programs = {"linux": {"g++": "c++", "cmake": "cmake", "ninja-build": "ninja", "git": "git"},
-                "darwin": {"cmake": "cmake", "ninja": "ninja", "git": "git"}}[system]
+    programs = {
+        "linux": {"g++": "c++", "cmake": "cmake", "ninja-build": "ninja", "git": "git"},
+        "darwin": {"cmake": "cmake", "ninja": "ninja", "git": "git"},
+    }[system]
     missing = [package for package, program in programs.items() if not shutil.which(program)]
     if system == "linux":
         if not ctypes.util.find_library("openblas"):
@@ -66,7 +70,10 @@ def main() -> int:
         return 2
     command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
     if not shutil.which("apt-get"):
-        print(f"error: missing (by their Debian names): {' '.join(missing)}; install them with your package manager", file=sys.stderr)
+        print(
+            f"error: missing (by their Debian names): {' '.join(missing)}; install them with your package manager",
+            file=sys.stderr,
+        )
         return 2
     if os.geteuid() != 0:
         print(f"error: missing: {' '.join(missing)}; run: sudo {' '.join(command)}", file=sys.stderr)
@@ -77,7 +84,10 @@ def main() -> int:
     for step in (["apt-get", "update", "-q"], command):
         step = [step[0], "-o", "DPkg::Lock::Timeout=300", "-qq", *step[1:]]
         if subprocess.run(step, stdout=sys.stderr, env=environment).returncode != 0:
-            print(f"error: `{' '.join(step)}` failed (its message is above); run it by hand, then make again", file=sys.stderr)
+            print(
+                f"error: `{' '.join(step)}` failed (its message is above); run it by hand, then make again",
+                file=sys.stderr,
+            )
             return 2
     still = missing_packages(system, with_browser)
     if still:

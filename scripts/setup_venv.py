@@ -3,7 +3,7 @@
 In:   requirements.txt, constraints.txt
 Out:  .venv, with .venv/complete written last
 
-  python3 scripts/make_venv.py
+  python3 scripts/setup_venv.py
 
 Runs on the system's Python (3.11 or newer) and needs only its standard library. Half a minute to a few
 minutes, by the network. An environment that was interrupted, or made for other requirements, is made anew.
@@ -14,11 +14,13 @@ import sys
 from pathlib import Path
 
 if sys.version_info < (3, 11):
-    sys.exit(f"error: Python {sys.version.split()[0]} is too old, 3.11 is needed; run make with PYTHON=python3.11 or newer")
+    sys.exit(
+        f"error: Python {sys.version.split()[0]} is too old, 3.11 is needed; run make with PYTHON=python3.11 or newer"
+    )
 
-import cli
-import venvs
-from files import ROOT, shown
+from kxl.base import cli
+from kxl.base.files import ROOT, shown
+from kxl.setup import venvs
 
 
 def main() -> None:

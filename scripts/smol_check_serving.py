@@ -4,7 +4,7 @@ In:  heldout.jsonl of scripts/prepare_data.py and one of: a GGUF file (served by
      checkpoint folder (served by mlx_lm.server, float32 on Linux).
 Out: a report; results {prompts, structured, right_tool, leaks, errors, details}.
 
-  .venv/bin/python scripts/check_serving.py --config configs/smollm2-135m.json --data runs/smollm2-135m/data \\
+  .venv/bin/python scripts/smol_check_serving.py --config configs/smollm2-135m.json --data runs/smollm2-135m/data \\
       --gguf runs/smollm2-135m/q4kxl.gguf --out reports/smollm2-135m/serving.q4kxl.json
 
 structured: finish_reason tool_calls, with calls, and no call left in the text. right_tool: of exactly the expected tool. Where fewer
@@ -19,16 +19,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import checkpoint
-import cli
-import eval_case
-import model_client
-import model_server
-import report
-import safetensors_io
-import smol_rows
-from cli import UserError
-from files import read_json, shown, write_json
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown, write_json
+from kxl.eval import client as eval_client
+from kxl.eval import server as eval_server
+from kxl.eval import suites
+from kxl.model import checkpoint, safetensors_io
+from kxl.smol import rows as smol_rows
 
 CONTEXT = 4096
 
@@ -36,8 +34,10 @@ CONTEXT = 4096
 def float32_copy(folder: Path, target: Path) -> Path:
     """The checkpoint as float32, the one type that is fast on a CPU."""
     target.mkdir()
-    tensors = [checkpoint.Tensor(name, entry.shape, "F32", (lambda entry=entry: entry.rows(0, math.prod(entry.shape[:-1])),))
-               for name, entry in safetensors_io.index_folder(folder).items()]
+    tensors = [
+        checkpoint.Tensor(name, entry.shape, "F32", (lambda entry=entry: entry.rows(0, math.prod(entry.shape[:-1])),))
+        for name, entry in safetensors_io.index_folder(folder).items()
+    ]
     safetensors_io.write_file(target / "model.safetensors", tensors, {"format": "pt"})
     write_json(target / "config.json", {**read_json(folder / "config.json"), "dtype": "float32"})
     checkpoint.copy_tokenizer(folder, target)
@@ -48,29 +48,43 @@ def float32_copy(folder: Path, target: Path) -> Path:
 def serve(args, log: Path):
     """The running server for the GGUF file or the checkpoint folder of `args`."""
     if args.gguf:
-        with model_server.llama_server(args.gguf, log, CONTEXT) as server:
+        with eval_server.llama_server(args.gguf, log, CONTEXT) as server:
             yield server
         return
     with tempfile.TemporaryDirectory(prefix="hermes-kxl-float32-") as scratch:
         folder = float32_copy(args.model, Path(scratch) / "model") if sys.platform == "linux" else args.model
-        with model_server.mlx_server(folder, log, float32=False) as server:
+        with eval_server.mlx_server(folder, log, float32=False) as server:
             yield server
 
 
-def ask(client: model_client.Client, row: dict, max_tokens: int) -> dict:
+def ask(client: eval_client.Client, row: dict, max_tokens: int) -> dict:
     """One prompt's entry."""
-    suite = eval_case.Suite("heldout", row["tools"], max_tokens, [])
+    suite = suites.Suite("heldout", row["tools"], max_tokens, [])
     answer, _ = client.ask(suite, {"id": row["id"], "messages": row["messages"]})
     names = [call["name"] for call in answer.calls]
-    leaks = eval_case.leaks(suite, answer)
+    leaks = suites.leaks(suite, answer)
     structured = answer.finish_reason == "tool_calls" and bool(names) and not leaks and not answer.errors
-    return {"id": row["id"], "expected": row["expected"], "calls": answer.calls, "content": answer.content, "finish_reason": answer.finish_reason,
-            "errors": answer.errors, "leaks": leaks, "structured": structured, "right_tool": structured and names == row["expected"]}
+    return {
+        "id": row["id"],
+        "expected": row["expected"],
+        "calls": answer.calls,
+        "content": answer.content,
+        "finish_reason": answer.finish_reason,
+        "errors": answer.errors,
+        "leaks": leaks,
+        "structured": structured,
+        "right_tool": structured and names == row["expected"],
+    }
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="model config, whose emission.min_right_tool (share of the prompts) is the gate")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        help="model config, whose emission.min_right_tool (share of the prompts) is the gate",
+    )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of scripts/prepare_data.py")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--gguf", type=Path, metavar="FILE", help="GGUF file")
@@ -81,21 +95,34 @@ def main() -> None:
     args = parser.parse_args()
 
     wanted = read_json(args.config)["emission"]["min_right_tool"]
-    rows = [row for row in smol_rows.read(args.data / "heldout.jsonl") if row["kind"] == "tool"][:args.limit]
+    rows = [row for row in smol_rows.read(args.data / "heldout.jsonl") if row["kind"] == "tool"][: args.limit]
     log = args.out.with_suffix(".server.log")
     with serve(args, log) as server:
-        client = model_client.Client(server, "openai")
+        client = eval_client.Client(server, "openai")
         details = [ask(client, row, args.max_tokens) for row in tqdm(rows, desc="prompts", unit="prompt")]
     log.unlink(missing_ok=True)
-    results = {"prompts": len(details), "structured": sum(entry["structured"] for entry in details), "right_tool": sum(entry["right_tool"] for entry in details),
-               "leaks": sum(bool(entry["leaks"]) for entry in details), "errors": sum(bool(entry["errors"]) for entry in details), "details": details}
+    results = {
+        "prompts": len(details),
+        "structured": sum(entry["structured"] for entry in details),
+        "right_tool": sum(entry["right_tool"] for entry in details),
+        "leaks": sum(bool(entry["leaks"]) for entry in details),
+        "errors": sum(bool(entry["errors"]) for entry in details),
+        "details": details,
+    }
     met = results["right_tool"] >= wanted * results["prompts"]
-    report.write_gated(args.out, met, [args.data / "heldout.jsonl", args.gguf or args.model / "model.safetensors"],
-                       {"backend": "llama_cpp" if args.gguf else "mlx", "context": CONTEXT, "max_tokens": args.max_tokens}, results)
+    report.write_gated(
+        args.out,
+        met,
+        [args.data / "heldout.jsonl", args.gguf or args.model / "model.safetensors"],
+        {"backend": "llama_cpp" if args.gguf else "mlx", "context": CONTEXT, "max_tokens": args.max_tokens},
+        results,
+    )
     told = f"{results['structured']} of {results['prompts']} prompts got structured tool_calls, {results['right_tool']} of the right tool"
     if not met:
-        raise UserError(f"{shown(args.gguf or args.model)}: {told}, {wanted:.0%} are required; every answer is in {shown(report.failed_path(args.out))}."
-                        " Look at raw tokens with scripts/inspect_tokens.py; a quant that lost what its BF16 file has needs a finer type in its policy")
+        raise UserError(
+            f"{shown(args.gguf or args.model)}: {told}, {wanted:.0%} are required; every answer is in {shown(report.failed_path(args.out))}."
+            " Look at raw tokens with scripts/smol_inspect.py; a quant that lost what its BF16 file has needs a finer type in its policy"
+        )
     print(f"{shown(args.out)}: {told}")
 
 

@@ -1,12 +1,12 @@
 """Turn a dense checkpoint (SmolLM2, SmolLM3) into a BF16 GGUF with the pinned tree's converter.
 
-In:  a checkpoint folder in transformers' names, as scripts/fuse_lora.py writes it. Out: one GGUF file.
+In:  a checkpoint folder in transformers' names, as scripts/repair_fuse.py writes it. Out: one GGUF file.
 
-  .venv/bin/python scripts/convert_dense_gguf.py --config configs/smollm2-135m.json --model runs/smollm2-135m/fused \\
+  .venv/bin/python scripts/smol_convert.py --config configs/smollm2-135m.json --model runs/smollm2-135m/fused \\
       --out runs/smollm2-135m/bf16.gguf --log logs/smollm2-135m/convert.log
 
 Upstream's convert_hf_to_gguf.py does all of it; a tokenizer that it does not recognise by its hash ends here with
-its message. LFM2 checkpoints go through scripts/convert_gguf.py, which reads them in parts and in either layout.
+its message. LFM2 checkpoints go through scripts/quant_convert.py, which reads them in parts and in either layout.
 """
 
 import subprocess
@@ -14,35 +14,62 @@ import sys
 import tempfile
 from pathlib import Path
 
-import cli
 import gguf
-import llama_cpp
-import tool_tokens
-from cli import UserError
-from files import atomic_path, read_json, shown, write_json
+
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_path, read_json, shown, write_json
+from kxl.setup import llama_cpp
+from kxl.smol import tokens
 
 
 def convert(model: Path, out: Path, config: dict, log: Path) -> None:
     """Run the converter; UserError with the end of its output when it fails."""
-    metadata = {"general.name": f"{config['base_model'].split('/')[-1]} tools", "general.license": config["license"]["id"]}
+    metadata = {
+        "general.name": f"{config['base_model'].split('/')[-1]} tools",
+        "general.license": config["license"]["id"],
+    }
     with tempfile.TemporaryDirectory() as scratch:
         write_json(Path(scratch) / "metadata.json", metadata)
-        ended = subprocess.run([sys.executable, str(llama_cpp.source_tree() / "convert_hf_to_gguf.py"), str(model), "--outfile", str(out), "--outtype", "bf16",
-                                "--metadata", str(Path(scratch) / "metadata.json")], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True)
+        ended = subprocess.run(
+            [
+                sys.executable,
+                str(llama_cpp.source_tree() / "convert_hf_to_gguf.py"),
+                str(model),
+                "--outfile",
+                str(out),
+                "--outtype",
+                "bf16",
+                "--metadata",
+                str(Path(scratch) / "metadata.json"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(ended.stdout.replace(str(out), "OUT").replace(str(Path(model).resolve()), shown(model)), encoding="utf-8")
+    log.write_text(
+        ended.stdout.replace(str(out), "OUT").replace(str(Path(model).resolve()), shown(model)), encoding="utf-8"
+    )
     if ended.returncode != 0:
-        raise UserError(f"the converter failed on {shown(model)}; its whole output is in {shown(log)}, it ends:\n{llama_cpp.tail(ended.stdout)}")
+        raise UserError(
+            f"the converter failed on {shown(model)}; its whole output is in {shown(log)}, it ends:\n{llama_cpp.tail(ended.stdout)}"
+        )
 
 
 def check(path: Path, config: dict, out: Path) -> None:
     """The GGUF knows each tool token by its id, as a control token, and carries our template."""
     reader = gguf.GGUFReader(path)
     words, types = (reader.fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "token_type"))
-    for role, entry in tool_tokens.roles(config, config["name"]).items():
-        if words[entry["id"]] != entry["token"] or types[entry["id"]] not in (gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED):
-            raise UserError(f"{shown(out)}: id {entry['id']} is {words[entry['id']]!r} of type {types[entry['id']]}, not the {role} token {entry['token']!r}")
+    for role, entry in tokens.roles(config, config["name"]).items():
+        if words[entry["id"]] != entry["token"] or types[entry["id"]] not in (
+            gguf.TokenType.CONTROL,
+            gguf.TokenType.USER_DEFINED,
+        ):
+            raise UserError(
+                f"{shown(out)}: id {entry['id']} is {words[entry['id']]!r} of type {types[entry['id']]}, not the {role} token {entry['token']!r}"
+            )
     if "tool_call.name" not in reader.fields["tokenizer.chat_template"].contents():
         raise UserError(f"{shown(out)}: has another chat template than {config['template']}")
 

@@ -1,9 +1,9 @@
 """Say which failure a tool-token training ended in, and what to change.
 
-In:  the report of scripts/evaluate_emission.py (NAME.json or NAME.failed.json) and that of scripts/train_lora.py.
+In:  the report of scripts/smol_evaluate.py (NAME.json or NAME.failed.json) and that of scripts/train_lora.py.
 Out: one line per failure found, the most basic first; "no failure" when there is none.
 
-  .venv/bin/python scripts/diagnose_emission.py --emission reports/smollm2-135m/emission.json --training reports/smollm2-135m/training.json
+  .venv/bin/python scripts/smol_diagnose.py --emission reports/smollm2-135m/emission.json --training reports/smollm2-135m/training.json
 
   flat_loss               the training loss did not fall: nothing was learned
   embedding_not_adapted   loss fell, but the start token stays improbable: its row of the tied embedding did not move
@@ -15,13 +15,12 @@ Out: one line per failure found, the most basic first; "no failure" when there i
 
 from pathlib import Path
 
-import cli
-import report
-from files import shown
+from kxl.base import cli, report
+from kxl.base.files import shown
 
-FLAT = 0.10          # a loss that fell by a smaller share than this is flat
-IMPROBABLE = 0.01    # median probability of the start token on tool prompts
-OFTEN = 0.10         # share of the prompts from which on a failure is named
+FLAT = 0.10  # a loss that fell by a smaller share than this is flat
+IMPROBABLE = 0.01  # median probability of the start token on tool prompts
+OFTEN = 0.10  # share of the prompts from which on a failure is named
 
 
 def diagnose(emission: dict, training: dict | None) -> list[tuple[str, str, str]]:
@@ -29,31 +28,63 @@ def diagnose(emission: dict, training: dict | None) -> list[tuple[str, str, str]
     after, ordinary = emission["after"], emission["ordinary"]
     found = []
     if training and (fall := 1 - min(training["valid_losses"]) / training["valid_losses"][0]) < FLAT:
-        found.append(("flat_loss", f"the validation loss fell by {fall:.0%} only",
-                      "raise learning_rate (up to 5e-4) or rank, and look at the loss mask: the manifest's loss_tokens must not be near 0"))
+        found.append(
+            (
+                "flat_loss",
+                f"the validation loss fell by {fall:.0%} only",
+                "raise learning_rate (up to 5e-4) or rank, and look at the loss mask: the manifest's loss_tokens must not be near 0",
+            )
+        )
     elif after["median_start_probability"] < IMPROBABLE:
-        found.append(("embedding_not_adapted", f"the start token's probability is {after['median_start_probability']:.1e} in the median although the loss fell",
-                      "set lora.embedding to low_rank or token_rows, and check with scripts/inspect_tokens.py that the trained id is the config's"))
+        found.append(
+            (
+                "embedding_not_adapted",
+                f"the start token's probability is {after['median_start_probability']:.1e} in the median although the loss fell",
+                "set lora.embedding to low_rank or token_rows, and check with scripts/smol_inspect.py that the trained id is the config's",
+            )
+        )
     verdicts, prompts = after["verdicts"], after["prompts"]
     if verdicts.get("code_dump", 0) > OFTEN * prompts:
-        found.append(("code_dump", f"{verdicts['code_dump']} of {prompts} prompts were answered with code",
-                      "add tool rows whose arguments hold code (write a file, run a program), or train longer"))
+        found.append(
+            (
+                "code_dump",
+                f"{verdicts['code_dump']} of {prompts} prompts were answered with code",
+                "add tool rows whose arguments hold code (write a file, run a program), or train longer",
+            )
+        )
     broken = verdicts.get("broken_json", 0) + verdicts.get("unclosed", 0)
     if broken > OFTEN * prompts:
-        found.append(("broken_json", f"{broken} of {prompts} calls are not valid JSON up to the end token",
-                      "train another epoch; if most are unclosed, raise emission.max_tokens or leave out rows with very long arguments"))
+        found.append(
+            (
+                "broken_json",
+                f"{broken} of {prompts} calls are not valid JSON up to the end token",
+                "train another epoch; if most are unclosed, raise emission.max_tokens or leave out rows with very long arguments",
+            )
+        )
     if (wrong := after["start_json_end"] - after["right_tool"]) > OFTEN * prompts:
-        found.append(("wrong_tool", f"{wrong} of {prompts} whole calls are not of the expected tool",
-                      "offer more tools per row (prepare_data.MOST_TOOLS) and more different tools"))
+        found.append(
+            (
+                "wrong_tool",
+                f"{wrong} of {prompts} whole calls are not of the expected tool",
+                "offer more tools per row (prepare_data.MOST_TOOLS) and more different tools",
+            )
+        )
     if ordinary["false_calls"] > OFTEN / 2 * ordinary["prompts"]:
-        found.append(("over_calling", f"{ordinary['false_calls']} of {ordinary['prompts']} ordinary prompts called a tool",
-                      "lower data.tool_share (0.6), and add ordinary rows beside tools that do not help"))
+        found.append(
+            (
+                "over_calling",
+                f"{ordinary['false_calls']} of {ordinary['prompts']} ordinary prompts called a tool",
+                "lower data.tool_share (0.6), and add ordinary rows beside tools that do not help",
+            )
+        )
     return found
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--emission", type=Path, required=True, metavar="FILE", help="report of scripts/evaluate_emission.py")
+    parser.add_argument(
+        "--emission", type=Path, required=True, metavar="FILE", help="report of scripts/smol_evaluate.py"
+    )
     parser.add_argument("--training", type=Path, metavar="FILE", help="report of scripts/train_lora.py")
     args = parser.parse_args()
 
@@ -61,7 +92,9 @@ def main() -> None:
     path = args.emission if args.emission.exists() or not failed.exists() else failed
     results = report.results(path)
     if "after" not in results:
-        raise cli.UserError(f"{shown(path)}: is a measurement of one model; give the report that compares before and after")
+        raise cli.UserError(
+            f"{shown(path)}: is a measurement of one model; give the report that compares before and after"
+        )
     found = diagnose(results, report.results(args.training) if args.training else None)
     for name, seen, change in found:
         print(f"{name}: {seen}. {change}.")

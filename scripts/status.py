@@ -7,24 +7,24 @@ A stage is done when its file exists and every input that its report names (of a
 folder, every report that it was made from) still has the recorded sha256; stale when one has another; failed, interrupted or running by the history or by a report
 kept as NAME.failed.json. `make` itself decides by file times; this looks at contents.
 
-  .venv/bin/python scripts/show_status.py --stage q4kxl=evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json --history runs/tiny/history.jsonl
+  .venv/bin/python scripts/status.py --stage q4kxl=evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json --history runs/tiny/history.jsonl
 """
 
 import functools
 from pathlib import Path
 
-import cli
-import history
-import report
-from files import ROOT, read_json, sha256, shown
-from verify_release import SUMMARY
+from kxl.base import cli, history, report
+from kxl.base.files import ROOT, read_json, sha256, shown
+from kxl.release.folder import SUMMARY
 
 HASH_AT_MOST = 1 << 30  # a larger input counts as changed when its size differs or it is newer than the report
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--stage", action="append", required=True, metavar="TARGET=FILE", help="a stage and what it makes; in order")
+    parser.add_argument(
+        "--stage", action="append", required=True, metavar="TARGET=FILE", help="a stage and what it makes; in order"
+    )
     parser.add_argument("--history", type=Path, required=True, help="history.jsonl of the run")
     parser.add_argument("--again", default="", help="words to add to the command that is proposed, such as RUN=mine")
     args = parser.parse_args()
@@ -43,7 +43,11 @@ def main() -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip())
-    print(f"next: make {next_target}{' ' + args.again if args.again else ''}" if next_target else "everything is made and fits together")
+    print(
+        f"next: make {next_target}{' ' + args.again if args.again else ''}"
+        if next_target
+        else "everything is made and fits together"
+    )
 
 
 def state_of(path: Path, last: dict, digest) -> tuple[str, str]:
@@ -54,7 +58,11 @@ def state_of(path: Path, last: dict, digest) -> tuple[str, str]:
     if not path.exists():
         if failed.is_file():
             return "failed", f"{shown(failed)}{score(failed)}"
-        return (last["event"], f"{last['argv'][0]}; its log or its message says why") if last.get("event") in ("failed", "interrupted") else ("-", shown(path))
+        return (
+            (last["event"], f"{last['argv'][0]}; its log or its message says why")
+            if last.get("event") in ("failed", "interrupted")
+            else ("-", shown(path))
+        )
     made_from = path / SUMMARY if path.is_dir() else path  # of a release folder
     if made_from.suffix != ".json":
         return "done", f"{shown(path)}  {size(path)}"
@@ -107,7 +115,11 @@ def duration(seconds: float) -> str:
     """12 s, 3:05 min, 1:02 h."""
     if seconds < 60:
         return f"{seconds:.0f} s"
-    return f"{int(seconds // 60)}:{int(seconds % 60):02} min" if seconds < 3600 else f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02} h"
+    return (
+        f"{int(seconds // 60)}:{int(seconds % 60):02} min"
+        if seconds < 3600
+        else f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02} h"
+    )
 
 
 if __name__ == "__main__":

@@ -7,16 +7,15 @@ Two points of one training path mostly lie in one valley, and the mean forgets l
 (Wortsman et al. 2022, "Model soups", arXiv 2203.05482). Of an embedding, whose rows for rare words only drift
 in a late stage, --but takes less.
 
-  .venv/bin/python scripts/average_checkpoints.py runs/tiny-train/2 runs/tiny-train/3 --share 0.35 --out models/tiny
+  .venv/bin/python scripts/tiny_average.py runs/tiny-train/2 runs/tiny-train/3 --share 0.35 --out models/tiny
 """
 
 from pathlib import Path
 
-import checkpoint
-import cli
-import report
-from cli import UserError
-from files import shown
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import shown
+from kxl.model import checkpoint
 
 
 def main() -> None:
@@ -24,7 +23,11 @@ def main() -> None:
     parser.add_argument("first", type=Path, help="checkpoint folder")
     parser.add_argument("second", type=Path, help="checkpoint folder of a later stage")
     parser.add_argument("--share", type=float, required=True, help="weight of the second, 0 to 1")
-    parser.add_argument("--but", metavar="NAME=SHARE", help="another share for tensors with NAME in their names, such as embed_tokens=0.5")
+    parser.add_argument(
+        "--but",
+        metavar="NAME=SHARE",
+        help="another share for tensors with NAME in their names, such as embed_tokens=0.5",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; may be one of the two")
     parser.add_argument("--report", type=Path, help="report with the hashes of both (JSON)")
     args = parser.parse_args()
@@ -38,20 +41,37 @@ def main() -> None:
         raise UserError(f"--share {args.share}{' --but ' + args.but if part else ''}: must lie between 0 and 1")
     first, second = checkpoint.read(args.first), checkpoint.read(args.second)
     if first.config != second.config:
-        differing = sorted(key for key in first.config.keys() | second.config.keys() if first.config.get(key) != second.config.get(key))
-        raise UserError(f"{shown(args.first)} and {shown(args.second)} are different models: {', '.join(differing)} in config.json differ")
+        differing = sorted(
+            key for key in first.config.keys() | second.config.keys() if first.config.get(key) != second.config.get(key)
+        )
+        raise UserError(
+            f"{shown(args.first)} and {shown(args.second)} are different models: {', '.join(differing)} in config.json differ"
+        )
     apart = [name for name in first.tensors if part and part in name]
     if part and not apart:
-        raise UserError(f"--but {args.but}: {shown(args.first)} has no tensor of such a name; it has {', '.join(list(first.tensors)[:3])}, …")
-    inputs = [report.describe_input(path) for folder in (args.first, args.second) for path in sorted(folder.glob("*.safetensors"))]
+        raise UserError(
+            f"--but {args.but}: {shown(args.first)} has no tensor of such a name; it has {', '.join(list(first.tensors)[:3])}, …"
+        )
+    inputs = [
+        report.describe_input(path)
+        for folder in (args.first, args.second)
+        for path in sorted(folder.glob("*.safetensors"))
+    ]
     tensors = {}
     for name, one in first.tensors.items():
         share = other if name in apart else args.share
-        tensors[name] = checkpoint.from_array(name, (1 - share) * one.read() + share * second.tensors[name].read(), one.dtype)
+        tensors[name] = checkpoint.from_array(
+            name, (1 - share) * one.read() + share * second.tensors[name].read(), one.dtype
+        )
     checkpoint.save_mlx(args.out, checkpoint.Checkpoint(args.first, first.config, tensors))
     if args.report:
-        report.write(args.report, inputs, {"share": args.share, "but": args.but}, {"tensors": len(tensors), "apart": apart})
-    print(f"{shown(args.out)}: {1 - args.share:g} of {shown(args.first)} and {args.share:g} of {shown(args.second)}, {len(tensors)} tensors" + (f"; {args.but}" if part else ""))
+        report.write(
+            args.report, inputs, {"share": args.share, "but": args.but}, {"tensors": len(tensors), "apart": apart}
+        )
+    print(
+        f"{shown(args.out)}: {1 - args.share:g} of {shown(args.first)} and {args.share:g} of {shown(args.second)}, {len(tensors)} tensors"
+        + (f"; {args.but}" if part else "")
+    )
 
 
 if __name__ == "__main__":

@@ -4,16 +4,16 @@ In:  a seed; the generator of the tiny model's training (tiny_rows), Hermes's sc
 Out: JSON lines {"messages", "tools", "kind", "split"}; held-out rows have arguments that training
      never uses. Most requests carry the fixed Hermes surface, some Hermes's own system prompt.
 
-    .venv/bin/python scripts/build_tiny_rows.py --out runs/tiny/rows.jsonl
+    .venv/bin/python scripts/tiny_build_rows.py --out runs/tiny/rows.jsonl
 """
 
 import json
 import random
 from pathlib import Path
 
-import cli
-import tiny_rows
-from files import shown, write_text
+from kxl.base import cli
+from kxl.base.files import shown, write_text
+from kxl.tiny import rows as tiny_rows
 
 # Contexts per split. Few, because each is a prompt of thousands of tokens that its rows share.
 CONTEXTS = ["fixed", "fixed", "fixed", "hermes_terminal", "hermes_files"]
@@ -28,7 +28,9 @@ def rows(split: str, count: int, seed: int) -> list[dict]:
         context = rng.choice(contexts)
         row = tiny_rows.row(rng, tiny_rows.tool_names(context), heldout=split == "heldout")
         system = [{"role": "system", "content": context["system"]}] if context["system"] else []
-        made.append({"messages": system + row["messages"], "tools": context["tools"], "kind": row["kind"], "split": split})
+        made.append(
+            {"messages": system + row["messages"], "tools": context["tools"], "kind": row["kind"], "split": split}
+        )
     return made
 
 

@@ -1,19 +1,26 @@
 """Generate an eval suite of single requests whose arguments the tiny model's training never used.
 
 In:  a seed; the wordings of the training's generator, with held-out words in the arguments.
-Out: a suite file as run_eval.py reads it (the committed one: evals/suites/generated_200.json).
+Out: a suite file as eval_run.py reads it (the committed one: evals/suites/generated_200.json).
 
-    .venv/bin/python scripts/generate_suite.py --out evals/suites/generated_200.json
+    .venv/bin/python scripts/tiny_generate_suite.py --out evals/suites/generated_200.json
 """
 
 import random
 from pathlib import Path
 
-import cli
-import tiny_requests
-from files import shown, write_json
+from kxl.base import cli
+from kxl.base.files import shown, write_json
+from kxl.tiny import requests
 
-CATEGORIES = {"terminal": "terminal", "read_file": "read", "search_files": "search", "write_file": "write", "patch": "patch", "browser_navigate": "browser"}
+CATEGORIES = {
+    "terminal": "terminal",
+    "read_file": "read",
+    "search_files": "search",
+    "write_file": "write",
+    "patch": "patch",
+    "browser_navigate": "browser",
+}
 
 
 def rule(name: str, value) -> dict:
@@ -28,8 +35,8 @@ def cases(count: int, seed: int) -> list[dict]:
     rng = random.Random(seed)
     made, prompts = [], set()
     while len(made) < count:
-        tool = tiny_requests.pick_tool(rng, list(CATEGORIES))
-        prompt, call = tiny_requests.request(rng, tool, heldout=True)
+        tool = requests.pick_tool(rng, list(CATEGORIES))
+        prompt, call = requests.request(rng, tool, heldout=True)
         if prompt in prompts:
             continue
         prompts.add(prompt)
@@ -47,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     write_json(args.out, {
         "name": args.out.stem,
-        "description": "Generated single requests; each has an argument with words that training never uses (generate_suite.py).",
+        "description": "Generated single requests; each has an argument with words that training never uses (tiny_generate_suite.py).",
         "tools": "fixed_hermes",
         "system": "You are Hermes Agent, a helpful assistant that can use tools.",
         "max_tokens": 192,

@@ -1,13 +1,13 @@
 """Train the tiny LFM2-MoE from nothing, on requests that never repeat.
 
-In:  configs/tiny-train.json, the tokenizer of train_tiny_tokenizer.py, the generator (tiny_rows).
+In:  configs/tiny-train.json, the tokenizer of tiny_train_tokenizer.py, the generator (tiny_rows).
 Out: MODEL/model.safetensors and config.json as mlx_lm saves them; a training report and a log.
 
 Each step draws a context and rows that fit it (tiny_rows); the context's tokens are computed once and
 shared by the step's rows. Loss is on assistant turns, and lightly on the rest of the row. The random
 state of a step is its number, so a run that was stopped goes on as if it had not been.
 
-    .venv/bin/python scripts/train_tiny.py --model models/tiny --work runs/tiny-train
+    .venv/bin/python scripts/tiny_train.py --model models/tiny --work runs/tiny-train
 
 Two cores need about two hours; the same command resumes.
 """
@@ -25,17 +25,15 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-import checkpoint
-import cli
-import eval_case
-import freed_memory
-import report
-import tiny_requests
-import tiny_rows
-from files import ROOT, atomic_path, read_json, shown, write_text
-from muon import Muon
-from tiny_lfm2 import TinyLfm2Moe
-from tool_syntax import render_calls
+from kxl.base import cli, report
+from kxl.base.files import ROOT, atomic_path, read_json, shown, write_text
+from kxl.chat.tool_syntax import render_calls
+from kxl.eval import suites
+from kxl.model import checkpoint, freed_memory
+from kxl.tiny import requests
+from kxl.tiny import rows as tiny_rows
+from kxl.tiny.model import TinyLfm2Moe
+from kxl.tiny.muon import Muon
 
 
 class Encoder:
@@ -46,7 +44,7 @@ class Encoder:
         self.end = self.tokenizer.token_to_id("<|im_end|>")
         vocabulary = self.tokenizer.get_vocab()
         words = sorted(token for token in vocabulary if re.fullmatch("[A-Za-z]{2,}", token))
-        self.pieces = tiny_requests.Pieces(words, [word for word in words if "Ġ" + word in vocabulary])
+        self.pieces = requests.Pieces(words, [word for word in words if "Ġ" + word in vocabulary])
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -86,13 +84,24 @@ def shares_of(settings: dict) -> dict[str, float]:
     return {key: settings[key] for key in ("finalizations", "in_a_row", "introductions") if key in settings}
 
 
-def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, max_tokens: int, forbidden: set, heldout: bool = False, simple: bool = False, **shares: float):
+def draw_batch(
+    rng,
+    encoder: Encoder,
+    context: dict,
+    count: int,
+    longest: int,
+    max_tokens: int,
+    forbidden: set,
+    heldout: bool = False,
+    simple: bool = False,
+    **shares: float,
+):
     """At most `count` rows of like length and `max_tokens` tokens, padded: ids [B, S], emitted [B, S] (bool), real [B, S] (bool), kinds; `shares` as tiny_rows.row takes them."""
     names = tiny_rows.tool_names(context)
     pool = []
     while len(pool) < 4 * count:
         row = tiny_rows.row(rng, names, heldout, simple, None if heldout else encoder.pieces, **shares)
-        if not forbidden.isdisjoint(eval_case.requests_of(row["messages"])):
+        if not forbidden.isdisjoint(suites.requests_of(row["messages"])):
             continue
         ids, emitted = encoder.row(row["messages"])
         if len(ids) <= longest:
@@ -103,7 +112,11 @@ def draw_batch(rng, encoder: Encoder, context: dict, count: int, longest: int, m
     # Attention over a long prefix costs by the row's tokens: long rows come in smaller batches.
     rows = rng.sample(pool[start : start + count], min(count, max_tokens // width))
     count, width = len(rows), max(len(ids) for ids, _, _ in rows)
-    ids, emitted, real = np.zeros((count, width), np.int64), np.zeros((count, width), bool), np.zeros((count, width), bool)
+    ids, emitted, real = (
+        np.zeros((count, width), np.int64),
+        np.zeros((count, width), bool),
+        np.zeros((count, width), bool),
+    )
     for i, (row_ids, row_emitted, _) in enumerate(rows):
         ids[i, : len(row_ids)], emitted[i, : len(row_ids)], real[i, : len(row_ids)] = row_ids, row_emitted, True
     return torch.from_numpy(ids), torch.from_numpy(emitted), torch.from_numpy(real), [kind for _, _, kind in rows]
@@ -131,7 +144,9 @@ def loss_of(model: TinyLfm2Moe, states: list, batch, other_weight: float) -> tup
 
 
 @torch.no_grad()
-def exact_rows(model: TinyLfm2Moe, encoder: Encoder, settings: dict, forbidden: set, kinds: list[str], batches: int, seed: int) -> dict:
+def exact_rows(
+    model: TinyLfm2Moe, encoder: Encoder, settings: dict, forbidden: set, kinds: list[str], batches: int, seed: int
+) -> dict:
     """Share of held-out rows of which every emitted token is the model's first choice, by context and kind of row."""
     model.eval()
     counts: dict[str, list[int]] = {}
@@ -141,7 +156,17 @@ def exact_rows(model: TinyLfm2Moe, encoder: Encoder, settings: dict, forbidden: 
         for b in range(batches):
             rng = random.Random(f"{seed} {kind} {b}")
             context = tiny_rows.context(rng, kind)
-            ids, emitted, real, rows = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, heldout=True, **shares)
+            ids, emitted, real, rows = draw_batch(
+                rng,
+                encoder,
+                context,
+                settings["rows"],
+                settings["longest"],
+                settings["max_tokens"],
+                forbidden,
+                heldout=True,
+                **shares,
+            )
             hidden, _ = model(ids[:, :-1], row_states(model, encoder.prefix(context), False))
             right = (model.logits(hidden).argmax(-1) == ids[:, 1:]) | ~emitted[:, 1:]
             for ok, name in zip(right.all(1).tolist(), rows):
@@ -158,7 +183,11 @@ def build_optimizers(model: TinyLfm2Moe, settings: dict) -> list[torch.optim.Opt
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(part in name for part in settings.get("frozen", ())))
     moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    hidden = {n: p for n, p in moving.items() if p.ndim == 2 and not n.endswith(("embed_tokens.weight", "gate.weight", "operator.weight"))}
+    hidden = {
+        n: p
+        for n, p in moving.items()
+        if p.ndim == 2 and not n.endswith(("embed_tokens.weight", "gate.weight", "operator.weight"))
+    }
     others = [p for n, p in moving.items() if n not in hidden]
     muon = Muon(list(hidden.values()), settings["muon_learning_rate"], settings["weight_decay"])
     return [muon, torch.optim.AdamW(others, lr=settings["adam_learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)]
@@ -172,7 +201,16 @@ def schedule(settings: dict, step: int) -> float:
 
 def save_state(path: Path, model, optimizers, step: int, history: list, settings: dict) -> None:
     with atomic_path(path) as partial:
-        torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step, "history": history, "settings": settings}, partial)
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizers": [o.state_dict() for o in optimizers],
+                "step": step,
+                "history": history,
+                "settings": settings,
+            },
+            partial,
+        )
 
 
 def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None = None) -> tuple[TinyLfm2Moe, list]:
@@ -195,7 +233,7 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None 
             optimizer.load_state_dict(held)
         start, history = saved["step"], saved["history"]
         cli.say(f"resuming at step {start}")
-    forbidden = eval_case.requests_of_suites(sorted((ROOT / "evals/suites").glob("*.json")))
+    forbidden = suites.requests_of_suites(sorted((ROOT / "evals/suites").glob("*.json")))
     shares = shares_of(settings)
     bar = tqdm(range(start, settings["steps"]), initial=start, total=settings["steps"], unit="step", dynamic_ncols=True)
     seen = history[-1]["tokens"] if history else 0
@@ -204,12 +242,24 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None 
     for step in bar:
         rng = random.Random(f"{settings['seed']} {step}")
         context = draw_context(rng, settings, step)
-        batch = draw_batch(rng, encoder, context, settings["rows"], settings["longest"], settings["max_tokens"], forbidden, simple=not context["tools"], **shares)
+        batch = draw_batch(
+            rng,
+            encoder,
+            context,
+            settings["rows"],
+            settings["longest"],
+            settings["max_tokens"],
+            forbidden,
+            simple=not context["tools"],
+            **shares,
+        )
         prefix = encoder.prefix(context)
         with_gradient = len(prefix) < 1000 or rng.random() < settings["prefix_gradient"]
         loss, right = loss_of(model, row_states(model, prefix, with_gradient), batch, settings["other_weight"])
         if not math.isfinite(loss.item()):
-            raise cli.UserError(f"the loss is {loss.item()} at step {step}; lower the learning rates in configs/tiny-train.json")
+            raise cli.UserError(
+                f"the loss is {loss.item()} at step {step}; lower the learning rates in configs/tiny-train.json"
+            )
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
@@ -224,8 +274,24 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None 
         bar.set_postfix(loss=f"{np.mean(recent[-20:]):.3f}", right=f"{right:.3f}")
         done = step + 1
         if done % settings["eval_every"] == 0 or done == settings["steps"]:
-            exact = exact_rows(model, encoder, settings, forbidden, settings["eval_contexts"] if done < settings["steps"] else list(tiny_rows.CONTEXTS), 1 if done < settings["steps"] else 4, settings["seed"])
-            history.append({"step": done, "tokens": seen, "loss": round(float(np.mean(recent)), 4), "exact": exact, "seconds": round(time.monotonic() - clock)})
+            exact = exact_rows(
+                model,
+                encoder,
+                settings,
+                forbidden,
+                settings["eval_contexts"] if done < settings["steps"] else list(tiny_rows.CONTEXTS),
+                1 if done < settings["steps"] else 4,
+                settings["seed"],
+            )
+            history.append(
+                {
+                    "step": done,
+                    "tokens": seen,
+                    "loss": round(float(np.mean(recent)), 4),
+                    "exact": exact,
+                    "seconds": round(time.monotonic() - clock),
+                }
+            )
             recent.clear()
             save_state(state, model, optimizers, done, history, settings)
             bar.write(json.dumps(history[-1]))
@@ -234,9 +300,17 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None 
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs/tiny-train.json", help="settings of the model and its training")
-    parser.add_argument("--model", type=Path, required=True, help="folder with the tokenizer; the checkpoint goes there")
-    parser.add_argument("--start-from", type=Path, help="checkpoint folder whose weights and model config are the first ones (default: random weights)")
+    parser.add_argument(
+        "--config", type=Path, default=ROOT / "configs/tiny-train.json", help="settings of the model and its training"
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, help="folder with the tokenizer; the checkpoint goes there"
+    )
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        help="checkpoint folder whose weights and model config are the first ones (default: random weights)",
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of the resumable state")
     parser.add_argument("--report", type=Path, help="training report (JSON)")
     parser.add_argument("--log", type=Path, help="one line per evaluation")
@@ -249,12 +323,17 @@ def main() -> None:
         settings["model"] = read_json(args.start_from / "config.json")
     settings["model"]["vocab_size"] = encoder.tokenizer.get_vocab_size()
     start = sorted(args.start_from.glob("*.safetensors")) if args.start_from else []
-    used = [report.describe_input(p) for p in (args.config, args.model / "tokenizer.json", tiny_rows.RESULTS, tiny_rows.SEQUENCES, *start)]
+    used = [
+        report.describe_input(p)
+        for p in (args.config, args.model / "tokenizer.json", tiny_rows.RESULTS, tiny_rows.SEQUENCES, *start)
+    ]
     args.work.mkdir(parents=True, exist_ok=True)
     model, history = train(settings, encoder, args.work, args.start_from)
     save_checkpoint(model, settings, args.model)
     if args.report:
-        report.write(args.report, used, settings, {"parameters": sum(p.numel() for p in model.parameters()), "history": history})
+        report.write(
+            args.report, used, settings, {"parameters": sum(p.numel() for p in model.parameters()), "history": history}
+        )
     if args.log:
         write_text(args.log, "".join(json.dumps(entry) + "\n" for entry in history))
     print(f"tiny model: {settings['steps']} steps, {history[-1]['tokens']:,} tokens, in {shown(args.model)}")
@@ -262,7 +341,10 @@ def main() -> None:
 
 def save_checkpoint(model: TinyLfm2Moe, settings: dict, folder: Path) -> None:
     """Write model.safetensors (BF16, MLX layout) and config.json beside the tokenizer."""
-    tensors = {name: checkpoint.from_array(name, t.numpy(), "F32" if name.endswith("expert_bias") else "BF16") for name, t in model.hf_tensors().items()}
+    tensors = {
+        name: checkpoint.from_array(name, t.numpy(), "F32" if name.endswith("expert_bias") else "BF16")
+        for name, t in model.hf_tensors().items()
+    }
     checkpoint.save_mlx(folder, checkpoint.Checkpoint(folder, settings["model"], tensors))
 
 

@@ -9,7 +9,7 @@ splits the two differently and the model would have to spell. Here no merge join
 stands before it, so a word is the same tokens wherever it stands; only the commonest words of the
 tool schemas get a second token with the space in front. Digits stay single.
 
-    .venv/bin/python scripts/train_tiny_tokenizer.py --out models/tiny
+    .venv/bin/python scripts/tiny_train_tokenizer.py --out models/tiny
 """
 
 import json
@@ -20,10 +20,10 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-import cli
-import tiny_rows
-from files import ROOT, read_json, write_json, write_text
-from tokenizer_checks import SPLIT_PATTERNS
+from kxl.base import cli
+from kxl.base.files import ROOT, read_json, write_json, write_text
+from kxl.chat.tokenizer_checks import SPLIT_PATTERNS
+from kxl.tiny import rows as tiny_rows
 
 # LFM2's first fourteen ids; the rest of its special tokens has no use here.
 SPECIAL = [
@@ -32,14 +32,35 @@ SPECIAL = [
 ]  # fmt: skip
 # Runs of punctuation that the call syntax and JSON write all the time. `\n` comes first: in a JSON
 # string a newline is a backslash and an n, which would otherwise glue to the next word's letters.
-JOINS = [("Ġ", '"'), ("Ġ", "("), ("Ġ", "{"), ("Ġ", "["), ("Ġ", "'"), ("Ġ", "`"), ("\\", "n"), ("\\", '"'), ("=", '"'), ('"', ")"), ('")', "]"), ("(", "{"), ('"', ":"), (":", "/"), (":/", "/"), ('"', ","), ("}", ","), ('"', "}")]
+JOINS = [
+    ("Ġ", '"'),
+    ("Ġ", "("),
+    ("Ġ", "{"),
+    ("Ġ", "["),
+    ("Ġ", "'"),
+    ("Ġ", "`"),
+    ("\\", "n"),
+    ("\\", '"'),
+    ("=", '"'),
+    ('"', ")"),
+    ('")', "]"),
+    ("(", "{"),
+    ('"', ":"),
+    (":", "/"),
+    (":/", "/"),
+    ('"', ","),
+    ("}", ","),
+    ('"', "}"),
+]
 
 
 def corpus(rows: int, seed: int) -> tuple[list[str], list[str]]:
     """(fixed texts: schemas and prompts; generated requests and answers)."""
     rng = random.Random(seed)
     fixed = tiny_rows.fixed_texts()
-    generated = [m["content"] for _ in range(rows) for m in tiny_rows.row(rng, tiny_rows.ALL_TOOLS)["messages"] if m["content"]]
+    generated = [
+        m["content"] for _ in range(rows) for m in tiny_rows.row(rng, tiny_rows.ALL_TOOLS)["messages"] if m["content"]
+    ]
     return fixed, generated
 
 
@@ -48,10 +69,15 @@ def train(vocab_size: int, spaced: int, rows: int, seed: int) -> Tokenizer:
     fixed, generated = corpus(rows, seed)
     letters = Tokenizer(models.BPE())
     letters.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\p{L}+|[^\p{L}]"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(r"\p{L}+|[^\p{L}]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     size = vocab_size - len(SPECIAL) - len(JOINS) - spaced
-    trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     # The schemas stand in front of every request: their words should be single tokens.
     letters.train_from_iterator(fixed * 40 + generated, trainer)
     model = json.loads(letters.to_str())["model"]
@@ -66,10 +92,15 @@ def train(vocab_size: int, spaced: int, rows: int, seed: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab, JOINS + merges + [("Ġ", w) for w in chosen], ignore_merges=True))
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT_PATTERNS["lfm2"]), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERNS["lfm2"]), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<|startoftext|> $A", special_tokens=[("<|startoftext|>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|startoftext|> $A", special_tokens=[("<|startoftext|>", 1)]
+    )
     return tokenizer
 
 
@@ -85,7 +116,9 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs/tiny-train.json", help="training settings of the tiny model")
+    parser.add_argument(
+        "--config", type=Path, default=ROOT / "configs/tiny-train.json", help="training settings of the tiny model"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the tokenizer files")
     args = parser.parse_args()
     settings = read_json(args.config)["tokenizer"]

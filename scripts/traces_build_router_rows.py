@@ -2,19 +2,19 @@
 
 In:  a seed; the generator of the tiny model's training (tiny_rows) and Hermes's schemas. Tool output is real: it
      was recorded from Hermes's own tools (datasets/tiny/tool_results.jsonl).
-Out: JSON lines {"id", "task", "messages", "tools"}, OpenAI chat rows for prepare_traces.py. Rows of one task share
+Out: JSON lines {"id", "task", "messages", "tools"}, OpenAI chat rows for traces_prepare.py. Rows of one task share
      `task`: the same call, however it is worded.
 
-  .venv/bin/python scripts/build_router_rows.py --out runs/tiny/router_rows.jsonl
+  .venv/bin/python scripts/traces_build_router_rows.py --out runs/tiny/router_rows.jsonl
 """
 
 import json
 import random
 from pathlib import Path
 
-import cli
-import tiny_rows
-from files import shown, write_text
+from kxl.base import cli
+from kxl.base.files import shown, write_text
+from kxl.tiny import rows as tiny_rows
 
 # What the prompts look like: the fixed surface that the evals use, short lists, Hermes's own prompt.
 CONTEXTS = {"fixed": 0.6, "compact": 0.25, "hermes_terminal": 0.1, "hermes_files": 0.05}
@@ -28,7 +28,14 @@ def rows(count: int, seed: int, contexts: dict = CONTEXTS) -> list[dict]:
         context = tiny_rows.context(rng, rng.choices(list(contexts), list(contexts.values()))[0])
         row = tiny_rows.row(rng, tiny_rows.tool_names(context))
         system = [{"role": "system", "content": context["system"]}] if context["system"] else []
-        made.append({"id": f"router-{seed}-{number:05}", "task": task(row), "messages": system + row["messages"], "tools": context["tools"]})
+        made.append(
+            {
+                "id": f"router-{seed}-{number:05}",
+                "task": task(row),
+                "messages": system + row["messages"],
+                "tools": context["tools"],
+            }
+        )
     return made
 
 
@@ -44,7 +51,11 @@ def main() -> None:
     # With the shipped traces as many rows are left as the reference trained on: 582, 29 and 26.
     parser.add_argument("--rows", type=int, default=604, help="how many")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--context", choices=list(CONTEXTS), help="only prompts of this kind; compact ones are the shortest (default: all, mixed)")
+    parser.add_argument(
+        "--context",
+        choices=list(CONTEXTS),
+        help="only prompts of this kind; compact ones are the shortest (default: all, mixed)",
+    )
     args = parser.parse_args()
     made = rows(args.rows, args.seed, {args.context: 1} if args.context else CONTEXTS)
     write_text(args.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made))

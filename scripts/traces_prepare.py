@@ -1,12 +1,12 @@
 """Turn agent traces into rows that are proven to train what they should, and account for every row left out.
 
-In:  traces: files, folders, hub dataset ids (formats: trace_formats.py); the `data` section of a config; a model
+In:  traces: files, folders, hub dataset ids (formats: kxl/traces/formats.py); the `data` section of a config; a model
      folder, whose tokenizer counts and whose template renders; eval suites, which no row may repeat.
-Out: OUT/train.jsonl, valid.jsonl, test.jsonl: rows {"id", "messages", "tools"} for loss_mask.py and mlx-lm
+Out: OUT/train.jsonl, valid.jsonl, test.jsonl: rows {"id", "messages", "tools"} for kxl/chat/loss_mask.py and mlx-lm
      MANIFEST   files with sha256, so that another machine can tell that it made the same
      REPORT     rows in and out, each reason with count, row ids and examples, repairs, lengths before and after
 
-  .venv/bin/python scripts/prepare_traces.py traces/ --config configs/tiny.json --model models/tiny \\
+  .venv/bin/python scripts/traces_prepare.py traces/ --config configs/tiny.json --model models/tiny \\
       --out runs/tiny/data --manifest datasets/tiny/manifest.json --report reports/tiny/dataset.json
 
 Rows are read, checked and written one by one; memory does not grow with their number beyond about 2 kB a row.
@@ -24,19 +24,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import cli
-import dataset_split
-import report
-import trace_filters
-import trace_overlap
-import trace_sources
-import trace_worker
-from cli import UserError
-from files import atomic_path, read_json, require_space, sha256, shown, write_json
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_path, read_json, require_space, sha256, shown, write_json
+from kxl.traces import duplicates, filters
+from kxl.traces import record as traces_record
+from kxl.traces import sources as traces_sources
+from kxl.traces import split as traces_split
 
-BIN, BINS = 512, 64          # the histogram: tokens per bar; longer rows count in the last
-EXAMPLES = 5                 # per reason, with what was found
-BATCH = 16                   # rows that a worker gets at a time
+BIN, BINS = 512, 64  # the histogram: tokens per bar; longer rows count in the last
+EXAMPLES = 5  # per reason, with what was found
+BATCH = 16  # rows that a worker gets at a time
 
 
 def main() -> None:
@@ -47,30 +45,51 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the rows")
     parser.add_argument("--manifest", type=Path, required=True, help="manifest to write (JSON)")
     parser.add_argument("--report", type=Path, required=True, help="report to write (JSON)")
-    parser.add_argument("--suite", type=Path, action="append", default=[], help="eval suite whose requests are kept out; may be given several times")
+    parser.add_argument(
+        "--suite",
+        type=Path,
+        action="append",
+        default=[],
+        help="eval suite whose requests are kept out; may be given several times",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes that check rows")
     args = parser.parse_args()
 
     settings = data_settings(args.config)
     ignored = []
-    sources = trace_sources.resolve(args.traces, ignored)
+    sources = traces_sources.resolve(args.traces, ignored)
     require_space(args.out, 3 * sum(path.stat().st_size for _, path in sources))
     account = Account(settings)
     with tempfile.TemporaryFile(dir=args.out) as spool:  # without a name: gone with this process, however that ends
         limit = int(settings["largest_row_mib"] * 2**20)
-        for outcome in outcomes(trace_sources.records(sources, limit), args.model, settings, args.suite, args.jobs):
+        for outcome in outcomes(traces_sources.records(sources, limit), args.model, settings, args.suite, args.jobs):
             account.add(outcome, spool)
         if not account.rows:
             raise UserError(f"of {account.rows_in:,} rows none is left: {account.summary()}; first: {account.first()}")
         account.split()
         described = [{**report.describe_input(path), "path": name} for name, path in sources]
-        model = [args.model / name for name in ("tokenizer.json", "chat_template.jinja") if (args.model / name).is_file()]
+        model = [
+            args.model / name for name in ("tokenizer.json", "chat_template.jinja") if (args.model / name).is_file()
+        ]
         # All files take their names at the end, train.jsonl as the last: make goes by that one.
         with contextlib.ExitStack() as renamed_at_the_end:
             files = write_rows(account, spool, args.out, renamed_at_the_end)
-            write_json(args.manifest, {"files": files, "inputs": described, "settings": settings, "suites": [{"name": path.name, "sha256": sha256(path)} for path in args.suite],
-                                       "model": [{"name": path.name, "sha256": sha256(path)} for path in model]})
-            report.write(args.report, [*described, *model, *args.suite], {**settings, "ignored_files": ignored}, account.results())
+            write_json(
+                args.manifest,
+                {
+                    "files": files,
+                    "inputs": described,
+                    "settings": settings,
+                    "suites": [{"name": path.name, "sha256": sha256(path)} for path in args.suite],
+                    "model": [{"name": path.name, "sha256": sha256(path)} for path in model],
+                },
+            )
+            report.write(
+                args.report,
+                [*described, *model, *args.suite],
+                {**settings, "ignored_files": ignored},
+                account.results(),
+            )
     print(account.summary_line())
 
 
@@ -79,7 +98,15 @@ def data_settings(config: Path) -> dict:
     settings = read_json(config).get("data")
     if not isinstance(settings, dict):
         raise UserError(f"{shown(config)}: has no data section")
-    wanted = {"caps": list, "policies": dict, "vanished_tools": list, "eval_ngram_words": int, "near_duplicate": float, "split": dict, "largest_row_mib": int}
+    wanted = {
+        "caps": list,
+        "policies": dict,
+        "vanished_tools": list,
+        "eval_ngram_words": int,
+        "near_duplicate": float,
+        "split": dict,
+        "largest_row_mib": int,
+    }
     for name, kind in wanted.items():
         if not isinstance(settings.get(name), kind):
             raise UserError(f"{shown(config)}: data.{name} must be a {kind.__name__}")
@@ -87,7 +114,7 @@ def data_settings(config: Path) -> dict:
         raise UserError(f"{shown(config)}: data.caps must be token counts, such as [16384, 10240]")
     if set(settings["split"]) != {"train", "valid", "test"}:
         raise UserError(f"{shown(config)}: data.split must say train, valid and test")
-    trace_filters.check_policies(settings["policies"], f"{shown(config)}: data.policies")
+    filters.check_policies(settings["policies"], f"{shown(config)}: data.policies")
     return {name: settings[name] for name in wanted}
 
 
@@ -97,7 +124,7 @@ _worker = None  # one per process
 def _start_worker(model: Path, settings: dict, suites: list[Path]) -> None:
     global _worker
     try:
-        _worker = trace_worker.Worker(model, settings, suites)
+        _worker = traces_record.Worker(model, settings, suites)
     except UserError as error:  # told by the first batch: an initializer's own error never reaches the person
         _worker = error
 
@@ -124,13 +151,17 @@ def map_batches(batches, model: Path, settings: dict, suites: list[Path], jobs: 
         yield from map(_work, batches)
         return
     # Spawned, not forked: the tokenizer's threads do not survive a fork.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker, (model, settings, suites)) as pool:
+    with ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), _start_worker, (model, settings, suites)
+    ) as pool:
         waiting = deque(pool.submit(_work, batch) for batch in itertools.islice(batches, 2 * jobs))
         while waiting:
             try:
                 yield waiting.popleft().result()
             except BrokenProcessPool:
-                raise UserError("a process that checks rows was ended from outside, perhaps for memory; try again with --jobs 1") from None
+                raise UserError(
+                    "a process that checks rows was ended from outside, perhaps for memory; try again with --jobs 1"
+                ) from None
             waiting.extend(pool.submit(_work, batch) for batch in itertools.islice(batches, 1))
 
 
@@ -139,15 +170,15 @@ class Account:
 
     def __init__(self, settings: dict):
         self.settings, self.rows_in = settings, 0
-        self.seen = trace_overlap.Rows(settings["near_duplicate"])
+        self.seen = duplicates.Rows(settings["near_duplicate"])
         self.dropped, self.repaired, self.kept = {}, {}, {}
-        self.rows = []      # per kept row: outcome without its line, place in the spool
+        self.rows = []  # per kept row: outcome without its line, place in the spool
         self.languages = Counter()
         self.before, self.after = Counter(), Counter()
         self.measured = 0
         self.splits = []
 
-    def add(self, outcome: trace_worker.Outcome, spool) -> None:
+    def add(self, outcome: traces_record.Outcome, spool) -> None:
         """Count one outcome; the line of a row goes into the spool."""
         self.rows_in += 1
         if outcome.measured is not None:
@@ -155,7 +186,7 @@ class Account:
             self.measured += 1
         if outcome.reason is None:
             twin = self.seen.duplicate_of(outcome.content, np.frombuffer(outcome.fingerprint, np.uint32), outcome.name)
-            if twin and self.settings["policies"][twin[0]] == trace_filters.DROP:
+            if twin and self.settings["policies"][twin[0]] == filters.DROP:
                 outcome.reason, outcome.detail = twin
             elif twin:
                 outcome.kept[twin[0]] = twin[1]
@@ -177,7 +208,11 @@ class Account:
     def split(self) -> None:
         """Decide train, valid and test, and put the rows in the order of their hashes."""
         self.rows.sort(key=lambda row: (row[0].content, row[0].where))
-        self.splits = dataset_split.assign([outcome.content for outcome, _ in self.rows], [outcome.tasks for outcome, _ in self.rows], self.settings["split"])
+        self.splits = traces_split.assign(
+            [outcome.content for outcome, _ in self.rows],
+            [outcome.tasks for outcome, _ in self.rows],
+            self.settings["split"],
+        )
 
     def results(self) -> dict:
         """The report's results. Nothing may be missing from the account."""
@@ -192,24 +227,46 @@ class Account:
             "dropped": dropped,
             "repaired": {reason: len(entries) for reason, entries in self.repaired.items()},
             "kept": {reason: len(entries) for reason, entries in self.kept.items()},
-            "drops": {reason: {"in_words": trace_filters.in_words(reason), "ids": [entry["id"] for entry in entries], "examples": entries[:EXAMPLES]}
-                      for reason, entries in self.dropped.items()},
+            "drops": {
+                reason: {
+                    "in_words": filters.in_words(reason),
+                    "ids": [entry["id"] for entry in entries],
+                    "examples": entries[:EXAMPLES],
+                }
+                for reason, entries in self.dropped.items()
+            },
             "repairs": self.repaired,
             "keeps": self.kept,
             "languages": dict(self.languages),
-            "token_lengths": {"bin": BIN, "last_bin_is_open": True, "before": bars(self.before), "after": bars(self.after),
-                              "rows_before": self.measured, "not_measured": self.rows_in - self.measured},
-            "sizes": {"tokens": sum(lengths), "trained_tokens": sum(outcome.trained_tokens for outcome, _ in self.rows),
-                      "shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1],
-                      "messages": sum(outcome.messages for outcome, _ in self.rows), "calls": sum(outcome.calls for outcome, _ in self.rows)},
+            "token_lengths": {
+                "bin": BIN,
+                "last_bin_is_open": True,
+                "before": bars(self.before),
+                "after": bars(self.after),
+                "rows_before": self.measured,
+                "not_measured": self.rows_in - self.measured,
+            },
+            "sizes": {
+                "tokens": sum(lengths),
+                "trained_tokens": sum(outcome.trained_tokens for outcome, _ in self.rows),
+                "shortest": lengths[0],
+                "median": lengths[len(lengths) // 2],
+                "longest": lengths[-1],
+                "messages": sum(outcome.messages for outcome, _ in self.rows),
+                "calls": sum(outcome.calls for outcome, _ in self.rows),
+            },
         }
 
     def summary(self) -> str:
-        """"3,042 dropped: 2,100 over 10,240 tokens, …", most first."""
-        counts = sorted(((len(entries), reason) for reason, entries in self.dropped.items()), key=lambda one: (-one[0], one[1]))
+        """ "3,042 dropped: 2,100 over 10,240 tokens, …", most first."""
+        counts = sorted(
+            ((len(entries), reason) for reason, entries in self.dropped.items()), key=lambda one: (-one[0], one[1])
+        )
         if not counts:
             return "none dropped"
-        return f"{sum(count for count, _ in counts):,} dropped: " + ", ".join(f"{count:,} {trace_filters.in_words(reason)}" for count, reason in counts)
+        return f"{sum(count for count, _ in counts):,} dropped: " + ", ".join(
+            f"{count:,} {filters.in_words(reason)}" for count, reason in counts
+        )
 
     def summary_line(self) -> str:
         return f"{', '.join(f'{self.splits.count(split):,} {split}' for split in ('train', 'valid', 'test'))}; {self.summary()}"
@@ -242,7 +299,12 @@ def write_rows(account: Account, spool, out: Path, stack: contextlib.ExitStack) 
             for _, place in own:
                 spool.seek(place)
                 file.write(spool.readline())
-        files[f"{split}.jsonl"] = {"rows": len(own), "tokens": sum(outcome.tokens for outcome, _ in own), "bytes": partial.stat().st_size, "sha256": sha256(partial)}
+        files[f"{split}.jsonl"] = {
+            "rows": len(own),
+            "tokens": sum(outcome.tokens for outcome, _ in own),
+            "bytes": partial.stat().st_size,
+            "sha256": sha256(partial),
+        }
     return files
 
 

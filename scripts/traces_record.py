@@ -1,11 +1,11 @@
 """Record real traces: the pinned Hermes Agent, run headless against a scripted server, its tools really executing.
 
-In:  the scenarios of hermes_scenarios.py (requests, files, what the model does).
+In:  the scenarios of kxl/live/scenarios.py (requests, files, what the model does).
 Out: JSON lines in Hermes's own trace format (ShareGPT), with the columns of the public trace sets:
      {"id", "conversations", "tools", "category", "subcategory", "task", "completed"}. Hermes writes the
      conversation itself; the scratch folder's path becomes /home/user/project, and the time is left out.
 
-  .venv/bin/python scripts/record_hermes_traces.py --out datasets/hermes/traces.jsonl
+  .venv/bin/python scripts/traces_record.py --out datasets/hermes/traces.jsonl
 """
 
 import json
@@ -14,12 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import cli
-import hermes_agent
-import hermes_scenarios
-import scripted_server
-from cli import UserError
-from files import shown, write_text
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import shown, write_text
+from kxl.live import agent, scripted_server
+from kxl.live import scenarios as live_scenarios
 
 HOME = "/home/user/project"
 
@@ -33,18 +32,29 @@ def record(scenario: dict, toolsets: str, seconds: float) -> dict:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
         with scripted_server.serve(scenario["turns"], side_answer="Title") as server:
-            run = hermes_agent.run(scenario["prompt"], server.url, folder, toolsets=toolsets, seconds=seconds, save_trajectory=True)
+            run = agent.run(
+                scenario["prompt"], server.url, folder, toolsets=toolsets, seconds=seconds, save_trajectory=True
+            )
         if run.trajectory is None or server.left():
             ending = (run.errors or run.answer).strip()[-500:]
-            raise UserError(f"{scenario['id']}: Hermes asked for {len(scenario['turns']) - server.left()} of {len(scenario['turns'])} turns"
-                            f" and {'kept no' if run.trajectory is None else 'kept a'} trace; it printed at the end: {ending}")
+            raise UserError(
+                f"{scenario['id']}: Hermes asked for {len(scenario['turns']) - server.left()} of {len(scenario['turns'])} turns"
+                f" and {'kept no' if run.trajectory is None else 'kept a'} trace; it printed at the end: {ending}"
+            )
         tools = next(body["tools"] for body in server.requests if body.get("tools"))
         text = json.dumps(run.trajectory["conversations"], ensure_ascii=False).replace(str(folder), HOME)
         if str(folder.parent) in text:
             raise UserError(f"{scenario['id']}: the trace names this machine's folder {folder.parent}")
     functions = [{**tool["function"], "required": None} for tool in tools]  # as Hermes lists them in the trace's prompt
-    return {"id": scenario["id"], "conversations": json.loads(text), "tools": json.dumps(functions, ensure_ascii=False), "category": "Recorded",
-            "subcategory": scenario["category"], "task": scenario["prompt"], "completed": run.trajectory["completed"]}
+    return {
+        "id": scenario["id"],
+        "conversations": json.loads(text),
+        "tools": json.dumps(functions, ensure_ascii=False),
+        "category": "Recorded",
+        "subcategory": scenario["category"],
+        "task": scenario["prompt"],
+        "completed": run.trajectory["completed"],
+    }
 
 
 def main() -> None:
@@ -56,7 +66,11 @@ def main() -> None:
     parser.add_argument("--only", help="record just this scenario")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one run")
     args = parser.parse_args()
-    scenarios = [one for one in hermes_scenarios.written() + hermes_scenarios.generated(args.seed, args.generated) if args.only in (None, one["id"])]
+    scenarios = [
+        one
+        for one in live_scenarios.written() + live_scenarios.generated(args.seed, args.generated)
+        if args.only in (None, one["id"])
+    ]
     if not scenarios:
         raise UserError(f"there is no scenario {args.only}")
     rows = [record(one, args.toolsets, args.timeout) for one in tqdm(scenarios, desc="recording", unit=" traces")]

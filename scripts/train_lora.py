@@ -18,61 +18,79 @@ import hashlib
 import json
 from pathlib import Path
 
-import cli
-import loss_mask
-import mlx_backend
-import report
-import smol_rows
-import tool_tokens
-from cli import UserError
-from files import read_json, shown
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown
+from kxl.chat import loss_mask
+from kxl.model import blas
+from kxl.smol import rows
+from kxl.smol import tokens as smol_tokens
 
 
 def main() -> None:
     args = arguments()
-    mlx_backend.use_fast_blas(keep_memory=True)
+    blas.use_fast_blas(keep_memory=True)
     import mlx.core as mx
 
-    import cpu_exponentials
-    import lora
-    import lora_training
-    import raw_generation
+    from kxl.lora import adapter as lora_adapter
+    from kxl.lora import cpu_exponentials, loop
+    from kxl.model import generate
 
     config = read_json(args.config)
     settings = {**config["training"], **({"epochs": args.epochs, "max_epochs": args.epochs} if args.epochs else {})}
     adapter = {**config["lora"], **({"embedding": args.embedding} if args.embedding else {})}
     chat = loss_mask.load(args.model)
-    tokens = tool_tokens.resolve(config, chat.tokenizer, shown(args.config))
-    examples, valid = (smol_rows.load_proven(args.data, split, chat, tokens) for split in ("train", "valid"))
-    inputs = [args.config, args.data / "manifest.json", args.data / "train.jsonl", args.data / "valid.jsonl", args.model / "model.safetensors"]
+    tokens = smol_tokens.resolve(config, chat.tokenizer, shown(args.config))
+    examples, valid = (rows.load_proven(args.data, split, chat, tokens) for split in ("train", "valid"))
+    inputs = [
+        args.config,
+        args.data / "manifest.json",
+        args.data / "train.jsonl",
+        args.data / "valid.jsonl",
+        args.model / "model.safetensors",
+    ]
     described = [report.describe_input(path) for path in inputs if path.is_file()]
     # How far it may go on changes no step of what is there: max_epochs can be raised, or lowered, for a training that stopped.
     fixed = {name: value for name, value in settings.items() if name != "max_epochs"}
-    key = hashlib.sha256(json.dumps([[one["sha256"] for one in described[1:]], fixed, adapter], sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(
+        json.dumps([[one["sha256"] for one in described[1:]], fixed, adapter], sort_keys=True).encode()
+    ).hexdigest()
 
     mx.random.seed(settings["seed"])
-    model = raw_generation.load(args.model)
-    layers = lora.attach(model, adapter, tokens.ids)
+    model = generate.load(args.model)
+    layers = lora_adapter.attach(model, adapter, tokens.ids)
     cpu_exponentials.use(model)
     if settings.get("grad_checkpoint"):
         from mlx_lm.tuner.trainer import grad_checkpoint
 
         grad_checkpoint(model.layers[0])
-    outcome = lora_training.train(model, examples, valid, settings, args.work, key, args.steps)
-    arrays = lora.trainable(model)
+    outcome = loop.train(model, examples, valid, settings, args.work, key, args.steps)
+    arrays = lora_adapter.trainable(model)
     spiked = outcome["move"] == "spike" and len(outcome["valid_losses"]) - 1 <= settings["epochs"]
     kept = args.adapter.with_name(args.adapter.name + ".failed") if spiked else args.adapter
-    lora.save(kept, arrays, {"lora": adapter, "token_ids": list(tokens.ids), "base_model": config["base_model"]})
-    results = {**outcome, "adapted_layers": len(layers), "trainable_parameters": sum(array.size for array in arrays.values()),
-               "tokens_per_second": round(outcome["tokens"] / max(1, outcome["seconds"]), 1),
-               "adapter_bytes": (kept / lora.WEIGHTS).stat().st_size}
-    report.write_gated(args.report, not spiked, described, {"training": settings, "lora": adapter, "max_steps": args.steps}, results)
+    lora_adapter.save(
+        kept, arrays, {"lora": adapter, "token_ids": list(tokens.ids), "base_model": config["base_model"]}
+    )
+    results = {
+        **outcome,
+        "adapted_layers": len(layers),
+        "trainable_parameters": sum(array.size for array in arrays.values()),
+        "tokens_per_second": round(outcome["tokens"] / max(1, outcome["seconds"]), 1),
+        "adapter_bytes": (kept / lora_adapter.WEIGHTS).stat().st_size,
+    }
+    report.write_gated(
+        args.report, not spiked, described, {"training": settings, "lora": adapter, "max_steps": args.steps}, results
+    )
     losses = ", ".join(f"{loss:.3f}" for loss in outcome["valid_losses"])
     if spiked:
-        raise UserError(f"the validation loss rose above {lora_training.SPIKE} times its best ({losses}); the adapter of epoch {outcome['best_epoch']}"
-                        f" is in {shown(kept)}. Lower learning_rate in the config and train again in an empty --work")
+        raise UserError(
+            f"the validation loss rose above {loop.SPIKE} times its best ({losses}); the adapter of epoch {outcome['best_epoch']}"
+            f" is in {shown(kept)}. Lower learning_rate in the config and train again in an empty --work"
+        )
     stopped = ", where it rose by a tenth and the training ended" if outcome["move"] == "spike" else ""
-    print(f"{shown(kept)}: {results['trainable_parameters']:,} parameters, validation loss {losses}{stopped}; epoch {outcome['best_epoch']} kept")
+    print(
+        f"{shown(kept)}: {results['trainable_parameters']:,} parameters, validation loss {losses}{stopped}; epoch {outcome['best_epoch']} kept"
+    )
 
 
 def arguments():
@@ -80,11 +98,17 @@ def arguments():
     parser.add_argument("--config", type=Path, required=True, help="model config (see configs/)")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder to adapt")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of scripts/prepare_data.py")
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="where the state to resume from is kept")
+    parser.add_argument(
+        "--work", type=Path, required=True, metavar="DIR", help="where the state to resume from is kept"
+    )
     parser.add_argument("--adapter", type=Path, required=True, metavar="DIR", help="adapter folder to write")
     parser.add_argument("--report", type=Path, required=True, metavar="FILE", help="report to write")
-    parser.add_argument("--embedding", choices=("none", "low_rank", "token_rows"), help="how embed_tokens moves (default: the config's)")
-    parser.add_argument("--epochs", type=int, help="exactly this many epochs (default: the config's, and more while the loss falls)")
+    parser.add_argument(
+        "--embedding", choices=("none", "low_rank", "token_rows"), help="how embed_tokens moves (default: the config's)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, help="exactly this many epochs (default: the config's, and more while the loss falls)"
+    )
     parser.add_argument("--steps", type=int, help="stop after this many steps, for a trial (default: none)")
     return parser.parse_args()
 

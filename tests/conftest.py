@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
-import llama_cpp  # noqa: E402
-import mlx_backend  # noqa: E402
-from cli import UserError  # noqa: E402
+from kxl.base.cli import UserError
+from kxl.model import blas
+from kxl.setup import llama_cpp
 
 
 def pytest_configure(config):
     capture = config.pluginmanager.getplugin("capturemanager")
     try:
-        mlx_backend.use_fast_blas(before_restart=capture.stop_global_capturing)
+        blas.use_fast_blas(before_restart=capture.stop_global_capturing)
     except UserError as error:
         pytest.exit(str(error), returncode=2)
 
@@ -27,7 +27,7 @@ def llama_bin(pytestconfig) -> Path:
     """The folder with llama-quantize, llama-imatrix, llama-perplexity and llama-server; built first when it is missing."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():  # a compile takes minutes, and its progress belongs on the terminal
-        subprocess.run([sys.executable, str(ROOT / "scripts" / "build_llama_cpp.py"), "--quiet"], check=True)
+        subprocess.run([sys.executable, str(ROOT / "scripts" / "setup_llama_cpp.py"), "--quiet"], check=True)
     return llama_cpp.build_path() / "bin"
 
 
@@ -35,3 +35,11 @@ def llama_bin(pytestconfig) -> Path:
 def llama_tree(llama_bin) -> Path:
     """The patched source tree."""
     return llama_cpp.source_tree()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the repository in which make runs, with a stub in place of Python."""
+    from helpers.checkout import Checkout
+
+    return Checkout(tmp_path)

@@ -30,15 +30,24 @@ def on_llm_execution(request: dict, next_call, **_):
     message = choice.message
     if choice.finish_reason != "stop" or message.tool_calls or not isinstance(message.content, str):
         return response  # cut off, already structured, or not text
-    tools = {tool["function"]["name"]: tool["function"].get("parameters") or {}
-             for tool in request.get("tools") or [] if tool.get("type") == "function"}
+    tools = {
+        tool["function"]["name"]: tool["function"].get("parameters") or {}
+        for tool in request.get("tools") or []
+        if tool.get("type") == "function"
+    }
     found = recover(message.content, tools)
     if found is None:
         return response
     content, calls = found
-    structured = [SimpleNamespace(
-        id=f"call_{uuid.uuid4().hex[:24]}", type="function", extra_content=None,
-        function=SimpleNamespace(name=call["name"], arguments=json.dumps(call["arguments"], ensure_ascii=False))) for call in calls]
+    structured = [
+        SimpleNamespace(
+            id=f"call_{uuid.uuid4().hex[:24]}",
+            type="function",
+            extra_content=None,
+            function=SimpleNamespace(name=call["name"], arguments=json.dumps(call["arguments"], ensure_ascii=False)),
+        )
+        for call in calls
+    ]
     message.content, message.tool_calls, choice.finish_reason = content or None, structured, "tool_calls"
     logger.info("toolcall-net: %s arrived as text and became a call", ", ".join(call["name"] for call in calls))
     return response

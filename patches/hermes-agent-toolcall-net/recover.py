@@ -24,8 +24,22 @@ THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 
 # What a schema may say about a value here; a schema that says more cannot be checked, so its tool is not called.
 _TYPES = {"string": str, "boolean": bool, "array": list, "object": dict, "null": type(None)}
-_KNOWN = {"type", "enum", "properties", "required", "additionalProperties", "items", "minItems", "maxItems", "minimum", "maximum",
-          "description", "title", "default", "examples"}
+_KNOWN = {
+    "type",
+    "enum",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "minItems",
+    "maxItems",
+    "minimum",
+    "maximum",
+    "description",
+    "title",
+    "default",
+    "examples",
+}
 
 
 def recover(text: str, tools: dict) -> tuple | None:
@@ -37,7 +51,9 @@ def recover(text: str, tools: dict) -> tuple | None:
     if found is None:
         return None
     before, calls = found
-    if _shown_only(before) or any(call["name"] not in tools or problem(call["arguments"], tools[call["name"]]) for call in calls):
+    if _shown_only(before) or any(
+        call["name"] not in tools or problem(call["arguments"], tools[call["name"]]) for call in calls
+    ):
         return None
     return before.strip(), calls
 
@@ -51,7 +67,7 @@ def _native(text: str) -> tuple | None:
 
 def _bare(text: str) -> tuple | None:
     thought = THOUGHT.match(text)
-    body = text[thought.end():] if thought else text
+    body = text[thought.end() :] if thought else text
     if re.match(r"\n*(?: {4}|\t)", body):  # an indented code block
         return None
     body = body.strip()
@@ -63,7 +79,7 @@ def _bare(text: str) -> tuple | None:
 
 def _hermes(text: str) -> tuple | None:
     blocks = HERMES_BLOCKS.search(text)
-    if not blocks or "<tool_call>" in text[:blocks.start()]:
+    if not blocks or "<tool_call>" in text[: blocks.start()]:
         return None
     calls = []
     for block in HERMES_BLOCK.findall(blocks.group()):
@@ -78,7 +94,7 @@ def _hermes(text: str) -> tuple | None:
         if not isinstance(call.get("name"), str) or not isinstance(arguments, dict):
             return None
         calls.append({"name": call["name"], "arguments": arguments})
-    return text[:blocks.start()], calls
+    return text[: blocks.start()], calls
 
 
 def _no_duplicates(pairs: list) -> dict:
@@ -95,8 +111,12 @@ def _shown_only(before: str) -> bool:
     """Does what stands before a call make it an example: an open code block, an open inline code, an open thought?"""
     fences = re.findall(r"^[ \t]*(?:```|~~~)", before, flags=re.MULTILINE)
     last_line = before.rsplit("\n", 1)[-1]
-    return (len(fences) % 2 == 1 or last_line.count("`") % 2 == 1 or bool(re.fullmatch(r" {4}[^\S\n]*|\t\s*", last_line))
-            or before.count("<think>") > before.count("</think>"))
+    return (
+        len(fences) % 2 == 1
+        or last_line.count("`") % 2 == 1
+        or bool(re.fullmatch(r" {4}[^\S\n]*|\t\s*", last_line))
+        or before.count("<think>") > before.count("</think>")
+    )
 
 
 def problem(value, schema: dict) -> str | None:
@@ -107,7 +127,9 @@ def problem(value, schema: dict) -> str | None:
     """
     if unknown := sorted(set(schema) - _KNOWN):
         return f"the schema uses {', '.join(unknown)}"
-    if "type" in schema and not any(_is(value, name) for name in ([schema["type"]] if isinstance(schema["type"], str) else schema["type"])):
+    if "type" in schema and not any(
+        _is(value, name) for name in ([schema["type"]] if isinstance(schema["type"], str) else schema["type"])
+    ):
         return f"not {schema['type']}"
     if "enum" in schema and not any(value == allowed and type(value) is type(allowed) for allowed in schema["enum"]):
         return "not one of the allowed values"
@@ -138,5 +160,9 @@ def _object_problem(value: dict, schema: dict) -> str | None:
 
 def _is(value, name: str) -> bool:
     if name in ("number", "integer"):
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and (name == "number" or value == value // 1)
+        return (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and (name == "number" or value == value // 1)
+        )
     return isinstance(value, _TYPES.get(name, ()))  # a type that nobody knows fits nothing

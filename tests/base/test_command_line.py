@@ -13,7 +13,10 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 
 def is_verb(path) -> bool:
-    return any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in ast.parse(path.read_text(encoding="utf-8")).body)
+    return any(
+        isinstance(node, ast.FunctionDef) and node.name == "main"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+    )
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
@@ -25,7 +28,9 @@ def test_a_script_begins_with_what_it_is_for(path):
 def test_every_verb_has_help_that_opens_with_its_docstring_and_shows_a_command(path):
     # --help must not start the process anew for the BLAS, nor read any file: it answers anywhere.
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    ended = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, cwd="/", env=environment)
+    ended = subprocess.run(
+        [sys.executable, str(path), "--help"], capture_output=True, text=True, cwd="/", env=environment
+    )
     assert ended.returncode == 0, ended.stderr
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert docstring.splitlines()[0] in ended.stdout

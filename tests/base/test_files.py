@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-import files
 from conftest import ROOT
+from kxl.base import files
 
 WRITER = """
 import sys, time
@@ -21,7 +21,10 @@ with files.{kind}({path!r}) as partial:
 
 
 def _killed_while_writing(kind, path):
-    child = subprocess.Popen([sys.executable, "-c", WRITER.format(scripts=str(ROOT / "scripts"), kind=kind, path=str(path))], stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITER.format(scripts=str(ROOT / "scripts"), kind=kind, path=str(path))],
+        stdout=subprocess.PIPE,
+    )
     child.stdout.readline()
     child.send_signal(signal.SIGKILL)
     child.wait()

@@ -5,10 +5,13 @@ import itertools
 import pytest
 import scipy.stats
 
-from eval_statistics import Z95, mcnemar, pass_hat, percentile, wilson
+from kxl.base.statistics import Z95, mcnemar, pass_hat, percentile, wilson
 
 
-@pytest.mark.parametrize("passed, cases, low, high", [(43, 43, 0.918, 1.0), (0, 10, 0.0, 0.278), (81, 263, 0.255, 0.366), (15, 148, 0.0624, 0.1605)])
+@pytest.mark.parametrize(
+    "passed, cases, low, high",
+    [(43, 43, 0.918, 1.0), (0, 10, 0.0, 0.278), (81, 263, 0.255, 0.366), (15, 148, 0.0624, 0.1605)],
+)
 def test_known_intervals(passed, cases, low, high):
     """81/263 and 15/148 are worked examples of R. G. Newcombe, Statistics in Medicine 17 (1998), method 3."""
     assert wilson(passed, cases) == pytest.approx((low, high), abs=6e-4)

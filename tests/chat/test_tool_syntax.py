@@ -6,25 +6,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import model_server
-import random_lfm2
-import tool_syntax
-from tool_syntax import CALL_END, CALL_START, find_leaks, parse, render_calls
+from helpers.strategies import calls
+from kxl.chat import tool_syntax
+from kxl.chat.tool_syntax import CALL_END, CALL_START, find_leaks, parse, render_calls
+from kxl.eval import server as eval_server
+from kxl.setup import random_gguf
 
-TOOLS = [{"type": "function", "function": {"name": name, "description": "", "parameters": {
-    "type": "object", "properties": {"s": {"type": "string"}, "t": {"type": "string"}, "v": {}, "n": {"type": "integer"}}}}}
-    for name in ("first", "second")]
-
-# Everything that has a UTF-8 form, and more often than by chance what breaks naive quoting.
-texts = st.text(st.characters(exclude_categories=["Cs"])) | st.lists(st.sampled_from(
-    ["'", '"', "\\", "\n", "\t", "\r", "\0", "\x1b", "\x7f", "\u2028", "/", "</", "é", "😀", "\\n", "\\d", "\\u0041", "{}", "[", "]",
-     ")", ")]", ", ", "=", "a', n=5, u='b", 'a", n=5, t="b', " ", "True", "None", "`", "${x}", "{{", "%}", "<|im_end|>"])).map("".join)
-numbers = st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False)
-values = st.recursive(st.none() | st.booleans() | numbers | texts,
-                      lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=8)
-arguments = st.fixed_dictionaries({}, optional={"s": texts, "t": texts, "v": values, "n": st.integers(-10, 10)}).filter(len)
-calls = st.lists(st.fixed_dictionaries({"name": st.sampled_from(["first", "second"]), "arguments": arguments}), min_size=1, max_size=3)
-
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "",
+            "parameters": {
+                "type": "object",
+                "properties": {"s": {"type": "string"}, "t": {"type": "string"}, "v": {}, "n": {"type": "integer"}},
+            },
+        },
+    }
+    for name in ("first", "second")
+]
 
 # Imports and a busy machine make single examples slow; that is no failure.
 unhurried = settings(deadline=None)
@@ -49,9 +50,13 @@ def test_any_argument_survives_writing_and_reading(calls):
 def test_chat_template_writes_exactly_what_we_write(calls):
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    message = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call} for call in calls]}
+    message = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": call} for call in calls],
+    }
     conversation = [{"role": "user", "content": "hi"}, message]
-    rendered, _ = render_jinja_template([conversation], chat_template=random_lfm2.TEMPLATE.read_text(), bos_token="")
+    rendered, _ = render_jinja_template([conversation], chat_template=random_gguf.TEMPLATE.read_text(), bos_token="")
     assert rendered[0] == f"<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n{render_calls(calls)}<|im_end|>\n"
 
 
@@ -73,23 +78,36 @@ def read_by_llama_server(llama_bin, tmp_path_factory):
     once, so that the server parses exactly this text.
     """
     folder = tmp_path_factory.mktemp("parser")
-    gguf = random_lfm2.write(folder / "random.gguf")
+    gguf = random_gguf.write(folder / "random.gguf")
     # One thread: two that wait for each other crawl when anything else runs.
-    with model_server.llama_server(gguf, folder / "server.log", context=8192, extra=("--threads", "1")) as server:
+    with eval_server.llama_server(gguf, folder / "server.log", context=8192, extra=("--threads", "1")) as server:
+
         def read(text: str):
-            reply = server.http.post(server.url + "/v1/chat/completions", timeout=60, json={
-                "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}],
-                "tools": TOOLS, "parallel_tool_calls": True, "max_tokens": 1, "temperature": 0,
-                "add_generation_prompt": False, "continue_final_message": "content",
-                "logit_bias": [[random_lfm2.SPECIAL.index("<|im_end|>"), 1e6]]})
+            reply = server.http.post(
+                server.url + "/v1/chat/completions",
+                timeout=60,
+                json={
+                    "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}],
+                    "tools": TOOLS,
+                    "parallel_tool_calls": True,
+                    "max_tokens": 1,
+                    "temperature": 0,
+                    "add_generation_prompt": False,
+                    "continue_final_message": "content",
+                    "logit_bias": [[random_gguf.SPECIAL.index("<|im_end|>"), 1e6]],
+                },
+            )
             if reply.status_code == 500 and "does not match the expected" in reply.text:
                 return None
             assert reply.status_code == 200, reply.text
             try:
-                return [{"name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"])}
-                        for call in reply.json()["choices"][0]["message"].get("tool_calls", [])]
+                return [
+                    {"name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"])}
+                    for call in reply.json()["choices"][0]["message"].get("tool_calls", [])
+                ]
             except json.JSONDecodeError:
                 return None
+
         yield read
 
 
@@ -107,41 +125,41 @@ FORMS = {
     "[first(s='say \"hi\"')]": True,
     '[first(s="it\'s")]': True,
     '[first(s="\\/ \\b\\f\\n\\r\\t \\u00e9 \\ud83d\\ude00")]': True,
-    '[first(v=True), second(v=None)]': True,
-    '[first(v=true, n=3)]': True,
+    "[first(v=True), second(v=None)]": True,
+    "[first(v=true, n=3)]": True,
     "[first(v={'a': [1, 2.5, -3e2], 'b': {}})]": True,
     '[ first( s="x" ) ]': True,
-    '[first(v=[1] , n=2)]': True,
+    "[first(v=[1] , n=2)]": True,
     '[first(s="x",t="y")]': True,
-    '[first("x")]': False,                      # positional
-    '[first(s = "x")]': False,                  # spaces around =
+    '[first("x")]': False,  # positional
+    '[first(s = "x")]': False,  # spaces around =
     '[first(s ="x")]': False,
     '[first(s= "x")]': False,
     '[first (s="x")]': False,
-    '[first(s="x" , t="y")]': False,            # space before a comma
-    '[first(s="x",)]': False,                   # trailing comma
-    '[first(v=(1, 2))]': False,                 # tuple
-    '[first(v=[1 ,2])]': False,
-    '[first(v=1_000)]': False,
-    '[first(v=01)]': False,
-    '[first(v=.5)]': False,
-    '[first(v=+1)]': False,
-    '[first(v=0x10)]': False,
+    '[first(s="x" , t="y")]': False,  # space before a comma
+    '[first(s="x",)]': False,  # trailing comma
+    "[first(v=(1, 2))]": False,  # tuple
+    "[first(v=[1 ,2])]": False,
+    "[first(v=1_000)]": False,
+    "[first(v=01)]": False,
+    "[first(v=.5)]": False,
+    "[first(v=+1)]": False,
+    "[first(v=0x10)]": False,
     '[first(s="""x""")]': False,
-    '[first(s="\\d")]': False,                  # an escape that JSON does not know
+    '[first(s="\\d")]': False,  # an escape that JSON does not know
     '[first(s="\\\'")]': False,
     "[first(s='\\\"')]": False,
-    '[first(s="a\nb")]': False,                 # a raw control character
+    '[first(s="a\nb")]': False,  # a raw control character
     '[first(s="x)]': False,
     '[first(s="x")': False,
     'first(s="x")': False,
-    '[]': False,
-    '[first(v=yes)]': False,
+    "[]": False,
+    "[first(v=yes)]": False,
     '[first(v="a" "b")]': False,
     '[first(s="x") second(s="y")]': False,
-    '[first(v={1: 2})]': False,
+    "[first(v={1: 2})]": False,
     '[first(v={"a": 1,})]': False,
-    '[first(**{})]': False,
+    "[first(**{})]": False,
 }
 
 
@@ -157,7 +175,11 @@ def test_our_parser_and_llama_server_agree_on_damaged_calls(read_by_llama_server
     inside = render_calls(calls).removeprefix(CALL_START).removesuffix(CALL_END)
     at = data.draw(st.integers(0, len(inside)))
     cut = data.draw(st.integers(0, 2))
-    damaged = inside[:at] + data.draw(st.sampled_from(["", " ", ",", "'", '"', "\\", "(", "]", "=", "1", "x", "{"])) + inside[at + cut:]
+    damaged = (
+        inside[:at]
+        + data.draw(st.sampled_from(["", " ", ",", "'", '"', "\\", "(", "]", "=", "1", "x", "{"]))
+        + inside[at + cut :]
+    )
     parsed, read = parse(block(damaged)), read_by_llama_server(block(damaged))
     # Beyond syntax llama-server also knows the tools: their names, their arguments, which are strings.
     if parsed.errors == [] and all(_fits_tools(call) for call in parsed.calls):
@@ -170,9 +192,14 @@ def test_our_parser_and_llama_server_agree_on_damaged_calls(read_by_llama_server
 
 def _fits_tools(call: dict) -> bool:
     known = TOOLS[0]["function"]["parameters"]["properties"]
-    return call["name"] in ("first", "second") and bool(call["arguments"]) and all(
-        name in known and (known[name].get("type") != "string" or isinstance(value, str))
-        for name, value in call["arguments"].items())
+    return (
+        call["name"] in ("first", "second")
+        and bool(call["arguments"])
+        and all(
+            name in known and (known[name].get("type") != "string" or isinstance(value, str))
+            for name, value in call["arguments"].items()
+        )
+    )
 
 
 def test_a_quote_cannot_inject_an_argument():
@@ -187,14 +214,17 @@ def test_text_before_a_call_is_kept_and_text_after_it_is_an_error():
 
 
 def test_a_second_block_is_an_error_but_its_call_is_not_lost():
-    both = parse(render_calls([{"name": "first", "arguments": {}}]) + render_calls([{"name": "second", "arguments": {}}]))
+    both = parse(
+        render_calls([{"name": "first", "arguments": {}}]) + render_calls([{"name": "second", "arguments": {}}])
+    )
     assert [call["name"] for call in both.calls] == ["first", "second"]
     assert len(both.errors) == 1 and "second call block" in both.errors[0]
 
 
 def test_a_truncated_call_is_an_error_that_says_where():
     assert parse(CALL_START + '[first(s="x", t=').errors == [
-        "expected a string, number, list, dict, true, false or null at character 35, found the end of the message"]
+        "expected a string, number, list, dict, true, false or null at character 35, found the end of the message"
+    ]
 
 
 def test_deep_nesting_is_an_error_and_not_a_crash():
@@ -211,33 +241,39 @@ def test_what_has_no_json_or_utf8_form_is_refused_when_writing(value):
         render_calls([{"name": "first", "arguments": {"v": value}}])
 
 
-@pytest.mark.parametrize("text", [
-    '<|tool_call_start|>[terminal(command="ls")]',
-    '[terminal(command="ls")]<|tool_call_end|>',
-    '[terminal(command="ls")]',
-    'I will run terminal(command="ls") now.',
-    "[read_file(path='a')]",
-    "[process()]",
-    '<tool_call>{"name": "terminal", "arguments": {"command": "ls"}}</tool_call>',
-    '{"name": "terminal", "arguments": {"command": "ls"}}',
-    '```json\n{"name":"terminal","parameters":{"command":"ls"}}\n```',
-    '{"arguments": {"command": "ls"}, "name": "terminal"}',
-    "<function=terminal><parameter=command>ls",
-    "[TOOL_CALLS]",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<|tool_call_start|>[terminal(command="ls")]',
+        '[terminal(command="ls")]<|tool_call_end|>',
+        '[terminal(command="ls")]',
+        'I will run terminal(command="ls") now.',
+        "[read_file(path='a')]",
+        "[process()]",
+        '<tool_call>{"name": "terminal", "arguments": {"command": "ls"}}</tool_call>',
+        '{"name": "terminal", "arguments": {"command": "ls"}}',
+        '```json\n{"name":"terminal","parameters":{"command":"ls"}}\n```',
+        '{"arguments": {"command": "ls"}, "name": "terminal"}',
+        "<function=terminal><parameter=command>ls",
+        "[TOOL_CALLS]",
+    ],
+)
 def test_a_call_written_as_text_is_a_leak(text):
     assert find_leaks(text, ["terminal"])
 
 
-@pytest.mark.parametrize("text", [
-    "`ls -la` lists all files, one per line.",
-    "Use print('hi') or open(path, mode='r') in Python.",
-    "See [the docs](https://docs.python.org/3/) and [x] done.",
-    'The tool returned {"output": "ok", "exit_code": 0}.',
-    "The terminal (a command line) and read_file are tools.",
-    "A list like [1, 2, f(x)] is fine.",
-    "",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`ls -la` lists all files, one per line.",
+        "Use print('hi') or open(path, mode='r') in Python.",
+        "See [the docs](https://docs.python.org/3/) and [x] done.",
+        'The tool returned {"output": "ok", "exit_code": 0}.',
+        "The terminal (a command line) and read_file are tools.",
+        "A list like [1, 2, f(x)] is fine.",
+        "",
+    ],
+)
 def test_ordinary_text_is_no_leak(text):
     assert find_leaks(text, ["terminal", "read_file"]) == []
 

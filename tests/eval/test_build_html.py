@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import build_eval_html
-import install_system_packages
-from cli import UserError
+import eval_build_html
+import setup_system_packages
 from conftest import ROOT
-from files import write_json
+from kxl.base.cli import UserError
+from kxl.base.files import write_json
 
 LONG = "x" * 300  # one word, wider than any phone
 
@@ -43,12 +43,23 @@ LIVE = {"inputs": [], "settings": {"artifact": "q4kxl", "hermes": "0.19.0", "iso
 @pytest.fixture
 def page(tmp_path):
     """The page of three reports with failures among passed cases."""
-    details = [entry("good", True), entry("bad", False), entry("saved_by_grammar", True, raw_passed=False), entry("also_good", True)]
+    details = [
+        entry("good", True),
+        entry("bad", False),
+        entry("saved_by_grammar", True, raw_passed=False),
+        entry("also_good", True),
+    ]
     paths = [tmp_path / name for name in ("a.json", "b.failed.json", "live.json")]
-    for path, report in zip(paths, (evaluation(details), evaluation([{**one, "passed": True, "why": []} for one in details], "bf16"), LIVE)):
+    for path, report in zip(
+        paths, (evaluation(details), evaluation([{**one, "passed": True, "why": []} for one in details], "bf16"), LIVE)
+    ):
         write_json(path, report)
     out = tmp_path / "page.html"
-    ended = subprocess.run([sys.executable, str(ROOT / "scripts/build_eval_html.py"), *map(str, paths), "--out", str(out)], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/eval_build_html.py"), *map(str, paths), "--out", str(out)],
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 0, ended.stderr
     return out
 
@@ -56,39 +67,68 @@ def page(tmp_path):
 def test_failing_cases_come_first_and_say_why_with_prompt_tokens_and_call(page):
     html = page.read_text()
     order = re.findall(r'<summary><b>(\w+)</b> <span class="verdict">([^<]+)', html)
-    assert order[:4] == [("bad", "failed"), ("saved_by_grammar", "passed, raw failed"), ("good", "passed"), ("also_good", "passed")]
-    bad = html[html.index("<b>bad</b>"):html.index("<b>saved_by_grammar</b>")]
-    for part in ("Why", "Prompt", "Raw tokens", "Parsed call", f"command is &#34;{LONG}", "<mark>&lt;|tool_call_start|&gt;</mark>", "run &lt;script&gt;"):
+    assert order[:4] == [
+        ("bad", "failed"),
+        ("saved_by_grammar", "passed, raw failed"),
+        ("good", "passed"),
+        ("also_good", "passed"),
+    ]
+    bad = html[html.index("<b>bad</b>") : html.index("<b>saved_by_grammar</b>")]
+    for part in (
+        "Why",
+        "Prompt",
+        "Raw tokens",
+        "Parsed call",
+        f"command is &#34;{LONG}",
+        "<mark>&lt;|tool_call_start|&gt;</mark>",
+        "run &lt;script&gt;",
+    ):
         assert part in bad
     assert "<script>alert" not in html and "Be brief." not in html
-    for shown in ("0.25 s", "1.50 s", "41.5", "3/4", "30.1 to 95.4 %", "no difference is shown", "(below its gate)", "there is no file second.txt", "second.txt holds", "Both notes stand."):
+    for shown in (
+        "0.25 s",
+        "1.50 s",
+        "41.5",
+        "3/4",
+        "30.1 to 95.4 %",
+        "no difference is shown",
+        "(below its gate)",
+        "there is no file second.txt",
+        "second.txt holds",
+        "Both notes stand.",
+    ):
         assert shown in html, shown
 
 
 def test_the_page_asks_the_network_for_nothing(page):
     html = page.read_text()
-    assert "default-src 'none'" in html and not re.search(r'(?:src|href)="(?!#)', html) and "@import" not in html and "url(" not in html
+    assert (
+        "default-src 'none'" in html
+        and not re.search(r'(?:src|href)="(?!#)', html)
+        and "@import" not in html
+        and "url(" not in html
+    )
 
 
 def test_a_report_of_an_older_suite_is_shown_and_said_not_to_be_compared(tmp_path):
     for name, cases in (("a", ["one", "two"]), ("b", ["one"])):
         write_json(tmp_path / f"{name}.json", evaluation([entry(case, True) for case in cases], name))
-    html = build_eval_html.build([tmp_path / "a.json", tmp_path / "b.json"], "t")
+    html = eval_build_html.build([tmp_path / "a.json", tmp_path / "b.json"], "t")
     assert "not compared: the suite changed between the two" in html and html.count("<section") == 2
 
 
 def test_a_file_that_is_no_report_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(UserError, match="x.json: neither a report"):
-        build_eval_html.build([tmp_path / "x.json"], "t")
+        eval_build_html.build([tmp_path / "x.json"], "t")
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """A browser; installed first where we may. Without one these tests fail: the page has to be looked at."""
-    if not install_system_packages.browser():
-        subprocess.run([sys.executable, str(ROOT / "scripts/install_system_packages.py"), "--browser"], check=True)
-    return install_system_packages.browser()
+    if not setup_system_packages.browser():
+        subprocess.run([sys.executable, str(ROOT / "scripts/setup_system_packages.py"), "--browser"], check=True)
+    return setup_system_packages.browser()
 
 
 # Runs in the page: what a reader's eye would trip over.
@@ -111,7 +151,13 @@ def look(chromium: str, page: Path, width: int, dark: bool) -> dict:
     frame = page.with_name("frame.html")
     frame.write_text(f"""<body><iframe src="probed.html" style="width:{width}px;height:900px;border:0"></iframe>
 <script>addEventListener("message", e => {{ document.body.dataset.probe = e.data; }});</script></body>""")
-    said = browse(chromium, frame, "--dump-dom", "--virtual-time-budget=5000", *(["--blink-settings=preferredColorScheme=0"] if dark else []))
+    said = browse(
+        chromium,
+        frame,
+        "--dump-dom",
+        "--virtual-time-budget=5000",
+        *(["--blink-settings=preferredColorScheme=0"] if dark else []),
+    )
     found = re.search(r'data-probe="([^"]*)"', said)
     assert found, said[-2000:]
     return json.loads(found[1].replace("&quot;", '"'))
@@ -120,8 +166,22 @@ def look(chromium: str, page: Path, width: int, dark: bool) -> dict:
 def browse(chromium: str, page: Path, *flags: str) -> str:
     with tempfile.TemporaryDirectory() as profile:
         environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-        ended = subprocess.run([chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}", *flags, page.as_uri()],
-                               capture_output=True, text=True, timeout=300, env=environment)
+        ended = subprocess.run(
+            [
+                chromium,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                f"--user-data-dir={profile}",
+                *flags,
+                page.as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environment,
+        )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 

@@ -5,10 +5,10 @@ import zipfile
 
 import pytest
 
-import convert_bfcl
-import eval_case
-from ast_match import matches
-from eval_case import Answer
+import eval_convert_bfcl
+from kxl.eval import suites
+from kxl.eval.bfcl_match import matches
+from kxl.eval.suites import Answer
 
 
 @pytest.mark.parametrize("value, accepted, same", [
@@ -22,13 +22,21 @@ def test_a_match_is_the_leaderboards(value, accepted, same):
     assert matches(value, accepted) is same
 
 
-FUNCTION = {"name": "math.area", "description": "d", "parameters": {"type": "dict", "required": ["base"], "properties": {
-    "base": {"type": "integer", "description": "d"}, "unit": {"type": "string", "description": "d"}}}}
+FUNCTION = {
+    "name": "math.area",
+    "description": "d",
+    "parameters": {
+        "type": "dict",
+        "required": ["base"],
+        "properties": {"base": {"type": "integer", "description": "d"}, "unit": {"type": "string", "description": "d"}},
+    },
+}
 
 
 @pytest.fixture
 def wheel(tmp_path):
     """A wheel in bfcl-eval's form with an entry or two of each category."""
+
     def entry(name, **more):
         return {"id": name, "question": [[{"role": "user", "content": f"area {name}"}]], "function": [FUNCTION], **more}
 
@@ -47,20 +55,37 @@ def wheel(tmp_path):
 
 
 def test_each_category_becomes_cases_and_what_cannot_be_one_is_counted(wheel, tmp_path):
-    suite, left_out = convert_bfcl.convert(wheel, None)
+    suite, left_out = eval_convert_bfcl.convert(wheel, None)
     assert [case["id"] for case in suite["cases"]] == ["simple_0", "multiple_0", "parallel_0", "irrelevance_0"]
-    assert sorted(left_out) == ["math_area has no argument height", "more than 6 calls", "the accepted answer is not valid by the tool's schema"]
+    assert sorted(left_out) == [
+        "math_area has no argument height",
+        "more than 6 calls",
+        "the accepted answer is not valid by the tool's schema",
+    ]
     (tmp_path / "suite.json").write_text(json.dumps(suite))
-    loaded = eval_case.load(tmp_path / "suite.json")
+    loaded = suites.load(tmp_path / "suite.json")
     simple, _, parallel, irrelevant = loaded.cases
 
     def judge(case, *calls):
-        return eval_case.judge(loaded, case, Answer("", [{"name": "math_area", "arguments": arguments} for arguments in calls], "tool_calls"))
+        return suites.judge(
+            loaded,
+            case,
+            Answer("", [{"name": "math_area", "arguments": arguments} for arguments in calls], "tool_calls"),
+        )
 
-    assert judge(simple, {"base": 10}) == judge(simple, {"base": 10, "unit": "CM"}) == [] and judge(simple, {"base": 11}) and judge(simple, {"base": 10, "unit": "m"})
+    assert (
+        judge(simple, {"base": 10}) == judge(simple, {"base": 10, "unit": "CM"}) == []
+        and judge(simple, {"base": 11})
+        and judge(simple, {"base": 10, "unit": "m"})
+    )
     assert judge(parallel, {"base": 20}, {"base": 10}) == [] and judge(parallel, {"base": 20}, {"base": 20})
-    assert eval_case.judge(loaded, irrelevant, Answer("No tool fits.", [], "stop")) == [] and judge(irrelevant, {"base": 10})
+    assert suites.judge(loaded, irrelevant, Answer("No tool fits.", [], "stop")) == [] and judge(
+        irrelevant, {"base": 10}
+    )
 
 
 def test_a_limit_is_per_category(wheel):
-    assert len(convert_bfcl.convert(wheel, 1)[0]["cases"]) == 4 and len(convert_bfcl.convert(wheel, 0)[0]["cases"]) == 0
+    assert (
+        len(eval_convert_bfcl.convert(wheel, 1)[0]["cases"]) == 4
+        and len(eval_convert_bfcl.convert(wheel, 0)[0]["cases"]) == 0
+    )

@@ -10,21 +10,42 @@ from pathlib import Path
 
 import pytest
 
-import random_checkpoints
-import random_lfm2
-import tool_syntax
-from files import ROOT, read_json
+from helpers import random_checkpoints
+from kxl.base.files import ROOT, read_json
+from kxl.chat import tool_syntax
+from kxl.setup import random_gguf
 
-TOOL = {"type": "function", "function": {"name": "look", "description": "", "parameters": {
-    "type": "object", "required": ["what"], "properties": {"what": {"type": "string"}}}}}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "",
+        "parameters": {"type": "object", "required": ["what"], "properties": {"what": {"type": "string"}}},
+    },
+}
 CASES = [
-    {"id": "call_a", "kind": "tool_call", "category": "look", "prompt": "look at a",
-     "calls": [{"name": "look", "arguments": {"what": {"exact": "a"}}}]},
-    {"id": "call_b", "kind": "tool_call", "category": "look", "prompt": "look at b",
-     "calls": [{"name": "look", "arguments": {"what": {"exact": "b"}}}]},
+    {
+        "id": "call_a",
+        "kind": "tool_call",
+        "category": "look",
+        "prompt": "look at a",
+        "calls": [{"name": "look", "arguments": {"what": {"exact": "a"}}}],
+    },
+    {
+        "id": "call_b",
+        "kind": "tool_call",
+        "category": "look",
+        "prompt": "look at b",
+        "calls": [{"name": "look", "arguments": {"what": {"exact": "b"}}}],
+    },
     {"id": "quiet", "kind": "no_tool", "category": "no_tool", "prompt": "hello"},
-    {"id": "final", "kind": "finalization", "category": "finalization", "answer": {"contains": ["seen"]}, "messages": [
-        {"role": "user", "content": "look"}, {"role": "tool", "content": "seen"}]},
+    {
+        "id": "final",
+        "kind": "finalization",
+        "category": "finalization",
+        "answer": {"contains": ["seen"]},
+        "messages": [{"role": "user", "content": "look"}, {"role": "tool", "content": "seen"}],
+    },
 ]
 
 
@@ -61,7 +82,9 @@ class ScriptedHandler(BaseHTTPRequestHandler):
             self.answer(200, {"tokens": list(body["content"].encode())})
         elif self.path == "/completion":
             tokens = list(self.text(body["prompt"]).encode())
-            self.answer(200, {"tokens": tokens, "stop_type": "eos", "tokens_evaluated": 100, "timings": {"cache_n": 90}})
+            self.answer(
+                200, {"tokens": tokens, "stop_type": "eos", "tokens_evaluated": 100, "timings": {"cache_n": 90}}
+            )
         elif self.path == "/detokenize":
             self.answer(200, {"content": bytes(body["tokens"]).decode()})
         else:
@@ -89,7 +112,10 @@ def chat(text: str, finish: str | None = None, calls: list | None = None) -> dic
     """A chat completion that reads `text` as a server would."""
     parsed = tool_syntax.parse(text)
     if calls is None:
-        calls = [{"type": "function", "function": {"name": c["name"], "arguments": json.dumps(c["arguments"])}} for c in parsed.calls]
+        calls = [
+            {"type": "function", "function": {"name": c["name"], "arguments": json.dumps(c["arguments"])}}
+            for c in parsed.calls
+        ]
     message = {"role": "assistant", "content": parsed.content or None, "tool_calls": calls}
     return {"choices": [{"message": message, "finish_reason": finish or ("tool_calls" if calls else "stop")}]}
 
@@ -110,19 +136,35 @@ def evaluate(tmp_path):
         server = ScriptedServer(texts, replies or {}, served, port)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            ended = script("--suite", suite, "--config", config, "--url", f"http://127.0.0.1:{server.server_port}",
-                           "--artifact", "x", "--out", out, *flags)
+            ended = script(
+                "--suite",
+                suite,
+                "--config",
+                config,
+                "--url",
+                f"http://127.0.0.1:{server.server_port}",
+                "--artifact",
+                "x",
+                "--out",
+                out,
+                *flags,
+            )
         finally:
             server.shutdown()
             server.server_close()
         failed = out.with_suffix(".failed.json")
         return ended, read_json(out) if out.exists() else None, read_json(failed) if failed.exists() else None, server
+
     return run
 
 
 def script(*args) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / "scripts" / "run_eval.py"), *map(str, args)],
-                          capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "eval_run.py"), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_a_perfect_model_passes_everything_parsed_and_raw(evaluate):
@@ -133,8 +175,11 @@ def test_a_perfect_model_passes_everything_parsed_and_raw(evaluate):
     assert results["tool_calls"] == {"cases": 2, "passed": 2}
     assert results["no_tool"] == {"cases": 1, "false_positives": 0}
     assert results["finalization"] == {"cases": 1, "passed": 1}
-    assert results["by_category"] == {"look": {"cases": 2, "passed": 2}, "no_tool": {"cases": 1, "passed": 1},
-                                      "finalization": {"cases": 1, "passed": 1}}
+    assert results["by_category"] == {
+        "look": {"cases": 2, "passed": 2},
+        "no_tool": {"cases": 1, "passed": 1},
+        "finalization": {"cases": 1, "passed": 1},
+    }
     assert results["raw"] == {"cases": 4, "passed": 4}
     assert (results["prompt_tokens"], results["cached_tokens"]) == (400, 360)
     first = results["details"][0]
@@ -157,14 +202,30 @@ def test_a_model_saved_by_the_servers_grammar_fails_raw_only(evaluate):
     _, report, _, _ = evaluate(sloppy, {"look at a": (200, chat(call("a")))})
     assert report["results"]["passed"] == 4 and report["results"]["raw"] == {"cases": 4, "passed": 3}
     assert report["results"]["details"][0]["raw"]["why"] == [
-        "unreadable call: expected = at character 29, found \" = 'a')]<|tool_call_\"", "0 calls, expected 1"]
+        "unreadable call: expected = at character 29, found \" = 'a')]<|tool_call_\"",
+        "0 calls, expected 1",
+    ]
 
 
 def test_what_the_server_cannot_read_is_a_failed_case_and_the_run_goes_on(evaluate):
-    unread = (500, {"error": {"code": 500, "message": "The model produced output that does not match the expected peg-native format"}})
+    unread = (
+        500,
+        {
+            "error": {
+                "code": 500,
+                "message": "The model produced output that does not match the expected peg-native format",
+            }
+        },
+    )
     not_json = chat("", "tool_calls", [{"function": {"name": "look", "arguments": '{"what": "a'}}])
-    ended, report, _, _ = evaluate(replies={
-        "look at a": unread, "look at b": (200, not_json), "hello": (200, chat("", "tool_calls", [])), "seen": "drop"})
+    ended, report, _, _ = evaluate(
+        replies={
+            "look at a": unread,
+            "look at b": (200, not_json),
+            "hello": (200, chat("", "tool_calls", [])),
+            "seen": "drop",
+        }
+    )
     assert ended.returncode == 0, ended.stderr
     why = [entry["why"][0] for entry in report["results"]["details"]]
     assert why[0].startswith("unreadable call: the server could not read it: The model produced output")
@@ -184,7 +245,9 @@ def test_leaks_and_false_positives_are_counted_and_never_pass_the_gate(evaluate)
 
 def test_below_the_threshold_no_report_is_left_that_make_could_take_for_finished(evaluate):
     assert evaluate()[1] is not None
-    ended, report, failed, _ = evaluate({**PERFECT, "look at a": call("b")}, thresholds={"threshold": 4, "raw_threshold": 4})
+    ended, report, failed, _ = evaluate(
+        {**PERFECT, "look at a": call("b")}, thresholds={"threshold": 4, "raw_threshold": 4}
+    )
     assert ended.returncode == 2 and report is None and failed["results"]["passed"] == 3
     assert "3 of 4 cases passed, 4 are required; 3 of 4 passed raw, 4 are required" in ended.stderr
     assert 'failed call_a: what is "b", expected "a"' in ended.stdout
@@ -195,7 +258,9 @@ def test_below_the_threshold_no_report_is_left_that_make_could_take_for_finished
 def test_a_server_error_ends_the_run_without_a_report(evaluate):
     ended, report, failed, _ = evaluate(replies={"look at b": (503, {"error": "out of memory"})})
     assert ended.returncode == 2 and report is None and failed is None
-    assert "answered case call_b (/v1/chat/completions) with HTTP 503" in ended.stderr and "Traceback" not in ended.stderr
+    assert (
+        "answered case call_b (/v1/chat/completions) with HTTP 503" in ended.stderr and "Traceback" not in ended.stderr
+    )
 
 
 def test_a_server_that_shows_no_tokens_has_no_raw_score(evaluate):
@@ -209,7 +274,10 @@ def test_a_server_that_stumbles_is_asked_again_and_the_stumble_is_counted_apart(
     busy = iter([(503, {"error": "loading"}), (200, chat(call("b")))])
     _, report, _, _ = evaluate(replies={"look at b": lambda: next(busy)}, flags=["--backend", "openai"])
     assert report["results"]["passed"] == 4
-    assert report["results"]["infrastructure"] == {"errors": 1, "details": [{"case": "call_b", "path": "/v1/chat/completions", "status": 503}]}
+    assert report["results"]["infrastructure"] == {
+        "errors": 1,
+        "details": [{"case": "call_b", "path": "/v1/chat/completions", "status": 503}],
+    }
 
 
 def test_an_interrupted_run_goes_on_without_asking_again_what_it_knows(evaluate):
@@ -218,7 +286,10 @@ def test_an_interrupted_run_goes_on_without_asking_again_what_it_knows(evaluate)
     assert ended.returncode == 2 and report is None
     ended, report, _, server = evaluate()
     assert "2 answers of an interrupted run" in ended.stderr and report["results"]["passed"] == 4
-    assert [body["messages"][-1]["content"] for path, body in server.requests if path == "/v1/chat/completions"] == ["hello", "seen"]
+    assert [body["messages"][-1]["content"] for path, body in server.requests if path == "/v1/chat/completions"] == [
+        "hello",
+        "seen",
+    ]
     assert [entry["id"] for entry in report["results"]["details"]] == [case["id"] for case in CASES]
     assert "answers of an interrupted run" not in evaluate()[0].stderr, "a finished run leaves nothing to go on with"
 
@@ -227,7 +298,9 @@ def test_answers_of_another_model_or_setting_are_not_mixed_in(evaluate, tmp_path
     down = {"hello": (503, {"error": "out of memory"})}
     evaluate(replies=down)
     ended, report, _, server = evaluate(served="another-model")
-    assert ended.returncode == 2 and report is None and "has answers to another evaluation (served differ)" in ended.stderr
+    assert (
+        ended.returncode == 2 and report is None and "has answers to another evaluation (served differ)" in ended.stderr
+    )
     assert not [path for path, _ in server.requests]
     ended, *_ = evaluate(flags=["--temperature", "0.5"])
     assert "temperature" in ended.stderr and ended.returncode == 2
@@ -239,14 +312,27 @@ def test_answers_of_another_model_or_setting_are_not_mixed_in(evaluate, tmp_path
 
 def test_several_trials_pass_only_together_and_pass_hat_k_says_how_often(evaluate):
     turns = iter([call("b"), call("a"), call("b")])
-    _, report, _, server = evaluate(replies={"look at b": lambda: (200, chat(next(turns)))},
-                                    flags=["--backend", "openai", "--trials", "3", "--temperature", "0.7", "--seed", "11"])
+    _, report, _, server = evaluate(
+        replies={"look at b": lambda: (200, chat(next(turns)))},
+        flags=["--backend", "openai", "--trials", "3", "--temperature", "0.7", "--seed", "11"],
+    )
     results = report["results"]
     assert (results["cases"], results["passed"]) == (4, 3)
-    assert results["trials"] == {"trials": 3, "attempts": 12, "passed": 11, "pass_hat": {"1": 0.9167, "2": 0.8333, "3": 0.75}}
+    assert results["trials"] == {
+        "trials": 3,
+        "attempts": 12,
+        "passed": 11,
+        "pass_hat": {"1": 0.9167, "2": 0.8333, "3": 0.75},
+    }
     failed = results["details"][1]
-    assert failed["trials"]["passed"] == [True, False, True] and failed["calls"] == [{"name": "look", "arguments": {"what": "a"}}] and not failed["passed"]
-    assert sorted({body["seed"] for _, body in server.requests}) == [11, 12, 13] and all(body["temperature"] == 0.7 for _, body in server.requests)
+    assert (
+        failed["trials"]["passed"] == [True, False, True]
+        and failed["calls"] == [{"name": "look", "arguments": {"what": "a"}}]
+        and not failed["passed"]
+    )
+    assert sorted({body["seed"] for _, body in server.requests}) == [11, 12, 13] and all(
+        body["temperature"] == 0.7 for _, body in server.requests
+    )
     ended, *_ = evaluate(flags=["--trials", "3"])
     assert ended.returncode == 2 and "at temperature 0 every trial gives the same answer" in ended.stderr
 
@@ -263,14 +349,22 @@ def test_parallel_requests_give_the_same_report_in_the_same_order(evaluate):
 
 def test_the_report_has_intervals_latency_and_speed(evaluate):
     results = evaluate()[1]["results"]
-    assert results["intervals"]["passed"] == [0.5101, 1.0] and results["intervals"]["by_category"]["look"] == [0.3424, 1.0]
-    assert 0 < results["latency"]["median"] <= results["latency"]["p95"] < 60 and results["output_tokens_per_second"] > 0
+    assert results["intervals"]["passed"] == [0.5101, 1.0] and results["intervals"]["by_category"]["look"] == [
+        0.3424,
+        1.0,
+    ]
+    assert (
+        0 < results["latency"]["median"] <= results["latency"]["p95"] < 60 and results["output_tokens_per_second"] > 0
+    )
 
 
 def test_a_long_case_is_filled_to_its_tokens_and_recorded_unfilled(evaluate):
     long = {**CASES[0], "id": "long", "fill": 2000, "prompt": "{filler}\nlook at a\n{filler}"}
     _, report, _, server = evaluate({**PERFECT, "": call("a")}, cases=[long])
-    assert report["results"]["passed"] == 1 and report["results"]["details"][0]["messages"][-1]["content"] == long["prompt"]
+    assert (
+        report["results"]["passed"] == 1
+        and report["results"]["details"][0]["messages"][-1]["content"] == long["prompt"]
+    )
     filled = [body["messages"][-1]["content"] for path, body in server.requests if path == "/v1/chat/completions"][0]
     assert 1980 - 90 < len(filled) <= 1980 and "\nlook at a\n" in filled and 700 < filled.index("look at a") < 1200
     ended, *_ = evaluate(cases=[{**long, "fill": 25}])
@@ -278,8 +372,16 @@ def test_a_long_case_is_filled_to_its_tokens_and_recorded_unfilled(evaluate):
 
 
 def test_a_missing_model_file_is_one_clear_line(tmp_path):
-    ended = script("--suite", ROOT / "evals/suites/fixed_hermes_43.json", "--gguf", tmp_path / "no.gguf", "--artifact", "x",
-                   "--out", tmp_path / "r.json")
+    ended = script(
+        "--suite",
+        ROOT / "evals/suites/fixed_hermes_43.json",
+        "--gguf",
+        tmp_path / "no.gguf",
+        "--artifact",
+        "x",
+        "--out",
+        tmp_path / "r.json",
+    )
     assert ended.returncode == 2 and ended.stderr == f"error: {tmp_path / 'no.gguf'}: no such file or folder\n"
 
 
@@ -295,7 +397,7 @@ def short_suite(tmp_path_factory) -> Path:
 
 def test_llama_server_reads_the_tools_once_and_then_only_each_request(llama_bin, short_suite, tmp_path):
     """The tools are more than 12,000 of 13,800 tokens (a token is a byte here); a hybrid model cannot simply cut its cache."""
-    gguf = random_lfm2.write(tmp_path / "random.gguf")
+    gguf = random_gguf.write(tmp_path / "random.gguf")
     ended = script("--suite", short_suite, "--gguf", gguf, "--artifact", "random", "--out", tmp_path / "r.json")
     assert ended.returncode == 0, ended.stderr
     details = read_json(tmp_path / "r.json")["results"]["details"]
@@ -309,8 +411,19 @@ def test_llama_server_reads_the_tools_once_and_then_only_each_request(llama_bin,
 def test_mlx_server_is_scored_on_the_tokens_of_the_very_same_answer(short_suite, tmp_path):
     model = tmp_path / "model"
     random_checkpoints.save_hf(model, max_position_embeddings=65536)
-    (model / "chat_template.jinja").write_text(random_lfm2.TEMPLATE.read_text())
-    ended = script("--suite", short_suite, "--model", model, "--backend", "mlx", "--artifact", "random", "--out", tmp_path / "r.json")
+    (model / "chat_template.jinja").write_text(random_gguf.TEMPLATE.read_text())
+    ended = script(
+        "--suite",
+        short_suite,
+        "--model",
+        model,
+        "--backend",
+        "mlx",
+        "--artifact",
+        "random",
+        "--out",
+        tmp_path / "r.json",
+    )
     assert ended.returncode == 0, ended.stderr
     details = read_json(tmp_path / "r.json")["results"]["details"]
     for entry in details:

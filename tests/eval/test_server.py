@@ -9,23 +9,25 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import model_client
-import model_server
-import random_lfm2
-from cli import UserError
-from eval_case import Suite
-from files import ROOT
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT
+from kxl.eval import client as eval_client
+from kxl.eval import server as eval_server
+from kxl.eval.suites import Suite
+from kxl.setup import random_gguf
 
 SUITE = Suite("s", [], 8, [{"id": "one", "kind": "no_tool", "messages": [{"role": "user", "content": "hi"}]}])
 
 
 @pytest.fixture(scope="module")
 def gguf(llama_bin, tmp_path_factory):
-    return random_lfm2.write(tmp_path_factory.mktemp("model") / "random.gguf", context=2048)
+    return random_gguf.write(tmp_path_factory.mktemp("model") / "random.gguf", context=2048)
 
 
 def serve(gguf, tmp_path, **options):
-    return model_server.llama_server(gguf, tmp_path / "server.log", context=options.pop("context", 1024), extra=("--threads", "1"), **options)
+    return eval_server.llama_server(
+        gguf, tmp_path / "server.log", context=options.pop("context", 1024), extra=("--threads", "1"), **options
+    )
 
 
 def child_of(pid: int) -> int:
@@ -75,8 +77,13 @@ with model_server.llama_server(Path({gguf!r}), Path({log!r}), context=1024, extr
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_server_is_gone_when_we_are_interrupted_or_killed(gguf, tmp_path, signal_number):
     script = HOLDER.format(scripts=str(ROOT / "scripts"), gguf=str(gguf), log=str(tmp_path / "server.log"))
-    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background jobs ignore it
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # a shell's background jobs ignore it
     guard = int(holder.stdout.readline())
     pids = guard, child_of(guard)
     assert all(map(runs, pids))
@@ -87,10 +94,13 @@ def test_server_is_gone_when_we_are_interrupted_or_killed(gguf, tmp_path, signal
 
 def test_a_server_that_dies_is_named_by_signal_and_log_and_no_case_fails(gguf, tmp_path):
     with serve(gguf, tmp_path) as server:
-        client = model_client.Client(server, "openai")
+        client = eval_client.Client(server, "openai")
         client.ask(SUITE, SUITE.cases[0])
         os.kill(child_of(server.guard.pid), signal.SIGSEGV)
-        with pytest.raises(model_server.ServerError, match="died on case one; it was ended by SIGSEGV; its whole log is .*server.log, it ends:\n    "):
+        with pytest.raises(
+            eval_server.ServerError,
+            match="died on case one; it was ended by SIGSEGV; its whole log is .*server.log, it ends:\n    ",
+        ):
             client.ask(SUITE, SUITE.cases[0])
 
 
@@ -99,8 +109,8 @@ def test_a_server_that_hangs_is_an_error_after_the_timeout(gguf, tmp_path):
         pid = child_of(server.guard.pid)
         os.kill(pid, signal.SIGSTOP)
         try:
-            with pytest.raises(model_server.ServerError, match="gave no answer to case one within 1 s"):
-                model_client.Client(server, "openai", seconds=1).ask(SUITE, SUITE.cases[0])
+            with pytest.raises(eval_server.ServerError, match="gave no answer to case one within 1 s"):
+                eval_client.Client(server, "openai", seconds=1).ask(SUITE, SUITE.cases[0])
         finally:
             # A stopped process does not see SIGTERM; the guard then kills it, which takes its five seconds.
             os.kill(pid, signal.SIGCONT)
@@ -110,15 +120,17 @@ def test_a_broken_model_file_is_an_error_at_once_with_the_reason_from_the_log(ll
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF, but not really")
     started = time.monotonic()
-    with pytest.raises(model_server.ServerError, match="ended before it was ready; it ended with exit code 1.*\n(.*\n)*.*broken.gguf"):
+    with pytest.raises(
+        eval_server.ServerError, match="ended before it was ready; it ended with exit code 1.*\n(.*\n)*.*broken.gguf"
+    ):
         with serve(broken, tmp_path):
             pass
     assert time.monotonic() - started < 30
 
 
 def test_a_server_that_never_gets_ready_is_an_error(tmp_path):
-    with pytest.raises(model_server.ServerError, match="was not ready within 1 s"):
-        with model_server._running([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log", 1):
+    with pytest.raises(eval_server.ServerError, match="was not ready within 1 s"):
+        with eval_server._running([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log", 1):
             pass
 
 
@@ -135,7 +147,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers()
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
 """
-    with model_server._running([sys.executable, "-c", script], tmp_path / "log", 20) as server:
+    with eval_server._running([sys.executable, "-c", script], tmp_path / "log", 20) as server:
         assert server.alive()
     assert (tmp_path / "tries").read_text() == "xxx"
 
@@ -143,9 +155,11 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever(
 def test_two_slots_answer_two_requests_at_once_each_with_the_whole_context(gguf, tmp_path):
     with serve(gguf, tmp_path, context=2048, slots=2) as server, ThreadPoolExecutor(2) as pool:
         assert len(server.http.get(server.url + "/slots").json()) == 2
-        client = model_client.Client(server, "llama_cpp")
+        client = eval_client.Client(server, "llama_cpp")
         answers = list(pool.map(lambda _: client.ask(SUITE, SUITE.cases[0]), range(4)))
-    assert len({raw.raw_text for _, raw in answers}) == 1 and all(raw.prompt_tokens == answers[0][1].prompt_tokens for _, raw in answers)
+    assert len({raw.raw_text for _, raw in answers}) == 1 and all(
+        raw.prompt_tokens == answers[0][1].prompt_tokens for _, raw in answers
+    )
 
 
 def test_less_context_than_asked_for_is_an_error(gguf, tmp_path):
@@ -157,5 +171,5 @@ def test_less_context_than_asked_for_is_an_error(gguf, tmp_path):
 def test_a_prompt_too_long_for_the_context_is_an_error_and_not_a_failed_case(gguf, tmp_path):
     long = {"id": "long", "kind": "no_tool", "messages": [{"role": "user", "content": "word " * 1000}]}
     with serve(gguf, tmp_path) as server:
-        with pytest.raises(model_server.ServerError, match="answered case long .* with HTTP 400"):
-            model_client.Client(server, "llama_cpp").ask(SUITE, long)
+        with pytest.raises(eval_server.ServerError, match="answered case long .* with HTTP 400"):
+            eval_client.Client(server, "llama_cpp").ask(SUITE, long)

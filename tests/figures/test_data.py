@@ -2,13 +2,13 @@
 
 import copy
 
+import matplotlib
 import pytest
 
-import figures_data
-import matplotlib
 from conftest import ROOT
-from files import read_json
-from figures_style import THEMES, style, text_boxes, text_problems
+from kxl.base.files import read_json
+from kxl.figures import data
+from kxl.figures.style import THEMES, style, text_boxes, text_problems
 
 REPORT = {
     "settings": {"caps": [16384, 10240]},
@@ -32,10 +32,14 @@ def test_the_figure_says_what_each_filter_took(theme, kind):
     if kind == "nothing dropped":
         report["results"] |= {"dropped": {}, "drops": {}, "rows_in": 637}
     with matplotlib.rc_context(style(theme)):
-        figure = figures_data.filtering(report, theme, read_json(ROOT / "configs" / "reference_results.json") if kind == "reference" else None)
+        figure = data.filtering(
+            report, theme, read_json(ROOT / "configs" / "reference_results.json") if kind == "reference" else None
+        )
         texts = [text for text, _ in text_boxes(figure)]
         assert text_problems(figure) == []
-    assert any("published: 582 train, 29 valid, 26 test rows; caps at 16,384 and 10,240 tokens" in text for text in texts) is (kind == "reference")
+    assert any(
+        "published: 582 train, 29 valid, 26 test rows; caps at 16,384 and 10,240 tokens" in text for text in texts
+    ) is (kind == "reference")
     assert f"637 of {report['results']['rows_in']:,} traces become rows" in texts
     if kind != "nothing dropped":
         assert {"2,100", "over 10,240 tokens", "42", "not JSON", "kept", "637"} <= set(texts)

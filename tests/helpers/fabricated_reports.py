@@ -1,13 +1,31 @@
 """Reports with invented numbers, in the form that the scripts write, for tests of what reads reports. Never committed as reports."""
 
-import eval_case
-from files import ROOT, write_json
+from kxl.base.files import ROOT, write_json
+from kxl.eval import suites
 
 SUITE = ROOT / "evals" / "suites" / "fixed_hermes_43.json"
-KXL = {"q8kxl": (11.2, 2e-4, 4e-3), "q6kxl": (9.4, 1.1e-3, 0.03), "q5kxl": (8.6, 3.4e-3, 0.09), "q4kxl": (7.6, 9.1e-3, 0.22)}
-STOCK = {"Q8_0": (10.7, 4e-4, 7e-3), "Q6_K": (8.4, 2.1e-3, 0.05), "Q5_K_M": (7.6, 7.1e-3, 0.2), "Q4_K_M": (6.6, 0.021, 0.6)}
-GIB = {"q8kxl": (8.576, 8.6), "q6kxl": (7.092, 7.1), "q5kxl": (6.452, 6.5), "q4kxl": (5.69, 5.7),
-       "Q8_0": (8.257, None), "Q6_K": (6.376, None), "Q5_K_M": (5.511, None), "Q4_K_M": (4.696, None)}
+KXL = {
+    "q8kxl": (11.2, 2e-4, 4e-3),
+    "q6kxl": (9.4, 1.1e-3, 0.03),
+    "q5kxl": (8.6, 3.4e-3, 0.09),
+    "q4kxl": (7.6, 9.1e-3, 0.22),
+}
+STOCK = {
+    "Q8_0": (10.7, 4e-4, 7e-3),
+    "Q6_K": (8.4, 2.1e-3, 0.05),
+    "Q5_K_M": (7.6, 7.1e-3, 0.2),
+    "Q4_K_M": (6.6, 0.021, 0.6),
+}
+GIB = {
+    "q8kxl": (8.576, 8.6),
+    "q6kxl": (7.092, 7.1),
+    "q5kxl": (6.452, 6.5),
+    "q4kxl": (5.69, 5.7),
+    "Q8_0": (8.257, None),
+    "Q6_K": (6.376, None),
+    "Q5_K_M": (5.511, None),
+    "Q4_K_M": (4.696, None),
+}
 
 
 def sha(name):
@@ -15,20 +33,36 @@ def sha(name):
 
 
 def checkpoint():
-    return {"path": "models/tiny", "files": [{"path": "models/tiny/model.safetensors", "bytes": 1, "sha256": sha("checkpoint")}]}
+    return {
+        "path": "models/tiny",
+        "files": [{"path": "models/tiny/model.safetensors", "bytes": 1, "sha256": sha("checkpoint")}],
+    }
 
 
 def quants(figures=None):
     """`figures`: {artifact: (MiB, mean KLD, 99.9 % KLD)}."""
     figures = figures or {"bf16": (19.8, 0.0, 0.0), **KXL, **STOCK}
     return {
-        "inputs": [], "environment": {},
+        "inputs": [],
+        "environment": {},
         "settings": {"context": 512, "chunks": 64, "tokens": 32768, "scored_tokens": 16320, "control_tokens": 3000},
         "results": {
             name: {
-                "bytes": int(mib * 2**20), "bpw": 6.0, "parameters": 9_900_000, "file": f"{name}.gguf", "sha256": sha(name),
-                "kld": {"mean": mean, "mean_error": mean / 25, "median": mean / 3, "p99": mean * 8, "p999": tail, "max": tail * 3},
-                "same_top_p": 0.99, "same_top_p_error": 0.001,
+                "bytes": int(mib * 2**20),
+                "bpw": 6.0,
+                "parameters": 9_900_000,
+                "file": f"{name}.gguf",
+                "sha256": sha(name),
+                "kld": {
+                    "mean": mean,
+                    "mean_error": mean / 25,
+                    "median": mean / 3,
+                    "p99": mean * 8,
+                    "p999": tail,
+                    "max": tail * 3,
+                },
+                "same_top_p": 0.99,
+                "same_top_p_error": 0.001,
                 "policy": "parent" if name == "bf16" else "stock" if name in STOCK else f"gguf/{name}.tensor-types",
             }
             for name, (mib, mean, tail) in figures.items()
@@ -39,16 +73,28 @@ def quants(figures=None):
 def evaluation(artifact, suite="fixed_hermes_43", backend="llama_cpp", failing=(), raw_failing=0, leaks=0):
     """A report on the fixed suite's own cases; `failing` are indexes of cases."""
     details = [
-        {"id": case["id"], "kind": case["kind"], "category": case["category"], "passed": index not in failing, "calls": []}
-        for index, case in enumerate(eval_case.load(SUITE).cases)
+        {
+            "id": case["id"],
+            "kind": case["kind"],
+            "category": case["category"],
+            "passed": index not in failing,
+            "calls": [],
+        }
+        for index, case in enumerate(suites.load(SUITE).cases)
     ]
+
     def tally(entries):
         return {"cases": len(entries), "passed": sum(entry["passed"] for entry in entries)}
 
-    by = {key: {value: [entry for entry in details if entry[key] == value] for value in {entry[key] for entry in details}}
-          for key in ("kind", "category")}
+    by = {
+        key: {value: [entry for entry in details if entry[key] == value] for value in {entry[key] for entry in details}}
+        for key in ("kind", "category")
+    }
     return {
-        "inputs": [{"path": "suite", "sha256": "suite"}, {"path": f"{artifact}.gguf", "sha256": sha(artifact)} if backend == "llama_cpp" else checkpoint()],
+        "inputs": [
+            {"path": "suite", "sha256": "suite"},
+            {"path": f"{artifact}.gguf", "sha256": sha(artifact)} if backend == "llama_cpp" else checkpoint(),
+        ],
         "environment": {},
         "settings": {"suite": suite, "backend": backend, "artifact": artifact, "context": 65536},
         "results": {
@@ -66,17 +112,32 @@ def evaluation(artifact, suite="fixed_hermes_43", backend="llama_cpp", failing=(
 
 def sizes(gib=GIB):
     return {
-        "inputs": [], "environment": {}, "settings": {},
-        "results": {"lfm2-8b-a1b": {"parameters": 8_339_900_000, "artifacts": {
-            name: {"bytes": int(size * 2**30), "gib": size, "bpw": 6.0, "budget_gib": budget, "policy": None if name in STOCK else ["a=q8_0"]}
-            for name, (size, budget) in gib.items()
-        }}},
+        "inputs": [],
+        "environment": {},
+        "settings": {},
+        "results": {
+            "lfm2-8b-a1b": {
+                "parameters": 8_339_900_000,
+                "artifacts": {
+                    name: {
+                        "bytes": int(size * 2**30),
+                        "gib": size,
+                        "bpw": 6.0,
+                        "budget_gib": budget,
+                        "policy": None if name in STOCK else ["a=q8_0"],
+                    }
+                    for name, (size, budget) in gib.items()
+                },
+            }
+        },
     }
 
 
 def imatrix(fewest=1234):
     return {
-        "inputs": [{"path": "bf16.gguf", "sha256": sha("bf16")}], "environment": {}, "settings": {"context": 512, "min_tokens": 64},
+        "inputs": [{"path": "bf16.gguf", "sha256": sha("bf16")}],
+        "environment": {},
+        "settings": {"context": 512, "min_tokens": 64},
         "results": {"tokens": 65536, "fewest_tokens": {"layer": 3, "expert": 7, "tokens": fewest}, "layers": []},
     }
 
@@ -84,7 +145,8 @@ def imatrix(fewest=1234):
 def parity(equal=200, difference=2e-5):
     side = {"greedy_equal": equal, "max_difference": difference, "mean_kld": 1e-6, "differing": []}
     return {
-        "inputs": [checkpoint(), {"path": "bf16.gguf", "sha256": sha("bf16")}], "environment": {},
+        "inputs": [checkpoint(), {"path": "bf16.gguf", "sha256": sha("bf16")}],
+        "environment": {},
         "settings": {"positions": 200, "max_difference": 0.001, "max_kld": 0.01},
         "results": {"positions": 200, "near_ties": 1, "exact": side, "as_served": side},
     }
@@ -92,47 +154,100 @@ def parity(equal=200, difference=2e-5):
 
 def calibration():
     return {
-        "inputs": [], "environment": {}, "settings": {},
-        "results": {"calibration": {"conversations": 812, "tokens": 65540}, "heldout": {"conversations": 398, "tokens": 32790}, "left_out": {}},
+        "inputs": [],
+        "environment": {},
+        "settings": {},
+        "results": {
+            "calibration": {"conversations": 812, "tokens": 65540},
+            "heldout": {"conversations": 398, "tokens": 32790},
+            "left_out": {},
+        },
     }
 
 
 def emission(right=47, emitting=0, false=1, near=9):
-    """A report of evaluate_emission.py: 50 tool prompts, 50 ordinary ones, 30 near misses."""
+    """A report of smol_evaluate.py: 50 tool prompts, 50 ordinary ones, 30 near misses."""
+
     def entry(kind, place, call, probability):
-        return {"id": f"{kind}-{place}", "kind": kind, "expected": ["f"] if kind == "tool" else None, "verdict": "call" if call else "text",
-                "started": call, "calls": [{"name": "f", "arguments": {}}] if call else [], "start_probability": probability}
+        return {
+            "id": f"{kind}-{place}",
+            "kind": kind,
+            "expected": ["f"] if kind == "tool" else None,
+            "verdict": "call" if call else "text",
+            "started": call,
+            "calls": [{"name": "f", "arguments": {}}] if call else [],
+            "start_probability": probability,
+        }
 
     sides = {}
-    for when, calls in (("before", {"tool": emitting, "ordinary": 0, "near_miss": 0}), ("after", {"tool": right, "ordinary": false, "near_miss": near})):
-        sides[when] = [entry(kind, place, place < calls[kind], 0.999 if place < calls[kind] else 10.0 ** -(3 + place % 8))
-                       for kind, prompts in (("tool", 50), ("ordinary", 50), ("near_miss", 30)) for place in range(prompts)]
-    return {"inputs": [], "environment": {}, "settings": {"max_tokens": 96}, "results": {
-        "before": {"prompts": 50, "emitting": emitting}, "after": {"prompts": 50, "start_json_end": right, "right_tool": right},
-        "ordinary": {"prompts": 50, "false_calls": false}, "near_miss": {"prompts": 30, "false_calls": near}, "details": sides}}
+    for when, calls in (
+        ("before", {"tool": emitting, "ordinary": 0, "near_miss": 0}),
+        ("after", {"tool": right, "ordinary": false, "near_miss": near}),
+    ):
+        sides[when] = [
+            entry(kind, place, place < calls[kind], 0.999 if place < calls[kind] else 10.0 ** -(3 + place % 8))
+            for kind, prompts in (("tool", 50), ("ordinary", 50), ("near_miss", 30))
+            for place in range(prompts)
+        ]
+    return {
+        "inputs": [],
+        "environment": {},
+        "settings": {"max_tokens": 96},
+        "results": {
+            "before": {"prompts": 50, "emitting": emitting},
+            "after": {"prompts": 50, "start_json_end": right, "right_tool": right},
+            "ordinary": {"prompts": 50, "false_calls": false},
+            "near_miss": {"prompts": 30, "false_calls": near},
+            "details": sides,
+        },
+    }
 
 
 def memory():
-    """A report of sweep_groups.py --model."""
+    """A report of moe_sweep_groups.py --model."""
     rows = []
     for tokens in (512, 1024, 2048, 4096, 6144, 8192, 10240):
-        parts = {"process": 0.2, "core": 8.79, "moments": 0.03, "layer inputs": 0.9 * tokens / 10240, "work": 0.2 + 0.7 * tokens / 10240}
+        parts = {
+            "process": 0.2,
+            "core": 8.79,
+            "moments": 0.03,
+            "layer inputs": 0.9 * tokens / 10240,
+            "work": 0.2 + 0.7 * tokens / 10240,
+        }
         rows.append({"tokens": tokens, "peak_gib": round(sum(parts.values()), 3), "parts_gib": parts})
     return {"inputs": [], "environment": {}, "settings": {}, "results": {"by_length": rows, "measured": []}}
 
 
 def proof(streamed=9.3, grouped=9.4):
-    """A report of prove_8b.py."""
+    """A report of moe_prove_8b.py."""
     entry = {"tokens": 1024, "extrapolated": False, "seconds_per_example": 200.0}
-    return {"inputs": [], "environment": {}, "settings": {"tokens": 1024}, "results": {
-        "streamed": {**entry, "peak_rss_gib": streamed}, "grouped": {**entry, "peak_rss_gib": grouped, "seconds_per_example": 700.0},
-        "predicted_10240": {"streamed_gib": 10.7, "grouped_gib": 10.7}, "speedup": 3.5}}
+    return {
+        "inputs": [],
+        "environment": {},
+        "settings": {"tokens": 1024},
+        "results": {
+            "streamed": {**entry, "peak_rss_gib": streamed},
+            "grouped": {**entry, "peak_rss_gib": grouped, "seconds_per_example": 700.0},
+            "predicted_10240": {"streamed_gib": 10.7, "grouped_gib": 10.7},
+            "speedup": 3.5,
+        },
+    }
 
 
 def sweep(seconds=(61.0, 40.2, 33.3, 28.0, 13.1)):
-    """A report of sweep_groups.py --sweep: groups of 1, 2, 4 and 8 layers, then streamed."""
-    steps = [{"group_layers": size, "seconds": taken, "peak_rss_gib": 3.61, "predicted_gib": 3.7, "prediction_error": 0.02, "tokens": 256, "layers": 10}
-             for size, taken in zip((1, 2, 4, 8, None), seconds)]
+    """A report of moe_sweep_groups.py --sweep: groups of 1, 2, 4 and 8 layers, then streamed."""
+    steps = [
+        {
+            "group_layers": size,
+            "seconds": taken,
+            "peak_rss_gib": 3.61,
+            "predicted_gib": 3.7,
+            "prediction_error": 0.02,
+            "tokens": 256,
+            "layers": 10,
+        }
+        for size, taken in zip((1, 2, 4, 8, None), seconds)
+    ]
     return {"inputs": [], "environment": {}, "settings": {"layers": 10, "tokens": 256}, "results": {"steps": steps}}
 
 
@@ -141,7 +256,9 @@ def write(folder, **reports):
     paths = {}
     for name, one in reports.items():
         if isinstance(one, list):
-            paths[name] = [write(folder, **{f"{name}-{index}": single})[f"{name}-{index}"] for index, single in enumerate(one)]
+            paths[name] = [
+                write(folder, **{f"{name}-{index}": single})[f"{name}-{index}"] for index, single in enumerate(one)
+            ]
         else:
             paths[name] = folder / f"{name}.json"
             write_json(paths[name], one)

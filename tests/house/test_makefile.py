@@ -5,86 +5,13 @@ to run and creates the files that the script would have made.
 """
 
 import ast
-import os
 import re
 import resource
-import shutil
-import subprocess
-import sys
-import time
 
 import pytest
 
 from conftest import ROOT
-
-STUB = f"""#!{sys.executable} -I
-import pathlib, sys
-script, *args = sys.argv[1:]
-name = pathlib.Path(script).stem
-with open("ran.txt", "a") as file:
-    print(name, *args, file=file)
-for flag in ("--out", "--report", "--calibration", "--heldout"):
-    if flag in args and name != "show_artifacts":
-        made = pathlib.Path(args[args.index(flag) + 1])
-        made.parent.mkdir(parents=True, exist_ok=True)
-        made.touch()
-if name == "show_artifacts" and "--up-to-date" in args:
-    print("everything is up to date")
-"""
-
-
-class Checkout:
-    """A copy of the repository's inputs, with a stub in place of Python."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        for name in ("Makefile", "requirements.txt", "constraints.txt"):
-            shutil.copy(ROOT / name, folder)
-        for name in ("scripts", "patches", "gguf", "configs", "datasets"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        shutil.copytree(ROOT / "evals" / "suites", folder / "evals" / "suites")
-        (folder / "third_party").mkdir()
-        shutil.copy(ROOT / "third_party" / "llama.cpp.lock", folder / "third_party")
-        for model in ("models/tiny", "mine"):
-            (folder / model).mkdir(parents=True)
-            for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
-                (folder / model / name).touch()
-        python = folder / ".venv" / "bin" / "python"
-        python.parent.mkdir(parents=True)
-        python.write_text(STUB)
-        python.chmod(0o755)
-        # Inputs are older than anything that is made from them.
-        past = time.time() - 3600
-        for path in folder.rglob("*"):
-            os.utime(path, (past, past))
-        (folder / ".venv" / "complete").touch()
-
-    def make(self, *args):
-        """Run make; return its exit code, its output and the scripts that it ran, without the question whether llama.cpp is built."""
-        (self.folder / "ran.txt").unlink(missing_ok=True)
-        ended = subprocess.run(["make", f"PYTHON={sys.executable}", *args], cwd=self.folder, capture_output=True, text=True,
-                               env={name: value for name, value in os.environ.items() if name not in ("RUN", "MODEL", "CONFIG", "MAKEFLAGS")})
-        ran = (self.folder / "ran.txt").read_text().splitlines() if (self.folder / "ran.txt").exists() else []
-        return ended.returncode, ended.stdout + ended.stderr, [line for line in ran if line.split()[0] != "build_llama_cpp"]
-
-    def scripts(self, *args):
-        code, output, ran = self.make(*args)
-        assert code == 0, output
-        return [line.split()[0] for line in ran]
-
-    def touch(self, name):
-        assert (self.folder / name).exists(), name
-        later = time.time() + 5
-        for path in self.folder.rglob("*"):  # so that the touched file is newer than all others, whatever the clock's grain
-            if path.is_file() and path.stat().st_mtime > later - 5:
-                os.utime(path, (later - 5, later - 5))
-        os.utime(self.folder / name, (later, later))
-
-
-@pytest.fixture
-def checkout(tmp_path):
-    return Checkout(tmp_path)
-
+from helpers.checkout import STUB
 
 LINE = ["convert_gguf", "build_tiny_rows", "build_calibration", "compute_imatrix", "quantize_kxl", "run_eval"]
 
@@ -105,18 +32,27 @@ def test_a_second_q4kxl_takes_under_three_seconds(checkout):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 
 
-@pytest.mark.parametrize("touched, remade", [
-    ("scripts/tiny_words.py", ["build_tiny_rows", "build_calibration", "compute_imatrix", "quantize_kxl", "run_eval"]),
-    ("models/tiny/model.safetensors", ["convert_gguf", "build_calibration", "compute_imatrix", "quantize_kxl", "run_eval"]),
-    ("patches/llama.cpp-lfm2-conv-layout.patch", ["convert_gguf", "compute_imatrix", "quantize_kxl", "run_eval"]),
-    ("runs/tiny/calibration.txt", ["compute_imatrix", "quantize_kxl", "run_eval"]),
-    ("gguf/q4kxl.tensor-types", ["quantize_kxl", "run_eval"]),
-    ("gguf/q8kxl.tensor-types", []),
-    ("configs/tiny.json", ["run_eval"]),
-    ("evals/suites/generated_200.json", ["build_calibration", "compute_imatrix", "quantize_kxl", "run_eval"]),
-    ("evals/suites/fixed_hermes_43.json", ["build_calibration", "compute_imatrix", "quantize_kxl", "run_eval"]),
-    ("README.md", []),
-])
+@pytest.mark.parametrize(
+    "touched, remade",
+    [
+        (
+            "scripts/kxl/tiny/words.py",
+            ["build_tiny_rows", "build_calibration", "compute_imatrix", "quantize_kxl", "run_eval"],
+        ),
+        (
+            "models/tiny/model.safetensors",
+            ["convert_gguf", "build_calibration", "compute_imatrix", "quantize_kxl", "run_eval"],
+        ),
+        ("patches/llama.cpp-lfm2-conv-layout.patch", ["convert_gguf", "compute_imatrix", "quantize_kxl", "run_eval"]),
+        ("runs/tiny/calibration.txt", ["compute_imatrix", "quantize_kxl", "run_eval"]),
+        ("gguf/q4kxl.tensor-types", ["quantize_kxl", "run_eval"]),
+        ("gguf/q8kxl.tensor-types", []),
+        ("configs/tiny.json", ["run_eval"]),
+        ("evals/suites/generated_200.json", ["build_calibration", "compute_imatrix", "quantize_kxl", "run_eval"]),
+        ("evals/suites/fixed_hermes_43.json", ["build_calibration", "compute_imatrix", "quantize_kxl", "run_eval"]),
+        ("README.md", []),
+    ],
+)
 def test_touching_one_input_remakes_only_what_depends_on_it(checkout, touched, remade):
     (checkout.folder / "README.md").touch()
     checkout.make("q4kxl")
@@ -145,7 +81,10 @@ def test_an_own_checkpoint_goes_through_the_same_line_into_its_own_folders(check
     assert [line.split()[0] for line in ran] == [*LINE, "show_artifacts"]
     assert "--model mine" in ran[0] and "--out runs/mine/LFM-2.5-8B-1B-Hermes-Tuned-bf16.gguf" in ran[0]
     assert "--base-model LiquidAI/LFM2.5-8B-A1B" in ran[0] and "--license other --license-name lfm1.0" in ran[0]
-    assert "--out evals/mine/fixed_hermes_43.llama_cpp.q4kxl.json" in ran[-2] and "--config configs/lfm2.5-8b-a1b.json" in ran[-2]
+    assert (
+        "--out evals/mine/fixed_hermes_43.llama_cpp.q4kxl.json" in ran[-2]
+        and "--config configs/lfm2.5-8b-a1b.json" in ran[-2]
+    )
     assert not (checkout.folder / "runs" / "tiny").exists() and not (checkout.folder / "evals" / "tiny").exists()
 
 
@@ -155,14 +94,17 @@ def test_another_checkpoint_under_the_same_run_name_is_converted_although_its_fi
     assert checkout.scripts("gguf", "MODEL=mine", "RUN=x") == ["convert_gguf"]
 
 
-@pytest.mark.parametrize("args, message", [
-    (["q4kxl", "MODEL=mine"], "add RUN=name"),
-    (["q4kxl", "CONFIG=configs/nothing.json"], "name another one with CONFIG="),
-    (["q4kxl", "CONFIG=configs/lfm2.5-8b-a1b.json"], "has no checkpoint of its own: add MODEL=folder RUN=name"),
-    (["clean", "RUN=.."], "must be one name"),
-    (["clean", "RUN=a/b"], "must be one name"),
-    (["clean", "RUN="], "must be one name"),
-])
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["q4kxl", "MODEL=mine"], "add RUN=name"),
+        (["q4kxl", "CONFIG=configs/nothing.json"], "name another one with CONFIG="),
+        (["q4kxl", "CONFIG=configs/lfm2.5-8b-a1b.json"], "has no checkpoint of its own: add MODEL=folder RUN=name"),
+        (["clean", "RUN=.."], "must be one name"),
+        (["clean", "RUN=a/b"], "must be one name"),
+        (["clean", "RUN="], "must be one name"),
+    ],
+)
 def test_a_wrong_call_says_what_to_change(checkout, args, message):
     code, output, ran = checkout.make(*args)
     assert code != 0 and message in output and ran == []
@@ -176,10 +118,32 @@ def test_make_alone_lists_every_target_in_the_order_of_the_line(checkout):
     code, output, ran = checkout.make()
     assert code == 0 and ran == []
     listed = re.findall(r"^  ([a-z0-9-]+) +\S", output, flags=re.MULTILINE)
-    line = ["venv", "llama", "tools", "tiny-model", "gguf", "imatrix", "parity", "q8kxl", "q6kxl", "q5kxl", "q4kxl", "kxl", "sizes", "quants", "eval",
-            "release", "release-summary", "visuals", "test"]
+    line = [
+        "venv",
+        "llama",
+        "tools",
+        "tiny-model",
+        "gguf",
+        "imatrix",
+        "parity",
+        "q8kxl",
+        "q6kxl",
+        "q5kxl",
+        "q4kxl",
+        "kxl",
+        "sizes",
+        "quants",
+        "eval",
+        "release",
+        "release-summary",
+        "visuals",
+        "test",
+    ]
     assert [name for name in listed if name in line] == line
-    phony = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)) - {"help", "llama-ready"}
+    phony = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)) - {
+        "help",
+        "llama-ready",
+    }
     assert phony == set(listed)
 
 
@@ -204,7 +168,17 @@ def imported(script: str) -> set[str]:
         fresh = {name for name in names if name and (ROOT / "scripts" / f"{name}.py").is_file()} - found
         found |= fresh
         todo += fresh
-    return found - {"cli", "files", "freed_memory", "history", "processes", "report", "llama_cpp", "mlx_backend", "venvs"}
+    return found - {
+        "cli",
+        "files",
+        "freed_memory",
+        "history",
+        "processes",
+        "report",
+        "llama_cpp",
+        "mlx_backend",
+        "venvs",
+    }
 
 
 def is_verb(script: str) -> bool:

@@ -7,19 +7,23 @@ import sys
 
 import pytest
 
-import history
-import report
-import show_status
+import status as show_status
 from conftest import ROOT
-from files import sha256, write_json, write_text
+from kxl.base import history, report
+from kxl.base.files import sha256, write_json, write_text
 
 
 @pytest.fixture
 def status(tmp_path, monkeypatch, capsys):
     def run(*stages):
-        monkeypatch.setattr(sys, "argv", ["show_status.py", "--history", str(tmp_path / "history.jsonl"), *(w for s in stages for w in ("--stage", s))])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            ["status.py", "--history", str(tmp_path / "history.jsonl"), *(w for s in stages for w in ("--stage", s))],
+        )
         show_status.main()
         return capsys.readouterr().out
+
     return run
 
 
@@ -59,11 +63,24 @@ SCRIPT = "import sys, time; sys.path.insert(0, {scripts!r}); import cli\ndef mai
 def command(tmp_path, body, **popen):
     script = tmp_path / "verb.py"
     script.write_text(SCRIPT.format(scripts=str(ROOT / "scripts"), body=body))
-    return subprocess.Popen([sys.executable, str(script), "--out", "x.json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                            env={**os.environ, history.VARIABLE: str(tmp_path / "history.jsonl")}, **popen)
+    return subprocess.Popen(
+        [sys.executable, str(script), "--out", "x.json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, history.VARIABLE: str(tmp_path / "history.jsonl")},
+        **popen,
+    )
 
 
-@pytest.mark.parametrize("body, event", [("pass", "done"), ("raise cli.UserError('no')", "failed"), ("1 / 0", "failed"), ("raise KeyboardInterrupt", "interrupted")])
+@pytest.mark.parametrize(
+    "body, event",
+    [
+        ("pass", "done"),
+        ("raise cli.UserError('no')", "failed"),
+        ("1 / 0", "failed"),
+        ("raise KeyboardInterrupt", "interrupted"),
+    ],
+)
 def test_the_history_tells_how_a_command_ended(tmp_path, body, event):
     command(tmp_path, body).communicate()
     entry = history.last(tmp_path / "history.jsonl")["x.json"]
@@ -108,11 +125,17 @@ def test_a_summary_and_a_release_folder_are_stale_when_a_report_changed(status, 
 
 def test_a_process_that_has_the_number_of_a_killed_one_is_not_taken_for_it(tmp_path):
     path = tmp_path / "history.jsonl"
-    path.write_text(json.dumps({"pid": os.getpid(), "argv": ["long_gone.py", "--out", "x.json"], "event": "start", "at": 0}) + '\n{"pid": 1, "ar')
+    path.write_text(
+        json.dumps({"pid": os.getpid(), "argv": ["long_gone.py", "--out", "x.json"], "event": "start", "at": 0})
+        + '\n{"pid": 1, "ar'
+    )
     if sys.platform == "linux":
         assert history.last(path)["x.json"]["event"] == "interrupted"
 
 
 def test_history_lines_are_whole_json(tmp_path):
     command(tmp_path, "pass").communicate()
-    assert [json.loads(line)["event"] for line in (tmp_path / "history.jsonl").read_text().splitlines()] == ["start", "done"]
+    assert [json.loads(line)["event"] for line in (tmp_path / "history.jsonl").read_text().splitlines()] == [
+        "start",
+        "done",
+    ]

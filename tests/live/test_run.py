@@ -7,14 +7,12 @@ import sys
 
 import pytest
 
-import hermes_agent
-import live_task
-import run_hermes_live
-import sandbox
-import scripted_server
-from cli import UserError
+import live_run
 from conftest import ROOT
-from files import read_json
+from kxl.base.cli import UserError
+from kxl.base.files import read_json
+from kxl.live import agent, sandbox, scripted_server
+from kxl.live import task as live_task
 
 TASKS = ROOT / "evals" / "live" / "hermes_16.json"
 # How a person would do each by hand; what it prints stands for what a tool returns.
@@ -45,10 +43,15 @@ def test_every_task_can_be_done_and_none_is_done_by_doing_nothing(tmp_path, seed
     for task in tasks:
         assert done_by(task, tmp_path / f"{task.id}-right", by_hand(task, seed)) == [], task.id
         assert done_by(task, tmp_path / f"{task.id}-nothing", "true"), task.id
-        assert any("was not asked for" in why for why in done_by(task, tmp_path / f"{task.id}-more", by_hand(task, seed) + "; touch more")), task.id
+        assert any(
+            "was not asked for" in why
+            for why in done_by(task, tmp_path / f"{task.id}-more", by_hand(task, seed) + "; touch more")
+        ), task.id
         for other in task.files:
             if other not in str(task.checks):
-                assert done_by(task, tmp_path / f"{task.id}-harm-{len(other)}", by_hand(task, seed) + f"; echo x >> {other}"), (task.id, other)
+                assert done_by(
+                    task, tmp_path / f"{task.id}-harm-{len(other)}", by_hand(task, seed) + f"; echo x >> {other}"
+                ), (task.id, other)
 
 
 def test_no_prompt_tells_the_secret_and_words_change_with_the_seed():
@@ -58,9 +61,15 @@ def test_no_prompt_tells_the_secret_and_words_change_with_the_seed():
     assert live_task.words("make_folder", 1) != live_task.words("make_folder", 2)
 
 
-@pytest.mark.parametrize("change, complaint", [
-    ({"checks": []}, "needs checks"), ({"checks": [{"fold": "x"}]}, "a check is one of"), ({"prompt": "say {secret}"}, "no {secret} in its prompt"), ({"extra": 1}, "needs calls, checks"),
-])
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"checks": []}, "needs checks"),
+        ({"checks": [{"fold": "x"}]}, "a check is one of"),
+        ({"prompt": "say {secret}"}, "no {secret} in its prompt"),
+        ({"extra": 1}, "needs calls, checks"),
+    ],
+)
 def test_a_wrong_task_is_refused_by_file_and_name(tmp_path, change, complaint):
     path = tmp_path / "tasks.json"
     task = {"id": "one", "prompt": "p", "toolsets": "terminal", "calls": 1, "checks": [{"absent": "x"}]}
@@ -73,18 +82,47 @@ def test_a_wrong_task_is_refused_by_file_and_name(tmp_path, change, complaint):
 def live(tmp_path_factory):
     """(finished process, report): two tasks for a scripted model that does the first and only claims the second."""
     folder = tmp_path_factory.mktemp("live")
-    hermes_agent.python()
+    agent.python()
     tasks = folder / "tasks.json"
-    tasks.write_text(json.dumps({"name": "hermes_live", "tasks": [
-        {"id": "does", "prompt": "do {a}", "toolsets": "terminal", "calls": 1, "files": {"in.txt": "{secret}"},
-         "checks": [{"file": "out.txt", "equals": "{secret}"}, {"result": "{secret}"}]},
-        {"id": "claims", "prompt": "claim {a}", "toolsets": "terminal,file", "calls": 1, "checks": [{"file": "out.txt", "equals": "{a}"}]}]}))
+    tasks.write_text(
+        json.dumps(
+            {
+                "name": "hermes_live",
+                "tasks": [
+                    {
+                        "id": "does",
+                        "prompt": "do {a}",
+                        "toolsets": "terminal",
+                        "calls": 1,
+                        "files": {"in.txt": "{secret}"},
+                        "checks": [{"file": "out.txt", "equals": "{secret}"}, {"result": "{secret}"}],
+                    },
+                    {
+                        "id": "claims",
+                        "prompt": "claim {a}",
+                        "toolsets": "terminal,file",
+                        "calls": 1,
+                        "checks": [{"file": "out.txt", "equals": "{a}"}],
+                    },
+                ],
+            }
+        )
+    )
 
     def model(body):
         asked = [message["content"] for message in body["messages"] if message["role"] == "user"][0]
         if body["messages"][-1]["role"] == "tool" or asked.startswith("claim"):
             return {"content": "Done: out.txt is written."}
-        return {"tool_calls": [{"name": "terminal", "arguments": {"command": "cat in.txt | tee out.txt; touch ../../outside; curl -s http://127.0.0.1:9"}}]}
+        return {
+            "tool_calls": [
+                {
+                    "name": "terminal",
+                    "arguments": {
+                        "command": "cat in.txt | tee out.txt; touch ../../outside; curl -s http://127.0.0.1:9"
+                    },
+                }
+            ]
+        }
 
     isolation = []
     try:
@@ -95,7 +133,7 @@ def live(tmp_path_factory):
     config = folder / "config.json"
     config.write_text(json.dumps({"eval": {"live": {"threshold": 2}}}))
     with scripted_server.serve([model] * 20, side_answer="A title") as server:
-        ended = subprocess.run([sys.executable, str(ROOT / "scripts/run_hermes_live.py"), "--url", server.url, "--artifact", "x", "--tasks", str(tasks), "--config", str(config),
+        ended = subprocess.run([sys.executable, str(ROOT / "scripts/live_run.py"), "--url", server.url, "--artifact", "x", "--tasks", str(tasks), "--config", str(config),
                                 "--out", str(folder / "live.json"), *isolation], capture_output=True, text=True, timeout=500)  # fmt: skip
         assert all("stream" in body and body["stream"] for body in server.requests)
     return ended, folder
@@ -115,9 +153,9 @@ def test_the_effect_counts_and_not_the_claim(live):
 
 
 def test_scratch_folders_have_plain_names_of_their_own_and_leave_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_hermes_live.tempfile, "tempdir", str(tmp_path))
-    with run_hermes_live.scratch() as one, pytest.raises(RuntimeError):
-        with run_hermes_live.scratch() as other:
+    monkeypatch.setattr(live_run.tempfile, "tempdir", str(tmp_path))
+    with live_run.scratch() as one, pytest.raises(RuntimeError):
+        with live_run.scratch() as other:
             assert (one.name, other.name) == ("hermes-live-1", "hermes-live-2")
             (other / "work").mkdir()
             raise RuntimeError("a task that fails")
@@ -125,11 +163,34 @@ def test_scratch_folders_have_plain_names_of_their_own_and_leave_nothing(tmp_pat
 
 
 def test_a_call_that_a_model_broke_in_its_text_does_not_end_the_run():
-    turns = [{"from": "gpt", "value": '<tool_call>\n{"name": "terminal", "arguments": {}}\n</tool_call>\n<tool_call>\n{"name": \n</tool_call>\n<tool_call>\n[]\n</tool_call>'},
-             {"from": "tool", "value": "<tool_response>\ndone\n</tool_response>"}]
-    assert run_hermes_live.tool_turns(turns) == (["terminal"], ["done"])
+    turns = [
+        {
+            "from": "gpt",
+            "value": '<tool_call>\n{"name": "terminal", "arguments": {}}\n</tool_call>\n<tool_call>\n{"name": \n</tool_call>\n<tool_call>\n[]\n</tool_call>',
+        },
+        {"from": "tool", "value": "<tool_response>\ndone\n</tool_response>"},
+    ]
+    assert live_run.tool_turns(turns) == (["terminal"], ["done"])
 
 
 def test_a_url_that_nobody_serves_is_one_clear_error(tmp_path):
-    ended = subprocess.run([sys.executable, str(ROOT / "scripts/run_hermes_live.py"), "--url", "http://127.0.0.1:9", "--artifact", "x", "--out", str(tmp_path / "r.json")], capture_output=True, text=True)
-    assert ended.returncode == 2 and "does not answer" in ended.stderr and "Traceback" not in ended.stderr and list(tmp_path.iterdir()) == []
+    ended = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "scripts/live_run.py"),
+            "--url",
+            "http://127.0.0.1:9",
+            "--artifact",
+            "x",
+            "--out",
+            str(tmp_path / "r.json"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        ended.returncode == 2
+        and "does not answer" in ended.stderr
+        and "Traceback" not in ended.stderr
+        and list(tmp_path.iterdir()) == []
+    )

@@ -8,13 +8,14 @@ import threading
 
 import pytest
 
-import sandbox
-from cli import UserError
+from kxl.base.cli import UserError
+from kxl.live import sandbox
 
 
 @pytest.fixture
 def server():
     """A server on loopback that says hello, then repeats what it is sent in two pieces."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_):
             return
@@ -47,8 +48,16 @@ def inside(tmp_path, server):
         (tmp_path / "work").mkdir()
         (tmp_path / "outside").mkdir()
         with sandbox.box([tmp_path / "work"], f"http://127.0.0.1:{server}/v1") as box:
+
             def run(source):
-                return subprocess.run(box.wrap([sys.executable, "-c", source]), capture_output=True, text=True, cwd=tmp_path / "work", timeout=120)
+                return subprocess.run(
+                    box.wrap([sys.executable, "-c", source]),
+                    capture_output=True,
+                    text=True,
+                    cwd=tmp_path / "work",
+                    timeout=120,
+                )
+
             yield run
     except UserError as error:
         pytest.skip(str(error))

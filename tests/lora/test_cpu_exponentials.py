@@ -7,7 +7,7 @@ import pytest
 from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
-import cpu_exponentials
+from kxl.lora import cpu_exponentials
 
 pytestmark = pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="only a CPU computes with them")
 
@@ -35,13 +35,20 @@ def test_swiglu_and_its_gradients_are_those_of_mlx():
     assert all(close(one, other) for mine, stock in zip(ours, theirs) for one, other in zip(mine, stock))
 
 
-@pytest.mark.parametrize("batch, heads, shared_heads, length, width", [(1, 4, 2, 1, 8), (2, 9, 3, 127, 16), (1, 6, 2, 128, 8), (2, 3, 3, 300, 8)])
-def test_attention_and_its_gradients_are_those_of_mlx_below_and_above_a_block(batch, heads, shared_heads, length, width):
+@pytest.mark.parametrize(
+    "batch, heads, shared_heads, length, width",
+    [(1, 4, 2, 1, 8), (2, 9, 3, 127, 16), (1, 6, 2, 128, 8), (2, 3, 3, 300, 8)],
+)
+def test_attention_and_its_gradients_are_those_of_mlx_below_and_above_a_block(
+    batch, heads, shared_heads, length, width
+):
     mx.random.seed(1)
     queries, d = (3 * mx.random.normal((batch, heads, length, width)) for _ in range(2))
     keys, values = (mx.random.normal((batch, shared_heads, length, width)) for _ in range(2))
     ours = mx.vjp(lambda *qkv: cpu_exponentials.causal_attention(*qkv, 0.3), [queries, keys, values], [d])
-    theirs = mx.vjp(lambda *qkv: mx.fast.scaled_dot_product_attention(*qkv, scale=0.3, mask="causal"), [queries, keys, values], [d])
+    theirs = mx.vjp(
+        lambda *qkv: mx.fast.scaled_dot_product_attention(*qkv, scale=0.3, mask="causal"), [queries, keys, values], [d]
+    )
     assert all(close(one, other) for mine, stock in zip(ours, theirs) for one, other in zip(mine, stock))
 
 
@@ -50,8 +57,16 @@ def small():
     """A small Llama; mlx-lm's module is as it was afterwards."""
     kept = llama.swiglu, llama.scaled_dot_product_attention
     mx.random.seed(2)
-    args = llama.ModelArgs(model_type="llama", hidden_size=32, num_hidden_layers=2, intermediate_size=64, num_attention_heads=4,
-                           num_key_value_heads=2, rms_norm_eps=1e-5, vocab_size=50)
+    args = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=32,
+        num_hidden_layers=2,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=50,
+    )
     yield llama.Model(args)
     llama.swiglu, llama.scaled_dot_product_attention = kept
 
@@ -62,7 +77,11 @@ def test_a_model_computes_the_same_with_them_and_really_computes_with_them(small
     cpu_exponentials.use(small)
     cpu_exponentials.use(small)  # a second time changes nothing
     called = []
-    monkeypatch.setattr(cpu_exponentials, "causal_attention", lambda *given, ours=cpu_exponentials.causal_attention: called.append(1) or ours(*given))
+    monkeypatch.setattr(
+        cpu_exponentials,
+        "causal_attention",
+        lambda *given, ours=cpu_exponentials.causal_attention: called.append(1) or ours(*given),
+    )
     assert np.allclose(np.array(small(tokens)), np.array(before), atol=1e-5)
     assert len(called) == 2 and llama.swiglu is cpu_exponentials.swiglu
 

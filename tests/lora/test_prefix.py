@@ -7,18 +7,44 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models import lfm2_moe, llama
 
-import grouped_experts
-import lora
-import lora_training
-import shared_prefix
-from repair_settings import Settings
-from shared_prefix import Example
+from kxl.lora import adapter, grouped_experts, loop
+from kxl.lora import prefix as lora_prefix
+from kxl.lora.prefix import Example
+from kxl.lora.settings import Settings
 
-LFM2 = dict(model_type="lfm2_moe", vocab_size=61, hidden_size=32, intermediate_size=48, moe_intermediate_size=24, num_hidden_layers=4, num_experts=5,
-            num_experts_per_tok=2, norm_topk_prob=True, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, use_expert_bias=True,
-            num_dense_layers=1, norm_eps=1e-5, conv_bias=False, conv_L_cache=3, layer_types=["conv", "full_attention", "conv", "full_attention"])
-LLAMA = dict(model_type="llama", vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-             rms_norm_eps=1e-5, head_dim=8, max_position_embeddings=512, tie_word_embeddings=True)
+LFM2 = dict(
+    model_type="lfm2_moe",
+    vocab_size=61,
+    hidden_size=32,
+    intermediate_size=48,
+    moe_intermediate_size=24,
+    num_hidden_layers=4,
+    num_experts=5,
+    num_experts_per_tok=2,
+    norm_topk_prob=True,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+    use_expert_bias=True,
+    num_dense_layers=1,
+    norm_eps=1e-5,
+    conv_bias=False,
+    conv_L_cache=3,
+    layer_types=["conv", "full_attention", "conv", "full_attention"],
+)
+LLAMA = dict(
+    model_type="llama",
+    vocab_size=61,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    rms_norm_eps=1e-5,
+    head_dim=8,
+    max_position_embeddings=512,
+    tie_word_embeddings=True,
+)
 
 
 def adapted(kind="lfm2", grouped=True):
@@ -33,7 +59,7 @@ def adapted(kind="lfm2", grouped=True):
     settings = Settings(rank=4).adapter
     if kind == "llama":
         settings = {**settings, "modules": ["q_proj", "v_proj", "down_proj"]}
-    lora.attach(model, settings)
+    adapter.attach(model, settings)
     model.update(tree_map(lambda a: 0.2 * mx.random.normal(a.shape), model.trainable_parameters()))
     mx.eval(model.parameters())
     return model
@@ -46,19 +72,20 @@ def rows(count=4, prefix=37, seed=1):
     for number in range(count):
         end = rng.integers(0, 61, 6 + 5 * number)
         mask = np.zeros(prefix + len(end), bool)
-        mask[-4 - number:] = True
+        mask[-4 - number :] = True
         made.append(Example(np.concatenate([beginning, end]).astype(np.int32), mask))
     return made
 
 
 def value_and_gradients(model, batch, through=True):
-    value, gradients = nn.value_and_grad(model, shared_prefix.loss)(model, batch, through)
+    value, gradients = nn.value_and_grad(model, lora_prefix.loss)(model, batch, through)
     mx.eval(value, gradients)
     return value.item(), dict(tree_flatten(gradients))
 
 
 def one_by_one(model, examples):
     """The same loss computed without anything of ours: each row whole, all logits, loss by the mask."""
+
     def mean_of(model):
         total, count = 0.0, 0
         for example in examples:
@@ -78,13 +105,15 @@ def assert_same(one, other):
     for name, gradient in one[1].items():
         expected = np.array(other[1][name])
         assert np.abs(expected).max() > 0, name
-        np.testing.assert_allclose(np.array(gradient), expected, rtol=1e-3, atol=2e-5 * np.abs(expected).max() + 1e-7, err_msg=name)
+        np.testing.assert_allclose(
+            np.array(gradient), expected, rtol=1e-3, atol=2e-5 * np.abs(expected).max() + 1e-7, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("kind", ["lfm2", "llama"])
 def test_a_shared_beginning_changes_neither_loss_nor_gradient(kind):
     model, examples = adapted(kind), rows()
-    batch = shared_prefix.collate(examples)
+    batch = lora_prefix.collate(examples)
     assert len(batch.shared) == 36 and batch.own.shape == (4, 21)  # 37 tokens alike: the last one has different targets
     assert_same(value_and_gradients(model, batch), one_by_one(model, examples))
 
@@ -92,7 +121,7 @@ def test_a_shared_beginning_changes_neither_loss_nor_gradient(kind):
 def test_loss_inside_the_shared_beginning_counts_in_each_row():
     model = adapted()
     examples = [Example(e.tokens, np.ones(len(e.tokens), bool)) for e in rows(3)]
-    batch = shared_prefix.collate(examples)
+    batch = lora_prefix.collate(examples)
     assert len(batch.shared) >= 36 and batch.scored == sum(len(e.tokens) - 1 for e in examples)
     assert_same(value_and_gradients(model, batch), one_by_one(model, examples))
 
@@ -100,7 +129,7 @@ def test_loss_inside_the_shared_beginning_counts_in_each_row():
 def test_rows_that_begin_differently_share_nothing_and_still_train():
     model = adapted()
     examples = [rows(1, seed=seed)[0] for seed in (1, 2)]
-    batch = shared_prefix.collate(examples)
+    batch = lora_prefix.collate(examples)
     assert len(batch.shared) == 0
     assert_same(value_and_gradients(model, batch), one_by_one(model, examples))
 
@@ -111,29 +140,31 @@ def test_grouped_experts_compute_what_mlx_lm_computes():
 
 
 def test_without_the_gradient_through_the_beginning_the_loss_is_the_same():
-    model, batch = adapted(), shared_prefix.collate(rows())
+    model, batch = adapted(), lora_prefix.collate(rows())
     (one, exact), (other, cheap) = value_and_gradients(model, batch), value_and_gradients(model, batch, through=False)
     assert one == pytest.approx(other, rel=1e-6)
     assert any(np.abs(np.array(exact[name] - cheap[name])).max() > 1e-4 for name in exact)
 
 
 def test_a_beginning_computed_apart_in_blocks_gives_the_same_loss_and_gradient(monkeypatch):
-    monkeypatch.setattr(shared_prefix, "BLOCK", 16)  # 36 tokens: two blocks and a rest
-    model, batch = adapted(), shared_prefix.collate(rows())
-    value, gradients = nn.value_and_grad(model, shared_prefix.loss)(model, batch, False, shared_prefix.beginning(model, batch))
+    monkeypatch.setattr(lora_prefix, "BLOCK", 16)  # 36 tokens: two blocks and a rest
+    model, batch = adapted(), lora_prefix.collate(rows())
+    value, gradients = nn.value_and_grad(model, lora_prefix.loss)(
+        model, batch, False, lora_prefix.beginning(model, batch)
+    )
     assert_same((value.item(), dict(tree_flatten(gradients))), value_and_gradients(model, batch, through=False))
 
 
 def test_mean_loss_is_that_of_all_rows():
     model, examples = adapted(), rows(5)
-    assert shared_prefix.mean_loss(model, examples, 2) == pytest.approx(one_by_one(model, examples)[0], rel=1e-5)
+    assert lora_prefix.mean_loss(model, examples, 2) == pytest.approx(one_by_one(model, examples)[0], rel=1e-5)
 
 
 def test_a_plan_takes_each_row_once_per_epoch_and_never_mixes_beginnings(monkeypatch):
-    monkeypatch.setattr(shared_prefix, "OWN_TOKENS", 10)  # less than these beginnings have
+    monkeypatch.setattr(lora_prefix, "OWN_TOKENS", 10)  # less than these beginnings have
     examples = rows(6, seed=1) + rows(5, seed=2)
-    plan = shared_prefix.plan(examples, 4, 8, seed=3)
-    assert plan == shared_prefix.plan(examples, 4, 8, seed=3) != shared_prefix.plan(examples, 4, 8, seed=4)
+    plan = lora_prefix.plan(examples, 4, 8, seed=3)
+    assert plan == lora_prefix.plan(examples, 4, 8, seed=3) != lora_prefix.plan(examples, 4, 8, seed=4)
     for epoch in (plan[:4], plan[4:]):
         assert sorted(place for batch in epoch for place in batch) == list(range(11))
     assert all(len({place < 6 for place in batch}) == 1 for batch in plan)
@@ -141,11 +172,11 @@ def test_a_plan_takes_each_row_once_per_epoch_and_never_mixes_beginnings(monkeyp
 
 def test_short_rows_fill_a_batch_whatever_they_begin_with_and_long_ones_do_not_join_them():
     short, long = [rows(1, prefix=30, seed=seed)[0] for seed in range(8)], rows(2, prefix=600, seed=9)
-    plan = shared_prefix.plan(short + long, 8, 2, seed=1)
+    plan = lora_prefix.plan(short + long, 8, 2, seed=1)
     assert sorted(map(sorted, plan)) == [list(range(8)), [8, 9]]
 
 
 def test_the_head_of_an_untied_model_is_found():
     model = llama.Model(llama.ModelArgs(**{**LLAMA, "tie_word_embeddings": False}))
     hidden = mx.random.normal((3, 32))
-    assert mx.array_equal(lora_training.head(model, hidden), model.lm_head(hidden))
+    assert mx.array_equal(loop.head(model, hidden), model.lm_head(hidden))

@@ -6,28 +6,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import build_variant
-import checkpoint
-import fuse_lora
-import lora
-import loss_mask
-import parser_metadata
-import random_checkpoints
-import repair_training
-import shared_prefix
-from cli import UserError
+import repair_build_variant
+import repair_fuse
 from conftest import ROOT
-from files import read_json
-from repair_settings import Settings
-
-TOOL = {"type": "function", "function": {"name": "look", "description": "", "parameters": {"type": "object", "properties": {"what": {"type": "string"}}}}}
-
-
-def row(what):
-    call = {"type": "function", "function": {"name": "look", "arguments": {"what": what}}}
-    return {"messages": [{"role": "system", "content": "You are an agent that reads a file."}, {"role": "user", "content": f"look at {what}"},
-                         {"role": "assistant", "content": "", "tool_calls": [call]}], "tools": [TOOL]}
-
+from helpers import random_checkpoints
+from helpers.repair_rows import row
+from kxl.base.cli import UserError
+from kxl.base.files import read_json
+from kxl.chat import loss_mask, parser_metadata
+from kxl.lora import adapter as lora_adapter
+from kxl.lora import prefix, repair_training
+from kxl.lora.settings import Settings
+from kxl.model import checkpoint
 
 ROWS = [row(what) for what in ("a", "the file", "main", "what it found", "terminal")]
 QUICK = Settings(steps=8, learning_rate=2e-3, batch_size=2, rank=4, warmup=2, save_every=3)
@@ -38,7 +28,9 @@ def folder(tmp_path_factory):
     """A small random LFM2-MoE with our own template."""
     folder = tmp_path_factory.mktemp("model")
     random_checkpoints.save_hf(folder, hidden_size=64, intermediate_size=128, moe_intermediate_size=64)
-    (folder / "chat_template.jinja").write_text((ROOT / "configs/templates/lfm2.5-tools.jinja").read_text(encoding="utf-8"))
+    (folder / "chat_template.jinja").write_text(
+        (ROOT / "configs/templates/lfm2.5-tools.jinja").read_text(encoding="utf-8")
+    )
     return folder
 
 
@@ -50,7 +42,7 @@ def examples(folder):
 def prepared(folder, settings=QUICK):
     model = repair_training.load_model(folder)
     mx.random.seed(settings.seed)
-    lora.attach(model, settings.adapter)
+    lora_adapter.attach(model, settings.adapter)
     return model
 
 
@@ -62,7 +54,10 @@ def test_the_three_shapes_differ_in_tools_and_in_loss(folder):
         texts[shape] = chat.tokenizer.decode(example.tokens.tolist(), skip_special_tokens=False)
         shares[shape] = example.mask.mean()
     assert texts["structured"] == texts["server_text"] and '"what": {"type": "string"}' in texts["structured"]
-    assert "List of tools" not in texts["text"] and '<|tool_call_start|>[look(what="a")]<|tool_call_end|><|im_end|>' in texts["text"]
+    assert (
+        "List of tools" not in texts["text"]
+        and '<|tool_call_start|>[look(what="a")]<|tool_call_end|><|im_end|>' in texts["text"]
+    )
     assert shares["text"] == shares["server_text"] == 1 and 0 < shares["structured"] < 0.4
 
 
@@ -72,8 +67,10 @@ def test_a_row_that_is_too_long_is_refused_by_number(folder):
 
 
 def test_adapters_stay_away_from_experts_router_and_embedding(folder):
-    names = lora.trainable(prepared(folder)).keys()
-    assert names and not any(part in name for name in names for part in ("switch_mlp", "feed_forward.gate.", "embed_tokens", "conv.conv"))
+    names = lora_adapter.trainable(prepared(folder)).keys()
+    assert names and not any(
+        part in name for name in names for part in ("switch_mlp", "feed_forward.gate.", "embed_tokens", "conv.conv")
+    )
     kinds = {name.rsplit(".", 2)[-2] for name in names}
     assert kinds == {"q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "gate_proj", "up_proj", "down_proj"}
 
@@ -90,7 +87,7 @@ def test_training_lowers_the_loss_and_an_interrupted_run_ends_where_a_whole_one_
     again = repair_training.Trainer(prepared(folder), QUICK, tmp_path / "stopped")
     assert [step for step, _, _ in again.run(examples)] == [7, 8]
     assert again.losses == pytest.approx(whole.losses, rel=1e-4)
-    one, other = lora.trainable(whole.model), lora.trainable(again.model)
+    one, other = lora_adapter.trainable(whole.model), lora_adapter.trainable(again.model)
     assert all(np.allclose(np.array(one[name]), np.array(other[name]), atol=1e-5) for name in one)
 
     with pytest.raises(UserError, match="interrupted training of other rows"):
@@ -103,11 +100,11 @@ def fused(folder, examples, tmp_path_factory):
     work = tmp_path_factory.mktemp("fused")
     model = prepared(folder)
     list(repair_training.Trainer(model, QUICK, work / "state").run(examples))
-    lora.save(work / "adapter", lora.trainable(model), {"lora": QUICK.adapter, "token_ids": []})
+    lora_adapter.save(work / "adapter", lora_adapter.trainable(model), {"lora": QUICK.adapter, "token_ids": []})
     reloaded = repair_training.load_model(folder)
-    lora.load(reloaded, work / "adapter")
+    lora_adapter.load(reloaded, work / "adapter")
     logits = np.array(reloaded(mx.array(examples[0].tokens[None])))
-    made, _ = fuse_lora.fuse(checkpoint.read(folder), work / "adapter")
+    made, _ = repair_fuse.fuse(checkpoint.read(folder), work / "adapter")
     checkpoint.save_hf(work / "checkpoint", made)
     parser_metadata.declare(work / "checkpoint")
     return logits, work / "checkpoint"
@@ -116,13 +113,22 @@ def fused(folder, examples, tmp_path_factory):
 def test_the_fused_checkpoint_computes_what_the_adapted_model_does(folder, fused, examples):
     logits, out = fused
     tokens = mx.array(examples[0].tokens[None])
-    found, before = np.array(repair_training.load_model(out)(tokens)), np.array(repair_training.load_model(folder)(tokens))
+    found, before = (
+        np.array(repair_training.load_model(out)(tokens)),
+        np.array(repair_training.load_model(folder)(tokens)),
+    )
     change = np.abs(logits - before).mean()
     # The fused weights are rounded to BF16 once more; what training changed must stand out of that.
     assert np.abs(found - logits).mean() < 0.15 * change
     original, made = checkpoint.read(folder), checkpoint.read(out)
-    same = [name for name, tensor in original.tensors.items() if np.array_equal(tensor.read(), made.tensors[name].read())]
-    assert all(part in same for part in original.tensors if ".experts." in part or part.endswith(("norm.weight", "feed_forward.gate.weight")))
+    same = [
+        name for name, tensor in original.tensors.items() if np.array_equal(tensor.read(), made.tensors[name].read())
+    ]
+    assert all(
+        part in same
+        for part in original.tensors
+        if ".experts." in part or part.endswith(("norm.weight", "feed_forward.gate.weight"))
+    )
     assert read_json(out / "tokenizer_config.json")["tool_parser_type"] == "pythonic"
 
 
@@ -130,21 +136,21 @@ def test_an_adapter_of_another_model_is_refused(fused, tmp_path):
     adapter = fused[1].parent / "adapter"
     random_checkpoints.save_hf(tmp_path, "twelve", hidden_size=64, intermediate_size=128, moe_intermediate_size=64)
     with pytest.raises(UserError, match="belongs to another model"):
-        checkpoint.save_hf(tmp_path / "out", fuse_lora.fuse(checkpoint.read(tmp_path), adapter)[0])
+        checkpoint.save_hf(tmp_path / "out", repair_fuse.fuse(checkpoint.read(tmp_path), adapter)[0])
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("variant, bits", [("8bit", 8), ("6bit", 6), ("mixed", 8)])
 def test_a_variant_quantizes_what_it_says_and_nothing_else(fused, tmp_path, variant, bits):
     out = tmp_path / variant
-    build_variant.build(fused[1], variant, 8, out)
+    repair_build_variant.build(fused[1], variant, 8, out)
     original, made = checkpoint.read(fused[1]), checkpoint.read(out)
     for name, tensor in original.tensors.items():
         before, after = tensor.read(), made.tensors[name].read()
         quantized = ".experts." in name if variant == "mixed" else before.ndim == 2 and "conv.conv" not in name
         if quantized:
             # A step of a group as wide as it could be, since MLX moves its grid to hold zero; scale and bias are rounded to BF16.
-            levels = 2**(8 if "feed_forward.gate" in name else bits) - 1
+            levels = 2 ** (8 if "feed_forward.gate" in name else bits) - 1
             assert 0 < np.abs(after - before).max() <= np.abs(before).max() * (2 / levels + 3 / 256), name
         else:
             np.testing.assert_array_equal(after, before, err_msg=name)
@@ -158,7 +164,7 @@ def test_a_variant_quantizes_what_it_says_and_nothing_else(fused, tmp_path, vari
 def test_rows_that_no_group_fits_are_refused(tmp_path):
     random_checkpoints.save_hf(tmp_path / "odd", hidden_size=96, intermediate_size=128, moe_intermediate_size=64)
     with pytest.raises(UserError, match="no multiple of 64"):
-        build_variant.build(tmp_path / "odd", "8bit", 8, tmp_path / "out")
+        repair_build_variant.build(tmp_path / "odd", "8bit", 8, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -166,14 +172,18 @@ def test_what_a_checkpoint_lacks_for_structured_calls_is_named(fused, tmp_path):
     assert parser_metadata.problems(fused[1]) == []
     checkpoint.copy_tokenizer(fused[1], tmp_path)
     config = read_json(tmp_path / "tokenizer_config.json")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({key: value for key, value in config.items() if key != "tool_parser_type"}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({key: value for key, value in config.items() if key != "tool_parser_type"})
+    )
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     problems = parser_metadata.problems(tmp_path)
-    assert len(problems) == 2 and 'set it to "pythonic"' in problems[0] and "does not write the tool list" in problems[1]
+    assert (
+        len(problems) == 2 and 'set it to "pythonic"' in problems[0] and "does not write the tool list" in problems[1]
+    )
 
 
 def test_mean_loss_falls_with_training(folder, examples, tmp_path):
     model = prepared(folder)
-    before = shared_prefix.mean_loss(model, examples, 4)
+    before = prefix.mean_loss(model, examples, 4)
     list(repair_training.Trainer(model, QUICK, tmp_path / "state").run(examples))
-    assert shared_prefix.mean_loss(model, examples, 4) < before
+    assert prefix.mean_loss(model, examples, 4) < before

@@ -8,10 +8,9 @@ import sys
 
 import pytest
 
-import freed_memory
-import mlx_backend
-from cli import UserError
 from conftest import ROOT
+from kxl.base.cli import UserError
+from kxl.model import blas, freed_memory
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="macOS computes on Metal")
 
@@ -51,8 +50,13 @@ def probe(tmp_path, mode: str, **environment) -> tuple[dict, str]:
     script = tmp_path / "probe.py"
     script.write_text(PROBE)
     clean = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "HERMES_KXL_BLAS")}
-    ended = subprocess.run([sys.executable, str(script), str(ROOT / "scripts"), mode], capture_output=True, text=True,
-                           check=True, env={**clean, **environment})
+    ended = subprocess.run(
+        [sys.executable, str(script), str(ROOT / "scripts"), mode],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**clean, **environment},
+    )
     return json.loads(ended.stdout), ended.stderr
 
 
@@ -68,7 +72,7 @@ def test_matmul_goes_through_openblas_and_is_many_times_faster(tmp_path):
 
 @linux_only
 def test_a_child_of_a_fast_process_is_fast_without_a_second_start(tmp_path):
-    child, said = probe(tmp_path, "fast", LD_PRELOAD=mlx_backend.child_env()["LD_PRELOAD"])
+    child, said = probe(tmp_path, "fast", LD_PRELOAD=blas.child_env()["LD_PRELOAD"])
     assert "openblas" in child["provider"]
     assert said == ""
 
@@ -101,9 +105,21 @@ thread.join()
 def test_a_training_keeps_the_memory_that_it_frees_and_a_measured_process_does_not(tmp_path):
     script = tmp_path / "faults.py"
     script.write_text(FAULTS)
-    clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and name not in freed_memory.SETTINGS}
-    kept, given_back = (int(subprocess.run([sys.executable, str(script), str(ROOT / "scripts"), mode], capture_output=True, text=True, check=True, env=clean).stdout)
-                        for mode in ("keep", "give back"))
+    clean = {
+        name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and name not in freed_memory.SETTINGS
+    }
+    kept, given_back = (
+        int(
+            subprocess.run(
+                [sys.executable, str(script), str(ROOT / "scripts"), mode],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=clean,
+            ).stdout
+        )
+        for mode in ("keep", "give back")
+    )
     assert kept < 1000 < 10_000 < given_back
 
 
@@ -116,7 +132,9 @@ def test_the_reference_blas_can_be_asked_for(tmp_path):
 @linux_only
 def test_a_library_that_cannot_be_loaded_is_an_error_and_not_a_slow_run(monkeypatch, tmp_path):
     script = tmp_path / "probe.py"
-    script.write_text("import sys; sys.path.insert(0, sys.argv[1]); import cli, mlx_backend; cli.run(mlx_backend.use_fast_blas)")
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1]); import cli, mlx_backend; cli.run(mlx_backend.use_fast_blas)"
+    )
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     monkeypatch.setenv("HERMES_KXL_BLAS", str(tmp_path / "libnothing.so"))
     ended = subprocess.run([sys.executable, str(script), str(ROOT / "scripts")], capture_output=True, text=True)
@@ -127,6 +145,6 @@ def test_a_library_that_cannot_be_loaded_is_an_error_and_not_a_slow_run(monkeypa
 @linux_only
 def test_a_missing_openblas_names_the_command_that_installs_it(monkeypatch):
     monkeypatch.delenv("HERMES_KXL_BLAS", raising=False)
-    monkeypatch.setattr(mlx_backend.ctypes.util, "find_library", lambda name: None)
+    monkeypatch.setattr(blas.ctypes.util, "find_library", lambda name: None)
     with pytest.raises(UserError, match="make system-packages"):
-        mlx_backend.fast_blas()
+        blas.fast_blas()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import random_checkpoints
 
-import checkpoint
-from cli import UserError
+from helpers import random_checkpoints
+from kxl.base.cli import UserError
+from kxl.model import checkpoint
 
 
 @pytest.fixture(scope="module", params=list(random_checkpoints.SHAPES))
@@ -59,8 +59,10 @@ def assert_same(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> Non
 def test_every_weight_of_a_transformers_checkpoint_is_read_as_it_is(made):
     folder, model = made
     read = checkpoint.read(folder)
-    assert sum(np.prod(tensor.shape) for tensor in read.tensors.values()) == sum(p.numel() for p in model.state_dict().values()) \
-        - model.lm_head.weight.numel()  # tied, stored once
+    assert (
+        sum(np.prod(tensor.shape) for tensor in read.tensors.values())
+        == sum(p.numel() for p in model.state_dict().values()) - model.lm_head.weight.numel()
+    )  # tied, stored once
     for name, tensor in read.tensors.items():
         assert np.array_equal(tensor.read(), expected(model, name)), name
 
@@ -119,8 +121,15 @@ def test_a_dense_lfm2_checkpoint_is_read_too(tmp_path):
     import torch
     from transformers import Lfm2Config, Lfm2ForCausalLM
 
-    config = Lfm2Config(vocab_size=512, hidden_size=128, intermediate_size=300, num_hidden_layers=3, num_attention_heads=2,
-                        num_key_value_heads=1, layer_types=["conv", "full_attention", "conv"])
+    config = Lfm2Config(
+        vocab_size=512,
+        hidden_size=128,
+        intermediate_size=300,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        layer_types=["conv", "full_attention", "conv"],
+    )
     model = Lfm2ForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     for name, tensor in checkpoint.read(tmp_path).tensors.items():
@@ -159,16 +168,30 @@ def test_an_mlx_quantized_checkpoint_with_per_layer_settings_reads_as_mlx_dequan
     dequantize_model(model)
     wanted = {name: np.array(value) for name, value in _flat(model)}
     for tensor in checkpoint.mlx_tensors(read):
-        assert np.abs(tensor.read() - wanted[tensor.name]).max() <= 1e-6 * np.abs(wanted[tensor.name]).max(), tensor.name
+        assert np.abs(tensor.read() - wanted[tensor.name]).max() <= 1e-6 * np.abs(wanted[tensor.name]).max(), (
+            tensor.name
+        )
     packed = json.loads(_header(next((tmp_path / "quantized").glob("*.safetensors"))))
-    assert sum(entry["dtype"] == "U32" for entry in packed.values()) > 10  # the test would prove nothing on plain weights
+    assert (
+        sum(entry["dtype"] == "U32" for entry in packed.values()) > 10
+    )  # the test would prove nothing on plain weights
 
 
 def test_reading_and_writing_hold_a_few_rows_in_memory_not_the_checkpoint(tmp_path):
     """A checkpoint of 540 MB, experts stacked, is rewritten by a process that may grow by 150 MB."""
-    config = {**random_checkpoints.BASE, **random_checkpoints.SHAPES["six"], "model_type": "lfm2_moe", "num_experts": 32, "conv_L_cache": 3,
-              "hidden_size": 1024, "moe_intermediate_size": 1024, "num_attention_heads": 16, "vocab_size": 65536,
-              "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
+    config = {
+        **random_checkpoints.BASE,
+        **random_checkpoints.SHAPES["six"],
+        "model_type": "lfm2_moe",
+        "num_experts": 32,
+        "conv_L_cache": 3,
+        "hidden_size": 1024,
+        "moe_intermediate_size": 1024,
+        "num_attention_heads": 16,
+        "vocab_size": 65536,
+        "num_hidden_layers": 3,
+        "layer_types": ["conv", "full_attention", "conv"],
+    }
     random_checkpoints.write_zeros(tmp_path / "large", config)
     size = (tmp_path / "large" / "model.safetensors").stat().st_size
     assert size > 500e6
@@ -273,7 +296,9 @@ def test_a_quantized_checkpoint_whose_config_lost_its_settings_is_refused(six, t
     checkpoint.save_mlx(tmp_path / "mlx", checkpoint.read(six))
     model, config = quantize_model(*load_model(tmp_path / "mlx"), group_size=64, bits=4)
     save_model(tmp_path / "bad", model)
-    save_config({key: value for key, value in config.items() if key != "quantization"}, tmp_path / "bad" / "config.json")
+    save_config(
+        {key: value for key, value in config.items() if key != "quantization"}, tmp_path / "bad" / "config.json"
+    )
     assert "model.embed_tokens.weight" in refusal(tmp_path / "bad") and "bits None" in refusal(tmp_path / "bad")
 
 
@@ -299,9 +324,10 @@ def test_a_checkpoint_whose_writing_was_interrupted_does_not_exist(six, tmp_path
 
 def _header(path: Path) -> bytes:
     data = path.read_bytes()
-    return data[8:8 + struct.unpack("<Q", data[:8])[0]].replace(b'"__metadata__":{"format":"mlx"},', b"")
+    return data[8 : 8 + struct.unpack("<Q", data[:8])[0]].replace(b'"__metadata__":{"format":"mlx"},', b"")
 
 
 def _flat(model):
     from mlx.utils import tree_flatten
+
     return tree_flatten(model.parameters())

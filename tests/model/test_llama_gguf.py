@@ -11,24 +11,30 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-import check_serving
-import convert_dense_gguf
-import fetch_smol_base
-import llama_gguf
-import policy
-import random_smol
-import safetensors_io
-from cli import UserError
+import smol_check_serving
+import smol_convert
+import smol_fetch_base
 from conftest import ROOT
-from files import read_json
+from helpers import random_smol
+from kxl.base.cli import UserError
+from kxl.base.files import read_json
+from kxl.model import llama_gguf, safetensors_io
+from kxl.quant import policy
 
 
 def write(path, pre="smollm", extra=()):
     """A GGUF as llama.cpp's converter lays one out, of 2 layers with 4 heads of 8."""
     rng = np.random.default_rng(1)
     writer = gguf.GGUFWriter(path, "llama")
-    for key, value in {"embedding_length": 32, "feed_forward_length": 64, "block_count": 1, "attention.head_count": 4, "attention.head_count_kv": 2,
-                       "context_length": 128, "vocab_size": len(random_smol.SPECIAL2) + 3}.items():
+    for key, value in {
+        "embedding_length": 32,
+        "feed_forward_length": 64,
+        "block_count": 1,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        "context_length": 128,
+        "vocab_size": len(random_smol.SPECIAL2) + 3,
+    }.items():
         writer.add_uint32(f"llama.{key}", value)
     writer.add_float32("llama.rope.freq_base", 100000.0)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
@@ -39,13 +45,26 @@ def write(path, pre="smollm", extra=()):
     writer.add_token_merges(["a b"])
     for name, i in (("bos", 1), ("eos", 2), ("padding", 2)):
         writer.add_uint32(f"tokenizer.ggml.{name}_token_id", i)
-    arrays = {"token_embd.weight": (20, 32), "output_norm.weight": (32,), "blk.0.attn_norm.weight": (32,), "blk.0.ffn_norm.weight": (32,),
-              "blk.0.attn_q.weight": (32, 32), "blk.0.attn_k.weight": (16, 32), "blk.0.attn_v.weight": (16, 32), "blk.0.attn_output.weight": (32, 32),
-              "blk.0.ffn_gate.weight": (64, 32), "blk.0.ffn_up.weight": (64, 32), "blk.0.ffn_down.weight": (32, 64), **dict.fromkeys(extra, (20, 32))}
+    arrays = {
+        "token_embd.weight": (20, 32),
+        "output_norm.weight": (32,),
+        "blk.0.attn_norm.weight": (32,),
+        "blk.0.ffn_norm.weight": (32,),
+        "blk.0.attn_q.weight": (32, 32),
+        "blk.0.attn_k.weight": (16, 32),
+        "blk.0.attn_v.weight": (16, 32),
+        "blk.0.attn_output.weight": (32, 32),
+        "blk.0.ffn_gate.weight": (64, 32),
+        "blk.0.ffn_up.weight": (64, 32),
+        "blk.0.ffn_down.weight": (32, 64),
+        **dict.fromkeys(extra, (20, 32)),
+    }
     arrays = {name: rng.normal(0, 1, shape).astype(np.float32) for name, shape in arrays.items()}
     for name, array in arrays.items():
         if name.startswith("blk.0.ffn_") and array.ndim == 2:
-            writer.add_tensor(name, gguf.quantize(array, gguf.GGMLQuantizationType.Q4_1), raw_dtype=gguf.GGMLQuantizationType.Q4_1)
+            writer.add_tensor(
+                name, gguf.quantize(array, gguf.GGMLQuantizationType.Q4_1), raw_dtype=gguf.GGMLQuantizationType.Q4_1
+            )
         else:
             writer.add_tensor(name, array)
     writer.write_header_to_file()
@@ -62,7 +81,9 @@ def test_weights_config_and_tokens_come_back(tmp_path):
     read = {name: entry.rows(0, int(np.prod(entry.shape[:-1]))).reshape(entry.shape) for name, entry in stored.items()}
     assert len(read) == len(arrays)
     assert np.allclose(read["model.embed_tokens.weight"], arrays["token_embd.weight"], rtol=2**-8)
-    up = gguf.dequantize(gguf.quantize(arrays["blk.0.ffn_up.weight"], gguf.GGMLQuantizationType.Q4_1), gguf.GGMLQuantizationType.Q4_1)
+    up = gguf.dequantize(
+        gguf.quantize(arrays["blk.0.ffn_up.weight"], gguf.GGMLQuantizationType.Q4_1), gguf.GGMLQuantizationType.Q4_1
+    )
     assert np.allclose(read["model.layers.0.mlp.up_proj.weight"], up, rtol=2**-8, atol=1e-6)
     config = read_json(tmp_path / "config.json")
     assert config["rms_norm_eps"] == 1e-5 and config["rope_theta"] == 100000.0 and config["num_key_value_heads"] == 2
@@ -73,7 +94,11 @@ def test_weights_config_and_tokens_come_back(tmp_path):
 def test_rows_are_put_back_where_the_pinned_converter_took_them_from(tmp_path, llama_tree):
     """Against the source of conversion/llama.py itself, so that a changed pin is noticed."""
     source = (llama_tree / "conversion" / "llama.py").read_text(encoding="utf-8")
-    body = re.search(r"    def permute\(weights.*?\n    return|    def permute\(weights.*?reshape\(weights\.shape\)\)", source, re.DOTALL)[0]
+    body = re.search(
+        r"    def permute\(weights.*?\n    return|    def permute\(weights.*?reshape\(weights\.shape\)\)",
+        source,
+        re.DOTALL,
+    )[0]
     scope = {"Tensor": np.ndarray}
     exec("def permute" + re.sub(r"^    ", "", body, flags=re.MULTILINE).split("def permute", 1)[1], scope)
     weights = np.arange(48 * 5).reshape(48, 5)
@@ -93,7 +118,13 @@ def test_digits_are_single_tokens_and_the_converter_knows_the_hash(llama_tree):
     assert hashlib.sha256(str(ids).encode()).hexdigest() == known
 
 
-@pytest.mark.parametrize("changes, said", [({"pre": "llama-bpe"}, "tokenizer.ggml.pre is 'llama-bpe'"), ({"extra": ["output.weight"]}, "only tied embeddings")])
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"pre": "llama-bpe"}, "tokenizer.ggml.pre is 'llama-bpe'"),
+        ({"extra": ["output.weight"]}, "only tied embeddings"),
+    ],
+)
 def test_another_kind_of_model_is_refused(tmp_path, changes, said):
     write(tmp_path / "m.gguf", **changes)
     with pytest.raises(UserError, match=said):
@@ -108,12 +139,12 @@ def test_an_unknown_tensor_is_refused_by_name():
 def test_a_checkpoint_of_the_users_is_linked_and_gets_our_template_and_tokens(tmp_path):
     random_smol.smollm2(tmp_path / "mine", renamed=False)
     (tmp_path / "out").mkdir()
-    fetch_smol_base.build(read_json(random_smol.SMOLLM2), "config", tmp_path / "mine", tmp_path / "out")
+    smol_fetch_base.build(read_json(random_smol.SMOLLM2), "config", tmp_path / "mine", tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").resolve() == tmp_path / "mine" / "model.safetensors"
     assert Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).token_to_id("<tool_call>") == 8
     assert "tool_response" in (tmp_path / "out" / "chat_template.jinja").read_text()
     with pytest.raises(UserError, match=r"no wheel has HuggingFaceTB/SmolLM3-3B; name its checkpoint folder"):
-        fetch_smol_base.build(read_json(random_smol.SMOLLM3), "config", None, tmp_path / "out")
+        smol_fetch_base.build(read_json(random_smol.SMOLLM3), "config", None, tmp_path / "out")
 
 
 SMOLLM2_SHAPES = {"hidden": 576, "keys": 192, "inner": 1536, "rows": 49152}
@@ -123,10 +154,20 @@ SMOLLM3_SHAPES = {"hidden": 2048, "keys": 512, "inner": 11008, "rows": 128256}
 @pytest.mark.parametrize("name, shapes", [("smollm2-135m", SMOLLM2_SHAPES), ("smollm3-3b", SMOLLM3_SHAPES)])
 def test_each_dense_policy_fits_its_models_rows(name, shapes):
     hidden, keys, inner = shapes["hidden"], shapes["keys"], shapes["inner"]
-    matrices = {"attn_q": (hidden, hidden), "attn_k": (hidden, keys), "attn_v": (hidden, keys), "attn_output": (hidden, hidden),
-                "ffn_gate": (hidden, inner), "ffn_up": (hidden, inner), "ffn_down": (inner, hidden)}
+    matrices = {
+        "attn_q": (hidden, hidden),
+        "attn_k": (hidden, keys),
+        "attn_v": (hidden, keys),
+        "attn_output": (hidden, hidden),
+        "ffn_gate": (hidden, inner),
+        "ffn_up": (hidden, inner),
+        "ffn_down": (inner, hidden),
+    }
     bf16, f32 = gguf.GGMLQuantizationType.BF16, gguf.GGMLQuantizationType.F32
-    tensors = [policy.Tensor("token_embd.weight", (hidden, shapes["rows"]), bf16), policy.Tensor("blk.0.attn_norm.weight", (hidden,), f32)]
+    tensors = [
+        policy.Tensor("token_embd.weight", (hidden, shapes["rows"]), bf16),
+        policy.Tensor("blk.0.attn_norm.weight", (hidden,), f32),
+    ]
     tensors += [policy.Tensor(f"blk.0.{kind}.weight", shape, bf16) for kind, shape in matrices.items()]
     plan = ROOT / read_json(ROOT / "configs" / f"{name}.json")["export_plan"]
     for one in policy.read_plan(plan)["policies"]:
@@ -137,20 +178,34 @@ def test_each_dense_policy_fits_its_models_rows(name, shapes):
 def test_a_gguf_without_the_tool_tokens_or_our_template_is_not_kept(tmp_path):
     write(tmp_path / "m.gguf")
     with pytest.raises(UserError, match="id 8 is '<issue_start>' of type 3, not the call_start token"):
-        convert_dense_gguf.check(tmp_path / "m.gguf", read_json(random_smol.SMOLLM2), tmp_path / "m.gguf")
+        smol_convert.check(tmp_path / "m.gguf", read_json(random_smol.SMOLLM2), tmp_path / "m.gguf")
 
 
 def test_mlx_server_is_given_the_float32_copy_of_the_same_weights(tmp_path):
     folder = random_smol.smollm2(tmp_path / "m")
-    check_serving.float32_copy(folder, tmp_path / "f32")
+    smol_check_serving.float32_copy(folder, tmp_path / "f32")
     one, two = safetensors_io.index_folder(folder), safetensors_io.index_folder(tmp_path / "f32")
-    assert {entry.dtype for entry in two.values()} == {"F32"} and read_json(tmp_path / "f32" / "config.json")["dtype"] == "float32"
+    assert {entry.dtype for entry in two.values()} == {"F32"} and read_json(tmp_path / "f32" / "config.json")[
+        "dtype"
+    ] == "float32"
     for name, entry in one.items():
         rows = int(np.prod(entry.shape[:-1]))
         assert np.array_equal(entry.rows(0, rows), two[name].rows(0, rows))
 
 
 def test_the_verbs_end_with_one_line_for_a_missing_file(tmp_path):
-    ended = subprocess.run([sys.executable, str(ROOT / "scripts" / "fuse_lora.py"), "--model", str(tmp_path), "--adapter", str(tmp_path / "no"),
-                            "--out", str(tmp_path / "out")], capture_output=True, text=True)
+    ended = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "scripts" / "repair_fuse.py"),
+            "--model",
+            str(tmp_path),
+            "--adapter",
+            str(tmp_path / "no"),
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 2 and "no such file" in ended.stderr and "Traceback" not in ended.stderr

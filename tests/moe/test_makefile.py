@@ -2,8 +2,6 @@
 
 import re
 
-from test_makefile import checkout  # noqa: F401  (a fixture)
-
 
 def commands(output):
     """[(script, its arguments)] of a dry run."""
@@ -11,18 +9,29 @@ def commands(output):
     return re.findall(r"^\.venv/bin/python scripts/(\w+)\.py(.*)$", joined, flags=re.MULTILINE)
 
 
-def test_train_checks_the_base_builds_the_core_and_encodes_rows_first(checkout):  # noqa: F811
+def test_train_checks_the_base_builds_the_core_and_encodes_rows_first(checkout):
     code, output, _ = checkout.make("-n", "train", "MODE=grouped")
     assert code == 0, output
     ran = commands(output)
-    names = [name for name, _ in ran if name in ("prepare_traces", "fetch_base", "build_core", "encode_rows", "train_moe")]
-    assert sorted(names[:2]) == ["fetch_base", "prepare_traces"] or names[:3] == ["prepare_traces", "fetch_base", "build_core"]
+    names = [
+        name for name, _ in ran if name in ("prepare_traces", "fetch_base", "build_core", "encode_rows", "train_moe")
+    ]
+    assert sorted(names[:2]) == ["fetch_base", "prepare_traces"] or names[:3] == [
+        "prepare_traces",
+        "fetch_base",
+        "build_core",
+    ]
     assert names[-4:] == ["build_core", "encode_rows", "encode_rows", "train_moe"]
     flags = dict(ran)["train_moe"]
-    assert "--mode grouped" in flags and "--core runs/tiny/core" in flags and "--config configs/tiny-moe.json" in flags and "--report reports/tiny/moe.grouped.json" in flags
+    assert (
+        "--mode grouped" in flags
+        and "--core runs/tiny/core" in flags
+        and "--config configs/tiny-moe.json" in flags
+        and "--report reports/tiny/moe.grouped.json" in flags
+    )
 
 
-def test_another_model_trains_in_its_own_folders_with_its_own_settings(checkout):  # noqa: F811
+def test_another_model_trains_in_its_own_folders_with_its_own_settings(checkout):
     code, output, _ = checkout.make("-n", "train", "MODEL=mine", "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=mine")
     assert code == 0, output
     flags = dict(commands(output))
@@ -30,24 +39,35 @@ def test_another_model_trains_in_its_own_folders_with_its_own_settings(checkout)
     assert "--work runs/mine/moe/streamed" in flags["train_moe"] and "runs/tiny" not in flags["train_moe"]
 
 
-def test_a_hub_model_is_fetched_at_its_commit_and_the_core_built_from_there(checkout):  # noqa: F811
-    code, output, _ = checkout.make("-n", "core", "MODEL=owner/name", "REVISION=0123", "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=mine")
+def test_a_hub_model_is_fetched_at_its_commit_and_the_core_built_from_there(checkout):
+    code, output, _ = checkout.make(
+        "-n", "core", "MODEL=owner/name", "REVISION=0123", "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=mine"
+    )
     assert code == 0, output
     flags = dict(commands(output))
-    assert "--model owner/name --revision 0123 --out runs/mine/base" in flags["fetch_base"] and "--model runs/mine/base" in flags["build_core"]
+    assert (
+        "--model owner/name --revision 0123 --out runs/mine/base" in flags["fetch_base"]
+        and "--model runs/mine/base" in flags["build_core"]
+    )
 
 
-def test_the_proof_of_learning_makes_short_rows_of_its_own(checkout):  # noqa: F811
+def test_the_proof_of_learning_makes_short_rows_of_its_own(checkout):
     code, output, _ = checkout.make("-n", "train-proof")
     assert code == 0, output
     ran = commands(output)
     assert [name for name, _ in ran][-3:] == ["encode_rows", "encode_rows", "prove_training"]
     flags = dict(ran)
-    assert "--context compact" in flags["build_router_rows"] and "--out runs/tiny/moe/proof/data" in flags["prepare_traces"]
-    assert "--train runs/tiny/moe/proof/train.jsonl" in flags["prove_training"] and "--report reports/tiny/moe_proof.json" in flags["prove_training"]
+    assert (
+        "--context compact" in flags["build_router_rows"]
+        and "--out runs/tiny/moe/proof/data" in flags["prepare_traces"]
+    )
+    assert (
+        "--train runs/tiny/moe/proof/train.jsonl" in flags["prove_training"]
+        and "--report reports/tiny/moe_proof.json" in flags["prove_training"]
+    )
 
 
-def test_a_core_that_is_only_reported_is_built_again(checkout):  # noqa: F811
+def test_a_core_that_is_only_reported_is_built_again(checkout):
     """Reports are committed and cores are not: a fresh clone has the one without the other."""
     for name in ("base", "core"):
         report = checkout.folder / f"reports/tiny/{name}.json"
@@ -57,11 +77,11 @@ def test_a_core_that_is_only_reported_is_built_again(checkout):  # noqa: F811
     assert code == 0 and "build_core" in dict(commands(output)), output
 
 
-def test_a_step_without_a_checkpoint_says_what_to_run(checkout):  # noqa: F811
+def test_a_step_without_a_checkpoint_says_what_to_run(checkout):
     code, output, _ = checkout.make("step")
     assert code and "runs/tiny/moe/streamed has no checkpoint: run make train" in output
 
 
-def test_fewer_passes_of_the_8b_proof_are_a_variable(checkout):  # noqa: F811
+def test_fewer_passes_of_the_8b_proof_are_a_variable(checkout):
     code, output, _ = checkout.make("-n", "prove-8b", "GROUPED_PASSES=3")
     assert code == 0 and "--grouped-passes 3" in dict(commands(output))["prove_8b"]

@@ -4,21 +4,22 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import hardware
-import memory_model
-import mixed_core
-import random_cores
 from conftest import ROOT
-from files import read_json
-from grouped_step import grouped_step
-from lfm2_layers import Blocks
-from streamed_step import How, make_batch, streamed_step
-from training_run import check_settings
+from helpers import random_cores
+from kxl.base.files import read_json
+from kxl.moe import core as moe_core
+from kxl.moe import hardware, memory
+from kxl.moe.grouped import grouped_step
+from kxl.moe.layers import Blocks
+from kxl.moe.run import check_settings
+from kxl.moe.streamed import How, make_batch, streamed_step
 
 SETTINGS = check_settings(read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), "test")
-SHAPES = {"wide experts": dict(hidden_size=256, moe_intermediate_size=512, intermediate_size=256),
-          "large vocabulary": dict(hidden_size=128, moe_intermediate_size=128, intermediate_size=256, vocab_size=20000),
-          "long": dict(hidden_size=128, moe_intermediate_size=128, intermediate_size=256)}
+SHAPES = {
+    "wide experts": dict(hidden_size=256, moe_intermediate_size=512, intermediate_size=256),
+    "large vocabulary": dict(hidden_size=128, moe_intermediate_size=128, intermediate_size=256, vocab_size=20000),
+    "long": dict(hidden_size=128, moe_intermediate_size=128, intermediate_size=256),
+}
 LENGTHS = {"wide experts": 300, "large vocabulary": 300, "long": 1500}
 
 
@@ -28,24 +29,27 @@ def test_the_counted_arrays_are_those_that_mlx_allocates(shape, mode):
     core = random_cores.random_core("six", **SHAPES[shape])
     tokens = LENGTHS[shape]
     ids = np.random.default_rng(0).integers(0, core.config["vocab_size"], tokens + 1)
-    batch, blocks = make_batch([(ids, np.ones(tokens + 1, bool))]), {"tokens": 512, "queries": 64, "logits": 64, "vocabulary": 4096}
+    batch, blocks = (
+        make_batch([(ids, np.ones(tokens + 1, bool))]),
+        {"tokens": 512, "queries": 64, "logits": 64, "vocabulary": 4096},
+    )
     how, update = How(Blocks(**blocks)), lambda *found: None
     mx.reset_peak_memory()
     start = mx.get_active_memory()
     streamed_step(core, batch, update, how) if mode == "streamed" else grouped_step(core, batch, update, how, 2, 1)
     held = mx.get_peak_memory() - start
-    counted = memory_model.predict(core.config, {**SETTINGS, "group_size": 32, "blocks": blocks}, tokens, tokens)["parts"]
+    counted = memory.predict(core.config, {**SETTINGS, "group_size": 32, "blocks": blocks}, tokens, tokens)["parts"]
     assert 0.75 < (counted["work"] + counted["layer inputs"]) / held < 1.5
 
 
 def test_the_model_counts_the_core_to_the_byte():
     core = random_cores.random_core("twelve")
-    parts = memory_model.predict(core.config, {**SETTINGS, "group_size": 32}, 64, 64)["parts"]
+    parts = memory.predict(core.config, {**SETTINGS, "group_size": 32}, 64, 64)["parts"]
     assert parts["core"] == core.nbytes
-    assert sum(parts.values()) == memory_model.predict(core.config, {**SETTINGS, "group_size": 32}, 64, 64)["peak"]
+    assert sum(parts.values()) == memory.predict(core.config, {**SETTINGS, "group_size": 32}, 64, 64)["peak"]
 
 
 def test_an_8b_moe_trains_in_a_16_gib_machine_at_10240_tokens():
-    config = mixed_core.check_config(read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), 64, "shapes")
-    assert 8.7 < mixed_core.size(config, 64) / hardware.GIB < 8.9
-    assert memory_model.predict(config, SETTINGS, 10240, 10240)["peak"] < 13 * hardware.GIB
+    config = moe_core.check_config(read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), 64, "shapes")
+    assert 8.7 < moe_core.size(config, 64) / hardware.GIB < 8.9
+    assert memory.predict(config, SETTINGS, 10240, 10240)["peak"] < 13 * hardware.GIB

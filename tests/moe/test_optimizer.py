@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-import checkpoint
-import int8_expert
-import mixed_core
-import random_cores
-from cli import UserError
-from expert_optimizer import ExpertOptimizer
-from streamed_step import NotFinite
+from helpers import random_cores
+from kxl.base.cli import UserError
+from kxl.model import checkpoint
+from kxl.moe import core as moe_core
+from kxl.moe import int8
+from kxl.moe.optimizer import ExpertOptimizer
+from kxl.moe.streamed import NotFinite
 
 
 def random_matrix(rows=256, columns=256, deviation=0.02, seed=0):
     values = (deviation * np.random.default_rng(seed).standard_normal((rows, columns))).astype(np.float32)
-    return int8_expert.quantize(values, 64), values
+    return int8.quantize(values, 64), values
 
 
 def noise(seed):
@@ -23,25 +23,25 @@ def noise(seed):
 
 def test_quantizing_is_within_half_a_step_and_the_grid_holds_every_weight():
     matrix, values = random_matrix()
-    step = int8_expert.bf16_to_float32(matrix.scales).repeat(64, axis=1)
-    assert (np.abs(int8_expert.dequantize(matrix) - values) <= 0.5001 * step).all()
+    step = int8.bf16_to_float32(matrix.scales).repeat(64, axis=1)
+    assert (np.abs(int8.dequantize(matrix) - values) <= 0.5001 * step).all()
     exact = (values.reshape(256, 4, 64).max(-1) - values.reshape(256, 4, 64).min(-1)) / 255
-    assert (int8_expert.bf16_to_float32(matrix.scales) < 1.03 * exact).all()  # BF16 costs at most three per cent of the step
+    assert (int8.bf16_to_float32(matrix.scales) < 1.03 * exact).all()  # BF16 costs at most three per cent of the step
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, -3.0])
 def test_a_group_of_equal_weights_survives(value):
-    matrix = int8_expert.quantize(np.full((2, 64), value, np.float32), 64)
-    assert np.abs(int8_expert.dequantize(matrix) - value).max() <= abs(value) / 250
-    int8_expert.subtract(matrix, slice(0, 2), np.full((2, 64), 0.5, np.float32), noise(1))
-    assert np.abs(int8_expert.dequantize(matrix) - (value - 0.5)).max() <= 0.02
+    matrix = int8.quantize(np.full((2, 64), value, np.float32), 64)
+    assert np.abs(int8.dequantize(matrix) - value).max() <= abs(value) / 250
+    int8.subtract(matrix, slice(0, 2), np.full((2, 64), 0.5, np.float32), noise(1))
+    assert np.abs(int8.dequantize(matrix) - (value - 0.5)).max() <= 0.02
 
 
 def test_mlx_and_checkpoint_dequantize_alike():
     matrix, _ = random_matrix()
-    ours = int8_expert.dequantize(matrix)
-    scales, biases = (int8_expert.bf16_to_float32(bits) for bits in (matrix.scales, matrix.biases))
-    assert np.array_equal(ours, np.array(int8_expert.dequantize_mlx(matrix)))
+    ours = int8.dequantize(matrix)
+    scales, biases = (int8.bf16_to_float32(bits) for bits in (matrix.scales, matrix.biases))
+    assert np.array_equal(ours, np.array(int8.dequantize_mlx(matrix)))
     assert np.array_equal(ours, checkpoint.dequantize(matrix.codes.view(np.uint32), scales, biases, 8))
 
 
@@ -49,13 +49,13 @@ def test_mlx_and_checkpoint_dequantize_alike():
 def test_stochastic_rounding_keeps_the_drift_that_nearest_loses(rate, steps):
     """FACTS: at sigma 0.02 half a step is about 1.8e-4, so nearest keeps nothing of either."""
     kept = {}
-    for rounding in int8_expert.ROUNDINGS:
+    for rounding in int8.ROUNDINGS:
         matrix, _ = random_matrix(512, 512)
-        before = int8_expert.dequantize(matrix)
+        before = int8.dequantize(matrix)
         for step in range(steps):
             delta = np.full((512, 512), rate, np.float32)
-            int8_expert.subtract(matrix, slice(0, 512), delta, noise(step) if rounding == "stochastic" else None)
-        kept[rounding] = float((before - int8_expert.dequantize(matrix)).mean(dtype=np.float64)) / (rate * steps)
+            int8.subtract(matrix, slice(0, 512), delta, noise(step) if rounding == "stochastic" else None)
+        kept[rounding] = float((before - int8.dequantize(matrix)).mean(dtype=np.float64)) / (rate * steps)
     # One weight moves by chance about sqrt(drift * step); over 262,144 of them three deviations are 0.04 of the smallest drift.
     assert abs(kept["stochastic"] - 1) < 0.05
     assert kept["nearest"] == 0
@@ -68,33 +68,35 @@ def test_a_weight_without_update_keeps_its_code_whatever_its_neighbours_do():
     delta[:, 1::2] = 1e-6
     inner = ((before.reshape(256, 4, 64) > 0) & (before.reshape(256, 4, 64) < 255)).reshape(256, 256)
     scales, biases = matrix.scales.copy(), matrix.biases.copy()
-    changed = int8_expert.subtract(matrix, slice(0, 256), delta, noise(3))
+    changed = int8.subtract(matrix, slice(0, 256), delta, noise(3))
     same_grid = np.repeat((scales == matrix.scales) & (biases == matrix.biases), 64, axis=1)
     assert changed > 0 and same_grid.mean() > 0.9
-    assert np.array_equal(matrix.codes[:, ::2][(same_grid & inner)[:, ::2]], before[:, ::2][(same_grid & inner)[:, ::2]])
+    assert np.array_equal(
+        matrix.codes[:, ::2][(same_grid & inner)[:, ::2]], before[:, ::2][(same_grid & inner)[:, ::2]]
+    )
 
 
 def test_a_group_that_grows_gets_a_new_grid_and_loses_nothing_on_average():
     matrix, _ = random_matrix(1024, 64)
-    before = int8_expert.dequantize(matrix)
+    before = int8.dequantize(matrix)
     delta = np.where(np.arange(64) == 7, -0.5, 0).astype(np.float32) * np.ones((1024, 1), np.float32)
-    int8_expert.subtract(matrix, slice(0, 1024), delta.copy(), noise(5))
-    moved = int8_expert.dequantize(matrix) - before + delta
-    step = int8_expert.bf16_to_float32(matrix.scales)
+    int8.subtract(matrix, slice(0, 1024), delta.copy(), noise(5))
+    moved = int8.dequantize(matrix) - before + delta
+    step = int8.bf16_to_float32(matrix.scales)
     assert np.abs(moved).max() <= 1.01 * step.max()
     assert abs(moved.mean(dtype=np.float64)) < 5 * step.max() / np.sqrt(12 * moved.size)
 
 
 def test_routers_round_stochastically_too():
-    bits = int8_expert.float32_to_bf16(np.full(100_000, 0.02, np.float32))
-    start = int8_expert.bf16_to_float32(bits)
+    bits = int8.float32_to_bf16(np.full(100_000, 0.02, np.float32))
+    start = int8.bf16_to_float32(bits)
     nearest = bits.copy()
     for step in range(20):
-        int8_expert.subtract_bf16(bits, np.float32(1e-6), noise(step))
-        int8_expert.subtract_bf16(nearest, np.float32(1e-6), None)
-    drift = (start - int8_expert.bf16_to_float32(bits)).mean(dtype=np.float64)
+        int8.subtract_bf16(bits, np.float32(1e-6), noise(step))
+        int8.subtract_bf16(nearest, np.float32(1e-6), None)
+    drift = (start - int8.bf16_to_float32(bits)).mean(dtype=np.float64)
     assert abs(drift / 2e-5 - 1) < 0.05
-    assert np.array_equal(int8_expert.bf16_to_float32(nearest), start)
+    assert np.array_equal(int8.bf16_to_float32(nearest), start)
 
 
 class Recorder:
@@ -109,7 +111,7 @@ class Recorder:
         return [(scale * rng.standard_normal(m.codes.shape)).astype(np.float32) for m in self.core.expert(1, 0)]
 
     def weights(self):
-        return [int8_expert.dequantize(m) for m in self.core.expert(1, 0)]
+        return [int8.dequantize(m) for m in self.core.expert(1, 0)]
 
 
 def adafactor(gradients, rate, clip):
@@ -172,8 +174,8 @@ def test_a_gradient_that_is_not_finite_names_its_matrix():
 
 def test_a_core_comes_back_from_disk_as_it_was(tmp_path):
     core = random_cores.random_core("five")
-    mixed_core.save(tmp_path / "core", core)
-    again = mixed_core.load(tmp_path / "core")
+    moe_core.save(tmp_path / "core", core)
+    again = moe_core.load(tmp_path / "core")
     assert again.config == core.config and again.group == core.group
     for name, matrix in core.experts.items():
         for part in ("codes", "scales", "biases"):
@@ -181,18 +183,21 @@ def test_a_core_comes_back_from_disk_as_it_was(tmp_path):
     assert all(np.array_equal(array, again.plain[name]) for name, array in core.plain.items())
     read = checkpoint.read(tmp_path / "core")
     for name, matrix in core.experts.items():
-        assert np.array_equal(read.tensors[f"{name}.weight"].read(), int8_expert.dequantize(matrix))
+        assert np.array_equal(read.tensors[f"{name}.weight"].read(), int8.dequantize(matrix))
 
 
 def test_a_core_of_random_weights_has_the_size_that_is_predicted(tmp_path):
     core = random_cores.random_core("twelve")
-    assert core.nbytes == mixed_core.size(core.config, core.group)
+    assert core.nbytes == moe_core.size(core.config, core.group)
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"hidden_size": 80}, "80 columns cannot be quantized in groups of 32; set group_size to nothing"),
-    ({"moe_intermediate_size": 100}, "moe_intermediate_size"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"hidden_size": 80}, "80 columns cannot be quantized in groups of 32; set group_size to nothing"),
+        ({"moe_intermediate_size": 100}, "moe_intermediate_size"),
+    ],
+)
 def test_a_group_size_that_does_not_fit_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         random_cores.random_core("six", **changes)

@@ -11,29 +11,17 @@ import time
 import numpy as np
 import pytest
 
-import hardware
-import int8_expert
-import mixed_core
-import mlx_backend
-import random_cores
-import training_rows
-import training_run
-from cli import UserError
 from conftest import ROOT
-from files import read_json
-from training_run import Run, check_settings, checkpoints, rate_at
-
-SETTINGS = check_settings({**read_json(ROOT / "configs/tiny-moe.json"), "group_size": 32, "group_layers": 2, "group_stride": 1, "batch": 2, "max_tokens": 64,
-                           "steps": 6, "learning_rate": 3e-3, "warmup_steps": 1, "validate_every": 2, "checkpoint_every": 2, "validation_rows": 4}, "test")
-
-
-def some_rows(core, count, seed):
-    rng = np.random.default_rng(seed)
-    rows = []
-    for number in range(count):
-        tokens = np.repeat(rng.integers(0, core.config["vocab_size"], 8), 3)[: rng.integers(12, 24)].astype(np.int32)  # each token thrice: learnable
-        rows.append({"row": number + 1, "tokens": tokens, "mask": np.ones(len(tokens), bool)})
-    return rows
+from helpers import random_cores
+from helpers.training import SETTINGS, some_rows
+from kxl.base.cli import UserError
+from kxl.base.files import read_json
+from kxl.model import blas
+from kxl.moe import core as moe_core
+from kxl.moe import hardware, int8
+from kxl.moe import rows as moe_rows
+from kxl.moe import run as moe_run
+from kxl.moe.run import Run, check_settings, checkpoints, rate_at
 
 
 def a_run(work, core=None, guard=None, **changes):
@@ -45,7 +33,7 @@ def a_run(work, core=None, guard=None, **changes):
 
 def resumed(work, **changes):
     last = checkpoints(work)[-1]
-    run = a_run(work, mixed_core.load(last), **changes)
+    run = a_run(work, moe_core.load(last), **changes)
     run.resume(last)
     return run
 
@@ -55,7 +43,7 @@ def weights(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"}
 
 
-@pytest.mark.parametrize("mode", training_run.MODES)
+@pytest.mark.parametrize("mode", moe_run.MODES)
 def test_a_resumed_run_ends_with_the_same_bits(mode, tmp_path):
     whole = a_run(tmp_path / "whole", mode=mode).train()
     a_run(tmp_path / "parts", mode=mode).train(until=2)
@@ -64,17 +52,29 @@ def test_a_resumed_run_ends_with_the_same_bits(mode, tmp_path):
     assert end.name == whole.name == "step_00006_final"
     assert weights(end) == weights(whole)
     one, other = (read_json(folder / "state.json") for folder in (whole, end))
-    assert one["validation"] == other["validation"] and [h["loss"] for h in one["history"]] == [h["loss"] for h in other["history"]]
+    assert one["validation"] == other["validation"] and [h["loss"] for h in one["history"]] == [
+        h["loss"] for h in other["history"]
+    ]
     assert weights(whole) != weights(checkpoints(tmp_path / "parts")[0])
 
 
 def test_learning_survives_int8_only_with_stochastic_rounding(tmp_path):
     """The same small learning rate, 1/23 of half an int8 step: nearest rounding keeps next to nothing of it."""
     learned, changed = {}, {}
-    for rounding in int8_expert.ROUNDINGS:
+    for rounding in int8.ROUNDINGS:
         core = random_cores.random_core("six")
         before = {name: matrix.codes.copy() for name, matrix in core.experts.items()}
-        run = a_run(tmp_path / rounding, core, rounding=rounding, steps=30, learning_rate=3e-5, warmup_steps=0, final_rate=1.0, validate_every=30, checkpoint_every=30)
+        run = a_run(
+            tmp_path / rounding,
+            core,
+            rounding=rounding,
+            steps=30,
+            learning_rate=3e-5,
+            warmup_steps=0,
+            final_rate=1.0,
+            validate_every=30,
+            checkpoint_every=30,
+        )
         run.validation = run.rows  # what it has to learn by heart
         run.train()
         learned[rounding] = run.validated[0]["loss"] - run.validated[-1]["loss"]
@@ -85,10 +85,12 @@ def test_learning_survives_int8_only_with_stochastic_rounding(tmp_path):
 
 def test_a_memory_stop_leaves_a_checkpoint_from_which_the_run_goes_on(tmp_path):
     calls = []
+
     def guard(where):
         calls.append(where)
         if len(calls) == 12:
             raise hardware.MemoryStop("at a test")
+
     run = a_run(tmp_path / "stopped", guard=guard, checkpoint_every=100)
     with pytest.raises(UserError, match=r"memory stop at a test; .*step_0000\d is complete: lower max_tokens"):
         run.train()
@@ -107,20 +109,27 @@ def test_the_guard_stops_when_the_process_or_the_machine_is_full():
 def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path, monkeypatch):
     run = a_run(tmp_path / "work")
     run.train(until=2)
+
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(training_run.mixed_core, "save", full)
+
+    monkeypatch.setattr(moe_run.mixed_core, "save", full)
     with pytest.raises(UserError, match="the disk is full; earlier checkpoints are whole"):
         run.train()
     assert [path.name for path in checkpoints(tmp_path / "work")] == ["step_00002"]
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("", (), {"free": 100}))
     with pytest.raises(UserError, match="GiB of disk and 0.00 GiB are free"):
-        training_run.require_room(2**30, SETTINGS, tmp_path / "work")
+        moe_run.require_room(2**30, SETTINGS, tmp_path / "work")
 
 
-@pytest.mark.parametrize("changes, message", [({"learning_rate": 1e-3}, "trained with learning_rate 0.003, this run has 0.001"),
-                                              ({"steps": 8}, "trained with steps 6, this run has 8"),
-                                              ({"mode": "grouped"}, "trained with mode 'streamed'")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"learning_rate": 1e-3}, "trained with learning_rate 0.003, this run has 0.001"),
+        ({"steps": 8}, "trained with steps 6, this run has 8"),
+        ({"mode": "grouped"}, "trained with mode 'streamed'"),
+    ],
+)
 def test_a_changed_config_is_refused_on_resume(changes, message, tmp_path):
     a_run(tmp_path / "work").train(until=2)
     with pytest.raises(UserError, match=message):
@@ -131,61 +140,92 @@ def test_a_changed_config_is_refused_on_resume(changes, message, tmp_path):
 def test_other_rows_are_refused_on_resume(tmp_path):
     a_run(tmp_path / "work").train(until=2)
     with pytest.raises(UserError, match="trained with train 'rows', this run has 'others'"):
-        training_run.check_same(checkpoints(tmp_path / "work")[-1], SETTINGS, {"train": "others"}, 6)
+        moe_run.check_same(checkpoints(tmp_path / "work")[-1], SETTINGS, {"train": "others"}, 6)
 
 
 def test_a_loss_that_is_not_finite_names_row_and_layer(tmp_path):
     core = random_cores.random_core("six")
     run = a_run(tmp_path / "work", core)
     core.plain["model.layers.3.ffn_norm.weight"][:] = 0x7F80  # infinity in BF16
-    with pytest.raises(UserError, match=r"step 1, row \d, \d: the loss is nan; layer 3 is the first whose output is not finite; .*lower learning_rate"):
+    with pytest.raises(
+        UserError,
+        match=r"step 1, row \d, \d: the loss is nan; layer 3 is the first whose output is not finite; .*lower learning_rate",
+    ):
         run._steps(1)
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"mode": "all"}, "mode is 'all'; it takes streamed or grouped"), ({"learning_rate": -1}, "learning_rate is -1"), ({"batch": 0}, "batch is 0"),
-    ({"groups": 4}, "groups is not a setting"), ({"blocks": {"rows": 3}}, "blocks"), ({"epochs": "3"}, "epochs is '3'"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mode": "all"}, "mode is 'all'; it takes streamed or grouped"),
+        ({"learning_rate": -1}, "learning_rate is -1"),
+        ({"batch": 0}, "batch is 0"),
+        ({"groups": 4}, "groups is not a setting"),
+        ({"blocks": {"rows": 3}}, "blocks"),
+        ({"epochs": "3"}, "epochs is '3'"),
+    ],
+)
 def test_a_wrong_setting_is_named(changes, message):
     with pytest.raises(UserError, match=message):
         check_settings({**SETTINGS, **changes}, "configs/x.json")
 
 
 def test_the_reference_run_is_1746_steps():
-    assert training_run.steps_of({**SETTINGS, "batch": 1, "epochs": 3, "steps": None}, 582) == 1746
+    assert moe_run.steps_of({**SETTINGS, "batch": 1, "epochs": 3, "steps": None}, 582) == 1746
 
 
 def test_every_row_is_taken_once_per_epoch():
     for epoch in range(3):
-        places = [training_rows.batch_of(epoch * 5 + step, 10, 2, seed=4) for step in range(5)]
+        places = [moe_rows.batch_of(epoch * 5 + step, 10, 2, seed=4) for step in range(5)]
         assert {e for e, _ in places} == {epoch} and sorted(sum((p for _, p in places), [])) == list(range(10))
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_floor():
-    rates = [rate_at({**SETTINGS, "warmup_steps": 10, "learning_rate": 1.0, "final_rate": 0.1}, step, 100) for step in range(100)]
+    rates = [
+        rate_at({**SETTINGS, "warmup_steps": 10, "learning_rate": 1.0, "final_rate": 0.1}, step, 100)
+        for step in range(100)
+    ]
     assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0 and abs(rates[-1] - 0.1) < 1e-9
     assert all(a <= b for a, b in zip(rates[:10], rates[1:11])) and all(a >= b for a, b in zip(rates[10:], rates[11:]))
 
 
 # The script itself, as a user runs it.
 
+
 @pytest.fixture
 def prepared(tmp_path):
     core = random_cores.random_core("six")
-    mixed_core.save(tmp_path / "core", core)
+    moe_core.save(tmp_path / "core", core)
     for name, seed in (("train", 1), ("valid", 2)):
-        lines = [json.dumps({"row": r["row"], "tokens": r["tokens"].tolist(), "scored": [[0, len(r["tokens"])]]}) for r in some_rows(core, 7, seed)]
+        lines = [
+            json.dumps({"row": r["row"], "tokens": r["tokens"].tolist(), "scored": [[0, len(r["tokens"])]]})
+            for r in some_rows(core, 7, seed)
+        ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "config.json").write_text(json.dumps({**SETTINGS, "checkpoint_every": 1, "steps": 12}))
 
     def command(work, *more):
-        return [sys.executable, str(ROOT / "scripts/train_moe.py"), "--core", str(tmp_path / "core"), "--train", str(tmp_path / "train.jsonl"), "--valid",
-                str(tmp_path / "valid.jsonl"), "--config", str(tmp_path / "config.json"), "--work", str(tmp_path / work), *more]
+        return [
+            sys.executable,
+            str(ROOT / "scripts/moe_train.py"),
+            "--core",
+            str(tmp_path / "core"),
+            "--train",
+            str(tmp_path / "train.jsonl"),
+            "--valid",
+            str(tmp_path / "valid.jsonl"),
+            "--config",
+            str(tmp_path / "config.json"),
+            "--work",
+            str(tmp_path / work),
+            *more,
+        ]
+
     return command
 
 
 def ended(command):
-    return subprocess.run(command, capture_output=True, text=True, env=mlx_backend.child_env())
+    return subprocess.run(command, capture_output=True, text=True, env=blas.child_env())
 
 
 def test_ten_kills_at_random_moments_change_no_bit(prepared, tmp_path):
@@ -194,7 +234,9 @@ def test_ten_kills_at_random_moments_change_no_bit(prepared, tmp_path):
     assert whole.returncode == 0, whole.stderr
     duration, rng, resumed_from = time.monotonic() - began, random.Random(0), set()
     for kill in range(10):
-        process = subprocess.Popen(prepared("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=mlx_backend.child_env())
+        process = subprocess.Popen(
+            prepared("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=blas.child_env()
+        )
         time.sleep(duration * rng.uniform(0.3, 1.0) * (0.7 if kill < 5 else 1))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -209,7 +251,9 @@ def test_the_report_says_what_happened_and_a_second_call_trains_nothing(prepared
     first = ended(prepared("work", "--report", str(tmp_path / "report.json"), "--steps", "3"))
     assert first.returncode == 0, first.stderr
     results = read_json(tmp_path / "report.json")["results"]
-    assert results["steps"] == 3 and [v["step"] for v in results["validation"]] == [0, 2, 3] and len(results["loss"]) == 3
+    assert (
+        results["steps"] == 3 and [v["step"] for v in results["validation"]] == [0, 2, 3] and len(results["loss"]) == 3
+    )
     assert 0 < results["codes_changed_per_step"] < 1 and 0 < results["peak_rss_gib"] < 1
     before = weights(tmp_path / "work/step_00003_final")
     again = ended(prepared("work", "--steps", "3"))
@@ -217,12 +261,15 @@ def test_the_report_says_what_happened_and_a_second_call_trains_nothing(prepared
     assert weights(tmp_path / "work/step_00003_final") == before
 
 
-@pytest.mark.parametrize("more, message", [
-    (["--steps", "3", "--max-tokens", "8"], "tokens exceed max_tokens 8"),
-    (["--mode", "grouped", "--group-layers", "9"], "set group_layers to 1..4"),
-    (["--batch", "100"], "7 rows fill no batch of 100"),
-    (["--distributed"], "found no other processes"),
-])
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--steps", "3", "--max-tokens", "8"], "tokens exceed max_tokens 8"),
+        (["--mode", "grouped", "--group-layers", "9"], "set group_layers to 1..4"),
+        (["--batch", "100"], "7 rows fill no batch of 100"),
+        (["--distributed"], "found no other processes"),
+    ],
+)
 def test_a_run_that_cannot_be_is_refused_with_one_line(prepared, more, message):
     refused = ended(prepared("work", *more))
     assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr

@@ -5,12 +5,12 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-import random_cores
-from cli import UserError
-from grouped_step import grouped_step, groups_of
-from lfm2_layers import Blocks
-from mixed_core import router_name
-from streamed_step import How, NotFinite, loss_of, make_batch, streamed_step
+from helpers import random_cores
+from kxl.base.cli import UserError
+from kxl.moe.core import router_name
+from kxl.moe.grouped import grouped_step, groups_of
+from kxl.moe.layers import Blocks
+from kxl.moe.streamed import How, NotFinite, loss_of, make_batch, streamed_step
 
 # Smaller than the sequences, so that every blocked loop takes several turns.
 SMALL = Blocks(tokens=7, queries=5, logits=4, vocabulary=100)
@@ -25,21 +25,26 @@ def collect(found: dict):
             key = (layer, expert, place)
             assert key not in found, "a gradient was handed out twice"
             found[key] = np.array(gradient)
+
     return update
 
 
 def reference(model, head, batch, keep):
     """{(layer, expert or None, matrix): gradient} of the whole model at once, and the loss."""
-    rounded = {"float32": lambda x: x,
-               # What is kept is rounded; the gradient goes straight through.
-               "bfloat16": lambda x: x + mx.stop_gradient(x.astype(mx.bfloat16).astype(mx.float32) - x)}[keep]
+    rounded = {
+        "float32": lambda x: x,
+        # What is kept is rounded; the gradient goes straight through.
+        "bfloat16": lambda x: x + mx.stop_gradient(x.astype(mx.bfloat16).astype(mx.float32) - x),
+    }[keep]
     tokens, targets, weights = mx.array(batch.tokens), mx.array(batch.targets), mx.array(batch.weights)
     layers = model.model.layers
     moe = [i for i, layer in enumerate(layers) if hasattr(layer.feed_forward, "switch_mlp")]
 
     def loss(parameters):
         for i, one in zip(moe, parameters):
-            layers[i].feed_forward.update({"gate": {"weight": one[0]}, "switch_mlp": {n: {"weight": w} for n, w in zip(PROJECTIONS, one[1:])}})
+            layers[i].feed_forward.update(
+                {"gate": {"weight": one[0]}, "switch_mlp": {n: {"weight": w} for n, w in zip(PROJECTIONS, one[1:])}}
+            )
         x = model.model.embed_tokens(tokens)
         for i, layer in enumerate(layers):
             x = layer(rounded(x) if i in moe else x, "causal" if layer.is_attention_layer else None)
@@ -47,7 +52,10 @@ def reference(model, head, batch, keep):
         logits = x @ head.T if head is not None else model.model.embed_tokens.as_linear(x)
         return (nn.losses.cross_entropy(logits, targets) * weights).sum() / weights.sum()
 
-    parameters = [[layers[i].feed_forward.gate.weight, *(layers[i].feed_forward.switch_mlp[n].weight for n in PROJECTIONS)] for i in moe]
+    parameters = [
+        [layers[i].feed_forward.gate.weight, *(layers[i].feed_forward.switch_mlp[n].weight for n in PROJECTIONS)]
+        for i in moe
+    ]
     value, gradients = mx.value_and_grad(loss)(parameters)
     mx.eval(value, gradients)
     found = {}
@@ -87,9 +95,11 @@ def test_every_gradient_equals_autograd_through_the_whole_model(shape, keep, tmp
     groups = groups_of(layers, size, stride)[::-1]
     for number, group in enumerate(groups):
         grouped = {}
+
         def update(which, *found):
             if which == number:
                 collect(grouped)(which, *found)
+
         assert grouped_step(core, batch, update, How(SMALL, keep), size, stride).loss == outcome.loss
         assert {key for key in grouped} == {key for key in streamed if key[0] in group}
         for key, gradient in grouped.items():
@@ -110,6 +120,7 @@ def test_a_layer_is_updated_only_after_its_gradients_went_on(tmp_path):
         else:
             for matrix in core.expert(layer, expert):
                 matrix.codes[...] = 0
+
     streamed_step(core, batch, destroy, How(SMALL))
     assert still.keys() == moving.keys()
     assert all(np.array_equal(still[key], moving[key]) for key in still)
@@ -118,15 +129,19 @@ def test_a_layer_is_updated_only_after_its_gradients_went_on(tmp_path):
 def test_the_second_group_sees_what_the_first_has_changed():
     core = random_cores.random_core("six")
     batch = make_batch(random_cores.examples(core, (20,)))
+
     def gradients_of_last_group(change):
         found = {}
+
         def update(number, layer, expert, gradients):
             if number == 1:
                 collect(found)(number, layer, expert, gradients)
             elif change and expert is None:
                 core.plain[router_name(layer)][...] = 0
+
         grouped_step(core, batch, update, How(SMALL), 2, 2)
         return found
+
     before, after = gradients_of_last_group(False), gradients_of_last_group(True)
     assert before.keys() == after.keys() and len(before)
     assert not np.array_equal(before[1, None, 0], after[1, None, 0])
@@ -145,7 +160,9 @@ def test_padding_is_nobodys_token():
 
 
 def test_the_reference_groups_are_seven_over_22_layers():
-    assert [list(group) for group in groups_of(range(2, 24), 4, 3)] == [list(range(start, start + 4)) for start in range(2, 21, 3)]
+    assert [list(group) for group in groups_of(range(2, 24), 4, 3)] == [
+        list(range(start, start + 4)) for start in range(2, 21, 3)
+    ]
 
 
 @pytest.mark.parametrize("size, stride", [(1, 1), (2, 1), (3, 2), (4, 4), (5, 3), (22, 22)])
@@ -154,7 +171,10 @@ def test_groups_cover_every_layer(size, stride):
     assert set().union(*groups) == set(range(2, 24)) and all(len(group) == size for group in groups)
 
 
-@pytest.mark.parametrize("size, stride, message", [(23, 3, "set group_layers to 1..22"), (0, 1, "set group_layers"), (3, 4, "set group_stride to 1..3")])
+@pytest.mark.parametrize(
+    "size, stride, message",
+    [(23, 3, "set group_layers to 1..22"), (0, 1, "set group_layers"), (3, 4, "set group_stride to 1..3")],
+)
 def test_groups_that_do_not_fit_are_refused(size, stride, message):
     with pytest.raises(UserError, match=message):
         groups_of(range(2, 24), size, stride)

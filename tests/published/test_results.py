@@ -5,16 +5,23 @@ import json
 
 import pytest
 
-import build_router_rows
-import eval_case
-import live_task
-import run_hermes_live
+import live_run
+import traces_build_router_rows
 from conftest import ROOT
-from files import read_json
+from kxl.base.files import read_json
+from kxl.eval import suites
+from kxl.live import task as live_task
 
 CONFIG = read_json(ROOT / "configs/tiny.json")
-EVALS = [path for run in ("tiny", "tiny-repair") for path in sorted((ROOT / "evals" / run).glob("*.json")) if not path.name.startswith("hermes_live.")]
-LIVE = [path for path in sorted((ROOT / "evals/tiny").glob("hermes_live.*.json")) if not path.name.endswith(".failed.json")]
+EVALS = [
+    path
+    for run in ("tiny", "tiny-repair")
+    for path in sorted((ROOT / "evals" / run).glob("*.json"))
+    if not path.name.startswith("hermes_live.")
+]
+LIVE = [
+    path for path in sorted((ROOT / "evals/tiny").glob("hermes_live.*.json")) if not path.name.endswith(".failed.json")
+]
 
 
 @pytest.mark.parametrize("path", EVALS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -22,26 +29,36 @@ def test_an_evaluation_holds_what_its_details_say(path):
     report = read_json(path)
     results, settings = report["results"], report["settings"]
     suite_path = ROOT / f"evals/suites/{settings['suite']}.json"
-    suite = eval_case.load(suite_path)
-    hashes = {item["path"]: item["sha256"] for item in report["inputs"] if "sha256" in item}  # a checkpoint folder lists its files
-    assert hashes[f"evals/suites/{settings['suite']}.json"] == hashlib.sha256(suite_path.read_bytes()).hexdigest(), "the suite changed since"
+    suite = suites.load(suite_path)
+    hashes = {
+        item["path"]: item["sha256"] for item in report["inputs"] if "sha256" in item
+    }  # a checkpoint folder lists its files
+    assert hashes[f"evals/suites/{settings['suite']}.json"] == hashlib.sha256(suite_path.read_bytes()).hexdigest(), (
+        "the suite changed since"
+    )
     assert [entry["id"] for entry in results["details"]] == [case["id"] for case in suite.cases]
     # Judged again from the recorded answers, not counted from the recorded verdicts.
     passed = raw_passed = false_positives = leaks = 0
     for case, entry in zip(suite.cases, results["details"]):
-        answer = eval_case.Answer(entry["content"], entry["calls"], entry["finish_reason"])
-        why = eval_case.judge(suite, case, answer)
+        answer = suites.Answer(entry["content"], entry["calls"], entry["finish_reason"])
+        why = suites.judge(suite, case, answer)
         passed += not why
         raw_passed += entry["raw"]["passed"]
         false_positives += case["kind"] == "no_tool" and bool(entry["calls"])
-        leaks += bool(eval_case.leaks(suite, answer))
+        leaks += bool(suites.leaks(suite, answer))
     assert (results["passed"], results["cases"]) == (passed, len(suite.cases))
     assert results["raw"]["passed"] == raw_passed
     assert (results["no_tool"]["false_positives"], results["text_tool_leaks"]) == (false_positives, leaks)
     if settings["backend"] == "llama_cpp":
         assert settings["context"] == 65536
-    if thresholds := read_json(ROOT / f"configs/{path.parent.name}.json")["eval"]["suites"].get(settings["suite"]):  # the harder suites are scored, not gated
-        met = passed >= thresholds["threshold"] and raw_passed >= thresholds.get("raw_threshold", 0) and (false_positives, leaks) == (0, 0)
+    if thresholds := read_json(ROOT / f"configs/{path.parent.name}.json")["eval"]["suites"].get(
+        settings["suite"]
+    ):  # the harder suites are scored, not gated
+        met = (
+            passed >= thresholds["threshold"]
+            and raw_passed >= thresholds.get("raw_threshold", 0)
+            and (false_positives, leaks) == (0, 0)
+        )
         assert met == (not path.name.endswith(".failed.json"))
 
 
@@ -51,19 +68,29 @@ def test_a_live_run_did_what_its_conversations_show(path):
     results, settings = report["results"], report["settings"]
     tasks = {task.id: task for task in live_task.load(ROOT / "evals/live/hermes_16.json", settings["seed"])[1]}
     assert [entry["id"] for entry in results["details"]] == list(tasks), "the tasks changed since"
-    assert results["passed"] == sum(entry["passed"] for entry in results["details"]) >= CONFIG["eval"].get("live", {}).get("threshold", 0)
+    assert (
+        results["passed"]
+        == sum(entry["passed"] for entry in results["details"])
+        >= CONFIG["eval"].get("live", {}).get("threshold", 0)
+    )
     for entry in results["details"]:
         assert entry["prompt"] == tasks[entry["id"]].prompt and entry["passed"] == (not entry["why"])
-        called, returned = run_hermes_live.tool_turns(entry["conversation"])
+        called, returned = live_run.tool_turns(entry["conversation"])
         assert called == entry["called"]
         if entry["passed"]:
-            assert entry["steps"] > len(called) / 2 and all(any(check["result"] in text for text in returned) for check in tasks[entry["id"]].checks if "result" in check)
+            assert entry["steps"] > len(called) / 2 and all(
+                any(check["result"] in text for text in returned)
+                for check in tasks[entry["id"]].checks
+                if "result" in check
+            )
     assert settings["isolation"] == "namespaces" and settings["context"] >= 64000
 
 
 def test_the_dataset_was_made_of_the_shipped_traces_and_of_what_the_generator_draws_today():
     made = {item["path"]: item["sha256"] for item in read_json(ROOT / "reports/tiny/dataset.json")["inputs"]}
-    drawn = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in build_router_rows.rows(604, 11)).encode()
+    drawn = "".join(
+        json.dumps(row, ensure_ascii=False) + "\n" for row in traces_build_router_rows.rows(604, 11)
+    ).encode()
     assert made["router_rows.jsonl"] == hashlib.sha256(drawn).hexdigest(), "the generator changed since: run make data"
     assert made["traces.jsonl"] == hashlib.sha256((ROOT / "datasets/hermes/traces.jsonl").read_bytes()).hexdigest()
 
@@ -78,8 +105,13 @@ def test_the_repair_reached_all_43_in_three_iterations_and_an_hour_and_its_varia
     start, *tried = repair["iterations"]
     accepted = [one for one in tried if one["accepted"]]
     assert start["suites"]["fixed_hermes_43"]["passed"] < 43 and len(accepted) <= 3
-    reached = next(place for place, one in enumerate(tried) if one["suites"].get("fixed_hermes_43", {}).get("passed") == 43)
-    assert sum(one["seconds"] for one in [start, *tried[:reached + 1]]) < 3600 and tried[reached]["suites"]["fixed_hermes_43"]["leaks"] == 0
+    reached = next(
+        place for place, one in enumerate(tried) if one["suites"].get("fixed_hermes_43", {}).get("passed") == 43
+    )
+    assert (
+        sum(one["seconds"] for one in [start, *tried[: reached + 1]]) < 3600
+        and tried[reached]["suites"]["fixed_hermes_43"]["leaks"] == 0
+    )
     for name in ("mlx.bf16", "mlx.8bit", "mlx.6bit", "mlx.mixed", "llama_cpp.q4kxl"):
         assert read_json(ROOT / f"evals/tiny-repair/fixed_hermes_43.{name}.json")["results"]["passed"] == 43
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-import evaluate_emission
 import prepare_data
-import smol_requests
+import smol_evaluate
 from conftest import ROOT
-from files import read_json, sha256
+from kxl.base.files import read_json, sha256
+from kxl.smol import requests
 
 CONFIG = read_json(ROOT / "configs/smollm2-135m.json")
 MANIFEST = read_json(ROOT / "datasets/smollm2-135m/manifest.json")
@@ -35,8 +35,8 @@ def test_the_manifest_is_of_the_committed_config_template_and_answers():
 
 def test_each_recorded_answer_belongs_to_a_question_that_is_not_held_out():
     recorded = prepare_data.read_recorded(ROOT / "datasets/smollm2-135m/ordinary.jsonl")
-    questions = smol_requests.ordinary_prompts()
-    trained = questions[:-CONFIG["data"]["heldout"]["ordinary"]]
+    questions = requests.ordinary_prompts()
+    trained = questions[: -CONFIG["data"]["heldout"]["ordinary"]]
     for row in recorded:
         assert row["answer"] and (row["id"].startswith("bfcl/irrelevance_") or row["prompt"] in trained)
     assert len({row["id"] for row in recorded}) == len(recorded)
@@ -45,14 +45,18 @@ def test_each_recorded_answer_belongs_to_a_question_that_is_not_held_out():
 @pytest.mark.parametrize("served", ["mlx", "q8kxl", "q4kxl"])
 def test_the_served_model_and_its_quants_keep_the_calls(served):
     results = read_json(ROOT / f"reports/smollm2-135m/serving.{served}.json")["results"]
-    assert results["right_tool"] == sum([call["name"] for call in one["calls"]] == one["expected"] and one["structured"] for one in results["details"])
-    assert results["right_tool"] >= CONFIG["emission"]["min_right_tool"] * results["prompts"] and results["prompts"] == 50
+    assert results["right_tool"] == sum(
+        [call["name"] for call in one["calls"]] == one["expected"] and one["structured"] for one in results["details"]
+    )
+    assert (
+        results["right_tool"] >= CONFIG["emission"]["min_right_tool"] * results["prompts"] and results["prompts"] == 50
+    )
 
 
 def test_the_emission_report_counts_its_own_details():
     report = json.loads(EMISSION.read_text(encoding="utf-8"))
     results = report["results"]
-    again = evaluate_emission.compare(results["details"]["before"], results["details"]["after"])
-    assert again == results and evaluate_emission.gate(results, CONFIG["emission"]) == []
+    again = smol_evaluate.compare(results["details"]["before"], results["details"]["after"])
+    assert again == results and smol_evaluate.gate(results, CONFIG["emission"]) == []
     assert results["before"]["prompts"] == results["after"]["prompts"] == 50 == results["ordinary"]["prompts"]
     assert report["settings"]["limit"] is None

@@ -5,17 +5,16 @@ The proofs take minutes to hours; each test here takes milliseconds.
 
 import pytest
 
-import compare_mlx_lm
-import hardware
-import measure_step
-import memory_model
-import mixed_core
-import prove_8b
-import prove_training
-import sweep_groups
+import moe_compare_mlx_lm
+import moe_measure_step
+import moe_prove_8b
+import moe_prove_training
+import moe_sweep_groups
 from conftest import ROOT
-from files import read_json
-from test_prove_8b import CONFIG
+from kxl.base.files import read_json
+from kxl.moe import core, hardware, memory
+
+CONFIG = core.check_config(read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), 64, "shapes")
 
 SHAPES = ROOT / "gguf/lfm2-8b-a1b.shapes.json"
 
@@ -26,14 +25,14 @@ def committed(path: str, target: str) -> dict:
 
 
 def predicted_gib(one: dict, settings: dict) -> float:
-    config = mixed_core.check_config(measure_step.shapes(SHAPES, one.get("layers")), settings["group_size"], "shapes")
-    return memory_model.predict(config, settings, one["tokens"], one["tokens"])["peak"] / hardware.GIB
+    config = core.check_config(moe_measure_step.shapes(SHAPES, one.get("layers")), settings["group_size"], "shapes")
+    return memory.predict(config, settings, one["tokens"], one["tokens"])["peak"] / hardware.GIB
 
 
 def test_the_8b_proof_keeps_its_limits_and_the_model_predicts_what_it_measured():
     report = committed("reports/prove-8b/memory.json", "prove-8b")
     results, settings = report["results"], report["settings"]
-    assert prove_8b.misses(results) == []
+    assert moe_prove_8b.misses(results) == []
     streamed, grouped = results["streamed"], results["grouped"]
     assert streamed["tokens"] == grouped["tokens"] >= 1024 and not streamed["extrapolated"]
     assert results["speedup"] == round(grouped["seconds_per_example"] / streamed["seconds_per_example"], 2)
@@ -42,8 +41,11 @@ def test_the_8b_proof_keeps_its_limits_and_the_model_predicts_what_it_measured()
         assert abs(predicted_gib(results[name], settings) / results[name]["peak_rss_gib"] - 1) < 0.10, name
     assert abs(predicted_gib({"tokens": 10240}, settings) / results["predicted_10240"]["streamed_gib"] - 1) < 0.01
     # Every layer that a whole example goes through was run, or stands in the factor by which its kind was multiplied.
-    whole = prove_8b.whole_example(CONFIG, settings, 2)
-    assert {part: round(count * ((grouped["extrapolation"] or {}).get(part, 1))) for part, count in grouped["layers_done"].items()} == whole
+    whole = moe_prove_8b.whole_example(CONFIG, settings, 2)
+    assert {
+        part: round(count * ((grouped["extrapolation"] or {}).get(part, 1)))
+        for part, count in grouped["layers_done"].items()
+    } == whole
     assert bool(grouped["extrapolation"]) == grouped["extrapolated"]
 
 
@@ -51,14 +53,17 @@ def test_the_sweep_agrees_with_the_model_and_streaming_is_the_fastest():
     report = committed("reports/lfm2.5-8b-a1b/group_sweep.json", "sweep")
     steps, settings = report["results"]["steps"], report["settings"]
     for one in steps:
-        assert abs(predicted_gib({**one, "layers": settings["layers"]}, settings) / one["peak_rss_gib"] - 1) < sweep_groups.TOLERANCE
+        assert (
+            abs(predicted_gib({**one, "layers": settings["layers"]}, settings) / one["peak_rss_gib"] - 1)
+            < moe_sweep_groups.TOLERANCE
+        )
     streamed = next(one for one in steps if one["group_layers"] is None)
     assert all(one["seconds"] > streamed["seconds"] for one in steps if one["group_layers"] in (1, 2, 4))
 
 
 def test_the_memory_model_report_says_what_the_model_says_now():
     report = committed("reports/lfm2.5-8b-a1b/memory_model.json", "sweep")
-    now = sweep_groups.by_length(measure_step.shapes(SHAPES, None), report["settings"])
+    now = moe_sweep_groups.by_length(moe_measure_step.shapes(SHAPES, None), report["settings"])
     for one, other in zip(report["results"]["by_length"], now, strict=True):
         assert one["tokens"] == other["tokens"] and abs(one["peak_gib"] / other["peak_gib"] - 1) < 0.01
 
@@ -66,14 +71,14 @@ def test_the_memory_model_report_says_what_the_model_says_now():
 def test_the_streamed_step_is_no_worse_than_mlx_lms_own():
     report = committed("reports/prove-8b/mlx_lm.json", "compare-mlx-lm")
     results, settings = report["results"], report["settings"]
-    assert settings["tokens"] >= 1024 and settings["shapes"] == compare_mlx_lm.SHAPES
+    assert settings["tokens"] >= 1024 and settings["shapes"] == moe_compare_mlx_lm.SHAPES
     assert all(results["ours"][key] <= results["mlx_lm"][key] for key in ("seconds_per_step", "peak_rss_gib"))
 
 
 def test_the_tiny_model_learns_in_both_modes_and_not_with_rounding_to_nearest():
     results = committed("reports/tiny/moe_proof.json", "train-proof")["results"]
-    assert prove_training.misses(results) == []
-    for name, (mode, rounding) in prove_training.VARIANTS.items():
+    assert moe_prove_training.misses(results) == []
+    for name, (mode, rounding) in moe_prove_training.VARIANTS.items():
         one = results[name]
         assert (one["mode"], one["rounding"]) == (mode, rounding)
         assert one["gain"] == pytest.approx(one["validation"][0]["loss"] - one["validation"][-1]["loss"], abs=1e-5)
@@ -83,7 +88,10 @@ def test_a_masked_lora_step_is_five_times_as_fast_as_mlx_loras():
     results = committed("reports/tiny/lora_speed.json", "repair-speed")["results"]
     stock = results["batch_sizes"]["1"]["stock"]["seconds_per_row"]
     for size, one in results["batch_sizes"].items():
-        assert results["times_as_fast"][size] == pytest.approx(stock / one["ours"]["seconds_per_row"], abs=0.01) and results["times_as_fast"][size] >= 5
+        assert (
+            results["times_as_fast"][size] == pytest.approx(stock / one["ours"]["seconds_per_row"], abs=0.01)
+            and results["times_as_fast"][size] >= 5
+        )
 
 
 def test_traces_are_prepared_at_half_the_speed_of_tokenizing_in_a_gigabyte():
@@ -92,7 +100,9 @@ def test_traces_are_prepared_at_half_the_speed_of_tokenizing_in_a_gigabyte():
     assert results["speed_of_tokenizing_alone"] >= 0.5 and results["prepare"]["peak_mib"] < 1000
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/hardware").glob("*.json")) or [None], ids=lambda path: path.stem if path else "none")
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/hardware").glob("*.json")) or [None], ids=lambda path: path.stem if path else "none"
+)
 def test_a_hardware_profile_stops_a_run_before_the_machine_swaps(path):
     if path is None:
         pytest.skip("configs/hardware has no profile yet: make profile HARDWARE=name writes one")

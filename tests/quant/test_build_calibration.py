@@ -7,10 +7,10 @@ import sys
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-import build_calibration
-import eval_case
-from cli import UserError
-from files import ROOT, read_json
+import quant_build_calibration
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json
+from kxl.eval import suites
 
 SUITE = ROOT / "evals" / "suites" / "fixed_hermes_43.json"
 SPECIAL = ["<|startoftext|>", "<|im_start|>", "<|im_end|>", "<|tool_call_start|>", "<|tool_call_end|>"]
@@ -26,9 +26,15 @@ def model(tmp_path_factory):
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(SPECIAL)
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>", "eos_token": "<|im_end|>",
-    }))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "bos_token": "<|startoftext|>",
+                "eos_token": "<|im_end|>",
+            }
+        )
+    )
     shutil.copy(ROOT / "configs" / "templates" / "lfm2.5-tools.jinja", folder / "chat_template.jinja")
     return folder
 
@@ -37,35 +43,64 @@ def call_row(request, split, tools=None, command="git status"):
     return {
         "messages": [
             {"role": "user", "content": request},
-            {"role": "assistant", "content": None, "tool_calls": [
-                {"id": "call_1", "type": "function", "function": {"name": "terminal", "arguments": {"command": command}}},
-            ]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {
+                        "id": "call_1",
+                        "type": "function",
+                        "function": {"name": "terminal", "arguments": {"command": command}},
+                    },
+                ],
+            },
             {"role": "tool", "tool_call_id": "call_1", "name": "terminal", "content": "clean"},
             {"role": "assistant", "content": "It is clean."},
         ],
-        "tools": tools, "kind": "chain", "split": split,
+        "tools": tools,
+        "kind": "chain",
+        "split": split,
     }
 
 
 @pytest.fixture
 def build(tmp_path, model, monkeypatch):
     """Run the script on rows (or raw lines); return (calibration text, held-out text, report)."""
+
     def run(rows, *flags):
         lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
         (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         out = {name: tmp_path / f"{name}.txt" for name in ("calibration", "heldout")}
-        monkeypatch.setattr(sys, "argv", [
-            "build_calibration.py", "--rows", str(tmp_path / "rows.jsonl"), "--model", str(model), "--suite", str(SUITE),
-            "--calibration", str(out["calibration"]), "--heldout", str(out["heldout"]),
-            "--report", str(tmp_path / "report.json"), *flags,
-        ])
-        build_calibration.main()
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "quant_build_calibration.py",
+                "--rows",
+                str(tmp_path / "rows.jsonl"),
+                "--model",
+                str(model),
+                "--suite",
+                str(SUITE),
+                "--calibration",
+                str(out["calibration"]),
+                "--heldout",
+                str(out["heldout"]),
+                "--report",
+                str(tmp_path / "report.json"),
+                *flags,
+            ],
+        )
+        quant_build_calibration.main()
         return *(path.read_text(encoding="utf-8") for path in out.values()), read_json(tmp_path / "report.json")
+
     return run
 
 
 def test_a_conversation_is_written_as_the_chat_template_writes_it(build):
-    calibration, heldout, _ = build([call_row("is it clean", "calibration"), call_row("show me what changed", "heldout")])
+    calibration, heldout, _ = build(
+        [call_row("is it clean", "calibration"), call_row("show me what changed", "heldout")]
+    )
     assert calibration == (
         "<|startoftext|><|im_start|>user\nis it clean<|im_end|>\n"
         '<|im_start|>assistant\n<|tool_call_start|>[terminal(command="git status")]<|tool_call_end|><|im_end|>\n'
@@ -75,24 +110,33 @@ def test_a_conversation_is_written_as_the_chat_template_writes_it(build):
 
 
 def test_rows_for_training_never_reach_a_text(build):
-    calibration, heldout, _ = build([call_row(f"{split} request", split) for split in ("train", "calibration", "heldout")])
+    calibration, heldout, _ = build(
+        [call_row(f"{split} request", split) for split in ("train", "calibration", "heldout")]
+    )
     assert "train request" not in calibration + heldout
 
 
 def test_a_prompt_of_the_evaluation_stays_out_whatever_its_case_and_punctuation(build):
-    prompt = next(case["prompt"] for case in eval_case.load(SUITE).cases if "prompt" in case)
+    prompt = next(case["prompt"] for case in suites.load(SUITE).cases if "prompt" in case)
     disguised = "  " + prompt.upper().replace(" ", "  ").rstrip(".") + "!"
-    calibration, heldout, report = build([
-        call_row(disguised, "calibration"), call_row(disguised, "heldout"),
-        call_row("a fresh request", "calibration"), call_row("another fresh request", "heldout"),
-    ])
+    calibration, heldout, report = build(
+        [
+            call_row(disguised, "calibration"),
+            call_row(disguised, "heldout"),
+            call_row("a fresh request", "calibration"),
+            call_row("another fresh request", "heldout"),
+        ]
+    )
     assert disguised not in calibration and disguised not in heldout
     assert report["results"]["left_out"]["request of an evaluation suite"] == 2
 
 
 def test_no_request_of_any_suite_case_survives(build):
-    cases = eval_case.load(SUITE).cases
-    rows = [{**call_row("x", "calibration"), "messages": [*case["messages"], {"role": "assistant", "content": "done"}]} for case in cases]
+    cases = suites.load(SUITE).cases
+    rows = [
+        {**call_row("x", "calibration"), "messages": [*case["messages"], {"role": "assistant", "content": "done"}]}
+        for case in cases
+    ]
     for row in rows:
         for message in row["messages"]:
             for call in message.get("tool_calls", []):
@@ -104,10 +148,14 @@ def test_no_request_of_any_suite_case_survives(build):
 
 @pytest.mark.parametrize("other", ["train", "calibration"])
 def test_a_heldout_request_seen_in_another_split_is_not_held_out(build, other):
-    _, heldout, report = build([
-        call_row("what changed here?", other), call_row("What changed here", "heldout"),
-        call_row("fresh", "calibration"), call_row("unheard", "heldout"),
-    ])
+    _, heldout, report = build(
+        [
+            call_row("what changed here?", other),
+            call_row("What changed here", "heldout"),
+            call_row("fresh", "calibration"),
+            call_row("unheard", "heldout"),
+        ]
+    )
     assert heldout.count("<|im_start|>user") == 1 and "unheard" in heldout
     assert report["results"]["left_out"]["held-out request that occurs in another split"] == 1
 
@@ -123,20 +171,44 @@ def with_system(row, content):
     return {**row, "messages": [{"role": "system", "content": content}, *row["messages"]]}
 
 
-TOOL = {"type": "function", "function": {"name": "terminal", "description": "Run a command.", "parameters": {"type": "object", "properties": {}}}}
-OTHER = {"type": "function", "function": {"name": "clock", "description": "Tell the time.", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "terminal",
+        "description": "Run a command.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+OTHER = {
+    "type": "function",
+    "function": {"name": "clock", "description": "Tell the time.", "parameters": {"type": "object", "properties": {}}},
+}
 
 
 def test_rows_of_one_tool_list_share_it_in_one_session(build):
-    calibration, _, report = build([*(with_system(call_row(f"request {i}", "calibration", [TOOL]), "Be brief.") for i in range(5)), call_row("z", "heldout")])
-    assert calibration.count("List of tools: [") == calibration.count("Be brief.") == calibration.count("<|startoftext|>") == 1
+    calibration, _, report = build(
+        [
+            *(with_system(call_row(f"request {i}", "calibration", [TOOL]), "Be brief.") for i in range(5)),
+            call_row("z", "heldout"),
+        ]
+    )
+    assert (
+        calibration.count("List of tools: [")
+        == calibration.count("Be brief.")
+        == calibration.count("<|startoftext|>")
+        == 1
+    )
     assert all(f"<|im_start|>user\nrequest {i}<|im_end|>" in calibration for i in range(5))
     assert report["results"]["calibration"]["conversations"] == 5
 
 
 def test_a_call_is_never_shown_with_the_tool_list_or_system_message_of_another_row(build):
-    rows = [with_system(call_row(f"{tool['function']['name']} under {system} number {i}", "calibration", [tool]), system)
-            for i in range(4) for tool in (TOOL, OTHER) for system in ("Be brief.", "Be kind.")]
+    rows = [
+        with_system(call_row(f"{tool['function']['name']} under {system} number {i}", "calibration", [tool]), system)
+        for i in range(4)
+        for tool in (TOOL, OTHER)
+        for system in ("Be brief.", "Be kind.")
+    ]
     calibration, _, _ = build([*rows, call_row("z", "heldout")])
     sessions = calibration.split("<|startoftext|>")[1:]
     assert len(sessions) == 4
@@ -171,7 +243,9 @@ def test_a_tool_list_that_reaches_into_the_scored_half_is_announced(build, capsy
 
 
 def test_token_counts_in_the_report_are_those_of_the_written_text(build, model):
-    calibration, _, report = build([*(call_row(f"ünïcode 🙂 {i}", "calibration", "fixed_hermes") for i in range(30)), call_row("y", "heldout")])
+    calibration, _, report = build(
+        [*(call_row(f"ünïcode 🙂 {i}", "calibration", "fixed_hermes") for i in range(30)), call_row("y", "heldout")]
+    )
     tokens = Tokenizer.from_file(str(model / "tokenizer.json")).encode(calibration, add_special_tokens=False).ids
     assert report["results"]["calibration"]["tokens"] == len(tokens)
 
@@ -189,14 +263,17 @@ def test_building_stops_at_the_number_of_tokens_asked_for(build):
     assert report["results"]["calibration"]["tokens"] == 1200
 
 
-@pytest.mark.parametrize("line, complaint", [
-    ('{"messages": [', "not JSON"),
-    ("[]", "must be an object"),
-    ('{"messages": [], "split": "test"}', "split is 'test'"),
-    ('{"messages": "hi", "split": "train"}', "messages must be a list"),
-    ('{"messages": [{"role": "user", "content": "hi"}], "split": "train"}', "role assistant"),
-    ('{"messages": [{"role": "assistant", "content": "hi"}], "tools": "all", "split": "train"}', "tools is 'all'"),
-])
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ('{"messages": [', "not JSON"),
+        ("[]", "must be an object"),
+        ('{"messages": [], "split": "test"}', "split is 'test'"),
+        ('{"messages": "hi", "split": "train"}', "messages must be a list"),
+        ('{"messages": [{"role": "user", "content": "hi"}], "split": "train"}', "role assistant"),
+        ('{"messages": [{"role": "assistant", "content": "hi"}], "tools": "all", "split": "train"}', "tools is 'all'"),
+    ],
+)
 def test_a_malformed_row_is_named_by_file_and_line(build, line, complaint):
     with pytest.raises(UserError, match=rf"rows\.jsonl:2: .*{complaint}"):
         build([call_row("fine", "calibration"), line])

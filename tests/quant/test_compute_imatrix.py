@@ -6,10 +6,10 @@ import gguf
 import numpy as np
 import pytest
 
-import compute_imatrix
-import smoke_test
-from cli import UserError
-from files import read_json
+import quant_compute_imatrix
+from kxl.base.cli import UserError
+from kxl.base.files import read_json
+from kxl.setup import smoke_test
 
 TEXT = "the quick brown fox<|end|> jumps over the lazy dog's back while " * 60
 LAYERS, EXPERTS, TOP_K = (1, 2), smoke_test.EXPERTS, 2
@@ -50,20 +50,40 @@ def write_imatrix(path, counts):
 @pytest.fixture
 def compute(tmp_path, model, monkeypatch):
     """Run the script; `counts` replaces llama-imatrix by a file with these counts."""
+
     def run(text=TEXT, counts=None, min_tokens=64):
         (tmp_path / "calibration.txt").write_text(text)
         if counts is not None:
+
             def instead(model, text, out, context, log):
                 write_imatrix(out, counts)
                 return "Final estimate: PPL = 2.5 +/- 0.1"
-            monkeypatch.setattr(compute_imatrix, "run_imatrix", instead)
-        monkeypatch.setattr(sys, "argv", [
-            "compute_imatrix.py", "--gguf", str(model), "--text", str(tmp_path / "calibration.txt"),
-            "--out", str(tmp_path / "imatrix.gguf"), "--report", str(tmp_path / "imatrix.json"),
-            "--log", str(tmp_path / "imatrix.log"), "--context", "128", "--min-tokens", str(min_tokens),
-        ])
-        compute_imatrix.main()
+
+            monkeypatch.setattr(quant_compute_imatrix, "run_imatrix", instead)
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "quant_compute_imatrix.py",
+                "--gguf",
+                str(model),
+                "--text",
+                str(tmp_path / "calibration.txt"),
+                "--out",
+                str(tmp_path / "imatrix.gguf"),
+                "--report",
+                str(tmp_path / "imatrix.json"),
+                "--log",
+                str(tmp_path / "imatrix.log"),
+                "--context",
+                "128",
+                "--min-tokens",
+                str(min_tokens),
+            ],
+        )
+        quant_compute_imatrix.main()
         return tmp_path / "imatrix.gguf", read_json(tmp_path / "imatrix.json")["results"]
+
     return run
 
 
@@ -79,7 +99,9 @@ def test_every_token_is_counted_once_per_expert_it_is_routed_to(llama_bin, compu
         assert sum(entry["tokens"]) == TOP_K * results["tokens"]
     # The same numbers from the file itself, without the script's reader.
     tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(imatrix).tensors}
-    assert results["layers"][1]["tokens"] == tensors["blk.2.ffn_down_exps.weight.counts"].reshape(-1).astype(int).tolist()
+    assert (
+        results["layers"][1]["tokens"] == tensors["blk.2.ffn_down_exps.weight.counts"].reshape(-1).astype(int).tolist()
+    )
     assert tensors["blk.0.ffn_down.weight.counts"].item() == results["tokens"]
 
 
@@ -102,7 +124,9 @@ def test_a_text_shorter_than_two_chunks_is_refused_and_leaves_nothing(llama_bin,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.txt", "imatrix.log"]
 
 
-@pytest.mark.parametrize("name", ["blk.2.ffn_gate_exps.weight", "blk.2.ffn_up_exps.weight", "blk.2.ffn_down_exps.weight"])
+@pytest.mark.parametrize(
+    "name", ["blk.2.ffn_gate_exps.weight", "blk.2.ffn_up_exps.weight", "blk.2.ffn_down_exps.weight"]
+)
 def test_an_expert_below_the_threshold_is_named_and_no_imatrix_is_left(compute, tmp_path, name):
     counts = even()
     counts[name][3] = 63
@@ -139,4 +163,4 @@ def test_a_whole_layer_without_entry_is_refused(compute):
 
 
 def test_the_matrices_that_need_importance_are_those_that_can_be_quantized(model):
-    assert compute_imatrix.needs_importance(model) == matrices(model)
+    assert quant_compute_imatrix.needs_importance(model) == matrices(model)

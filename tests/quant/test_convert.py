@@ -11,23 +11,27 @@ from random import Random
 import gguf
 import numpy as np
 import pytest
-import random_checkpoints
 
-import check_parity
-import checkpoint
-import convert_gguf
-import model_server
-import tokenizer_checks
-from cli import UserError
-from files import ROOT, require_space
+import quant_check_parity
+import quant_convert
+from helpers import random_checkpoints
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, require_space
+from kxl.chat import tokenizer_checks
+from kxl.eval import server as eval_server
+from kxl.model import checkpoint
 
-PROMPTS = [f"<|startoftext|><|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\nIt's {len(text)}: {text[::-1]}<|im_end|>\n"
-           for text in random_checkpoints.TEXT * 3]
+PROMPTS = [
+    f"<|startoftext|><|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\nIt's {len(text)}: {text[::-1]}<|im_end|>\n"
+    for text in random_checkpoints.TEXT * 3
+]
 
 
 def run(script: str, *args, code: int = 0) -> str:
     """Run a script as a person does; return what it printed, both streams."""
-    done = subprocess.run([sys.executable, str(ROOT / "scripts" / script), *map(str, args)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *map(str, args)], capture_output=True, text=True
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -39,7 +43,7 @@ def converted(request, tmp_path_factory, llama_tree):
     model = random_checkpoints.save_hf(folder / "hf", request.param, shard="2MB")
     checkpoint.save_mlx(folder / "mlx", checkpoint.read(folder / "hf"))
     for layout in ("hf", "mlx"):
-        run("convert_gguf.py", "--model", folder / layout, "--out", folder / f"{layout}.gguf", "--name", "test")
+        run("quant_convert.py", "--model", folder / layout, "--out", folder / f"{layout}.gguf", "--name", "test")
     return folder, model
 
 
@@ -53,8 +57,19 @@ def six(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def six_gguf(six, tmp_path_factory, llama_tree) -> Path:
     folder = tmp_path_factory.mktemp("six_gguf")
-    run("convert_gguf.py", "--model", six, "--out", folder / "six.gguf", "--license", "apache-2.0", "--base-model", "org/base",
-        "--log", folder / "convert.log")
+    run(
+        "quant_convert.py",
+        "--model",
+        six,
+        "--out",
+        folder / "six.gguf",
+        "--license",
+        "apache-2.0",
+        "--base-model",
+        "org/base",
+        "--log",
+        folder / "convert.log",
+    )
     return folder / "six.gguf"
 
 
@@ -90,8 +105,19 @@ def test_mlx_and_llama_cpp_agree_on_200_positions(converted, llama_bin, tmp_path
     folder, _ = converted
     (tmp_path / "prompts.txt").write_text("".join(PROMPTS))
     layout = "hf" if "six" in folder.name else "mlx"
-    run("check_parity.py", "--model", folder / layout, "--gguf", folder / f"{layout}.gguf", "--text", tmp_path / "prompts.txt",
-        "--report", tmp_path / "parity.json", "--max-difference", "0.0002")
+    run(
+        "quant_check_parity.py",
+        "--model",
+        folder / layout,
+        "--gguf",
+        folder / f"{layout}.gguf",
+        "--text",
+        tmp_path / "prompts.txt",
+        "--report",
+        tmp_path / "parity.json",
+        "--max-difference",
+        "0.0002",
+    )
     results = json.loads((tmp_path / "parity.json").read_text())["results"]
     assert results["exact"]["greedy_equal"] == results["positions"] == 200
     assert 0 < results["exact"]["max_difference"] < 2e-4
@@ -100,11 +126,25 @@ def test_mlx_and_llama_cpp_agree_on_200_positions(converted, llama_bin, tmp_path
 def test_a_gguf_of_other_weights_fails_parity_and_says_where(six, llama_bin, tmp_path):
     source, name = checkpoint.read(six), "model.layers.2.feed_forward.experts.1.w2.weight"
     swapped = source.tensors["model.layers.2.feed_forward.experts.2.w2.weight"]
-    checkpoint.save_hf(tmp_path / "other", replace(source, tensors={**source.tensors, name: replace(swapped, name=name)}))
-    run("convert_gguf.py", "--model", tmp_path / "other", "--out", tmp_path / "other.gguf")
+    checkpoint.save_hf(
+        tmp_path / "other", replace(source, tensors={**source.tensors, name: replace(swapped, name=name)})
+    )
+    run("quant_convert.py", "--model", tmp_path / "other", "--out", tmp_path / "other.gguf")
     (tmp_path / "prompts.txt").write_text("".join(PROMPTS))
-    said = run("check_parity.py", "--model", six, "--gguf", tmp_path / "other.gguf", "--text", tmp_path / "prompts.txt",
-               "--report", tmp_path / "parity.json", "--positions", "40", code=2)
+    said = run(
+        "quant_check_parity.py",
+        "--model",
+        six,
+        "--gguf",
+        tmp_path / "other.gguf",
+        "--text",
+        tmp_path / "prompts.txt",
+        "--report",
+        tmp_path / "parity.json",
+        "--positions",
+        "40",
+        code=2,
+    )
     assert "differ from MLX" in said
     assert not (tmp_path / "parity.json").exists()
     assert json.loads((tmp_path / "parity.failed.json").read_text())["results"]["exact"]["differing"]
@@ -116,8 +156,20 @@ def test_a_gguf_that_splits_text_otherwise_fails_parity(six, six_gguf, llama_bin
     assert data.count(length + b"lfm2") == 1  # tokenizer.ggml.pre
     (tmp_path / "six.gguf").write_bytes(data.replace(length + b"lfm2", length + b"olmo"))  # splits as GPT-2 does
     (tmp_path / "prompts.txt").write_text("".join(PROMPTS))
-    said = run("check_parity.py", "--model", six, "--gguf", tmp_path / "six.gguf", "--text", tmp_path / "prompts.txt",
-               "--report", tmp_path / "parity.json", "--positions", "10", code=2)
+    said = run(
+        "quant_check_parity.py",
+        "--model",
+        six,
+        "--gguf",
+        tmp_path / "six.gguf",
+        "--text",
+        tmp_path / "prompts.txt",
+        "--report",
+        tmp_path / "parity.json",
+        "--positions",
+        "10",
+        code=2,
+    )
     assert "tokenizes differently" in said
 
 
@@ -130,12 +182,16 @@ def test_a_quantized_mlx_checkpoint_becomes_the_bf16_of_its_dequantized_weights(
     save_model(tmp_path / "quantized", model)
     save_config(config, tmp_path / "quantized" / "config.json")
     checkpoint.copy_tokenizer(six, tmp_path / "quantized")
-    run("convert_gguf.py", "--model", tmp_path / "quantized", "--out", tmp_path / "quantized.gguf")
+    run("quant_convert.py", "--model", tmp_path / "quantized", "--out", tmp_path / "quantized.gguf")
 
     model.set_dtype(mx.float32)
     dequantize_model(model)
-    experts = np.array(model.model.layers[1].feed_forward.switch_mlp.up_proj.weight.astype(mx.bfloat16).astype(mx.float32))
-    entry = next(e for e in gguf.GGUFReader(tmp_path / "quantized.gguf").tensors if e.name == "blk.1.ffn_up_exps.weight")
+    experts = np.array(
+        model.model.layers[1].feed_forward.switch_mlp.up_proj.weight.astype(mx.bfloat16).astype(mx.float32)
+    )
+    entry = next(
+        e for e in gguf.GGUFReader(tmp_path / "quantized.gguf").tensors if e.name == "blk.1.ffn_up_exps.weight"
+    )
     found = gguf.quants.dequantize(entry.data, entry.tensor_type)
     assert (found != experts).mean() < 0.001  # one float32 rounding order apart, now and then, before BF16
 
@@ -153,25 +209,52 @@ def test_the_pretokenizer_special_tokens_template_and_license_arrive(six_gguf):
 
 def test_the_license_of_a_model_card_beside_the_checkpoint_arrives(six, llama_tree, tmp_path):
     shutil.copytree(six, tmp_path / "model")
-    (tmp_path / "model" / "README.md").write_text("---\nlicense: other\nlicense_name: lfm1.0\nbase_model: org/base\n---\n# A model\n")
-    run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf")
+    (tmp_path / "model" / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: lfm1.0\nbase_model: org/base\n---\n# A model\n"
+    )
+    run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf")
     fields = {key: field.contents() for key, field in gguf.GGUFReader(tmp_path / "out.gguf").fields.items()}
     assert fields["general.license"] == "other" and fields["general.license.name"] == "lfm1.0"
 
 
 def test_converting_a_checkpoint_fifty_times_larger_takes_hardly_more_memory(six, llama_tree, tmp_path):
-    config = {**random_checkpoints.BASE, **random_checkpoints.SHAPES["six"], "model_type": "lfm2_moe", "num_experts": 32,
-              "conv_L_cache": 3, "hidden_size": 1024, "moe_intermediate_size": 1024, "num_attention_heads": 16, "vocab_size": 65536,
-              "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
+    config = {
+        **random_checkpoints.BASE,
+        **random_checkpoints.SHAPES["six"],
+        "model_type": "lfm2_moe",
+        "num_experts": 32,
+        "conv_L_cache": 3,
+        "hidden_size": 1024,
+        "moe_intermediate_size": 1024,
+        "num_attention_heads": 16,
+        "vocab_size": 65536,
+        "num_hidden_layers": 3,
+        "layer_types": ["conv", "full_attention", "conv"],
+    }
     random_checkpoints.write_zeros(tmp_path / "large", config)
     checkpoint.copy_tokenizer(six, tmp_path / "large")
 
     def peak(model: Path) -> int:
-        program = ("import resource, runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rsplit('/', 1)[0]);"
-                   "runpy.run_path(sys.argv[0], run_name='__main__');"
-                   "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))")
-        done = subprocess.run([sys.executable, "-c", program, str(ROOT / "scripts" / "convert_gguf.py"), "--model", str(model),
-                               "--out", str(tmp_path / "out.gguf")], capture_output=True, text=True, check=True)
+        program = (
+            "import resource, runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv[0].rsplit('/', 1)[0]);"
+            "runpy.run_path(sys.argv[0], run_name='__main__');"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
+        )
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                program,
+                str(ROOT / "scripts" / "quant_convert.py"),
+                "--model",
+                str(model),
+                "--out",
+                str(tmp_path / "out.gguf"),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return int(done.stdout.split()[-1])
 
     small, large = peak(six), peak(tmp_path / "large")
@@ -184,50 +267,68 @@ def test_converting_a_checkpoint_fifty_times_larger_takes_hardly_more_memory(six
 # What is refused, and that nothing is left behind
 
 
-@pytest.mark.parametrize("change, said", [
-    ({"tie_word_embeddings": False}, "lm_head.weight"),
-    ({"routed_scaling_factor": 2.5}, "routed_scaling_factor is 2.5"),
-    ({"norm_topk_prob": False}, "norm_topk_prob"),
-    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}, "rope type 'yarn'"),
-    ({"conv_bias": True}, "conv.bias is missing"),
-    ({"use_expert_bias": False}, "expert_bias"),
-    ({"num_experts": 5}, "gate.weight has shape [6, 256]"),
-    ({"num_dense_layers": 2}, "feed_forward.w1.weight is missing"),
-    ({"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"tie_word_embeddings": False}, "lm_head.weight"),
+        ({"routed_scaling_factor": 2.5}, "routed_scaling_factor is 2.5"),
+        ({"norm_topk_prob": False}, "norm_topk_prob"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}, "rope type 'yarn'"),
+        ({"conv_bias": True}, "conv.bias is missing"),
+        ({"use_expert_bias": False}, "expert_bias"),
+        ({"num_experts": 5}, "gate.weight has shape [6, 256]"),
+        ({"num_dense_layers": 2}, "feed_forward.w1.weight is missing"),
+        ({"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'"),
+    ],
+)
 def test_what_llama_cpp_would_compute_differently_is_refused_by_name(six, tmp_path, change, said):
     shutil.copytree(six, tmp_path / "model")
     config = json.loads((six / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
-    assert said in run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+    assert said in run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
 def test_a_missing_expert_bias_is_named(six, tmp_path):
     source = checkpoint.read(six)
     name = "model.layers.3.feed_forward.expert_bias"
-    checkpoint.save_hf(tmp_path / "model", replace(source, tensors={k: t for k, t in source.tensors.items() if k != name}))
-    assert f"{name} is missing" in run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+    checkpoint.save_hf(
+        tmp_path / "model", replace(source, tensors={k: t for k, t in source.tensors.items() if k != name})
+    )
+    assert f"{name} is missing" in run(
+        "quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2
+    )
 
 
 def test_an_lm_head_beside_tied_embeddings_is_refused(six, tmp_path):
     source = checkpoint.read(six)
     head = replace(source.tensors["model.embed_tokens.weight"], name="lm_head.weight")
     checkpoint.save_hf(tmp_path / "model", replace(source, tensors={**source.tensors, head.name: head}))
-    assert "lm_head.weight" in run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+    assert "lm_head.weight" in run(
+        "quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2
+    )
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda t: t["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\s+|\S+"), "another pattern"),
-    (lambda t: t["model"].update(ignore_merges=False, merges=t["model"]["merges"][:-1]), "into pieces, llama.cpp takes them whole"),
-    (lambda t: t["added_tokens"].append({**t["added_tokens"][0], "id": 1000, "content": "<|new|>"}), "token id 1000"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda t: t["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\s+|\S+"), "another pattern"),
+        (
+            lambda t: t["model"].update(ignore_merges=False, merges=t["model"]["merges"][:-1]),
+            "into pieces, llama.cpp takes them whole",
+        ),
+        (
+            lambda t: t["added_tokens"].append({**t["added_tokens"][0], "id": 1000, "content": "<|new|>"}),
+            "token id 1000",
+        ),
+    ],
+)
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(six, llama_tree, tmp_path, change, said):
     shutil.copytree(six, tmp_path / "model")
     tokenizer = json.loads((six / "tokenizer.json").read_text())
     change(tokenizer)
     (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert said in run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+    assert said in run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
@@ -242,13 +343,27 @@ def test_a_tokenizer_that_merges_its_way_to_every_word_is_taken(six, tmp_path):
 
 def test_llama_server_cuts_any_text_into_the_tokens_of_tokenizer_json(six, six_gguf, llama_bin, tmp_path):
     tokenizer, random = tokenizer_checks.load(six), Random(0)
-    pieces = [*"abcxyzABC0123456789   \n\t.,;:'\"!?()[]{}<>|/\\-_=+*&^%$#@~`", *"\u00e9\u00df\u6f22\u5b57\u304b\ud55c\u05e2\u0639\u03a9\u0416",
-              "\U0001f600", "\u200d", "\u00a0", "\u2003", "\ufeff", "'s", "'LL", " don't", "\r\n", "  \n", "12345678",
-              *random_checkpoints.SPECIAL, *" ".join(random_checkpoints.TEXT).split()]
-    with model_server.llama_server(six_gguf, tmp_path / "server.log", context=512) as server:
+    pieces = [
+        *"abcxyzABC0123456789   \n\t.,;:'\"!?()[]{}<>|/\\-_=+*&^%$#@~`",
+        *"\u00e9\u00df\u6f22\u5b57\u304b\ud55c\u05e2\u0639\u03a9\u0416",
+        "\U0001f600",
+        "\u200d",
+        "\u00a0",
+        "\u2003",
+        "\ufeff",
+        "'s",
+        "'LL",
+        " don't",
+        "\r\n",
+        "  \n",
+        "12345678",
+        *random_checkpoints.SPECIAL,
+        *" ".join(random_checkpoints.TEXT).split(),
+    ]
+    with eval_server.llama_server(six_gguf, tmp_path / "server.log", context=512) as server:
         for _ in range(300):
             text = "".join(random.choice(pieces) for _ in range(random.randint(1, 60)))
-            check_parity.check_tokens(server, text, tokenizer.encode(text, add_special_tokens=False).ids, six)
+            quant_check_parity.check_tokens(server, text, tokenizer.encode(text, add_special_tokens=False).ids, six)
 
 
 def test_a_nan_found_while_writing_leaves_no_gguf(six, llama_tree, tmp_path):
@@ -257,18 +372,22 @@ def test_a_nan_found_while_writing_leaves_no_gguf(six, llama_tree, tmp_path):
     poisoned[0, 0] = np.nan
     tensors = {**source.tensors, name: replace(source.tensors[name], parts=(lambda: poisoned,))}
     checkpoint.save_hf(tmp_path / "model", replace(source, tensors=tensors))
-    said = run("convert_gguf.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+    said = run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
     assert name in said and "Traceback" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
 def test_a_header_that_does_not_say_what_the_config_says_is_refused(six, six_gguf):
     source = checkpoint.read(six)
-    convert_gguf.verify(gguf, six_gguf, source, six_gguf)
-    for change in ({"rope_parameters": {"rope_theta": 10000.0}}, {"norm_eps": 1e-6}, {"num_experts_per_tok": 3},
-                   {"layer_types": ["full_attention", "conv", "conv", "full_attention"]}):
+    quant_convert.verify(gguf, six_gguf, source, six_gguf)
+    for change in (
+        {"rope_parameters": {"rope_theta": 10000.0}},
+        {"norm_eps": 1e-6},
+        {"num_experts_per_tok": 3},
+        {"layer_types": ["full_attention", "conv", "conv", "full_attention"]},
+    ):
         with pytest.raises(UserError, match="config.json asks for"):
-            convert_gguf.verify(gguf, six_gguf, replace(source, config={**source.config, **change}), six_gguf)
+            quant_convert.verify(gguf, six_gguf, replace(source, config={**source.config, **change}), six_gguf)
 
 
 def test_a_disk_without_space_is_refused_before_writing(tmp_path):

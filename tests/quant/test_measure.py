@@ -7,12 +7,10 @@ import gguf
 import numpy as np
 import pytest
 
-import llama_cpp
-import measure_quants
-import random_lfm2
-import smoke_test
-from cli import UserError
-from files import read_json
+import quant_measure
+from kxl.base.cli import UserError
+from kxl.base.files import read_json
+from kxl.setup import llama_cpp, random_gguf, smoke_test
 
 CONTEXT = 64
 TEXT = "the quick brown fox<|end|> jumps over the lazy dog's back. " * 50
@@ -24,8 +22,11 @@ def models(llama_bin, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     smoke_test.write_model(folder / "bf16.gguf")
     for kind in ("Q8_0", "Q4_K_M"):
-        subprocess.run([llama_bin / "llama-quantize", "--pure", folder / "bf16.gguf", folder / f"{kind}.gguf", kind],
-                       check=True, capture_output=True)
+        subprocess.run(
+            [llama_bin / "llama-quantize", "--pure", folder / "bf16.gguf", folder / f"{kind}.gguf", kind],
+            check=True,
+            capture_output=True,
+        )
     return folder
 
 
@@ -44,13 +45,29 @@ def measure(models, tmp_path, shared_work, monkeypatch):
 
     def run(*artifacts, context=CONTEXT, work=shared_work, base=models / "bf16.gguf"):
         runs.clear()
-        monkeypatch.setattr(sys, "argv", [
-            "measure_quants.py", "--base", str(base), "--text", str(tmp_path / "heldout.txt"), "--context", str(context),
-            "--work", str(work), "--report", str(tmp_path / "quants.json"), "--logs", str(tmp_path / "logs"),
-            *(word for artifact in artifacts for word in ("--artifact", artifact)),
-        ])
-        measure_quants.main()
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "quant_measure.py",
+                "--base",
+                str(base),
+                "--text",
+                str(tmp_path / "heldout.txt"),
+                "--context",
+                str(context),
+                "--work",
+                str(work),
+                "--report",
+                str(tmp_path / "quants.json"),
+                "--logs",
+                str(tmp_path / "logs"),
+                *(word for artifact in artifacts for word in ("--artifact", artifact)),
+            ],
+        )
+        quant_measure.main()
         return read_json(tmp_path / "quants.json"), list(runs)
+
     return run
 
 
@@ -67,11 +84,29 @@ def log_probabilities(path):
     return values, tokens
 
 
-def test_the_divergence_is_the_one_numpy_computes_from_both_models_probabilities(llama_bin, models, measure, shared_work, tmp_path):
+def test_the_divergence_is_the_one_numpy_computes_from_both_models_probabilities(
+    llama_bin, models, measure, shared_work, tmp_path
+):
     report, _ = measure(f"Q4_K_M={models / 'Q4_K_M.gguf'}")
     base, _ = log_probabilities(shared_work / "base.logits")
-    subprocess.run([llama_bin / "llama-perplexity", "-m", models / "Q4_K_M.gguf", "-f", tmp_path / "heldout.txt", "--parse-special",
-                    "--override-kv", "tokenizer.ggml.add_bos_token=bool:false", "-c", str(CONTEXT), "--kl-divergence-base", tmp_path / "quant.logits"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            llama_bin / "llama-perplexity",
+            "-m",
+            models / "Q4_K_M.gguf",
+            "-f",
+            tmp_path / "heldout.txt",
+            "--parse-special",
+            "--override-kv",
+            "tokenizer.ggml.add_bos_token=bool:false",
+            "-c",
+            str(CONTEXT),
+            "--kl-divergence-base",
+            tmp_path / "quant.logits",
+        ],
+        check=True,
+        capture_output=True,
+    )
     quant, _ = log_probabilities(tmp_path / "quant.logits")
     divergence = (np.exp(base) * (base - quant)).sum(axis=1)  # KL(P || Q) = sum p (log p - log q)
 
@@ -105,13 +140,15 @@ def test_chat_markers_are_measured_as_the_special_tokens_they_are(models, measur
     assert report["settings"]["control_tokens"] == (tokens == end).sum() > TEXT.count("<|end|>") * 0.9
 
 
-def test_a_model_that_begins_with_a_special_token_gets_it_once_and_only_where_the_text_has_it(llama_bin, measure, monkeypatch, tmp_path):
-    model = random_lfm2.write(tmp_path / "adds_bos.gguf")
+def test_a_model_that_begins_with_a_special_token_gets_it_once_and_only_where_the_text_has_it(
+    llama_bin, measure, monkeypatch, tmp_path
+):
+    model = random_gguf.write(tmp_path / "adds_bos.gguf")
     text = ("<|startoftext|><|im_start|>user\n" + "this conversation goes on. " * 20) * 8
     (tmp_path / "heldout.txt").write_text(text)
     measure(f"bf16={model}", base=model, work=tmp_path / "work")
     _, tokens = log_probabilities(tmp_path / "work" / "base.logits")
-    begin, user = (random_lfm2.SPECIAL.index(name) for name in ("<|startoftext|>", "<|im_start|>"))
+    begin, user = (random_gguf.SPECIAL.index(name) for name in ("<|startoftext|>", "<|im_start|>"))
     tokens = tokens.reshape(-1)
     assert tokens[0] == begin and (tokens == begin).sum() == (tokens == user).sum()
     assert (tokens[np.flatnonzero(tokens == begin) + 1] == user).all()
@@ -163,7 +200,7 @@ def test_log_probabilities_cut_short_by_a_full_disk_are_an_error(models, measure
     short = tmp_path / "short.logits"
     short.write_bytes((shared_work / "base.logits").read_bytes()[:-1000])
     with pytest.raises(UserError, match="make room and run again"):
-        measure_quants.check_logits(short, models / "bf16.gguf", tmp_path / "heldout.txt", CONTEXT)
+        quant_measure.check_logits(short, models / "bf16.gguf", tmp_path / "heldout.txt", CONTEXT)
 
 
 def test_damaged_log_probabilities_are_computed_again(models, measure, shared_work):
@@ -186,8 +223,10 @@ def test_what_a_killed_run_left_half_written_is_removed(models, measure, tmp_pat
 def test_a_model_that_computes_nan_is_refused_by_name(models, measure, tmp_path):
     # BF16, because a matrix in Q8_0 also rounds its inputs, and NaN does not survive that.
     data = bytearray((models / "bf16.gguf").read_bytes())
-    norm = next(tensor for tensor in gguf.GGUFReader(models / "bf16.gguf").tensors if tensor.name == "token_embd_norm.weight")
-    data[norm.data_offset:norm.data_offset + 4] = np.float32("nan").tobytes()
+    norm = next(
+        tensor for tensor in gguf.GGUFReader(models / "bf16.gguf").tensors if tensor.name == "token_embd_norm.weight"
+    )
+    data[norm.data_offset : norm.data_offset + 4] = np.float32("nan").tobytes()
     (tmp_path / "broken.gguf").write_bytes(data)
     with pytest.raises(UserError, match="kld.Q6_K.log: no finite number"):
         measure(f"Q6_K={tmp_path / 'broken.gguf'}")
@@ -195,11 +234,16 @@ def test_a_model_that_computes_nan_is_refused_by_name(models, measure, tmp_path)
 
 def test_output_that_ends_early_is_an_error_not_a_zero():
     with pytest.raises(UserError, match="no finite number"):
-        measure_quants.read_figures("Mean    KLD:   0.047617 ±   0.000390\n", "kld.log")
+        quant_measure.read_figures("Mean    KLD:   0.047617 ±   0.000390\n", "kld.log")
 
 
 def test_each_artifact_names_the_policy_it_was_made_by(models, measure, tmp_path):
     report, _ = measure(f"q4kxl={models / 'Q4_K_M.gguf'}", f"Q8_0={models / 'Q8_0.gguf'}")
-    assert {name: one["policy"] for name, one in report["results"].items()} == {"q4kxl": "gguf/q4kxl.tensor-types", "Q8_0": "stock"}
-    with pytest.raises(UserError, match="q9kxl: gguf/export_plan.json has no such policy .* it has bf16, q8kxl, .* Q4_K_M"):
+    assert {name: one["policy"] for name, one in report["results"].items()} == {
+        "q4kxl": "gguf/q4kxl.tensor-types",
+        "Q8_0": "stock",
+    }
+    with pytest.raises(
+        UserError, match="q9kxl: gguf/export_plan.json has no such policy .* it has bf16, q8kxl, .* Q4_K_M"
+    ):
         measure(f"q9kxl={models / 'Q4_K_M.gguf'}")

@@ -11,22 +11,38 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-import make_sparse_gguf
-import policy
-import predict_sizes
-import quantize_kxl
-from cli import UserError
-from files import ROOT, write_text
+import quant_predict_sizes
+import quant_quantize
+import quant_sparse_gguf
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, write_text
+from kxl.quant import policy
 
 SHAPES = ROOT / "gguf" / "lfm2-8b-a1b.shapes.json"
-TINY = dict(model_type="lfm2_moe", vocab_size=1000, hidden_size=256, intermediate_size=512, moe_intermediate_size=256,
-            num_hidden_layers=8, num_dense_layers=2, num_experts=6, num_experts_per_tok=2, num_attention_heads=4,
-            num_key_value_heads=2, conv_L_cache=3, norm_eps=1e-5, rope_theta=1e6, max_position_embeddings=4096,
-            full_attn_idxs=[2, 4, 6])
+TINY = dict(
+    model_type="lfm2_moe",
+    vocab_size=1000,
+    hidden_size=256,
+    intermediate_size=512,
+    moe_intermediate_size=256,
+    num_hidden_layers=8,
+    num_dense_layers=2,
+    num_experts=6,
+    num_experts_per_tok=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    conv_L_cache=3,
+    norm_eps=1e-5,
+    rope_theta=1e6,
+    max_position_embeddings=4096,
+    full_attn_idxs=[2, 4, 6],
+)
 
 
 def run(script: str, *args, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, str(ROOT / "scripts" / script), *map(str, args)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *map(str, args)], capture_output=True, text=True
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -34,16 +50,19 @@ def run(script: str, *args, code: int = 0) -> str:
 @pytest.fixture(scope="module")
 def tiny() -> list[policy.Tensor]:
     """The tensors of a small LFM2-MoE as its BF16 GGUF lists them."""
-    config = make_sparse_gguf.normalize_config(TINY, "TINY")
-    return [policy.Tensor(name, tuple(reversed(shape)), kind) for name, (shape, kind) in make_sparse_gguf.gguf_tensors(config).items()]
+    config = quant_sparse_gguf.normalize_config(TINY, "TINY")
+    return [
+        policy.Tensor(name, tuple(reversed(shape)), kind)
+        for name, (shape, kind) in quant_sparse_gguf.gguf_tensors(config).items()
+    ]
 
 
 @pytest.fixture(scope="module")
 def bf16(tmp_path_factory) -> Path:
     """A BF16 GGUF of the same shapes with random weights and a real imatrix's form beside it."""
     folder = tmp_path_factory.mktemp("bf16")
-    config = make_sparse_gguf.normalize_config(TINY, "TINY")
-    make_sparse_gguf.write_sparse(config, folder / "bf16.gguf")
+    config = quant_sparse_gguf.normalize_config(TINY, "TINY")
+    quant_sparse_gguf.write_sparse(config, folder / "bf16.gguf")
     random = np.random.default_rng(0)
     reader = gguf.GGUFReader(folder / "bf16.gguf", "r+")
     for entry in reader.tensors:
@@ -68,7 +87,9 @@ def write_imatrix(path: Path, tensors: list, leave_out: str = "", rows: int = 0)
         if not policy.quantizable(tensor) or tensor.name in ("token_embd.weight", leave_out):
             continue
         experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
-        writer.add_tensor(f"{tensor.name}.in_sum2", random.random((experts, rows or tensor.shape[0]), dtype=np.float32) + 0.1)
+        writer.add_tensor(
+            f"{tensor.name}.in_sum2", random.random((experts, rows or tensor.shape[0]), dtype=np.float32) + 0.1
+        )
         writer.add_tensor(f"{tensor.name}.counts", np.full((experts, 1), 100, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -88,28 +109,39 @@ GOOD = (ROOT / "gguf" / "q4kxl.tensor-types").read_text()
 
 @pytest.mark.parametrize("name", ["q8kxl", "q6kxl", "q5kxl", "q4kxl"])
 def test_every_policy_of_the_plan_fits_the_tiny_and_the_8b_shapes(name, tiny):
-    big = [policy.Tensor(name, tuple(reversed(shape)), kind)
-           for name, (shape, kind) in make_sparse_gguf.gguf_tensors(make_sparse_gguf.read_shapes(SHAPES)).items()]
+    big = [
+        policy.Tensor(name, tuple(reversed(shape)), kind)
+        for name, (shape, kind) in quant_sparse_gguf.gguf_tensors(quant_sparse_gguf.read_shapes(SHAPES)).items()
+    ]
     for tensors in (tiny, big):
         assert policy.lint(policy.load(name), tensors) == []
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda r: r + "^blk\\.\\d+\\.attn_qkv\\.weight$ = q6_k\n", "attn_qkv\\.weight$ matches no tensor"),
-    (lambda r: r + "^blk\\.\\d+\\.ffn_gate_inp\\.weight$ = q8_0\n", "matches only tensors that are never quantized"),
-    (lambda r: r + "^blk\\.\\d+\\.attn_q_norm\\.weight$ = q8_0\n", "never quantized"),
-    (lambda r: r + "^blk\\.\\d+\\.exp_probs_b\\.bias$ = q8_0\n", "never quantized"),
-    (lambda r: r + "^blk\\.\\d+\\.shortconv\\.conv\\.weight$ = q8_0\n", "never quantized"),
-    (lambda r: r + "^blk\\.3\\.ffn_down_exps\\.weight$ = q4_k\n", "never applies: line 6"),
-    (lambda r: r.replace("= q4_k", "= q4_kk"), "unknown type 'q4_kk'"),
-    (lambda r: r.replace("= q8_0", "= q8_k"), "unknown type 'q8_k'"),
-    (lambda r: r.replace("\\d+\\.attn", "\\D+\\.attn"), "capital letter"),
-    (lambda r: r.replace("^token_embd\\.weight$", "token_embd\\.weight"), "begin with ^ and end with $"),
-    (lambda r: r.replace("^token_embd\\.weight$", "^token_embd.weight$"), "write \\. for a dot"),
-    (lambda r: r.replace("\\d+\\.attn", "(?!9)\\d+\\.attn"), "are read alike"),
-    (lambda r: r.replace("(in|out)", "(in|out"), "no regular expression"),
-    (lambda r: "\n".join(line for line in r.splitlines() if "token_embd" not in line), "no rule for token_embd.weight"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda r: r + "^blk\\.\\d+\\.attn_qkv\\.weight$ = q6_k\n", "attn_qkv\\.weight$ matches no tensor"),
+        (
+            lambda r: r + "^blk\\.\\d+\\.ffn_gate_inp\\.weight$ = q8_0\n",
+            "matches only tensors that are never quantized",
+        ),
+        (lambda r: r + "^blk\\.\\d+\\.attn_q_norm\\.weight$ = q8_0\n", "never quantized"),
+        (lambda r: r + "^blk\\.\\d+\\.exp_probs_b\\.bias$ = q8_0\n", "never quantized"),
+        (lambda r: r + "^blk\\.\\d+\\.shortconv\\.conv\\.weight$ = q8_0\n", "never quantized"),
+        (lambda r: r + "^blk\\.3\\.ffn_down_exps\\.weight$ = q4_k\n", "never applies: line 6"),
+        (lambda r: r.replace("= q4_k", "= q4_kk"), "unknown type 'q4_kk'"),
+        (lambda r: r.replace("= q8_0", "= q8_k"), "unknown type 'q8_k'"),
+        (lambda r: r.replace("\\d+\\.attn", "\\D+\\.attn"), "capital letter"),
+        (lambda r: r.replace("^token_embd\\.weight$", "token_embd\\.weight"), "begin with ^ and end with $"),
+        (lambda r: r.replace("^token_embd\\.weight$", "^token_embd.weight$"), "write \\. for a dot"),
+        (lambda r: r.replace("\\d+\\.attn", "(?!9)\\d+\\.attn"), "are read alike"),
+        (lambda r: r.replace("(in|out)", "(in|out"), "no regular expression"),
+        (
+            lambda r: "\n".join(line for line in r.splitlines() if "token_embd" not in line),
+            "no rule for token_embd.weight",
+        ),
+    ],
+)
 def test_a_rule_that_llama_quantize_would_silently_misread_is_named_by_file_and_line(tiny, tmp_path, change, said):
     assert problems(GOOD, tiny, tmp_path) == ""
     text = problems(change(GOOD), tiny, tmp_path)
@@ -122,9 +154,11 @@ def test_a_base_type_under_which_rules_are_ignored_is_refused(tiny, tmp_path, ba
 
 
 def test_rows_that_k_quants_cannot_hold_are_refused_by_tensor(tmp_path):
-    config = make_sparse_gguf.normalize_config({**TINY, "moe_intermediate_size": 192}, "TINY")
-    tensors = [policy.Tensor(name, tuple(reversed(shape)), kind)
-               for name, (shape, kind) in make_sparse_gguf.gguf_tensors(config).items()]
+    config = quant_sparse_gguf.normalize_config({**TINY, "moe_intermediate_size": 192}, "TINY")
+    tensors = [
+        policy.Tensor(name, tuple(reversed(shape)), kind)
+        for name, (shape, kind) in quant_sparse_gguf.gguf_tensors(config).items()
+    ]
     text = problems(GOOD, tensors, tmp_path)
     assert "blk.5.ffn_down_exps.weight has rows of 192, q6_k needs multiples of 256" in text
     assert "blk.4.ffn_down_exps" not in text  # q8_0 holds rows of 192
@@ -153,33 +187,83 @@ def test_what_llama_quantize_gets_has_no_comment_and_no_space():
 
 @pytest.mark.parametrize("name", ["q8kxl", "q6kxl", "q5kxl", "q4kxl"])
 def test_llama_quantize_gives_each_tensor_the_type_its_rule_says(name, bf16, llama_bin, tmp_path):
-    run("quantize_kxl.py", "--gguf", bf16, "--policy", name, "--imatrix", bf16.parent / "imatrix.gguf",
-        "--out", tmp_path / "out.gguf", "--log", tmp_path / "out.log")
+    run(
+        "quant_quantize.py",
+        "--gguf",
+        bf16,
+        "--policy",
+        name,
+        "--imatrix",
+        bf16.parent / "imatrix.gguf",
+        "--out",
+        tmp_path / "out.gguf",
+        "--log",
+        tmp_path / "out.log",
+    )
     found = {entry.name: entry.tensor_type.name for entry in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
     gate = {"q8kxl": "Q8_0", "q6kxl": "Q6_K", "q5kxl": "Q5_K", "q4kxl": "Q4_K"}[name]
     rest = {"q8kxl": "BF16", "q6kxl": "Q8_0", "q5kxl": "Q8_0", "q4kxl": "Q6_K"}[name]
     assert found["blk.3.ffn_gate_exps.weight"] == found["blk.7.ffn_up_exps.weight"] == gate
     assert found["blk.3.ffn_down_exps.weight"] == "Q8_0"
     assert found["blk.2.attn_v.weight"] == found["blk.0.shortconv.in_proj.weight"] == rest
-    assert found["blk.3.ffn_gate_inp.weight"] == found["blk.3.exp_probs_b.bias"] == found["blk.0.shortconv.conv.weight"] == "F32"
+    assert (
+        found["blk.3.ffn_gate_inp.weight"]
+        == found["blk.3.exp_probs_b.bias"]
+        == found["blk.0.shortconv.conv.weight"]
+        == "F32"
+    )
     assert str(tmp_path) not in (tmp_path / "out.log").read_text().replace(str(tmp_path / "out.gguf"), "")
 
 
 def test_a_killed_or_failed_quantization_leaves_nothing(bf16, llama_bin, tmp_path):
     write_imatrix(tmp_path / "short.gguf", policy.read_tensors(bf16), leave_out="blk.3.ffn_up_exps.weight")
-    said = run("quantize_kxl.py", "--gguf", bf16, "--policy", "q4kxl", "--imatrix", tmp_path / "short.gguf",
-               "--out", tmp_path / "out.gguf", "--log", tmp_path / "out.log", code=2)
+    said = run(
+        "quant_quantize.py",
+        "--gguf",
+        bf16,
+        "--policy",
+        "q4kxl",
+        "--imatrix",
+        tmp_path / "short.gguf",
+        "--out",
+        tmp_path / "out.gguf",
+        "--log",
+        tmp_path / "out.log",
+        code=2,
+    )
     assert "blk.3.ffn_up_exps.weight" in said
     write_imatrix(tmp_path / "other.gguf", policy.read_tensors(bf16), rows=128)
-    said = run("quantize_kxl.py", "--gguf", bf16, "--policy", "q4kxl", "--imatrix", tmp_path / "other.gguf",
-               "--out", tmp_path / "out.gguf", "--log", tmp_path / "out.log", code=2)
+    said = run(
+        "quant_quantize.py",
+        "--gguf",
+        bf16,
+        "--policy",
+        "q4kxl",
+        "--imatrix",
+        tmp_path / "other.gguf",
+        "--out",
+        tmp_path / "out.gguf",
+        "--log",
+        tmp_path / "out.log",
+        code=2,
+    )
     assert "belongs to another model" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.gguf", "short.gguf"]
 
 
 def test_a_process_killed_while_quantizing_leaves_no_file_that_looks_finished(bf16, llama_bin, tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "quantize_kxl.py"), "--gguf", str(bf16), "--policy", "q4kxl",
-               "--out", str(tmp_path / "out.gguf"), "--log", str(tmp_path / "out.log")]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "quant_quantize.py"),
+        "--gguf",
+        str(bf16),
+        "--policy",
+        "q4kxl",
+        "--out",
+        str(tmp_path / "out.gguf"),
+        "--log",
+        str(tmp_path / "out.log"),
+    ]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not (started := list(tmp_path.glob(".out.gguf.partial-*"))) and child.poll() is None:
         time.sleep(0.001)
@@ -193,29 +277,61 @@ def test_a_process_killed_while_quantizing_leaves_no_file_that_looks_finished(bf
 def test_a_file_whose_types_are_not_the_policys_is_refused(bf16, tmp_path):
     tensors = policy.read_tensors(bf16)
     types = {t.name: t.type for t in tensors}
-    assert sum(quantize_kxl.verify(bf16, tensors, types).values()) == len(tensors)
+    assert sum(quant_quantize.verify(bf16, tensors, types).values()) == len(tensors)
     with pytest.raises(UserError, match="blk.3.ffn_up_exps.weight BF16, the policy says Q4_K"):
-        quantize_kxl.verify(bf16, tensors, {**types, "blk.3.ffn_up_exps.weight": Type.Q4_K})
+        quant_quantize.verify(bf16, tensors, {**types, "blk.3.ffn_up_exps.weight": Type.Q4_K})
     with pytest.raises(UserError, match="new.weight as nothing"):
-        quantize_kxl.verify(bf16, [*tensors, policy.Tensor("new.weight", (256, 256), Type.BF16)], types)
+        quant_quantize.verify(bf16, [*tensors, policy.Tensor("new.weight", (256, 256), Type.BF16)], types)
 
 
 def test_a_truncated_source_is_refused(bf16, llama_bin, tmp_path):
     (tmp_path / "cut.gguf").write_bytes(bf16.read_bytes()[:-1000])
-    said = run("quantize_kxl.py", "--gguf", tmp_path / "cut.gguf", "--policy", "q4kxl", "--out", tmp_path / "out.gguf",
-               "--log", tmp_path / "out.log", code=2)
+    said = run(
+        "quant_quantize.py",
+        "--gguf",
+        tmp_path / "cut.gguf",
+        "--policy",
+        "q4kxl",
+        "--out",
+        tmp_path / "out.gguf",
+        "--log",
+        tmp_path / "out.log",
+        code=2,
+    )
     assert "not a whole GGUF file" in said
 
 
 def test_a_stock_type_of_the_plan_is_made_and_another_refused(bf16, llama_bin, tmp_path):
-    said = run("quantize_kxl.py", "--gguf", bf16, "--stock", "Q4_K_M", "--imatrix", bf16.parent / "imatrix.gguf",
-               "--out", tmp_path / "out.gguf", "--log", tmp_path / "out.log")
+    said = run(
+        "quant_quantize.py",
+        "--gguf",
+        bf16,
+        "--stock",
+        "Q4_K_M",
+        "--imatrix",
+        bf16.parent / "imatrix.gguf",
+        "--out",
+        tmp_path / "out.gguf",
+        "--log",
+        tmp_path / "out.log",
+    )
     assert "Q4_K_M" in said and (tmp_path / "out.gguf").is_file()
-    run("quantize_kxl.py", "--gguf", bf16, "--stock", "IQ1_S", "--out", tmp_path / "no.gguf", "--log", tmp_path / "no.log", code=2)
+    run(
+        "quant_quantize.py",
+        "--gguf",
+        bf16,
+        "--stock",
+        "IQ1_S",
+        "--out",
+        tmp_path / "no.gguf",
+        "--log",
+        tmp_path / "no.log",
+        code=2,
+    )
 
 
 def test_lint_policy_prints_what_each_rule_decides(bf16, tmp_path):
-    said = run("lint_policy.py", "--gguf", bf16, "--policy", "q4kxl", "--plain", tmp_path / "plain.txt")
+    said = run("quant_lint.py", "--gguf", bf16, "--policy", "q4kxl", "--plain", tmp_path / "plain.txt")
     assert "12 tensors" in said and "every rule applies" in said
     assert (tmp_path / "plain.txt").read_text() == policy.plain(policy.load("q4kxl"))
 
@@ -224,26 +340,36 @@ def test_lint_policy_prints_what_each_rule_decides(bf16, tmp_path):
 
 
 def test_the_8b_shapes_have_the_parameters_of_lfm2_8b_a1b():
-    config = make_sparse_gguf.read_shapes(SHAPES)
-    shapes = make_sparse_gguf.expected_shapes(config)
+    config = quant_sparse_gguf.read_shapes(SHAPES)
+    shapes = quant_sparse_gguf.expected_shapes(config)
     total = sum(int(np.prod(shape)) for shape in shapes.values())
     experts = sum(int(np.prod(shape)) for name, shape in shapes.items() if ".experts." in name)
     assert round(total / 1e6, 1) == 8339.9 and round(experts / 1e6) == 7751
 
 
 def test_predicted_8b_sizes_are_within_the_published_budgets(llama_bin, tmp_path):
-    run("predict_sizes.py", "--report", tmp_path / "sizes.json")
+    run("quant_predict_sizes.py", "--report", tmp_path / "sizes.json")
     artifacts = json.loads((tmp_path / "sizes.json").read_text())["results"]["lfm2-8b-a1b"]["artifacts"]
-    assert {name: entry["budget_gib"] for name, entry in artifacts.items() if entry["budget_gib"]} == \
-        {"q8kxl": 8.6, "q6kxl": 7.1, "q5kxl": 6.5, "q4kxl": 5.7}
+    assert {name: entry["budget_gib"] for name, entry in artifacts.items() if entry["budget_gib"]} == {
+        "q8kxl": 8.6,
+        "q6kxl": 7.1,
+        "q5kxl": 6.5,
+        "q4kxl": 5.7,
+    }
     for name, entry in artifacts.items():
-        assert entry["budget_gib"] is None or entry["budget_gib"] - 0.06 < entry["bytes"] / 2**30 <= entry["budget_gib"], name
+        assert (
+            entry["budget_gib"] is None or entry["budget_gib"] - 0.06 < entry["bytes"] / 2**30 <= entry["budget_gib"]
+        ), name
     # Bits per weight of each block format, by hand: 4.5, 5.5, 6.5625, 8.5
     gate_up, down, rest = 44 * 32 * 1792 * 2048, 22 * 32 * 1792 * 2048, 8339.9e6 - 66 * 32 * 1792 * 2048
     assert abs(artifacts["q5kxl"]["bytes"] - (gate_up * 5.5 + (down + rest) * 8.5) / 8) < 0.01 * 2**30
     assert abs(artifacts["q6kxl"]["bytes"] - (gate_up * 6.5625 + (down + rest) * 8.5) / 8) < 0.01 * 2**30
-    assert {name: round(artifacts[name]["gib"], 2) for name in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")} == \
-        {"Q8_0": 8.26, "Q6_K": 6.38, "Q5_K_M": 5.51, "Q4_K_M": 4.7}
+    assert {name: round(artifacts[name]["gib"], 2) for name in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")} == {
+        "Q8_0": 8.26,
+        "Q6_K": 6.38,
+        "Q5_K_M": 5.51,
+        "Q4_K_M": 4.7,
+    }
 
 
 def test_a_policy_over_its_budget_is_refused_with_both_numbers(llama_bin, tmp_path):
@@ -252,18 +378,18 @@ def test_a_policy_over_its_budget_is_refused_with_both_numbers(llama_bin, tmp_pa
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     for path in policy.PLAN.parent.glob("*.tensor-types"):
         (tmp_path / path.name).write_text(path.read_text())
-    said = run("predict_sizes.py", "--report", tmp_path / "sizes.json", "--plan", tmp_path / "plan.json", code=2)
+    said = run("quant_predict_sizes.py", "--report", tmp_path / "sizes.json", "--plan", tmp_path / "plan.json", code=2)
     assert "over budget: lfm2-8b-a1b q4kxl" in said and "above 5.0" in said
 
 
 def test_rules_that_the_two_regex_engines_read_differently_are_noticed():
     with pytest.raises(UserError, match="llama-quantize makes it"):
-        predict_sizes.check("x", 100, 100 / 2**20, {"a.weight": Type.Q4_K}, {"a.weight": "q6_K"})
+        quant_predict_sizes.check("x", 100, 100 / 2**20, {"a.weight": Type.Q4_K}, {"a.weight": "q6_K"})
     with pytest.raises(UserError, match="predicts"):
-        predict_sizes.check("x", 2**20, 1.5, {"a.weight": Type.Q4_K}, {"a.weight": "q4_K"})
+        quant_predict_sizes.check("x", 2**20, 1.5, {"a.weight": Type.Q4_K}, {"a.weight": "q4_K"})
 
 
 def test_a_sparse_gguf_of_15_gib_takes_no_disk(tmp_path):
-    make_sparse_gguf.write_sparse(make_sparse_gguf.read_shapes(SHAPES), tmp_path / "sparse.gguf")
+    quant_sparse_gguf.write_sparse(quant_sparse_gguf.read_shapes(SHAPES), tmp_path / "sparse.gguf")
     status = (tmp_path / "sparse.gguf").stat()
     assert status.st_size > 15 * 2**30 and status.st_blocks * 512 < 2**20

@@ -8,10 +8,10 @@ import gguf
 import numpy as np
 import pytest
 
-import build_release
-import verify_release
-from cli import UserError
-from files import sha256, write_json, write_text
+import release_build
+import release_verify
+from kxl.base.cli import UserError
+from kxl.base.files import sha256, write_json, write_text
 
 
 def small_gguf(path, name="tiny", run="mine", seed=0):
@@ -33,23 +33,44 @@ def release(tmp_path, monkeypatch):
     artifacts = {}
     for seed, name in enumerate(("bf16", "q4kxl")):
         small_gguf(sources / f"{name}.gguf", seed=seed)
-        artifacts[name] = {"file": f"Tuned-{name.upper()}.gguf", "policy": f"gguf/{name}.tensor-types", "sha256": sha256(sources / f"{name}.gguf")}
+        artifacts[name] = {
+            "file": f"Tuned-{name.upper()}.gguf",
+            "policy": f"gguf/{name}.tensor-types",
+            "sha256": sha256(sources / f"{name}.gguf"),
+        }
     small_gguf(sources / "imatrix.gguf", seed=9)
     write_text(sources / "card.md", "# card\n")
     write_json(sources / "summary.json", {"name": "tiny", "run": "mine", "artifacts": artifacts})
 
     def build(**replaced):
-        monkeypatch.setattr(sys, "argv", [
-            "build_release.py", "--summary", str(sources / "summary.json"), "--imatrix", str(sources / "imatrix.gguf"), "--card", str(sources / "card.md"),
-            "--out", str(out), *(word for name in artifacts for word in ("--artifact", f"{name}={replaced.get(name, sources / f'{name}.gguf')}")),
-        ])
-        build_release.main()
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "release_build.py",
+                "--summary",
+                str(sources / "summary.json"),
+                "--imatrix",
+                str(sources / "imatrix.gguf"),
+                "--card",
+                str(sources / "card.md"),
+                "--out",
+                str(out),
+                *(
+                    word
+                    for name in artifacts
+                    for word in ("--artifact", f"{name}={replaced.get(name, sources / f'{name}.gguf')}")
+                ),
+            ],
+        )
+        release_build.main()
+
     return build, out, sources
 
 
 def verify(folder, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["verify_release.py", "--dir", str(folder)])
-    verify_release.main()
+    monkeypatch.setattr(sys, "argv", ["release_verify.py", "--dir", str(folder)])
+    release_verify.main()
     return capsys.readouterr().out
 
 
@@ -60,19 +81,39 @@ def test_a_copy_on_another_machine_is_intact(release, tmp_path, monkeypatch, cap
     assert "hf upload" in said and "not uploaded" in said
     shutil.copytree(out, tmp_path / "copy")
     assert "intact, 5 files of tiny (run mine)" in verify(tmp_path / "copy", monkeypatch, capsys)
-    assert {p.name for p in out.iterdir()} == {"Tuned-BF16.gguf", "Tuned-Q4KXL.gguf", "imatrix.gguf", "README.md", "release_summary.json", "SHA256SUMS"}
+    assert {p.name for p in out.iterdir()} == {
+        "Tuned-BF16.gguf",
+        "Tuned-Q4KXL.gguf",
+        "imatrix.gguf",
+        "README.md",
+        "release_summary.json",
+        "SHA256SUMS",
+    }
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
 
 
-@pytest.mark.parametrize("damage, complaint", [
-    (lambda d: (d / "Tuned-Q4KXL.gguf").write_bytes((d / "Tuned-Q4KXL.gguf").read_bytes()[:-1] + b"\xff"), r"Tuned-Q4KXL\.gguf: sha256"),
-    (lambda d: (d / "Tuned-BF16.gguf").unlink(), r"Tuned-BF16\.gguf: missing"),
-    (lambda d: (d / "extra.bin").write_text("x"), r"extra\.bin: not part of the release"),
-    (lambda d: (d / "SHA256SUMS").unlink(), "SHA256SUMS: no such file"),
-    (lambda d: ((d / "Tuned-BF16.gguf").unlink(), (d / "SHA256SUMS").write_text("".join(line for line in (d / "SHA256SUMS").open() if "BF16" not in line))),
-     r"Tuned-BF16\.gguf: release_summary\.json names it, SHA256SUMS does not"),
-    (lambda d: (d / "SHA256SUMS").write_text("nonsense\n"), "SHA256SUMS:1: not a line of sha256sum"),
-])
+@pytest.mark.parametrize(
+    "damage, complaint",
+    [
+        (
+            lambda d: (d / "Tuned-Q4KXL.gguf").write_bytes((d / "Tuned-Q4KXL.gguf").read_bytes()[:-1] + b"\xff"),
+            r"Tuned-Q4KXL\.gguf: sha256",
+        ),
+        (lambda d: (d / "Tuned-BF16.gguf").unlink(), r"Tuned-BF16\.gguf: missing"),
+        (lambda d: (d / "extra.bin").write_text("x"), r"extra\.bin: not part of the release"),
+        (lambda d: (d / "SHA256SUMS").unlink(), "SHA256SUMS: no such file"),
+        (
+            lambda d: (
+                (d / "Tuned-BF16.gguf").unlink(),
+                (d / "SHA256SUMS").write_text(
+                    "".join(line for line in (d / "SHA256SUMS").open() if "BF16" not in line)
+                ),
+            ),
+            r"Tuned-BF16\.gguf: release_summary\.json names it, SHA256SUMS does not",
+        ),
+        (lambda d: (d / "SHA256SUMS").write_text("nonsense\n"), "SHA256SUMS:1: not a line of sha256sum"),
+    ],
+)
 def test_what_differs_is_named(release, tmp_path, monkeypatch, capsys, damage, complaint):
     build, out, _ = release
     build()
@@ -88,7 +129,9 @@ def test_a_gguf_of_another_run_under_the_right_sum_is_seen(release, tmp_path, mo
     shutil.copytree(out, tmp_path / "copy")
     (tmp_path / "copy/Tuned-BF16.gguf").unlink()
     small_gguf(tmp_path / "copy/Tuned-BF16.gguf", run="another")
-    sums = verify_release.read_sums(tmp_path / "copy/SHA256SUMS") | {"Tuned-BF16.gguf": sha256(tmp_path / "copy/Tuned-BF16.gguf")}
+    sums = release_verify.read_sums(tmp_path / "copy/SHA256SUMS") | {
+        "Tuned-BF16.gguf": sha256(tmp_path / "copy/Tuned-BF16.gguf")
+    }
     write_text(tmp_path / "copy/SHA256SUMS", "".join(f"{value}  {name}\n" for name, value in sums.items()))
     with pytest.raises(UserError, match="general.version is 'another', the summary says 'mine'"):
         verify(tmp_path / "copy", monkeypatch, capsys)

@@ -6,12 +6,12 @@ import sys
 import pytest
 import yaml
 
-import build_model_card
-import build_release_summary
-import fabricated_reports as fabricated
-from cli import UserError
+import release_card
+import release_summarize
 from conftest import ROOT
-from files import read_json, write_json
+from helpers import fabricated_reports as fabricated
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, write_json
 
 CONFIG = read_json(ROOT / "configs/tiny.json")
 
@@ -19,21 +19,57 @@ CONFIG = read_json(ROOT / "configs/tiny.json")
 @pytest.fixture
 def card(tmp_path, monkeypatch):
     """Summary and card from invented reports; return the card's text."""
+
     def run(config=CONFIG, kld=9.1e-3, failing=(), training=()):
         config = copy.deepcopy(config)
         config["quants"], config["eval"]["suites"] = ["bf16", "q4kxl"], {"fixed_hermes_43": {"threshold": 40}}
         quants = fabricated.quants({"bf16": (19.8, 0.0, 0.0), "q4kxl": (7.6, kld, 0.22)})
-        paths = fabricated.write(tmp_path, quants=quants, imatrix=fabricated.imatrix(), parity=fabricated.parity(), sizes=fabricated.sizes(),
-                                 eval=[fabricated.evaluation("bf16"), fabricated.evaluation("bf16", backend="mlx"), fabricated.evaluation("q4kxl", failing=failing)])
+        paths = fabricated.write(
+            tmp_path,
+            quants=quants,
+            imatrix=fabricated.imatrix(),
+            parity=fabricated.parity(),
+            sizes=fabricated.sizes(),
+            eval=[
+                fabricated.evaluation("bf16"),
+                fabricated.evaluation("bf16", backend="mlx"),
+                fabricated.evaluation("q4kxl", failing=failing),
+            ],
+        )
         write_json(tmp_path / "config.json", config)
-        monkeypatch.setattr(sys, "argv", ["x", "--config", str(tmp_path / "config.json"), "--run", "mine", "--out", str(tmp_path / "summary.json"),
-                                          *(w for n in ("quants", "imatrix", "parity", "sizes") for w in (f"--{n}", str(paths[n]))),
-                                          *(w for p in paths["eval"] for w in ("--eval", str(p)))])
-        build_release_summary.main()
-        monkeypatch.setattr(sys, "argv", ["x", "--config", str(tmp_path / "config.json"), "--summary", str(tmp_path / "summary.json"), "--out", str(tmp_path / "README.md"),
-                                          *(w for p in training for w in ("--training", str(p)))])
-        build_model_card.main()
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "x",
+                "--config",
+                str(tmp_path / "config.json"),
+                "--run",
+                "mine",
+                "--out",
+                str(tmp_path / "summary.json"),
+                *(w for n in ("quants", "imatrix", "parity", "sizes") for w in (f"--{n}", str(paths[n]))),
+                *(w for p in paths["eval"] for w in ("--eval", str(p))),
+            ],
+        )
+        release_summarize.main()
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "x",
+                "--config",
+                str(tmp_path / "config.json"),
+                "--summary",
+                str(tmp_path / "summary.json"),
+                "--out",
+                str(tmp_path / "README.md"),
+                *(w for p in training for w in ("--training", str(p))),
+            ],
+        )
+        release_card.main()
         return (tmp_path / "README.md").read_text()
+
     return run
 
 
@@ -43,9 +79,19 @@ def front(text):
 
 def test_the_front_matter_is_what_the_hub_reads(card):
     fields = front(card())
-    assert (fields["license"], fields["library_name"]) == ("apache-2.0", "gguf") and "tool-calling" in fields["tags"] and "base_model" not in fields
-    other = front(card({**CONFIG, **{k: read_json(ROOT / "configs/lfm2.5-8b-a1b.json")[k] for k in ("license", "base_model")}}))
-    assert (other["license"], other["license_name"], other["base_model"]) == ("other", "lfm1.0", "LiquidAI/LFM2.5-8B-A1B")
+    assert (
+        (fields["license"], fields["library_name"]) == ("apache-2.0", "gguf")
+        and "tool-calling" in fields["tags"]
+        and "base_model" not in fields
+    )
+    other = front(
+        card({**CONFIG, **{k: read_json(ROOT / "configs/lfm2.5-8b-a1b.json")[k] for k in ("license", "base_model")}})
+    )
+    assert (other["license"], other["license_name"], other["base_model"]) == (
+        "other",
+        "lfm1.0",
+        "LiquidAI/LFM2.5-8B-A1B",
+    )
 
 
 def test_files_scores_and_intervals_come_from_the_reports(card):
@@ -61,14 +107,22 @@ def test_the_files_stand_in_one_table_of_as_many_columns_as_its_head(card):
 
 
 def test_training_settings_are_named(card, tmp_path):
-    write_json(tmp_path / "training.json", {"settings": {"steps": 1234, "model": {}}, "results": {"history": [{"tokens": 5000000, "loss": 0.41}]}})
+    write_json(
+        tmp_path / "training.json",
+        {"settings": {"steps": 1234, "model": {}}, "results": {"history": [{"tokens": 5000000, "loss": 0.41}]}},
+    )
     text = card(training=[tmp_path / "training.json"])
     assert "- steps: 1234" in text and "- tokens: 5,000,000" in text
 
 
-@pytest.mark.parametrize("license, complaint", [
-    (None, "license.id is missing"), ({"id": ""}, "license.id is missing"), ({"id": "other", "name": None, "link": None}, "license.name and license.link"),
-])
+@pytest.mark.parametrize(
+    "license, complaint",
+    [
+        (None, "license.id is missing"),
+        ({"id": ""}, "license.id is missing"),
+        ({"id": "other", "name": None, "link": None}, "license.name and license.link"),
+    ],
+)
 def test_no_card_without_a_licence(card, license, complaint):
     with pytest.raises(UserError, match=complaint):
         card({**CONFIG, "license": license})

@@ -7,46 +7,59 @@ import sys
 import matplotlib
 import pytest
 
-import build_repair_set
-import check_parser
-import figures_repair
-import figures_style
-import repair_story
-import run_repair_loop
-from cli import UserError
+import repair_build_set
+import repair_check_parser
+import repair_loop
 from conftest import ROOT
-from eval_case import Answer
-from files import read_json, write_json, write_text
-from repair_settings import Settings
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, write_json, write_text
+from kxl.eval.suites import Answer
+from kxl.figures import repair, style
+from kxl.lora.settings import Settings
+from kxl.repair import decisions
 
 SUITES = {"structured_6": 6, "colloquial_20": 20}
 
 
 def score(name, six, twenty, leaks=0, parent="start", accepted=True):
     def suite(passed, cases):
-        return {"cases": cases, "passed": passed, "raw_passed": passed, "leaks": leaks, "false_positives": 0, "meets": passed == cases and not leaks}
+        return {
+            "cases": cases,
+            "passed": passed,
+            "raw_passed": passed,
+            "leaks": leaks,
+            "false_positives": 0,
+            "meets": passed == cases and not leaks,
+        }
 
-    return {"name": name, "parent": parent, "accepted": accepted, "refused": [], "seconds": 60, "suites": {"structured_6": suite(six, 6), "colloquial_20": suite(twenty, 20)}}
+    return {
+        "name": name,
+        "parent": parent,
+        "accepted": accepted,
+        "refused": [],
+        "seconds": 60,
+        "suites": {"structured_6": suite(six, 6), "colloquial_20": suite(twenty, 20)},
+    }
 
 
 def test_an_iteration_that_breaks_a_suite_which_passed_is_refused_with_the_numbers():
-    assert repair_story.broken(score("start", 6, 10), score("iter01", 6, 9)) == []
-    refused = repair_story.broken(score("start", 6, 10), score("iter01", 5, 20))
+    assert decisions.broken(score("start", 6, 10), score("iter01", 6, 9)) == []
+    refused = decisions.broken(score("start", 6, 10), score("iter01", 5, 20))
     assert refused == ["structured_6 had 6 of 6 and was met, now 5 with 0 leaks and 0 false calls"]
-    assert repair_story.broken(score("start", 6, 10), score("iter01", 6, 20, leaks=1))
+    assert decisions.broken(score("start", 6, 10), score("iter01", 6, 20, leaks=1))
 
 
 def test_the_best_has_most_suites_met_then_most_cases_then_is_the_earliest():
-    assert repair_story.best([score("start", 6, 10), score("iter01", 5, 19)])["name"] == "start"
-    assert repair_story.best([score("start", 5, 10), score("iter01", 5, 19), score("iter02", 5, 19)])["name"] == "iter01"
-    assert repair_story.best([score("start", 4, 10), score("iter01", 6, 19), score("iter02", 6, 20)])["name"] == "iter02"
+    assert decisions.best([score("start", 6, 10), score("iter01", 5, 19)])["name"] == "start"
+    assert decisions.best([score("start", 5, 10), score("iter01", 5, 19), score("iter02", 5, 19)])["name"] == "iter01"
+    assert decisions.best([score("start", 4, 10), score("iter01", 6, 19), score("iter02", 6, 20)])["name"] == "iter02"
 
 
 def test_leaks_and_false_calls_keep_a_suite_from_being_met():
     results = {"cases": 6, "passed": 6, "raw": {"passed": 6}, "text_tool_leaks": 0, "no_tool": {"false_positives": 0}}
-    assert repair_story.score(results, 6)["meets"]
-    assert not repair_story.score({**results, "text_tool_leaks": 1}, 6)["meets"]
-    assert not repair_story.score({**results, "no_tool": {"false_positives": 1}}, 6)["meets"]
+    assert decisions.score(results, 6)["meets"]
+    assert not decisions.score({**results, "text_tool_leaks": 1}, 6)["meets"]
+    assert not decisions.score({**results, "no_tool": {"false_positives": 1}}, 6)["meets"]
 
 
 class Stages:
@@ -57,46 +70,115 @@ class Stages:
 
     def __call__(self, command):
         script, flags = command[1].rsplit("/", 1)[-1], command[2:]
+
         def flag(name):
             return flags[flags.index(name) + 1]
 
-        self.ran.append((script, flag("--artifact") if script == "run_eval.py" else flag("--out") if "--out" in flags else flag("--adapter")))
+        self.ran.append(
+            (
+                script,
+                flag("--artifact")
+                if script == "eval_run.py"
+                else flag("--out")
+                if "--out" in flags
+                else flag("--adapter"),
+            )
+        )
         if self.fail == script:
             return subprocess.CompletedProcess(command, 2)
-        if script == "run_eval.py":
+        if script == "eval_run.py":
             suite = flag("--suite").rsplit("/", 1)[-1].removesuffix(".json")
             cases = read_json(ROOT / f"evals/suites/{suite}.json")["cases"]
             passed = self.passed[flag("--artifact")][suite]
-            details = [{"id": case["id"], "kind": case["kind"], "category": case["category"], "passed": index < passed, "calls": [], "leaks": [], "finish_reason": "stop",
-                        "why": [] if index < passed else ["no"], "raw": None} for index, case in enumerate(cases)]
-            write_json(flag_path(flag("--out")), {"settings": {"suite": suite}, "results": {"cases": len(cases), "passed": passed, "raw": None, "text_tool_leaks": 0,
-                                                                                           "no_tool": {"false_positives": 0}, "details": details}})
-        elif script == "build_repair_set.py":
-            failures, _ = build_repair_set.read_evals([flag_path(flags[i + 1]) for i, word in enumerate(flags) if word == "--eval"])
-            write_json(flag_path(flag("--out")) / "manifest.json", {"failures": failures, "rows": {"train": 9, "valid": 1}, "purposes": {}})
-        elif script == "train_repair.py":
+            details = [
+                {
+                    "id": case["id"],
+                    "kind": case["kind"],
+                    "category": case["category"],
+                    "passed": index < passed,
+                    "calls": [],
+                    "leaks": [],
+                    "finish_reason": "stop",
+                    "why": [] if index < passed else ["no"],
+                    "raw": None,
+                }
+                for index, case in enumerate(cases)
+            ]
+            write_json(
+                flag_path(flag("--out")),
+                {
+                    "settings": {"suite": suite},
+                    "results": {
+                        "cases": len(cases),
+                        "passed": passed,
+                        "raw": None,
+                        "text_tool_leaks": 0,
+                        "no_tool": {"false_positives": 0},
+                        "details": details,
+                    },
+                },
+            )
+        elif script == "repair_build_set.py":
+            failures, _ = repair_build_set.read_evals(
+                [flag_path(flags[i + 1]) for i, word in enumerate(flags) if word == "--eval"]
+            )
+            write_json(
+                flag_path(flag("--out")) / "manifest.json",
+                {"failures": failures, "rows": {"train": 9, "valid": 1}, "purposes": {}},
+            )
+        elif script == "repair_train.py":
             self.rate = flag("--learning-rate")
-            write_json(flag_path(flag("--report")), {"results": dict(valid_before=2.0, valid_after=1.0, scored_tokens=9, seconds=3, peak_memory_gib=1.0)})
+            write_json(
+                flag_path(flag("--report")),
+                {"results": dict(valid_before=2.0, valid_after=1.0, scored_tokens=9, seconds=3, peak_memory_gib=1.0)},
+            )
         else:
             write_text(flag_path(flag("--out")) / "config.json", flag("--adapter"))
         return subprocess.CompletedProcess(command, 0)
 
 
 def flag_path(text):
-    return run_repair_loop.Path(text)
+    return repair_loop.Path(text)
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     write_text(tmp_path / "start" / "config.json", "start")
-    section = {"suites": SUITES, "iterations": 3, "rows": 10, "training": {"steps": 5, "learning_rate": 0.001}, "compare_shapes": []}
+    section = {
+        "suites": SUITES,
+        "iterations": 3,
+        "rows": 10,
+        "training": {"steps": 5, "learning_rate": 0.001},
+        "compare_shapes": [],
+    }
 
     def go(stages, *flags, **changes):
         write_json(tmp_path / "config.json", {"repair": {**section, **changes}})
-        monkeypatch.setattr(run_repair_loop.subprocess, "run", stages)
-        monkeypatch.setattr(sys, "argv", ["run_repair_loop.py", *map(str, ("--model", tmp_path / "start", "--config", tmp_path / "config.json", "--work", tmp_path / "work",
-                                                                         "--data", tmp_path / "data", "--report", tmp_path / "repair.json")), *flags])
-        run_repair_loop.main()
+        monkeypatch.setattr(repair_loop.subprocess, "run", stages)
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "repair_loop.py",
+                *map(
+                    str,
+                    (
+                        "--model",
+                        tmp_path / "start",
+                        "--config",
+                        tmp_path / "config.json",
+                        "--work",
+                        tmp_path / "work",
+                        "--data",
+                        tmp_path / "data",
+                        "--report",
+                        tmp_path / "repair.json",
+                    ),
+                ),
+                *flags,
+            ],
+        )
+        repair_loop.main()
         return read_json(tmp_path / "repair.json")["results"]
 
     go.folder = tmp_path
@@ -125,21 +207,23 @@ def test_a_refused_iteration_is_left_aside_and_the_next_starts_from_its_parent_w
 
 
 def test_shapes_are_compared_on_the_first_iterations_rows_and_never_taken_over(run):
-    stages = Stages({**passes(start=(6, 9), iter01=(6, 15), iter02=(6, 20)), **{"iter01.text": dict(zip(SUITES, (6, 20)))}})
+    stages = Stages(
+        {**passes(start=(6, 9), iter01=(6, 15), iter02=(6, 20)), **{"iter01.text": dict(zip(SUITES, (6, 20)))}}
+    )
     results = run(stages, compare_shapes=["text"])
     assert [one["name"] for one in results["iterations"]] == ["start", "iter01.text", "iter01", "iter02"]
     assert not results["iterations"][1]["accepted"] and results["iterations"][3]["parent"] == "iter01"
-    assert sum(script == "build_repair_set.py" for script, _ in stages.ran) == 2
+    assert sum(script == "repair_build_set.py" for script, _ in stages.ran) == 2
 
 
 def test_an_interrupted_loop_takes_no_step_twice(run):
     stages = Stages(passes(start=(6, 9), iter01=(6, 20)))
-    stages.fail = "fuse_lora.py"
-    with pytest.raises(UserError, match="fuse_lora.py failed on iter01 fuse .* finished steps are kept"):
+    stages.fail = "repair_fuse.py"
+    with pytest.raises(UserError, match="repair_fuse.py failed on iter01 fuse .* finished steps are kept"):
         run(stages)
     before, stages.fail, stages.ran = len(stages.ran), None, []
     assert before == 5 and run(stages)["best"] == "iter01"
-    assert [script for script, _ in stages.ran] == ["fuse_lora.py", "run_eval.py", "run_eval.py"]
+    assert [script for script, _ in stages.ran] == ["repair_fuse.py", "eval_run.py", "eval_run.py"]
     stages.ran = []
     run(stages)
     assert stages.ran == []
@@ -165,9 +249,11 @@ def test_committed_rows_serve_a_second_clone_with_the_same_failures_and_no_other
     run(stages)
     shutil.rmtree(run.folder / "work")  # as in a fresh clone, where the rows are there and the runs are not
     stages.ran = []
-    assert run(stages)["best"] == "iter01" and "build_repair_set.py" not in [script for script, _ in stages.ran]
+    assert run(stages)["best"] == "iter01" and "repair_build_set.py" not in [script for script, _ in stages.ran]
     shutil.rmtree(run.folder / "work")
-    with pytest.raises(UserError, match="iter01: its rows answer other failures than those of start here; .*REPAIR_DATA"):
+    with pytest.raises(
+        UserError, match="iter01: its rows answer other failures than those of start here; .*REPAIR_DATA"
+    ):
         run(Stages(passes(start=(6, 8), iter01=(6, 20))))
 
 
@@ -180,48 +266,69 @@ def test_a_config_that_asks_for_what_is_not_there_is_refused(run):
         run(Stages({}), rows="many")
 
 
-@pytest.mark.parametrize("theme", figures_style.THEMES, ids=lambda theme: theme.name)
+@pytest.mark.parametrize("theme", style.THEMES, ids=lambda theme: theme.name)
 @pytest.mark.parametrize("columns", [1, 2, 6])
 def test_the_progression_can_be_read(theme, columns):
-    story = [score("start", 2, 9, parent=None), score("iter01", 6, 19), {**score("iter01.text", 0, 3, leaks=2), "accepted": False},
-             {**score("iter01.server_text", 6, 11), "accepted": False}, {**score("iter02", 5, 20), "refused": ["x"], "accepted": False}, score("iter03", 6, 20)][:columns]
-    results = {"iterations": story, "best": repair_story.best([one for one in story if one["accepted"]])["name"], "seconds": 1800}
-    with matplotlib.rc_context(figures_style.style(theme)):
-        assert figures_style.text_problems(figures_repair.progression({"results": results}, theme)) == []
+    story = [
+        score("start", 2, 9, parent=None),
+        score("iter01", 6, 19),
+        {**score("iter01.text", 0, 3, leaks=2), "accepted": False},
+        {**score("iter01.server_text", 6, 11), "accepted": False},
+        {**score("iter02", 5, 20), "refused": ["x"], "accepted": False},
+        score("iter03", 6, 20),
+    ][:columns]
+    results = {
+        "iterations": story,
+        "best": decisions.best([one for one in story if one["accepted"]])["name"],
+        "seconds": 1800,
+    }
+    with matplotlib.rc_context(style.style(theme)):
+        assert style.text_problems(repair.progression({"results": results}, theme)) == []
 
 
 CALL = {"name": "browser_navigate", "arguments": {"url": "https://example.com"}}
 
 
-@pytest.mark.parametrize("parsed, said", [
-    (Answer("", [CALL], "tool_calls"), None),
-    (Answer("<|tool_call_start|>[browser_navigate()]<|tool_call_end|>", [], "stop"), 'must say "tool_parser_type": "pythonic"'),
-    (Answer("[browser_navigate(url=1)]", [], "stop"), "the server answered with the call as text"),
-    (Answer("", [], "tool_calls", ["there is none"]), "the model's syntax is not right"),
-    (Answer("I can't.", [], "stop"), "no call came back"),
-    (Answer("", [CALL], "stop"), "finish_reason is 'stop'"),
-    (Answer("", [{"name": "terminal", "arguments": {}}], "tool_calls"), "called terminal"),
-])
+@pytest.mark.parametrize(
+    "parsed, said",
+    [
+        (Answer("", [CALL], "tool_calls"), None),
+        (
+            Answer("<|tool_call_start|>[browser_navigate()]<|tool_call_end|>", [], "stop"),
+            'must say "tool_parser_type": "pythonic"',
+        ),
+        (Answer("[browser_navigate(url=1)]", [], "stop"), "the server answered with the call as text"),
+        (Answer("", [], "tool_calls", ["there is none"]), "the model's syntax is not right"),
+        (Answer("I can't.", [], "stop"), "no call came back"),
+        (Answer("", [CALL], "stop"), "finish_reason is 'stop'"),
+        (Answer("", [{"name": "terminal", "arguments": {}}], "tool_calls"), "called terminal"),
+    ],
+)
 def test_the_parser_check_says_what_is_missing(parsed, said):
-    problem = check_parser.verdict(parsed, Answer("", [], "stop", raw_text="raw"))
+    problem = repair_check_parser.verdict(parsed, Answer("", [], "stop", raw_text="raw"))
     assert problem is None if said is None else said in problem
 
 
 def test_the_installed_mlx_lm_is_as_it_was_published(monkeypatch, tmp_path):
-    assert check_parser.patched_files() == []
+    assert repair_check_parser.patched_files() == []
+
     class Patched:
         hash = type("Hash", (), {"mode": "sha256", "value": "other"})
+
         def __str__(self):
             return "mlx_lm/tool_parsers/pythonic.py"
+
         def read_binary(self):
             return b"patched"
 
-    monkeypatch.setattr(check_parser.importlib.metadata, "files", lambda name: [Patched()])
-    assert check_parser.patched_files() == ["mlx_lm/tool_parsers/pythonic.py"]
+    monkeypatch.setattr(repair_check_parser.importlib.metadata, "files", lambda name: [Patched()])
+    assert repair_check_parser.patched_files() == ["mlx_lm/tool_parsers/pythonic.py"]
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-repair", "lfm2.5-8b-a1b"])
 def test_every_repair_section_can_be_read(name):
-    section = run_repair_loop.repair_settings_of(ROOT / f"configs/{name}.json")
-    assert {"structured_6", "structured_12", "colloquial_20", "fixed_hermes_43", "generation_smoke"} == section["suites"].keys()
+    section = repair_loop.repair_settings_of(ROOT / f"configs/{name}.json")
+    assert {"structured_6", "structured_12", "colloquial_20", "fixed_hermes_43", "generation_smoke"} == section[
+        "suites"
+    ].keys()
     Settings(**section["training"])

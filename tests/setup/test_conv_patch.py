@@ -52,7 +52,10 @@ def converted(request, llama_tree) -> dict:
 
 @pytest.mark.parametrize("layout", [HF, MLX], ids=["Hugging Face", "MLX"])
 def test_both_layouts_give_the_same_kernel(converted, layout):
-    assert converted[layout] == ["blk.0.shortconv.conv.weight", [[float(row * LENGTH + tap) for tap in range(LENGTH)] for row in range(HIDDEN)]]
+    assert converted[layout] == [
+        "blk.0.shortconv.conv.weight",
+        [[float(row * LENGTH + tap) for tap in range(LENGTH)] for row in range(HIDDEN)],
+    ]
 
 
 @pytest.mark.parametrize("shape", REFUSED, ids=str)

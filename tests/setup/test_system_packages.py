@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-import install_system_packages as install
+import setup_system_packages as install
 
 EVERYTHING = {"c++", "cmake", "ninja", "git", "apt-get"}
 
@@ -28,7 +28,7 @@ def machine(monkeypatch):
     machine = Machine()
     machine.ran = []
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(sys, "argv", ["install_system_packages.py"])
+    monkeypatch.setattr(sys, "argv", ["setup_system_packages.py"])
     monkeypatch.setattr(install.shutil, "which", lambda name: name if name in machine.programs else None)
     monkeypatch.setattr(install.ctypes.util, "find_library", lambda name: "lib" if machine.openblas else None)
     monkeypatch.setattr(install.os, "geteuid", lambda: 0 if machine.root else 1000)
@@ -46,7 +46,7 @@ def test_root_gets_exactly_what_is_missing(machine):
     assert install.main() == 0
     update, command = machine.ran
     assert "update" in update
-    assert command[command.index("--no-install-recommends") + 1:] == ["cmake", "libopenblas0-pthread"]
+    assert command[command.index("--no-install-recommends") + 1 :] == ["cmake", "libopenblas0-pthread"]
 
 
 def test_everybody_else_gets_one_line_with_the_command(machine, capsys):

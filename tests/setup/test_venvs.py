@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-import venvs
-from cli import UserError
+from kxl.base.cli import UserError
+from kxl.setup import venvs
 
 
 @pytest.fixture
@@ -59,7 +59,9 @@ def test_an_environment_whose_install_was_killed_is_made_anew(tmp_path, calls, r
 
 
 def test_a_failed_install_is_an_error_and_leaves_no_stamp(tmp_path, requirements, monkeypatch):
-    monkeypatch.setattr(venvs.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1 if "pip" in command else 0))
+    monkeypatch.setattr(
+        venvs.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1 if "pip" in command else 0)
+    )
     (tmp_path / "venv").mkdir()
     with pytest.raises(UserError, match="pip could not install"):
         venvs.make(tmp_path / "venv", [requirements])

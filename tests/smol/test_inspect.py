@@ -7,17 +7,17 @@ import sys
 import mlx.core as mx
 import pytest
 
-import check_serving
-import evaluate_emission
-import inspect_tokens
-import loss_mask
-import model_server
-import random_smol
-import raw_generation
-import smol_rows
-import tool_tokens
-from cli import UserError
-from files import read_json, write_json
+import smol_check_serving
+import smol_evaluate
+import smol_inspect
+from helpers import random_smol
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, write_json
+from kxl.chat import loss_mask
+from kxl.eval import server as eval_server
+from kxl.model import generate
+from kxl.smol import rows as smol_rows
+from kxl.smol import tokens as smol_tokens
 
 
 @pytest.fixture
@@ -32,15 +32,32 @@ def run(module, monkeypatch, *args):
 
 def test_two_models_stand_side_by_side_with_ids_pieces_and_probabilities(model, tmp_path, monkeypatch, capsys):
     other = random_smol.smollm2(tmp_path / "other", layers=1)
-    run(inspect_tokens, monkeypatch, "--config", random_smol.SMOLLM2, "--model", model, "--compare", other, "--max-tokens", 5, "--report", tmp_path / "r.json")
+    run(
+        smol_inspect,
+        monkeypatch,
+        "--config",
+        random_smol.SMOLLM2,
+        "--model",
+        model,
+        "--compare",
+        other,
+        "--max-tokens",
+        5,
+        "--report",
+        tmp_path / "r.json",
+    )
     printed = capsys.readouterr().out
-    assert printed.count("prompt: ") == len(inspect_tokens.PROMPTS) and printed.count("start token at first place") == 2 * len(inspect_tokens.PROMPTS)
+    assert printed.count("prompt: ") == len(smol_inspect.PROMPTS) and printed.count(
+        "start token at first place"
+    ) == 2 * len(smol_inspect.PROMPTS)
     models = read_json(tmp_path / "r.json")["results"]["models"]
-    assert len(models) == 2 and all(entry["verdict"] == "text" and len(entry["steps"]) <= 5 for entries in models.values() for entry in entries)
+    assert len(models) == 2 and all(
+        entry["verdict"] == "text" and len(entry["steps"]) <= 5 for entries in models.values() for entry in entries
+    )
     chat = loss_mask.load(model)
-    name, messages, tools = inspect_tokens.requests(None)[0]
+    name, messages, tools = smol_inspect.requests(None)[0]
     ids = chat.tokenizer.encode(chat.render(messages, tools, add_generation_prompt=True), add_special_tokens=False).ids
-    chances = mx.softmax(raw_generation.load(model)(mx.array([ids]))[0, -1])
+    chances = mx.softmax(generate.load(model)(mx.array([ids]))[0, -1])
     first = next(iter(models.values()))[0]
     assert first["prompt"] == name and first["start_probability"] == pytest.approx(chances[8].item(), rel=1e-3)
     assert first["steps"][0]["probability"] == pytest.approx(mx.max(chances).item(), rel=1e-3)
@@ -50,34 +67,78 @@ def test_two_models_stand_side_by_side_with_ids_pieces_and_probabilities(model, 
 def test_a_gguf_alone_asks_for_its_tokenizer(tmp_path, monkeypatch):
     (tmp_path / "m.gguf").touch()
     with pytest.raises(UserError, match="--tokenizer"):
-        run(inspect_tokens, monkeypatch, "--config", random_smol.SMOLLM2, "--model", tmp_path / "m.gguf")
+        run(smol_inspect, monkeypatch, "--config", random_smol.SMOLLM2, "--model", tmp_path / "m.gguf")
 
 
 def heldout(folder, count=2):
-    rows = [{**random_smol.tool_row(name=f"t{i}"), "messages": [{"role": "user", "content": f"write {i}"}], "expected": ["write_file"]} for i in range(count)]
-    rows += [{**random_smol.ordinary_row(f"o{i}"), "messages": [{"role": "user", "content": f"hi {i}"}]} for i in range(count)]
+    rows = [
+        {
+            **random_smol.tool_row(name=f"t{i}"),
+            "messages": [{"role": "user", "content": f"write {i}"}],
+            "expected": ["write_file"],
+        }
+        for i in range(count)
+    ]
+    rows += [
+        {**random_smol.ordinary_row(f"o{i}"), "messages": [{"role": "user", "content": f"hi {i}"}]}
+        for i in range(count)
+    ]
     rows += [{**random_smol.ordinary_row("n"), "kind": "near_miss", "messages": [{"role": "user", "content": "near"}]}]
     smol_rows.write(folder / "heldout.jsonl", rows)
 
 
-def test_before_and_after_make_the_report_and_a_missed_gate_keeps_it_under_another_name(model, tmp_path, monkeypatch, capsys):
+def test_before_and_after_make_the_report_and_a_missed_gate_keeps_it_under_another_name(
+    model, tmp_path, monkeypatch, capsys
+):
     heldout(tmp_path)
     config = read_json(random_smol.SMOLLM2)
     config["emission"]["max_tokens"] = 4
     write_json(tmp_path / "config.json", config)
     common = ("--config", tmp_path / "config.json", "--model", model, "--data", tmp_path)
-    run(evaluate_emission, monkeypatch, *common, "--out", tmp_path / "before.json")
+    run(smol_evaluate, monkeypatch, *common, "--out", tmp_path / "before.json")
     assert "0 of 2 tool prompts got a start token" in capsys.readouterr().out
     with pytest.raises(UserError, match="0 of 2 prompts got a whole call of the right tool, 90% are required"):
-        run(evaluate_emission, monkeypatch, *common, "--before", tmp_path / "before.json", "--out", tmp_path / "emission.json")
+        run(
+            smol_evaluate,
+            monkeypatch,
+            *common,
+            "--before",
+            tmp_path / "before.json",
+            "--out",
+            tmp_path / "emission.json",
+        )
     assert not (tmp_path / "emission.json").exists()
     results = read_json(tmp_path / "emission.failed.json")["results"]
-    assert results["before"]["prompts"] == 2 and results["ordinary"] == {"prompts": 2, "false_calls": 0} and results["near_miss"]["prompts"] == 1
+    assert (
+        results["before"]["prompts"] == 2
+        and results["ordinary"] == {"prompts": 2, "false_calls": 0}
+        and results["near_miss"]["prompts"] == 1
+    )
     with pytest.raises(UserError, match="rose by a factor of 1.0, 10 is required"):
-        run(evaluate_emission, monkeypatch, *common, "--before", tmp_path / "before.json", "--limit", 2, "--min-rise", 10, "--out", tmp_path / "emission.json")
+        run(
+            smol_evaluate,
+            monkeypatch,
+            *common,
+            "--before",
+            tmp_path / "before.json",
+            "--limit",
+            2,
+            "--min-rise",
+            10,
+            "--out",
+            tmp_path / "emission.json",
+        )
     heldout(tmp_path, 3)
     with pytest.raises(UserError, match="measured other prompts"):
-        run(evaluate_emission, monkeypatch, *common, "--before", tmp_path / "before.json", "--out", tmp_path / "emission.json")
+        run(
+            smol_evaluate,
+            monkeypatch,
+            *common,
+            "--before",
+            tmp_path / "before.json",
+            "--out",
+            tmp_path / "emission.json",
+        )
 
 
 class Scripted:
@@ -90,23 +151,41 @@ class Scripted:
         return self.answer, None
 
 
-@pytest.mark.parametrize("change, structured, right", [
-    ({}, True, True),
-    ({"calls": [{"name": "other", "arguments": {}}]}, True, False),
-    ({"finish_reason": "stop"}, False, False),
-    ({"calls": []}, False, False),
-    ({"errors": ["broken"]}, False, False),
-    ({"content": '<tool_call>{"name": "write_file"}'}, False, False),
-])
+@pytest.mark.parametrize(
+    "change, structured, right",
+    [
+        ({}, True, True),
+        ({"calls": [{"name": "other", "arguments": {}}]}, True, False),
+        ({"finish_reason": "stop"}, False, False),
+        ({"calls": []}, False, False),
+        ({"errors": ["broken"]}, False, False),
+        ({"content": '<tool_call>{"name": "write_file"}'}, False, False),
+    ],
+)
 def test_a_served_answer_counts_only_as_structured_calls_without_a_leak(change, structured, right):
-    fields = {"content": "", "calls": [{"name": "write_file", "arguments": {"path": "a"}}], "finish_reason": "tool_calls", **change}
+    fields = {
+        "content": "",
+        "calls": [{"name": "write_file", "arguments": {"path": "a"}}],
+        "finish_reason": "tool_calls",
+        **change,
+    }
     row = {**random_smol.tool_row(), "messages": [{"role": "user", "content": "write"}], "expected": ["write_file"]}
-    entry = check_serving.ask(Scripted(check_serving.eval_case.Answer(**fields)), row, 16)
+    entry = smol_check_serving.ask(Scripted(smol_check_serving.eval_case.Answer(**fields)), row, 16)
     assert (entry["structured"], entry["right_tool"]) == (structured, right) and json.dumps(entry)
 
 
-ENUM = {"type": "function", "function": {"name": "set_mode", "description": "Set it.", "parameters": {
-    "type": "object", "properties": {"mode": {"type": "string", "enum": ["fast"]}}, "required": ["mode"]}}}
+ENUM = {
+    "type": "function",
+    "function": {
+        "name": "set_mode",
+        "description": "Set it.",
+        "parameters": {
+            "type": "object",
+            "properties": {"mode": {"type": "string", "enum": ["fast"]}},
+            "required": ["mode"],
+        },
+    },
+}
 
 
 def test_the_pinned_llama_server_reads_our_template_tokens_and_calls(model, tmp_path, llama_bin):
@@ -115,7 +194,8 @@ def test_the_pinned_llama_server_reads_our_template_tokens_and_calls(model, tmp_
     gguf = random_smol.smollm2_gguf(model, tmp_path / "m.gguf")
     asked = [{"role": "user", "content": "go"}]
     history = [*random_smol.tool_row()["messages"], *asked]
-    with model_server.llama_server(gguf, tmp_path / "server.log", context=2048, extra=("--threads", "1")) as server:
+    with eval_server.llama_server(gguf, tmp_path / "server.log", context=2048, extra=("--threads", "1")) as server:
+
         def post(path, **body):
             reply = server.http.post(server.url + path, json=body, timeout=120)
             assert reply.status_code == 200, reply.text
@@ -123,21 +203,36 @@ def test_the_pinned_llama_server_reads_our_template_tokens_and_calls(model, tmp_
 
         as_sent = copy.deepcopy(history)  # on the wire arguments are a string
         call = as_sent[1]["tool_calls"][0]
-        call |= {"id": "call_1", "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+        call |= {
+            "id": "call_1",
+            "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])},
+        }
         as_sent[2]["tool_call_id"] = "call_1"
         prompt = post("/apply-template", messages=as_sent, tools=[random_smol.TOOL])["prompt"]
         assert prompt == chat.render(history, [random_smol.TOOL], add_generation_prompt=True)
         ids = post("/tokenize", content=prompt, parse_special=True, add_special=False)["tokens"]
         assert ids == chat.tokenizer.encode(prompt, add_special_tokens=False).ids
-        choice = post("/v1/chat/completions", messages=asked, tools=[ENUM], temperature=0, max_tokens=120, parallel_tool_calls=False,
-                      logit_bias=[[8, 100]])["choices"][0]
+        choice = post(
+            "/v1/chat/completions",
+            messages=asked,
+            tools=[ENUM],
+            temperature=0,
+            max_tokens=120,
+            parallel_tool_calls=False,
+            logit_bias=[[8, 100]],
+        )["choices"][0]
         (call,) = choice["message"]["tool_calls"]
         assert call["function"]["name"] == "set_mode" and not choice["message"]["content"]
 
-    tokens = tool_tokens.resolve(read_json(random_smol.SMOLLM2), chat.tokenizer, "config")
+    tokens = smol_tokens.resolve(read_json(random_smol.SMOLLM2), chat.tokenizer, "config")
     # By MLX and, from the GGUF, by llama.cpp: the same tokens with the same probabilities.
-    one, two = (inspect_tokens.inspect(source, None, chat, tokens, inspect_tokens.requests(["hello"]), 6, 2) for source in (model, gguf))
+    one, two = (
+        smol_inspect.inspect(source, None, chat, tokens, smol_inspect.requests(["hello"]), 6, 2)
+        for source in (model, gguf)
+    )
     for by_mlx, by_llama in zip(one, two):
         assert [step["id"] for step in by_mlx["steps"]] == [step["id"] for step in by_llama["steps"]]
         assert by_mlx["start_probability"] == pytest.approx(by_llama["start_probability"], rel=0.02)
-        assert [step["probability"] for step in by_mlx["steps"]] == pytest.approx([step["probability"] for step in by_llama["steps"]], rel=0.02)
+        assert [step["probability"] for step in by_mlx["steps"]] == pytest.approx(
+            [step["probability"] for step in by_llama["steps"]], rel=0.02
+        )

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 
-import loss_mask
-import random_smol
-import tool_tokens
-from cli import UserError
-from files import read_json, write_json
+from helpers import random_smol
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, write_json
+from kxl.chat import loss_mask
+from kxl.smol import tokens as smol_tokens
 
 CONFIGS = {"smollm2": (random_smol.SMOLLM2, random_smol.smollm2), "smollm3": (random_smol.SMOLLM3, random_smol.smollm3)}
 
@@ -21,8 +21,8 @@ def case(request, tmp_path_factory):
 
 def test_the_committed_configs_fit_their_tokenizers_ids(case):
     config, chat = case
-    tokens = tool_tokens.resolve(config, chat.tokenizer, "config")
-    assert tokens.ids == tuple(entry["id"] for entry in (config["tool_tokens"][role] for role in tool_tokens.ROLES))
+    tokens = smol_tokens.resolve(config, chat.tokenizer, "config")
+    assert tokens.ids == tuple(entry["id"] for entry in (config["tool_tokens"][role] for role in smol_tokens.ROLES))
 
 
 def test_smollm3_has_the_ids_of_its_own_vocabulary():
@@ -36,16 +36,19 @@ def changed(config, role, **fields):
     return config
 
 
-@pytest.mark.parametrize("fields, said", [
-    ({"id": 5}, "the config expects 5"),
-    ({"token": "<no_such>"}, "is not in the vocabulary"),
-    ({"token": "a"}, "must be one special token|the config expects"),
-    ({"token": 7}, "needs \"token\""),
-])
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"id": 5}, "the config expects 5"),
+        ({"token": "<no_such>"}, "is not in the vocabulary"),
+        ({"token": "a"}, "must be one special token|the config expects"),
+        ({"token": 7}, 'needs "token"'),
+    ],
+)
 def test_a_token_that_is_not_the_configs_is_refused(case, fields, said):
     config, chat = case
     with pytest.raises(UserError, match=said):
-        tool_tokens.resolve(changed(config, "call_start", **fields), chat.tokenizer, "config")
+        smol_tokens.resolve(changed(config, "call_start", **fields), chat.tokenizer, "config")
 
 
 def test_a_word_of_the_vocabulary_that_is_no_special_token_is_refused(tmp_path):
@@ -56,7 +59,7 @@ def test_a_word_of_the_vocabulary_that_is_no_special_token_is_refused(tmp_path):
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<tool_call>"]
     write_json(tmp_path / "tokenizer.json", content)
     with pytest.raises(UserError, match="cut into the ids"):
-        tool_tokens.resolve(config, loss_mask.load(tmp_path).tokenizer, "config")
+        smol_tokens.resolve(config, loss_mask.load(tmp_path).tokenizer, "config")
     assert chat.tokenizer.token_to_id("<tool_call>") == 128015
 
 
@@ -64,31 +67,31 @@ def test_a_role_that_is_missing_or_shares_an_id_is_refused(case):
     config, chat = case
     shared = changed(config, "call_end", id=config["tool_tokens"]["call_start"]["id"])
     with pytest.raises(UserError, match="the same id"):
-        tool_tokens.resolve(shared, chat.tokenizer, "config")
+        smol_tokens.resolve(shared, chat.tokenizer, "config")
     missing = copy.deepcopy(config)
     del missing["tool_tokens"]["response_end"]
     with pytest.raises(UserError, match="must have exactly"):
-        tool_tokens.resolve(missing, chat.tokenizer, "config")
+        smol_tokens.resolve(missing, chat.tokenizer, "config")
 
 
 def test_before_the_renaming_the_error_says_what_to_do(tmp_path):
     chat = loss_mask.load(random_smol.smollm2(tmp_path, renamed=False))
     with pytest.raises(UserError, match=r"rename '<issue_start>' to it first \(make smol-base\)"):
-        tool_tokens.resolve(read_json(random_smol.SMOLLM2), chat.tokenizer, "config")
+        smol_tokens.resolve(read_json(random_smol.SMOLLM2), chat.tokenizer, "config")
 
 
 def test_renaming_keeps_every_id_and_is_refused_twice(tmp_path):
     folder = random_smol.smollm2(tmp_path, renamed=False)
     config, before = read_json(random_smol.SMOLLM2), loss_mask.load(folder).tokenizer.get_vocab()
-    tool_tokens.rename(config, folder)
+    smol_tokens.rename(config, folder)
     after = loss_mask.load(folder).tokenizer.get_vocab()
     names = {entry["renames"]: entry["token"] for entry in config["tool_tokens"].values()}
     assert after == {names.get(word, word): i for word, i in before.items()}
     with pytest.raises(UserError, match="has '<tool_call>' already"):
-        tool_tokens.rename(config, folder)
+        smol_tokens.rename(config, folder)
 
 
 def test_renaming_a_token_that_has_another_id_is_refused(tmp_path):
     folder = random_smol.smollm2(tmp_path, renamed=False)
     with pytest.raises(UserError, match="'<issue_start>' has id 8, the config expects 9"):
-        tool_tokens.rename(changed(read_json(random_smol.SMOLLM2), "call_start", id=9), folder)
+        smol_tokens.rename(changed(read_json(random_smol.SMOLLM2), "call_start", id=9), folder)

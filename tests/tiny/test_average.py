@@ -5,16 +5,16 @@ import sys
 import numpy as np
 import pytest
 
-import average_checkpoints
-import checkpoint
-from cli import UserError
+import tiny_average
 from conftest import ROOT
-from files import read_json, write_json
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, write_json
+from kxl.model import checkpoint
 
 
 def run(monkeypatch, *args):
-    monkeypatch.setattr(sys, "argv", ["average_checkpoints.py", *map(str, args)])
-    average_checkpoints.main()
+    monkeypatch.setattr(sys, "argv", ["tiny_average.py", *map(str, args)])
+    tiny_average.main()
 
 
 @pytest.fixture
@@ -30,21 +30,39 @@ def test_each_weight_lies_between_and_the_tokenizer_comes_along(pair, tmp_path, 
     run(monkeypatch, *pair, "--share", 0.25, "--out", tmp_path / "mean", "--report", tmp_path / "report.json")
     one, mean = checkpoint.read(pair[0]), checkpoint.read(tmp_path / "mean")
     for name, tensor in one.tensors.items():
-        np.testing.assert_allclose(mean.tensors[name].read(), 1.25 * tensor.read(), rtol=2**-8, atol=1e-30, err_msg=name)
+        np.testing.assert_allclose(
+            mean.tensors[name].read(), 1.25 * tensor.read(), rtol=2**-8, atol=1e-30, err_msg=name
+        )
     assert (tmp_path / "mean/tokenizer.json").read_bytes() == (pair[0] / "tokenizer.json").read_bytes()
     assert len(read_json(tmp_path / "report.json")["inputs"]) == 2
 
 
 def test_some_tensors_may_have_another_share(pair, tmp_path, monkeypatch):
-    run(monkeypatch, *pair, "--share", 1, "--but", "embed_tokens=0.25", "--out", tmp_path / "mean", "--report", tmp_path / "report.json")
+    run(
+        monkeypatch,
+        *pair,
+        "--share",
+        1,
+        "--but",
+        "embed_tokens=0.25",
+        "--out",
+        tmp_path / "mean",
+        "--report",
+        tmp_path / "report.json",
+    )
     one, mean = checkpoint.read(pair[0]), checkpoint.read(tmp_path / "mean")
     for name, tensor in one.tensors.items():
         factor = 1.25 if name == "model.embed_tokens.weight" else 2
-        np.testing.assert_allclose(mean.tensors[name].read(), factor * tensor.read(), rtol=2**-8, atol=1e-30, err_msg=name)
+        np.testing.assert_allclose(
+            mean.tensors[name].read(), factor * tensor.read(), rtol=2**-8, atol=1e-30, err_msg=name
+        )
     assert read_json(tmp_path / "report.json")["results"]["apart"] == ["model.embed_tokens.weight"]
 
 
-@pytest.mark.parametrize(("but", "why"), [("router=0.5", "no tensor of such a name"), ("embed_tokens", "NAME=SHARE"), ("embed_tokens=2", "between 0 and 1")])
+@pytest.mark.parametrize(
+    ("but", "why"),
+    [("router=0.5", "no tensor of such a name"), ("embed_tokens", "NAME=SHARE"), ("embed_tokens=2", "between 0 and 1")],
+)
 def test_another_share_that_means_nothing_is_refused(pair, tmp_path, monkeypatch, but, why):
     with pytest.raises(UserError, match=why):
         run(monkeypatch, *pair, "--share", 1, "--but", but, "--out", tmp_path / "mean")

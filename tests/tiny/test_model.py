@@ -9,28 +9,36 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-import checkpoint
-import eval_case
-import generate_suite
-import tiny_requests
-import tiny_rows
-import tiny_words
-import train_tiny
-from files import ROOT, read_json
-from tiny_lfm2 import TinyLfm2Moe
+import tiny_generate_suite
+import tiny_train
+from kxl.base.files import ROOT, read_json
+from kxl.eval import suites
+from kxl.model import checkpoint
+from kxl.tiny import requests
+from kxl.tiny import rows as tiny_rows
+from kxl.tiny import words as tiny_words
+from kxl.tiny.model import TinyLfm2Moe
 
 MODEL = ROOT / "models/tiny"
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return train_tiny.Encoder(MODEL)
+    return tiny_train.Encoder(MODEL)
 
 
 def small_config(**changes) -> dict:
     config = read_json(ROOT / "configs/tiny-train.json")["training"]["model"]
-    return {**config, "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 4,
-            "layer_types": ["conv", "conv", "full_attention", "conv"], **changes}
+    return {
+        **config,
+        "vocab_size": 97,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "moe_intermediate_size": 32,
+        "num_hidden_layers": 4,
+        "layer_types": ["conv", "conv", "full_attention", "conv"],
+        **changes,
+    }
 
 
 def random_model(**changes) -> TinyLfm2Moe:
@@ -50,7 +58,10 @@ def test_training_rows_are_what_the_chat_template_writes(encoder, kind):
         row = tiny_rows.row(rng, tiny_rows.tool_names(context), in_a_row=0.2, introductions=0.05)
         system = [{"role": "system", "content": context["system"]}] if context["system"] else []
         text = tokenizer.apply_chat_template(system + row["messages"], tools=context["tools"], tokenize=False)
-        assert encoder.prefix(context) + encoder.row(row["messages"])[0] == tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert (
+            encoder.prefix(context) + encoder.row(row["messages"])[0]
+            == tokenizer(text, add_special_tokens=False)["input_ids"]
+        )
 
 
 def test_the_loss_is_on_exactly_what_the_assistant_says(encoder):
@@ -73,22 +84,26 @@ def test_an_eval_prompt_is_never_trained_on(encoder):
     context = tiny_rows.context(rng, "compact")
     state = rng.getstate()
     names = tiny_rows.tool_names(context)
-    prompts = {r for _ in range(30) for r in eval_case.requests_of(tiny_rows.row(rng, names)["messages"])}
+    prompts = {r for _ in range(30) for r in suites.requests_of(tiny_rows.row(rng, names)["messages"])}
     rng.setstate(state)
-    ids, _, _, _ = train_tiny.draw_batch(rng, encoder, context, 8, 400, 4000, forbidden=prompts)
+    ids, _, _, _ = tiny_train.draw_batch(rng, encoder, context, 8, 400, 4000, forbidden=prompts)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     for row in ids.tolist():
         for turn in tokenizer.decode(row).split("<|im_start|>user\n")[1:]:
-            assert eval_case.same_words(turn.split("<|im_end|>")[0]) not in prompts
+            assert suites.same_words(turn.split("<|im_end|>")[0]) not in prompts
 
 
 def test_training_arguments_never_hold_a_held_out_word():
     rng = random.Random(2)
-    listed = {w for w in tiny_words.NOUNS + tiny_words.ADJECTIVES + tiny_words.NAMES + tiny_words.VERBS if tiny_words.is_heldout(w)}
+    listed = {
+        w
+        for w in tiny_words.NOUNS + tiny_words.ADJECTIVES + tiny_words.NAMES + tiny_words.VERBS
+        if tiny_words.is_heldout(w)
+    }
     assert len(listed) > 80
-    for tool in tiny_requests.SHARES:
+    for tool in requests.SHARES:
         for _ in range(800):
-            _, call = tiny_requests.request(rng, tool)
+            _, call = requests.request(rng, tool)
             for value in call["arguments"].values():
                 words = set("".join(c if c.isalpha() else " " for c in str(value)).split())
                 # Words glued together in camelCase cannot be told apart; the others must be training words.
@@ -96,13 +111,13 @@ def test_training_arguments_never_hold_a_held_out_word():
 
 
 # Held-out by their hash, but parts of fixed names that people use all the time (extensions, programs, folders).
-USUAL = {w for text in (*tiny_requests.arguments.PLAIN, *tiny_requests.arguments.FILES, *tiny_requests.arguments.SITES, *tiny_requests.w.TASKS, *tiny_requests.arguments.FOLDERS)
-         for w in "".join(c if c.isalpha() else " " for c in text).split()} | set(tiny_requests.arguments.EXTENSIONS) | set("def class import function return".split())  # fmt: skip
+USUAL = {w for text in (*requests.arguments.PLAIN, *requests.arguments.FILES, *requests.arguments.SITES, *requests.w.TASKS, *requests.arguments.FOLDERS)
+         for w in "".join(c if c.isalpha() else " " for c in text).split()} | set(requests.arguments.EXTENSIONS) | set("def class import function return".split())  # fmt: skip
 
 
 def test_the_generated_suite_is_the_committed_one_and_new_to_training():
     committed = read_json(ROOT / "evals/suites/generated_200.json")
-    assert committed["cases"] == generate_suite.cases(200, 200)
+    assert committed["cases"] == tiny_generate_suite.cases(200, 200)
     for case in committed["cases"]:
         values = [v for rule in case["calls"][0]["arguments"].values() for v in rule.get("set", [rule.get("exact")])]
         words = {w.lower() for v in values for w in "".join(c if c.isalpha() else " " for c in str(v)).split()}
@@ -154,7 +169,7 @@ def test_the_saved_checkpoint_gives_mlx_lm_the_same_logits(tmp_path):
     (tmp_path / "m").mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / "m" / name).write_bytes((MODEL / name).read_bytes())
-    train_tiny.save_checkpoint(model, {"model": model.config}, tmp_path / "m")
+    tiny_train.save_checkpoint(model, {"model": model.config}, tmp_path / "m")
     assert checkpoint.read(tmp_path / "m").config["num_experts"] == 6
     twin, _ = load_model(tmp_path / "m")
     twin.set_dtype(mx.float32)
@@ -172,19 +187,27 @@ def test_the_saved_checkpoint_gives_mlx_lm_the_same_logits(tmp_path):
 def test_training_resumes_to_the_same_weights(tmp_path, encoder, monkeypatch):
     settings = read_json(ROOT / "configs/tiny-train.json")["training"]
     settings["model"] = small_config(vocab_size=encoder.tokenizer.get_vocab_size())
-    settings.update(steps=4, rows=4, eval_every=1, warmup=2, max_tokens=800, early_steps=1, contexts_late={"bare": 0.5, "compact": 0.5})
-    monkeypatch.setattr(train_tiny, "exact_rows", lambda *args: {})
-    whole, _ = train_tiny.train(settings, encoder, make(tmp_path / "whole"))
+    settings.update(
+        steps=4,
+        rows=4,
+        eval_every=1,
+        warmup=2,
+        max_tokens=800,
+        early_steps=1,
+        contexts_late={"bare": 0.5, "compact": 0.5},
+    )
+    monkeypatch.setattr(tiny_train, "exact_rows", lambda *args: {})
+    whole, _ = tiny_train.train(settings, encoder, make(tmp_path / "whole"))
 
-    def stop(path, model, optimizers, step, history, settings, save=train_tiny.save_state):
+    def stop(path, model, optimizers, step, history, settings, save=tiny_train.save_state):
         save(path, model, optimizers, step, history, settings)
         if step == 3:  # while the learning rate falls
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_tiny, "save_state", stop)
-        train_tiny.train(settings, encoder, make(tmp_path / "cut"))
-    resumed, history = train_tiny.train(settings, encoder, tmp_path / "cut")
+        patch.setattr(tiny_train, "save_state", stop)
+        tiny_train.train(settings, encoder, make(tmp_path / "cut"))
+    resumed, history = tiny_train.train(settings, encoder, tmp_path / "cut")
     assert [entry["step"] for entry in history] == [1, 2, 3, 4]
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(a, b), name
@@ -193,13 +216,24 @@ def test_training_resumes_to_the_same_weights(tmp_path, encoder, monkeypatch):
 def test_a_frozen_part_stays_bit_for_bit_and_the_rest_learns(tmp_path, encoder, monkeypatch):
     settings = read_json(ROOT / "configs/tiny-train.json")["training"]
     settings["model"] = small_config(vocab_size=encoder.tokenizer.get_vocab_size())
-    settings.update(steps=2, rows=4, eval_every=9, warmup=1, max_tokens=800, early_steps=0, contexts_late={"bare": 1.0}, frozen=["embed_tokens"])
-    monkeypatch.setattr(train_tiny, "exact_rows", lambda *args: {})
+    settings.update(
+        steps=2,
+        rows=4,
+        eval_every=9,
+        warmup=1,
+        max_tokens=800,
+        early_steps=0,
+        contexts_late={"bare": 1.0},
+        frozen=["embed_tokens"],
+    )
+    monkeypatch.setattr(tiny_train, "exact_rows", lambda *args: {})
     torch.manual_seed(settings["seed"])
     before = TinyLfm2Moe(settings["model"]).state_dict()
-    after = train_tiny.train(settings, encoder, make(tmp_path / "work"))[0].state_dict()
+    after = tiny_train.train(settings, encoder, make(tmp_path / "work"))[0].state_dict()
     same = {name for name in before if torch.equal(before[name], after[name])}
-    assert "embed_tokens.weight" in same and not any(name.endswith(("q_proj.weight", "gate.weight", "w1.weight")) for name in same)
+    assert "embed_tokens.weight" in same and not any(
+        name.endswith(("q_proj.weight", "gate.weight", "w1.weight")) for name in same
+    )
 
 
 def make(folder: Path) -> Path:
@@ -226,13 +260,20 @@ def test_a_sequence_is_carried_out_to_its_last_call_and_only_then_answered(kind)
         called = [turn for turn in turns if turn.get("tool_calls")]
         assert [turn["role"] for turn in turns] == ["assistant", "tool"] * len(called) + ["assistant"]
         assert len(called) in (2, 3) and not turns[-1].get("tool_calls")
-        values = [value for turn in called for key, value in turn["tool_calls"][0]["function"]["arguments"].items() if key not in ("mode", "target")]
+        values = [
+            value
+            for turn in called
+            for key, value in turn["tool_calls"][0]["function"]["arguments"].items()
+            if key not in ("mode", "target")
+        ]
         assert all(value in request["content"] for value in values), "the request names all that is called for"
 
 
 def test_a_sequences_calls_act_on_its_own_files():
     """Recorded ones must not fail for a name that was never there: the model would learn to answer with errors."""
-    steps = [step for episode in tiny_rows.episodes(tiny_rows.SEQUENCES) for step in episode if step["name"] == "terminal"]
+    steps = [
+        step for episode in tiny_rows.episodes(tiny_rows.SEQUENCES) for step in episode if step["name"] == "terminal"
+    ]
     failed = [step for step in steps if json.loads(step["result"])["exit_code"]]
     assert len(failed) < 0.03 * len(steps), failed[:3]
 

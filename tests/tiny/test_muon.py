@@ -3,14 +3,17 @@
 import pytest
 import torch
 
-from muon import Muon, orthogonalize
+from kxl.tiny.muon import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (16, 48), (48, 16)])
 def test_steps_as_torch_does(shape):
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
-    a, b = Muon([ours], 0.02, 0.1), torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="original")
+    a, b = (
+        Muon([ours], 0.02, 0.1),
+        torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="original"),
+    )
     for _ in range(3):
         ours.grad = torch.randn(shape)
         theirs.grad = ours.grad.clone()

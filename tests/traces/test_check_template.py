@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-import call_readers
-import check_template
-import loss_mask
-from test_tool_syntax import calls
+import traces_check_template
+from helpers.strategies import calls
+from kxl.chat import loss_mask
+from kxl.traces import parsers
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,16 @@ def chat():
 
 @pytest.fixture(scope="module")
 def ours(chat, llama_bin, tmp_path_factory):
-    with call_readers.Readers(chat, tmp_path_factory.mktemp("ours")) as readers:
+    with parsers.Readers(chat, tmp_path_factory.mktemp("ours")) as readers:
         yield readers
 
 
 def row(arguments: list) -> dict:
-    message = {"role": "assistant", "content": "", "tool_calls": [{"id": f"call_{i}", "type": "function", "function": one} for i, one in enumerate(arguments)]}
+    message = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": f"call_{i}", "type": "function", "function": one} for i, one in enumerate(arguments)],
+    }
     return {"id": "x", "tools": TOOLS, "messages": [{"role": "user", "content": "Go."}, message]}
 
 
@@ -36,39 +40,51 @@ TOOLS = [{"type": "function", "function": {"name": name, "description": "", "par
 
 
 def test_our_template_breaks_no_difficult_string_in_any_parser(chat, ours):
-    broken, turns = check_template.check(chat, ours, check_template.difficult())
-    assert broken == [] and turns == len(check_template.DIFFICULT) + len(check_template.VALUES) + 1
+    broken, turns = traces_check_template.check(chat, ours, traces_check_template.difficult())
+    assert broken == [] and turns == len(traces_check_template.DIFFICULT) + len(traces_check_template.VALUES) + 1
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls=calls)
 def test_any_calls_survive_our_template_and_all_three_parsers(chat, ours, calls):
-    assert check_template.check(chat, ours, [row(calls)]) == ([], 1)
+    assert traces_check_template.check(chat, ours, [row(calls)]) == ([], 1)
 
 
 # What LFM2.5's published template does, by FACTS of llama.cpp's parser: refuses, corrupts, or lets arguments in.
-KNOWN = {"string: apostrophe", "string: regex", "string: windows path", "string: trailing backslash", "string: newline", "string: tab", "string: injected argument"}
+KNOWN = {
+    "string: apostrophe",
+    "string: regex",
+    "string: windows path",
+    "string: trailing backslash",
+    "string: newline",
+    "string: tab",
+    "string: injected argument",
+}
 
 
 def test_the_published_template_fails_on_its_known_breakages(chat, llama_tree, tmp_path):
-    published = replace(chat, template=(llama_tree / "models" / "templates" / "LFM2.5-8B-A1B.jinja").read_text(encoding="utf-8"))
-    with call_readers.Readers(published, tmp_path) as readers:
-        broken, _ = check_template.check(published, readers, check_template.difficult())
+    published = replace(
+        chat, template=(llama_tree / "models" / "templates" / "LFM2.5-8B-A1B.jinja").read_text(encoding="utf-8")
+    )
+    with parsers.Readers(published, tmp_path) as readers:
+        broken, _ = traces_check_template.check(published, readers, traces_check_template.difficult())
     by_llama = {one["row"] for one in broken if one["parser"] == "llama_server"}
     assert KNOWN <= by_llama
     assert {"string: double quotes", "string: unicode", "string: python words"}.isdisjoint(by_llama)
     problem = {one["row"]: one["problem"] for one in broken if one["parser"] == "llama_server"}
     assert '"n": 5' in problem["string: injected argument"].split(" became ")[1], "the string became arguments"
-    assert "C:\\new" in problem["string: windows path"].split(" became ")[1], "the path lost its backslashes without a word"
+    assert "C:\\new" in problem["string: windows path"].split(" became ")[1], (
+        "the path lost its backslashes without a word"
+    )
 
 
 def test_rows_that_are_not_there_are_named_with_the_target_that_makes_them(tmp_path):
-    with pytest.raises(check_template.UserError, match="none.jsonl: no such file; `make data` writes rows"):
-        check_template.rows(tmp_path / "none.jsonl")
+    with pytest.raises(traces_check_template.UserError, match="none.jsonl: no such file; `make data` writes rows"):
+        traces_check_template.rows(tmp_path / "none.jsonl")
 
 
 def test_a_file_that_is_no_rows_is_named_with_its_line(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(row([{"name": "first", "arguments": {"s": "x"}}])) + "\n{\"text\": 1}\n")
-    with pytest.raises(check_template.UserError, match="rows.jsonl:2: not a row"):
-        check_template.rows(path)
+    path.write_text(json.dumps(row([{"name": "first", "arguments": {"s": "x"}}])) + '\n{"text": 1}\n')
+    with pytest.raises(traces_check_template.UserError, match="rows.jsonl:2: not a row"):
+        traces_check_template.rows(path)

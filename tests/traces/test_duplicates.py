@@ -2,8 +2,8 @@
 
 import json
 
-import trace_overlap
-from trace_overlap import Rows, Suites, hashed, ngrams, words
+from kxl.traces import duplicates
+from kxl.traces.duplicates import Rows, Suites, hashed, ngrams, words
 
 
 def row(*texts):
@@ -11,7 +11,7 @@ def row(*texts):
 
 
 def fingerprint(found):
-    return trace_overlap.fingerprint(hashed(found))
+    return duplicates.fingerprint(hashed(found))
 
 
 LONG = " ".join(f"word{i} other{i * 7 % 13}" for i in range(200))
@@ -31,7 +31,7 @@ def test_the_estimate_agrees_with_counting_the_runs_of_words():
     from datasketch import MinHash
 
     one, two = LONG.split(), LONG.split()[:300] + [f"new{i}" for i in range(100)]
-    sets = [set(zip(*(text[i:] for i in range(trace_overlap.SHINGLE)))) for text in (one, two)]
+    sets = [set(zip(*(text[i:] for i in range(duplicates.SHINGLE)))) for text in (one, two)]
     exact = len(sets[0] & sets[1]) / len(sets[0] | sets[1])
     sketches = [MinHash(seed=1, hashvalues=fingerprint(text), scheme="affine32") for text in (one, two)]
     assert abs(sketches[0].jaccard(sketches[1]) - exact) < 0.15
@@ -41,13 +41,25 @@ def test_equal_runs_of_words_have_equal_hashes_wherever_they_stand():
     text = "a b c d e f a b c d".split()
     hashes = ngrams(hashed(text), 4)
     assert len(hashes) == 7 and hashes[0] == hashes[6] and len(set(hashes.tolist())) == 6
-    assert len(ngrams(hashed(text), 11)) == 0 and len(fingerprint([])) == trace_overlap.PERMUTATIONS
+    assert len(ngrams(hashed(text), 11)) == 0 and len(fingerprint([])) == duplicates.PERMUTATIONS
 
 
 def test_a_suite_is_found_in_any_turn_and_a_short_request_only_as_a_whole(tmp_path):
-    suite = {"name": "s", "tools": None, "system": None, "max_tokens": 9, "cases": [
-        {"id": "long", "category": "c", "kind": "no_tool", "prompt": "please read the file notes/today.md and tell me what is in it"},
-        {"id": "short", "category": "c", "kind": "no_tool", "prompt": "List my files!"}]}
+    suite = {
+        "name": "s",
+        "tools": None,
+        "system": None,
+        "max_tokens": 9,
+        "cases": [
+            {
+                "id": "long",
+                "category": "c",
+                "kind": "no_tool",
+                "prompt": "please read the file notes/today.md and tell me what is in it",
+            },
+            {"id": "short", "category": "c", "kind": "no_tool", "prompt": "List my files!"},
+        ],
+    }
     path = tmp_path / "suite.json"
     path.write_text(json.dumps(suite))
     suites = Suites([path], 8)

@@ -5,13 +5,13 @@ import json
 
 import pytest
 
-import trace_filters
-import traces
-from cli import UserError
-from trace_filters import Meets, check_row
-from trace_formats import Dropped, to_row
+from helpers import traces
+from kxl.base.cli import UserError
+from kxl.traces import filters
+from kxl.traces.filters import Meets, check_row
+from kxl.traces.formats import Dropped, to_row
 
-POLICIES = {reason: allowed[0] for reason, (_, allowed) in trace_filters.REASONS.items()}
+POLICIES = {reason: allowed[0] for reason, (_, allowed) in filters.REASONS.items()}
 CONTROL = ["<|im_end|>", "<|tool_call_start|>"]
 
 
@@ -24,7 +24,9 @@ def check(data, **policies):
 
 
 def roles(row):
-    return "".join({"system": "s", "user": "u", "assistant": "a", "tool": "t"}[message["role"]] for message in row["messages"])
+    return "".join(
+        {"system": "s", "user": "u", "assistant": "a", "tool": "t"}[message["role"]] for message in row["messages"]
+    )
 
 
 def turns(*messages, tools=(traces.TERMINAL,)):
@@ -40,14 +42,28 @@ WRONG = [
     ({"conversations": [RESULT, OK]}, "bad_order", "begins with a turn of the tool"),
     ({"conversations": []}, "bad_order", "no turn at all"),
     ({"conversations": [HUMAN, HUMAN]}, "bad_order", "no assistant turn"),
-    ({"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}, {"role": "assistant", "content": "c"}]}, "bad_order", "system message in the middle"),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "system", "content": "b"},
+                {"role": "assistant", "content": "c"},
+            ]
+        },
+        "bad_order",
+        "system message in the middle",
+    ),
     (turns(traces.gpt(say="")), "empty_turn", "message 1"),
     (turns(CALL, traces.results("a", "b"), OK), "unpaired_result", "message 3 answers no call"),
     (turns(CALL, OK), "unpaired_result", "terminal has no result before message 2"),
     (turns(CALL, traces.results("y", name="read_file"), OK), "unpaired_result", "answers no call"),
     (turns(OK, RESULT, OK), "unpaired_result", "answers no call"),
     (turns(traces.gpt({"name": "nothing", "arguments": {}})), "unknown_tool", "nothing"),
-    (turns(traces.gpt({"name": "terminal", "arguments": {"cmd": "x"}})), "schema_violation", "'command' is a required property"),
+    (
+        turns(traces.gpt({"name": "terminal", "arguments": {"cmd": "x"}})),
+        "schema_violation",
+        "'command' is a required property",
+    ),
     (turns(traces.gpt(traces.run("x", color="red"))), "schema_violation", "no argument color"),
     (turns(traces.gpt(traces.run("x", timeout="soon"))), "schema_violation", "'soon'"),
     (turns(traces.gpt(traces.run("x", timeout=0))), "schema_violation", "minimum"),
@@ -59,14 +75,24 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("data, reason, detail", WRONG, ids=[f"{reason}-{place}" for place, (_, reason, _) in enumerate(WRONG)])
+@pytest.mark.parametrize(
+    "data, reason, detail", WRONG, ids=[f"{reason}-{place}" for place, (_, reason, _) in enumerate(WRONG)]
+)
 def test_a_wrong_row_is_dropped_for_its_reason(data, reason, detail):
     with pytest.raises(Dropped) as dropped:
         check(data, no_arguments="keep")
     assert dropped.value.reason == reason and detail in dropped.value.detail
 
 
-@pytest.mark.parametrize("text", ["The file says: I'm sorry, I can't.", "I can see two files.", "Sorry for the delay, here it is.", "You cannot write there; I saved it elsewhere."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The file says: I'm sorry, I can't.",
+        "I can see two files.",
+        "Sorry for the delay, here it is.",
+        "You cannot write there; I saved it elsewhere.",
+    ],
+)
 def test_an_answer_that_only_mentions_a_refusal_stays(text):
     assert check(turns(traces.gpt(say=text)))[0]["messages"][-1]["content"] == text
 
@@ -74,10 +100,21 @@ def test_an_answer_that_only_mentions_a_refusal_stays(text):
 def test_calls_to_the_vanished_browser_close_go_with_their_results_and_are_listed():
     tools = (traces.TERMINAL, traces.CLOSE)
     close = {"name": "browser_close", "arguments": {}}
-    data = turns(traces.gpt(close, traces.run("x")), {"from": "tool", "value": traces.results("closed", name="browser_close")["value"] + "\n" + traces.results("y")["value"]},
-                 traces.gpt(close), traces.results("closed", name="browser_close"), OK, tools=tools)
+    data = turns(
+        traces.gpt(close, traces.run("x")),
+        {
+            "from": "tool",
+            "value": traces.results("closed", name="browser_close")["value"] + "\n" + traces.results("y")["value"],
+        },
+        traces.gpt(close),
+        traces.results("closed", name="browser_close"),
+        OK,
+        tools=tools,
+    )
     row, meets = check(data)
-    assert roles(row) == "uata" and [call["function"]["name"] for call in row["messages"][1]["tool_calls"]] == ["terminal"]
+    assert roles(row) == "uata" and [call["function"]["name"] for call in row["messages"][1]["tool_calls"]] == [
+        "terminal"
+    ]
     assert row["messages"][2]["content"] == "y" and [tool["function"]["name"] for tool in row["tools"]] == ["terminal"]
     assert "2 calls with their results and 1 tools removed" in meets.repaired["vanished_tool"]
     assert "browser_close" in [tool["function"]["name"] for tool in check(data, vanished_tool="keep")[0]["tools"]]
@@ -87,14 +124,21 @@ def test_calls_to_the_vanished_browser_close_go_with_their_results_and_are_liste
 
 def test_quoted_numbers_are_read_as_hermes_reads_them():
     row, meets = check(turns(traces.gpt(traces.run("x", timeout="30", background="True"))))
-    assert row["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"background": True, "command": "x", "timeout": 30}
+    assert row["messages"][1]["tool_calls"][0]["function"]["arguments"] == {
+        "background": True,
+        "command": "x",
+        "timeout": 30,
+    }
     assert "timeout read as 30" in meets.repaired["schema_violation"]
 
 
 def test_a_call_without_arguments_writes_out_a_default_because_llama_cpp_cannot_read_it():
     data = turns(traces.gpt({"name": "browser_snapshot", "arguments": {}}), tools=(traces.SNAPSHOT,))
     row, meets = check(data)
-    assert row["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"full": False} and "full=false" in meets.repaired["no_arguments"]
+    assert (
+        row["messages"][1]["tool_calls"][0]["function"]["arguments"] == {"full": False}
+        and "full=false" in meets.repaired["no_arguments"]
+    )
     with pytest.raises(Dropped, match="no_arguments"):
         check(data, no_arguments="drop")
 
@@ -110,7 +154,16 @@ def test_a_trace_with_an_unpaired_result_can_be_cut_before_it():
     row, meets = check(turns(CALL, RESULT, OK, HUMAN, CALL, OK), unpaired_result="repair")
     assert roles(row) == "uataua" and "unpaired_result" in meets.repaired
     with pytest.raises(Dropped):
-        check({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}, {"role": "assistant", "content": "c"}]}, unpaired_result="repair")
+        check(
+            {
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {"role": "tool", "content": "b"},
+                    {"role": "assistant", "content": "c"},
+                ]
+            },
+            unpaired_result="repair",
+        )
 
 
 def test_reasoning_is_left_out_or_kept_by_the_config():
@@ -128,13 +181,16 @@ def test_half_a_character_is_replaced_as_hermes_does():
     assert row["messages"][1]["content"] == "o\ufffdk" and "U+D800" in meets.repaired["lone_surrogate"]
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"not_json": "repair"}, "not_json is 'repair'; possible: drop"),
-    ({"invented": "drop"}, "there is no reason invented"),
-    ({"refusal": None}, "refusal is None"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"not_json": "repair"}, "not_json is 'repair'; possible: drop"),
+        ({"invented": "drop"}, "there is no reason invented"),
+        ({"refusal": None}, "refusal is None"),
+    ],
+)
 def test_a_policy_that_cannot_be_is_refused(change, message):
     with pytest.raises(UserError, match=message):
-        trace_filters.check_policies({**POLICIES, **change}, "config")
+        filters.check_policies({**POLICIES, **change}, "config")
     with pytest.raises(UserError, match="no policy for refusal"):
-        trace_filters.check_policies({reason: policy for reason, policy in POLICIES.items() if reason != "refusal"}, "config")
+        filters.check_policies({reason: policy for reason, policy in POLICIES.items() if reason != "refusal"}, "config")

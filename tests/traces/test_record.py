@@ -6,15 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import hermes_agent
-import hermes_scenarios
-import hermes_tools
-import llama_cpp
-import record_hermes_traces
-import trace_filters
-import trace_formats
+import traces_record
+from kxl.chat import hermes_tools
+from kxl.live import agent, scenarios
+from kxl.setup import llama_cpp
+from kxl.traces import filters, formats
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "datasets" / "hermes" / "traces.jsonl"
 
 
@@ -24,30 +22,48 @@ def rows():
 
 
 def test_the_shipped_traces_are_those_of_the_scenarios_and_name_no_machine(rows):
-    wanted = [one["id"] for one in hermes_scenarios.written() + hermes_scenarios.generated(5, 12)]
+    wanted = [one["id"] for one in scenarios.written() + scenarios.generated(5, 12)]
     assert [row["id"] for row in rows] == wanted and len(rows) >= 36
     assert not re.search(r"/tmp/|hermes-kxl-|/root/(?!\.)", SHIPPED.read_text(encoding="utf-8"))
 
 
 def test_their_tools_are_hermes_own_and_their_results_are_real(rows):
     known = {tool["function"]["name"]: tool["function"]["parameters"] for tool in hermes_tools.load()}
-    policies = {reason: allowed[0] for reason, (_, allowed) in trace_filters.REASONS.items()}
+    policies = {reason: allowed[0] for reason, (_, allowed) in filters.REASONS.items()}
     texts = {}
     for row in rows:
-        made = trace_formats.to_row(row, trace_filters.Meets(policies))
-        assert {tool["function"]["name"]: tool["function"]["parameters"] for tool in made["tools"]}.items() <= known.items()
+        made = formats.to_row(row, filters.Meets(policies))
+        assert {
+            tool["function"]["name"]: tool["function"]["parameters"] for tool in made["tools"]
+        }.items() <= known.items()
         texts[row["id"]] = [message["content"] for message in made["messages"]]
         calls = [call for message in made["messages"] for call in message.get("tool_calls", [])]
         assert sum(message["role"] == "tool" for message in made["messages"]) == len(calls)
         if row["id"].startswith("parallel"):
             assert any(len(message.get("tool_calls", [])) > 1 for message in made["messages"])
     assert "AssertionError: -1" in texts["fix-failing-check"][2], "the check really failed"
-    assert "SyntaxError" in " ".join(texts["python-syntax-error"]) and '"exit_code": 127' in " ".join(texts["command-not-found"])
-    assert texts["quotes-and-backslashes"][-1] == "it's \"C:\\new\\table\""
+    assert "SyntaxError" in " ".join(texts["python-syntax-error"]) and '"exit_code": 127' in " ".join(
+        texts["command-not-found"]
+    )
+    assert texts["quotes-and-backslashes"][-1] == 'it\'s "C:\\new\\table"'
 
 
-@pytest.mark.skipif(not (llama_cpp.cache_dir() / "hermes-agent-full-0.19.0" / "complete").is_file(), reason="the whole Hermes Agent is not installed here (make hermes-traces installs it)")
+@pytest.mark.skipif(
+    not (llama_cpp.cache_dir() / "hermes-agent-full-0.19.0" / "complete").is_file(),
+    reason="the whole Hermes Agent is not installed here (make hermes-traces installs it)",
+)
 def test_recording_runs_the_tools_and_keeps_what_hermes_wrote():
-    scenario = hermes_scenarios.scenario("one", "x", "make a.txt", {"b.txt": "old"}, hermes_scenarios.act(hermes_scenarios.shell("cat b.txt && echo new > a.txt && ls")), hermes_scenarios.tell("Now: {output}"))
-    row = record_hermes_traces.record(scenario, hermes_agent.TOOLSETS, 120)
-    assert row["conversations"][-1]["value"].endswith("Now: olda.txt\nb.txt") and row["completed"] and row["task"] == "make a.txt"
+    scenario = scenarios.scenario(
+        "one",
+        "x",
+        "make a.txt",
+        {"b.txt": "old"},
+        scenarios.act(scenarios.shell("cat b.txt && echo new > a.txt && ls")),
+        scenarios.tell("Now: {output}"),
+    )
+    row = traces_record.record(scenario, agent.TOOLSETS, 120)
+    assert (
+        row["conversations"][-1]["value"].endswith("Now: olda.txt\nb.txt")
+        and row["completed"]
+        and row["task"] == "make a.txt"
+    )

@@ -8,7 +8,7 @@ traceback (exit code 1). Ctrl-C exits with 130 and says that finished work is ke
 import argparse
 import sys
 
-import history
+from kxl.base import history
 
 
 class UserError(Exception):

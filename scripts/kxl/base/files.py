@@ -10,10 +10,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import processes
-from cli import UserError
+from kxl.base import processes
+from kxl.base.cli import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def sha256(path: Path) -> str:
@@ -110,8 +110,10 @@ def require_space(folder: Path, bytes_needed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < bytes_needed:
-        raise UserError(f"{shown(folder)}: needs {bytes_needed / 2**30:.2f} GiB of disk and {free / 2**30:.2f} GiB are free; "
-                        f"free some space and run again")
+        raise UserError(
+            f"{shown(folder)}: needs {bytes_needed / 2**30:.2f} GiB of disk and {free / 2**30:.2f} GiB are free; "
+            f"free some space and run again"
+        )
 
 
 @contextlib.contextmanager
@@ -120,7 +122,7 @@ def lock(path: Path, waiting: str):
 
     Yields the locked file: a child that inherits it keeps the lock when this process is killed.
     """
-    from cli import say
+    from kxl.base.cli import say
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,3 +133,8 @@ def lock(path: Path, waiting: str):
             say(waiting)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file
+
+
+def size(count: int) -> str:
+    """Bytes, for people."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"

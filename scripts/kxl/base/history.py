@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-import processes
+from kxl.base import processes
 
 VARIABLE = "HERMES_KXL_HISTORY"
 OUTPUTS = ("--out", "--report")

@@ -9,7 +9,7 @@ import os
 import platform
 from pathlib import Path
 
-from files import read_json, sha256, shown, write_json
+from kxl.base.files import read_json, sha256, shown, write_json
 
 PACKAGES = ("mlx", "mlx-lm", "torch", "transformers", "gguf", "numpy")
 
@@ -53,12 +53,15 @@ def describe_input(path: Path) -> dict:
 
 def write(path: Path, inputs: list, settings: dict, results: dict) -> None:
     """Write one report. `inputs` are paths, or what describe_input said of them; `settings` and `results` are plain JSON values."""
-    write_json(path, {
-        "inputs": [i if isinstance(i, dict) else describe_input(i) for i in inputs],
-        "settings": settings,
-        "environment": environment(),
-        "results": results,
-    })
+    write_json(
+        path,
+        {
+            "inputs": [i if isinstance(i, dict) else describe_input(i) for i in inputs],
+            "settings": settings,
+            "environment": environment(),
+            "results": results,
+        },
+    )
 
 
 def failed_path(path: Path) -> Path:

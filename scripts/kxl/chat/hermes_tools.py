@@ -1,13 +1,13 @@
 """The tool schemas that Hermes Agent sends with each request (configs/hermes_tools.json).
 
-Names, descriptions and order are Hermes's own; scripts/export_hermes_tools.py writes the file.
+Names, descriptions and order are Hermes's own; scripts/setup_hermes_tools.py writes the file.
 """
 
 import copy
 import re
 
-from cli import UserError
-from files import ROOT, read_json, shown
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown
 
 TOOLS = ROOT / "configs" / "hermes_tools.json"
 
@@ -47,5 +47,7 @@ def _renamed(schema, rename: dict):
     made = {key: _renamed(value, rename) for key, value in schema.items()}
     if isinstance(made.get("description"), str):
         for old, new in rename.items():
-            made["description"] = re.sub(rf"\b{re.escape(old)}\b" + ("" if "_" in old else r"(?=\()"), new, made["description"])
+            made["description"] = re.sub(
+                rf"\b{re.escape(old)}\b" + ("" if "_" in old else r"(?=\()"), new, made["description"]
+            )
     return made

@@ -23,8 +23,8 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from cli import UserError
-from files import read_json, shown
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -68,10 +68,18 @@ class Chat:
 
         try:
             # Its `loopcontrols`, `tojson` and sandbox are what every other reader of the template has.
-            texts, marked = render_jinja_template([messages], tools=tools or None, chat_template=self.template, return_assistant_tokens_mask=spans,
-                                                  add_generation_prompt=add_generation_prompt, **self.special)
+            texts, marked = render_jinja_template(
+                [messages],
+                tools=tools or None,
+                chat_template=self.template,
+                return_assistant_tokens_mask=spans,
+                add_generation_prompt=add_generation_prompt,
+                **self.special,
+            )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            raise MaskError(f"{shown(self.folder)}: the chat template cannot render this conversation: {error}") from None
+            raise MaskError(
+                f"{shown(self.folder)}: the chat template cannot render this conversation: {error}"
+            ) from None
         return texts[0], marked[0] if spans else []
 
     def _spans_by_prefix(self, messages: list, tools: list | None, text: str) -> list:
@@ -79,10 +87,12 @@ class Chat:
         for place, message in enumerate(messages):
             if message["role"] == "assistant":
                 prompt = self.render(messages[:place], tools, add_generation_prompt=True)
-                with_turn = self.render(messages[:place + 1], tools)
+                with_turn = self.render(messages[: place + 1], tools)
                 if not (text.startswith(with_turn) and with_turn.startswith(prompt)):
-                    raise MaskError(f"{shown(self.folder)}: the template writes message {place} otherwise once later messages follow;"
-                                    " give it {% generation %} blocks around what the assistant says")
+                    raise MaskError(
+                        f"{shown(self.folder)}: the template writes message {place} otherwise once later messages follow;"
+                        " give it {% generation %} blocks around what the assistant says"
+                    )
                 spans.append((len(prompt), len(with_turn)))
         return spans
 
@@ -90,13 +100,15 @@ class Chat:
         """The span up to its end-of-turn token: templates put that inside, outside, or a newline after it inside."""
         last = text.rfind(self.end, start, end)
         if last >= 0:
-            rest = text[last + len(self.end):end]
+            rest = text[last + len(self.end) : end]
             end = last + len(self.end)
         else:
             rest = "" if text.startswith(self.end, end) else "no end"
             end += len(self.end)
         if rest.strip():
-            raise MaskError(f"{shown(self.folder)}: an assistant turn does not end with {self.end}: …{text[max(start, end - 60):end]!r}")
+            raise MaskError(
+                f"{shown(self.folder)}: an assistant turn does not end with {self.end}: …{text[max(start, end - 60) : end]!r}"
+            )
         return start, end
 
 
@@ -121,7 +133,11 @@ def load(folder: Path) -> Chat:
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             settings |= read_json(folder / name)
-    named = {name: value["content"] if isinstance(value, dict) else value for name, value in settings.items() if name.endswith("_token")}
+    named = {
+        name: value["content"] if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if name.endswith("_token")
+    }
     special = {name: value for name, value in named.items() if isinstance(value, str)}
     if "eos_token" not in special:
         raise UserError(f"{shown(folder / 'tokenizer_config.json')}: no eos_token; it ends each assistant turn")
@@ -154,13 +170,22 @@ def encode(chat: Chat, text: str, spans: list) -> tuple[np.ndarray, np.ndarray, 
     if edges != sorted(edges):
         raise MaskError(f"{shown(chat.folder)}: the template marks assistant turns that overlap")
     tokens, places, cuts = _tokenize(chat, text, edges)
-    if cuts:  # a token over an edge would hold both prompt and answer: cut the text there, as a prompt that ends there is cut
-        parts = [(a, b, _tokenize(chat, text[a:b], [edge - a for edge in edges if a <= edge < b])) for a, b in zip([0, *cuts], [*cuts, len(text)])]
+    if (
+        cuts
+    ):  # a token over an edge would hold both prompt and answer: cut the text there, as a prompt that ends there is cut
+        parts = [
+            (a, b, _tokenize(chat, text[a:b], [edge - a for edge in edges if a <= edge < b]))
+            for a, b in zip([0, *cuts], [*cuts, len(text)])
+        ]
         if any(part[2] for _, _, part in parts):
-            raise MaskError(f"{shown(chat.folder)}: the tokenizer joins what stands on both sides of an assistant turn's edge")
+            raise MaskError(
+                f"{shown(chat.folder)}: the tokenizer joins what stands on both sides of an assistant turn's edge"
+            )
         counts = np.cumsum([0, *(len(part[0]) for _, _, part in parts)])
         tokens = np.concatenate([part[0] for _, _, part in parts])
-        places = [int(place + count) for count, (_, _, part) in zip(counts, parts) for place in part[1]] + [len(tokens)] * edges.count(len(text))
+        places = [int(place + count) for count, (_, _, part) in zip(counts, parts) for place in part[1]] + [
+            len(tokens)
+        ] * edges.count(len(text))
     mask = np.zeros(len(tokens), dtype=bool)
     pieces = []
     for turn, (start, end) in enumerate(spans):
@@ -168,7 +193,9 @@ def encode(chat: Chat, text: str, spans: list) -> tuple[np.ndarray, np.ndarray, 
         mask[first:last] = True
         pieces.append(chat.tokenizer.decode(tokens[first:last].tolist(), skip_special_tokens=False))
         if pieces[-1] != text[start:end]:
-            raise MaskError(f"{shown(chat.folder)}: the tokens of assistant turn {turn} decode to {_excerpt(pieces[-1])}, its text is {_excerpt(text[start:end])}")
+            raise MaskError(
+                f"{shown(chat.folder)}: the tokens of assistant turn {turn} decode to {_excerpt(pieces[-1])}, its text is {_excerpt(text[start:end])}"
+            )
     return tokens, mask, pieces
 
 

@@ -6,8 +6,8 @@ template, older versions do not; so every checkpoint that we write says it.
 
 from pathlib import Path
 
-from cli import UserError
-from files import read_json, shown, write_json
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown, write_json
 
 KEY, PYTHONIC = "tool_parser_type", "pythonic"
 
@@ -24,20 +24,28 @@ def declare(folder: Path) -> None:
 
 def problems(folder: Path) -> list[str]:
     """What a checkpoint folder lacks for structured tool calls, one sentence each, with what to do."""
-    import tool_syntax
+    from kxl.chat import tool_syntax
 
     folder, found = Path(folder), []
     config = read_json(folder / "tokenizer_config.json")
     if config.get(KEY) != PYTHONIC:
-        found.append(f'{shown(folder / "tokenizer_config.json")} says "{KEY}": {config.get(KEY)!r}; set it to "{PYTHONIC}"')
+        found.append(
+            f'{shown(folder / "tokenizer_config.json")} says "{KEY}": {config.get(KEY)!r}; set it to "{PYTHONIC}"'
+        )
     template = folder / "chat_template.jinja"
     text = template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template") or ""
     if not text:
-        found.append(f"{shown(folder)} has no chat template; put chat_template.jinja there (configs/templates/lfm2.5-tools.jinja)")
+        found.append(
+            f"{shown(folder)} has no chat template; put chat_template.jinja there (configs/templates/lfm2.5-tools.jinja)"
+        )
     elif "tools" not in text:
-        found.append(f"{shown(template)} does not write the tool list into the prompt; take configs/templates/lfm2.5-tools.jinja")
+        found.append(
+            f"{shown(template)} does not write the tool list into the prompt; take configs/templates/lfm2.5-tools.jinja"
+        )
     tokens = {token["content"] for token in read_json(folder / "tokenizer.json").get("added_tokens", [])}
     for marker in (tool_syntax.CALL_START, tool_syntax.CALL_END):
         if marker not in tokens:
-            found.append(f"{shown(folder / 'tokenizer.json')} has no token {marker}; the server looks for it in the model's output")
+            found.append(
+                f"{shown(folder / 'tokenizer.json')} has no token {marker}; the server looks for it in the model's output"
+            )
     return found

@@ -7,12 +7,14 @@ import json
 import re
 from pathlib import Path
 
-from cli import UserError
-from files import read_json, shown
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown
 
 # How the text of tokenizer.json is split by what llama.cpp calls "lfm2" (src/llama-vocab.cpp: the pattern of Llama 3).
-SPLIT_PATTERNS = {"lfm2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-                          r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"}
+SPLIT_PATTERNS = {
+    "lfm2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+}
 
 
 def load(folder: Path):
@@ -28,8 +30,10 @@ def refuse_other_pattern(folder: Path, pre_tokenizer: str) -> None:
     found = json.dumps(read_json(path).get("pre_tokenizer"), ensure_ascii=False)
     patterns = [json.loads(pattern) for pattern in re.findall(r'"Regex": ("(?:[^"\\]|\\.)*")', found)]
     if patterns != [SPLIT_PATTERNS[pre_tokenizer]]:
-        raise UserError(f"{shown(path)}: its pre_tokenizer splits text by another pattern than llama.cpp's {pre_tokenizer!r}; "
-                        f"the GGUF would tokenize differently")
+        raise UserError(
+            f"{shown(path)}: its pre_tokenizer splits text by another pattern than llama.cpp's {pre_tokenizer!r}; "
+            f"the GGUF would tokenize differently"
+        )
 
 
 def refuse_large_ids(folder: Path, vocab_size: int) -> None:
@@ -54,8 +58,16 @@ def refuse_words_in_pieces(folder: Path) -> None:
         return
     content["model"]["ignore_merges"] = True
     merging, whole = load(folder), Tokenizer.from_str(json.dumps(content))
-    words = [merging.decode([i], skip_special_tokens=False) for i in sorted(merging.get_vocab(with_added_tokens=False).values())]
-    pairs = zip(merging.encode_batch_fast(words, add_special_tokens=False), whole.encode_batch_fast(words, add_special_tokens=False))
+    words = [
+        merging.decode([i], skip_special_tokens=False)
+        for i in sorted(merging.get_vocab(with_added_tokens=False).values())
+    ]
+    pairs = zip(
+        merging.encode_batch_fast(words, add_special_tokens=False),
+        whole.encode_batch_fast(words, add_special_tokens=False),
+    )
     if different := [word for word, (one, other) in zip(words, pairs) if one.ids != other.ids]:
-        raise UserError(f"{shown(folder / 'tokenizer.json')}: cuts {different[0]!r} and {len(different) - 1} more words of its vocabulary "
-                        f"into pieces, llama.cpp takes them whole; set model.ignore_merges to true there, so that both agree")
+        raise UserError(
+            f"{shown(folder / 'tokenizer.json')}: cuts {different[0]!r} and {len(different) - 1} more words of its vocabulary "
+            f"into pieces, llama.cpp takes them whole; set model.ignore_merges to true there, so that both agree"
+        )

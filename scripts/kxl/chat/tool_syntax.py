@@ -22,18 +22,24 @@ NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?(?![0-9.eE
 LITERALS = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
 # A quoted string up to its closing quote: no raw control characters, because llama.cpp copies them
 # into `arguments`, which is then not JSON; only JSON's escapes and the escaped delimiter.
-STRINGS = {quote: re.compile(
-    quote + r"((?:[^\\\x00-\x1f" + quote + r"]|\\[\\/bfnrt" + quote + r"]|\\u[0-9a-fA-F]{4})*)" + quote)
-    for quote in "\"'"}
+STRINGS = {
+    quote: re.compile(
+        quote + r"((?:[^\\\x00-\x1f" + quote + r"]|\\[\\/bfnrt" + quote + r"]|\\u[0-9a-fA-F]{4})*)" + quote
+    )
+    for quote in "\"'"
+}
 MAX_DEPTH = 64  # nested lists and dicts; far above any schema, far below Python's recursion limit
 
-LEAKS = [re.compile(pattern) for pattern in (
-    r"<\|tool_[a-z_]+\|>",                                                # native markers
-    r"</?(?:tool_call|function_call)\b|<function=|\[TOOL_CALLS\]",         # other models' markers
-    r"\[\s*[A-Za-z_][\w.-]*\(\s*(?:[A-Za-z_]\w*\s*=|\)\s*[\],])",          # [name(arg= or [name()]
-    r'\{\s*"(?:name|tool|function)"\s*:\s*"[\w.-]+"\s*,\s*"(?:arguments|parameters|args)"\s*:',
-    r'\{\s*"arguments"\s*:\s*\{',                                          # keys sorted by name
-)]
+LEAKS = [
+    re.compile(pattern)
+    for pattern in (
+        r"<\|tool_[a-z_]+\|>",  # native markers
+        r"</?(?:tool_call|function_call)\b|<function=|\[TOOL_CALLS\]",  # other models' markers
+        r"\[\s*[A-Za-z_][\w.-]*\(\s*(?:[A-Za-z_]\w*\s*=|\)\s*[\],])",  # [name(arg= or [name()]
+        r'\{\s*"(?:name|tool|function)"\s*:\s*"[\w.-]+"\s*,\s*"(?:arguments|parameters|args)"\s*:',
+        r'\{\s*"arguments"\s*:\s*\{',  # keys sorted by name
+    )
+]
 
 
 @dataclass
@@ -45,6 +51,7 @@ class Parsed:
     errors:  what llama.cpp would refuse, each with its character position; empty when strict.
     leaks:   excerpts of `content` that look like tool calls written as text.
     """
+
     content: str
     calls: list = field(default_factory=list)
     errors: list = field(default_factory=list)
@@ -121,7 +128,7 @@ def find_leaks(text: str, names=()) -> list:
 
 
 def _fail(text: str, position: int, expected: str):
-    found = repr(text[position:position + 20]) if position < len(text) else "the end of the message"
+    found = repr(text[position : position + 20]) if position < len(text) else "the end of the message"
     raise SyntaxProblem(f"expected {expected} at character {position}, found {found}")
 
 
@@ -177,7 +184,7 @@ def _value(text: str, position: int, depth: int) -> tuple:
     """One JSON or Python value -> (value, position after it)."""
     if depth > MAX_DEPTH:
         _fail(text, position, f"at most {MAX_DEPTH} nested lists and dicts")
-    first = text[position:position + 1]
+    first = text[position : position + 1]
     if first == "{":
         return _dict(text, position, depth)
     if first == "[":
@@ -233,7 +240,7 @@ def _dict(text: str, position: int, depth: int) -> tuple:
     while not text.startswith("}", position):
         if values:
             position = _space(text, _literal(text, position, ","))
-        if text[position:position + 1] not in ("'", '"'):
+        if text[position : position + 1] not in ("'", '"'):
             _fail(text, position, "a quoted key")
         key, position = _string(text, position)
         position = _space(text, _literal(text, _space(text, position), ":"))

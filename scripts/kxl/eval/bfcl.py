@@ -19,8 +19,8 @@ from pathlib import Path
 
 import jsonschema
 
-from cli import UserError
-from files import shown
+from kxl.base.cli import UserError
+from kxl.base.files import shown
 
 # One user turn, answered by calls; java and javascript write their values as source code and stay out.
 ANSWERED = ("simple_python", "multiple", "parallel", "parallel_multiple", "live_simple", "live_parallel")
@@ -33,7 +33,10 @@ def answered(wheel: Path) -> tuple[list[dict], Counter]:
     rows, left_out = [], Counter()
     with zipfile.ZipFile(wheel) as archive:
         for category in ANSWERED:
-            truths = {entry["id"]: entry["ground_truth"] for entry in lines(archive, wheel, f"possible_answer/BFCL_v4_{category}.json")}
+            truths = {
+                entry["id"]: entry["ground_truth"]
+                for entry in lines(archive, wheel, f"possible_answer/BFCL_v4_{category}.json")
+            }
             for entry in lines(archive, wheel, f"BFCL_v4_{category}.json"):
                 row, reason = _row(entry, truths.get(entry["id"]))
                 if row:
@@ -46,9 +49,16 @@ def answered(wheel: Path) -> tuple[list[dict], Counter]:
 def unanswerable(wheel: Path) -> list[dict]:
     """Rows of a question and tools that do not help with it: messages end with the user's."""
     with zipfile.ZipFile(wheel) as archive:
-        return [{"id": f"bfcl/{entry['id']}", "source": "bfcl", "tools": [tool(function) for function in entry["function"]],
-                 "messages": entry["question"][0]}
-                for category in UNANSWERABLE for entry in lines(archive, wheel, f"BFCL_v4_{category}.json")]
+        return [
+            {
+                "id": f"bfcl/{entry['id']}",
+                "source": "bfcl",
+                "tools": [tool(function) for function in entry["function"]],
+                "messages": entry["question"][0],
+            }
+            for category in UNANSWERABLE
+            for entry in lines(archive, wheel, f"BFCL_v4_{category}.json")
+        ]
 
 
 def lines(archive: zipfile.ZipFile, wheel: Path, name: str) -> list[dict]:
@@ -56,7 +66,9 @@ def lines(archive: zipfile.ZipFile, wheel: Path, name: str) -> list[dict]:
     try:
         text = archive.read(f"bfcl_eval/data/{name}").decode("utf-8")
     except KeyError:
-        raise UserError(f"{shown(wheel)}: holds no bfcl_eval/data/{name}; it is another version than the lock's") from None
+        raise UserError(
+            f"{shown(wheel)}: holds no bfcl_eval/data/{name}; it is another version than the lock's"
+        ) from None
     return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
@@ -71,7 +83,7 @@ def _row(entry: dict, truth: list | None) -> tuple[dict | None, str]:
     schemas = {one["function"]["name"]: one["function"]["parameters"] for one in tools}
     calls = []
     for call in truth:
-        (name, accepted), = call.items()
+        ((name, accepted),) = call.items()
         name = tool_name(name)
         arguments = {key: chosen for key, values in accepted.items() if (chosen := pick(values)) is not None}
         if name not in schemas:
@@ -85,8 +97,14 @@ def _row(entry: dict, truth: list | None) -> tuple[dict | None, str]:
 
 def tool(function: dict) -> dict:
     """A BFCL function as an OpenAI tool."""
-    return {"type": "function", "function": {"name": tool_name(function["name"]), "description": function["description"],
-                                             "parameters": schema(function["parameters"])}}
+    return {
+        "type": "function",
+        "function": {
+            "name": tool_name(function["name"]),
+            "description": function["description"],
+            "parameters": schema(function["parameters"]),
+        },
+    }
 
 
 def tool_name(name: str) -> str:
@@ -124,8 +142,11 @@ def pick(values: list):
 
 def _plain(value):
     if isinstance(value, dict):
-        return {key: chosen for key, accepted in value.items()
-                if (chosen := pick(accepted) if isinstance(accepted, list) else _plain(accepted)) is not None}
+        return {
+            key: chosen
+            for key, accepted in value.items()
+            if (chosen := pick(accepted) if isinstance(accepted, list) else _plain(accepted)) is not None
+        }
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value

@@ -21,8 +21,9 @@ def _same(value, one) -> bool:
     if isinstance(value, list) and isinstance(one, list):
         return len(value) == len(one) and all(map(_same, value, one))
     if isinstance(value, dict) and isinstance(one, dict):
-        return (all(key in one and matches(item, _listed(one[key])) for key, item in value.items())
-                and all(key in value or "" in _listed(allowed) for key, allowed in one.items()))
+        return all(key in one and matches(item, _listed(one[key])) for key, item in value.items()) and all(
+            key in value or "" in _listed(allowed) for key, allowed in one.items()
+        )
     return value == one
 
 

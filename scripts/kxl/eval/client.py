@@ -20,11 +20,11 @@ from pathlib import Path
 
 import requests
 
-import filler
-import tool_syntax
-from cli import UserError
-from eval_case import Answer, Suite
-from model_server import Server
+from kxl.base.cli import UserError
+from kxl.chat import tool_syntax
+from kxl.eval import filler
+from kxl.eval.server import Server
+from kxl.eval.suites import Answer, Suite
 
 BACKENDS = ("llama_cpp", "mlx", "openai")
 
@@ -45,6 +45,7 @@ class Client:
 
     Above temperature 0, `seed` plus the trial's number is sent as the sampling seed.
     """
+
     server: Server
     backend: str
     model: str | None = None
@@ -85,7 +86,9 @@ class Client:
 
         def tokens(count: int) -> int:
             if count not in counted:
-                counted[count] = self._tokens(suite, {**case, "messages": filler.fill(case["messages"], count, case["id"])})
+                counted[count] = self._tokens(
+                    suite, {**case, "messages": filler.fill(case["messages"], count, case["id"])}
+                )
             return counted[count]
 
         try:
@@ -108,9 +111,18 @@ class Client:
             body |= {"tools": suite.tools, "parallel_tool_calls": True}
         prompt = self._must("/apply-template", body, case)["prompt"]
         started = time.monotonic()
-        reply = self._must("/completion", {
-            "prompt": prompt, **sampling, "n_predict": suite.max_tokens, "cache_prompt": True,
-            "return_tokens": True, "message_delimiters": DELIMITERS}, case)
+        reply = self._must(
+            "/completion",
+            {
+                "prompt": prompt,
+                **sampling,
+                "n_predict": suite.max_tokens,
+                "cache_prompt": True,
+                "return_tokens": True,
+                "message_delimiters": DELIMITERS,
+            },
+            case,
+        )
         seconds = time.monotonic() - started
         text = self._must("/detokenize", {"tokens": reply["tokens"]}, case)["content"]
         answer = read_raw(text, suite, cut=reply["stop_type"] == "limit")
@@ -139,7 +151,9 @@ class Client:
             if error or reply.status_code == 200:
                 return (None, error) if error else (reply.json(), None)
             if pause is None or not (reply.status_code == 429 or reply.status_code >= 500):
-                raise self.server.failure(f"answered case {case['id']} ({path}) with HTTP {reply.status_code}: {reply.text[:500]}")
+                raise self.server.failure(
+                    f"answered case {case['id']} ({path}) with HTTP {reply.status_code}: {reply.text[:500]}"
+                )
             self.stumbles.append({"case": case["id"], "path": path, "status": reply.status_code})
             time.sleep(pause)
 
@@ -150,13 +164,17 @@ class Client:
                 reply = self.server.http.post(self.server.url + path, json=body, timeout=self.seconds)
                 break
             except requests.Timeout:
-                raise self.server.failure(f"gave no answer to case {case['id']} within {self.seconds:.0f} s"
-                                          " (--timeout)") from None
+                raise self.server.failure(
+                    f"gave no answer to case {case['id']} within {self.seconds:.0f} s (--timeout)"
+                ) from None
             except requests.ConnectionError:
                 if not self.server.alive():
                     raise self.server.failure(f"died on case {case['id']}") from None
         else:
-            return None, "the server dropped the connection twice and lives: its tool parser crashed on the model's text"
+            return (
+                None,
+                "the server dropped the connection twice and lives: its tool parser crashed on the model's text",
+            )
         if reply.status_code == 500 and UNPARSED in reply.text:
             return None, f"the server could not read it: {reply.json()['error']['message']}"
         return reply, None
@@ -180,9 +198,15 @@ def _parsed(reply: dict) -> Answer:
             errors.append(f"arguments of {name} are not an object: {text}")
     if choice["finish_reason"] == "tool_calls" and not calls and not errors:
         errors.append("finish_reason is tool_calls but there is none: the server could not read it")
-    return Answer(message.get("content") or "", calls, choice["finish_reason"], errors,
-                  prompt_tokens=usage.get("prompt_tokens", 0), output_tokens=usage.get("completion_tokens", 0),
-                  cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0))
+    return Answer(
+        message.get("content") or "",
+        calls,
+        choice["finish_reason"],
+        errors,
+        prompt_tokens=usage.get("prompt_tokens", 0),
+        output_tokens=usage.get("completion_tokens", 0),
+        cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
+    )
 
 
 def read_raw(text: str, suite: Suite, cut: bool) -> Answer:

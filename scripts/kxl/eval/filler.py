@@ -9,9 +9,55 @@ import random
 from collections.abc import Callable
 
 MARK = "{filler}"
-PARTS = ("archive", "backup", "billing", "cache", "catalog", "gateway", "import", "indexer", "mailer", "metrics", "queue", "scheduler", "storage", "worker")
-DID = ("accepted", "checked", "copied", "counted", "closed", "delayed", "merged", "moved", "opened", "prepared", "received", "skipped", "sorted", "stored")
-THINGS = ("batch", "block", "bundle", "cluster", "document", "entry", "invoice", "item", "message", "package", "page", "record", "report", "segment", "ticket")
+PARTS = (
+    "archive",
+    "backup",
+    "billing",
+    "cache",
+    "catalog",
+    "gateway",
+    "import",
+    "indexer",
+    "mailer",
+    "metrics",
+    "queue",
+    "scheduler",
+    "storage",
+    "worker",
+)
+DID = (
+    "accepted",
+    "checked",
+    "copied",
+    "counted",
+    "closed",
+    "delayed",
+    "merged",
+    "moved",
+    "opened",
+    "prepared",
+    "received",
+    "skipped",
+    "sorted",
+    "stored",
+)
+THINGS = (
+    "batch",
+    "block",
+    "bundle",
+    "cluster",
+    "document",
+    "entry",
+    "invoice",
+    "item",
+    "message",
+    "package",
+    "page",
+    "record",
+    "report",
+    "segment",
+    "ticket",
+)
 WHERE = ("after a short wait", "as planned", "for the north office", "for the south office", "from the old shelf", "in the second pass", "on request",
          "to the new shelf", "with one warning", "without delay")  # fmt: skip
 
@@ -22,7 +68,9 @@ def lines(count: int, seed: str) -> list[str]:
     made = []
     for number in range(count):
         minute, second = divmod(number * 7 % 3600, 60)
-        made.append(f"{number // 514 % 24:02}:{minute:02}:{second:02} {rng.choice(PARTS)} {rng.choice(DID)} {rng.choice(THINGS)} {rng.randrange(1000, 10000)} {rng.choice(WHERE)}")
+        made.append(
+            f"{number // 514 % 24:02}:{minute:02}:{second:02} {rng.choice(PARTS)} {rng.choice(DID)} {rng.choice(THINGS)} {rng.randrange(1000, 10000)} {rng.choice(WHERE)}"
+        )
     return made
 
 
@@ -34,7 +82,7 @@ def fill(messages: list, count: int, seed: str) -> list:
         pieces = (message["content"] or "").split(MARK)
         content = pieces[0]
         for piece in pieces[1:]:
-            share = text[count * done // marks:count * (done + 1) // marks]
+            share = text[count * done // marks : count * (done + 1) // marks]
             content += "\n".join(share) + piece
             done += 1
         filled.append({**message, "content": content} if len(pieces) > 1 else message)

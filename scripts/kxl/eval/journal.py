@@ -11,9 +11,9 @@ import json
 import threading
 from pathlib import Path
 
-from cli import UserError
-from eval_case import Answer
-from files import shown, write_text
+from kxl.base.cli import UserError
+from kxl.base.files import shown, write_text
+from kxl.eval.suites import Answer
 
 
 class Journal:
@@ -30,11 +30,17 @@ class Journal:
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         entries = [entry for line in lines if (entry := _entry(line)) is not None]
         if entries:
-            if differs := sorted(key for key in {*self.identity, *entries[0]} if self.identity.get(key) != entries[0].get(key)):
-                raise UserError(f"{shown(self.path)} has answers to another evaluation ({', '.join(differs)} differ); they are not mixed: "
-                                f"delete it to begin anew, or give another --out")
+            if differs := sorted(
+                key for key in {*self.identity, *entries[0]} if self.identity.get(key) != entries[0].get(key)
+            ):
+                raise UserError(
+                    f"{shown(self.path)} has answers to another evaluation ({', '.join(differs)} differ); they are not mixed: "
+                    f"delete it to begin anew, or give another --out"
+                )
             for entry in entries[1:]:
-                self.answers[entry["case"], entry["trial"]] = tuple(Answer(**answer) if answer else None for answer in (entry["parsed"], entry["raw"]))
+                self.answers[entry["case"], entry["trial"]] = tuple(
+                    Answer(**answer) if answer else None for answer in (entry["parsed"], entry["raw"])
+                )
         # Written whole again, since a killed process may have left half a line at the end.
         kept = [self.identity, *(_line(*key, *answer) for key, answer in self.answers.items())]
         write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
@@ -56,7 +62,12 @@ class Journal:
 
 
 def _line(case: str, trial: int, parsed: Answer, raw: Answer | None) -> dict:
-    return {"case": case, "trial": trial, "parsed": dataclasses.asdict(parsed), "raw": dataclasses.asdict(raw) if raw else None}
+    return {
+        "case": case,
+        "trial": trial,
+        "parsed": dataclasses.asdict(parsed),
+        "raw": dataclasses.asdict(raw) if raw else None,
+    }
 
 
 def _entry(line: str) -> dict | None:

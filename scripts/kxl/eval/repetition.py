@@ -7,12 +7,12 @@ itself again and again, one letter or digit typed over and over, a long text of 
 import re
 from collections import Counter
 
-ONE_WORD = 6        # "no no no no no no"
-SEVERAL_WORDS = 4   # a phrase of two words or more, four times in a row
+ONE_WORD = 6  # "no no no no no no"
+SEVERAL_WORDS = 4  # a phrase of two words or more, four times in a row
 LONGEST_PHRASE = 24  # words
 ONE_LETTER = 20
-FEW = 0.4           # share of different sequences of four words, in a text of
-LONG = 48           # words or more
+FEW = 0.4  # share of different sequences of four words, in a text of
+LONG = 48  # words or more
 
 
 def collapse(text: str) -> str | None:

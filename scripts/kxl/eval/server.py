@@ -20,11 +20,10 @@ from pathlib import Path
 
 import requests
 
-import checkpoint
-import llama_cpp
-import mlx_backend
-from cli import UserError
-from files import shown
+from kxl.base.cli import UserError
+from kxl.base.files import shown
+from kxl.model import blas, checkpoint
+from kxl.setup import llama_cpp
 
 PORT_TRIES = 3  # somebody may take the free port between our looking and the server's binding it
 
@@ -53,6 +52,7 @@ class ServerError(UserError):
 @dataclass
 class Server:
     """A running server. `guard` and `log` are None for one that we were only given the URL of."""
+
     url: str
     guard: subprocess.Popen | None = None
     log: Path | None = None
@@ -81,7 +81,9 @@ class Server:
         if not self.log:
             return ServerError(f"the server at {self.url} {what}")
         text = self.log.read_text(encoding="utf-8", errors="replace")
-        return ServerError(f"the server at {self.url} {what}; its whole log is {shown(self.log)}, it ends:\n{llama_cpp.tail(text)}")
+        return ServerError(
+            f"the server at {self.url} {what}; its whole log is {shown(self.log)}, it ends:\n{llama_cpp.tail(text)}"
+        )
 
 
 def external(url: str) -> Server:
@@ -99,17 +101,34 @@ def served_model(server: Server) -> list | None:
 
 
 @contextlib.contextmanager
-def llama_server(gguf: Path, log: Path, context: int = 65536, start_seconds: float = 300, extra: tuple = (), slots: int = 1):
+def llama_server(
+    gguf: Path, log: Path, context: int = 65536, start_seconds: float = 300, extra: tuple = (), slots: int = 1
+):
     """Serve a GGUF file with the pinned llama-server, `slots` requests at a time, each with `context` tokens; yields a Server."""
-    command = [str(llama_cpp.binary("llama-server")), "--model", str(gguf), "--ctx-size", str(context * slots),
-               "--parallel", str(slots), "--jinja", "--offline", "--host", "127.0.0.1",
-               # One slot keeps its own prompt; the extra cache of older prompts would only take memory.
-               "--cache-ram", "0", *extra]
+    command = [
+        str(llama_cpp.binary("llama-server")),
+        "--model",
+        str(gguf),
+        "--ctx-size",
+        str(context * slots),
+        "--parallel",
+        str(slots),
+        "--jinja",
+        "--offline",
+        "--host",
+        "127.0.0.1",
+        # One slot keeps its own prompt; the extra cache of older prompts would only take memory.
+        "--cache-ram",
+        "0",
+        *extra,
+    ]
     with _running(command, log, start_seconds) as server:
         served = server.http.get(server.url + "/props", timeout=30).json()["default_generation_settings"]["n_ctx"]
         if served < context:
-            raise server.failure(f"offers {served} tokens of context instead of {context}: the model was made for fewer,"
-                                 " ask for fewer with --context")
+            raise server.failure(
+                f"offers {served} tokens of context instead of {context}: the model was made for fewer,"
+                " ask for fewer with --context"
+            )
         yield server
 
 
@@ -127,10 +146,12 @@ def mlx_server(model: Path, log: Path, float32: bool = sys.platform == "linux", 
             tensors = {name: replace(tensor, dtype="F32") for name, tensor in original.tensors.items()}
             checkpoint.save_mlx(model, replace(original, tensors=tensors))
         command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--host", "127.0.0.1"]
-        server = stack.enter_context(_running(command, log, start_seconds, mlx_backend.child_env(keep_memory=True)))
+        server = stack.enter_context(_running(command, log, start_seconds, blas.child_env(keep_memory=True)))
         # It reports itself healthy before the model is loaded; the first answer proves that it is.
         try:
-            reply = server.http.post(server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=start_seconds)
+            reply = server.http.post(
+                server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=start_seconds
+            )
         except requests.RequestException:
             raise server.failure(f"did not load the model within {start_seconds:.0f} s") from None
         if reply.status_code != 200:
@@ -163,8 +184,14 @@ def _start(command: list, log: Path, env: dict | None) -> Server:
         port = probe.getsockname()[1]
     with open(log, "wb") as file:
         # Its own session: a Ctrl-C in the terminal reaches us alone, and we stop the server in order.
-        guard = subprocess.Popen([sys.executable, "-I", "-S", "-c", GUARD, *command, "--port", str(port)],
-                                 stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", GUARD, *command, "--port", str(port)],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )
     return Server(f"http://127.0.0.1:{port}", guard, log)
 
 

@@ -20,7 +20,7 @@ A suite is a JSON file (evals/suites/*.json):
                       becomes log lines (filler.py), as many as fit
 
 A RULE is {"exact": value}, {"set": [value, ...]} or {"regex": "..."} (the whole value; of a value that
-is not a string, its JSON) or {"ast": [value, ...]} (as the Berkeley leaderboard matches, ast_match.py). With "optional": true the argument may be absent. An argument that the
+is not a string, its JSON) or {"ast": [value, ...]} (as the Berkeley leaderboard matches, kxl/eval/bfcl_match.py). With "optional": true the argument may be absent. An argument that the
 suite does not name, or that the model left out, counts as the default in the tool's own schema.
 """
 
@@ -33,12 +33,10 @@ from pathlib import Path
 
 import jsonschema
 
-import ast_match
-import hermes_tools
-import repetition
-import tool_syntax
-from cli import UserError
-from files import read_json, shown
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown
+from kxl.chat import hermes_tools, tool_syntax
+from kxl.eval import bfcl_match, repetition
 
 KINDS = ("tool_call", "no_tool", "finalization")
 FINISH = {"tool_call": "tool_calls", "no_tool": "stop", "finalization": "stop"}
@@ -67,42 +65,103 @@ def requests_of_suites(paths: list) -> set[str]:
 
 
 _RULE = {
-    "type": "object", "minProperties": 1, "additionalProperties": False,
-    "properties": {"exact": {}, "set": {"type": "array", "minItems": 1}, "regex": {"type": "string"},
-                   "ast": {"type": "array", "minItems": 1}, "optional": {"type": "boolean"}},
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": False,
+    "properties": {
+        "exact": {},
+        "set": {"type": "array", "minItems": 1},
+        "regex": {"type": "string"},
+        "ast": {"type": "array", "minItems": 1},
+        "optional": {"type": "boolean"},
+    },
     "oneOf": [{"required": [kind]} for kind in ("exact", "set", "regex", "ast")],
 }
-_TOOLS = {"type": "array", "items": {"type": "object", "required": ["type", "function"], "properties": {
-    "function": {"type": "object", "required": ["name", "parameters"]}}}}
+_TOOLS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["type", "function"],
+        "properties": {"function": {"type": "object", "required": ["name", "parameters"]}},
+    },
+}
 _CASE = {
-    "type": "object", "additionalProperties": False, "required": ["id", "kind", "category"],
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["id", "kind", "category"],
     "properties": {
         "id": {"type": "string", "pattern": "^[a-z0-9_]+$"},
         "kind": {"enum": list(KINDS)},
         "category": {"type": "string", "pattern": "^[a-z0-9_]+$"},
         "prompt": {"type": "string", "minLength": 1},
-        "messages": {"type": "array", "minItems": 1, "items": {
-            "type": "object", "required": ["role", "content"],
-            "properties": {
-                "role": {"enum": ["user", "assistant", "tool"]},
-                "content": {"type": ["string", "null"]},
-                "tool_calls": {"type": "array", "items": {"type": "object", "required": ["function"], "properties": {
-                    "function": {"type": "object", "required": ["name", "arguments"]}}}}}}},
-        "calls": {"type": "array", "minItems": 1, "maxItems": 6, "items": {  # any_order tries every order
-            "type": "object", "additionalProperties": False, "required": ["name", "arguments"],
-            "properties": {"name": {"type": "string"},
-                           "arguments": {"type": "object", "additionalProperties": _RULE}}}},
+        "messages": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["role", "content"],
+                "properties": {
+                    "role": {"enum": ["user", "assistant", "tool"]},
+                    "content": {"type": ["string", "null"]},
+                    "tool_calls": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["function"],
+                            "properties": {"function": {"type": "object", "required": ["name", "arguments"]}},
+                        },
+                    },
+                },
+            },
+        },
+        "calls": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 6,
+            "items": {  # any_order tries every order
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["name", "arguments"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "arguments": {"type": "object", "additionalProperties": _RULE},
+                },
+            },
+        },
         "any_order": {"type": "boolean"},
-        "answer": {"type": "object", "additionalProperties": False, "minProperties": 1, "properties": {
-            name: {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}} for name in ("contains", "any")}},
-        "tools": {"oneOf": [_TOOLS, {"type": "object", "additionalProperties": False, "required": ["names"], "properties": {
-            "names": {"type": "array", "minItems": 1, "items": {"type": "string"}},
-            "rename": {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.-]*$"}}}}]},
+        "answer": {
+            "type": "object",
+            "additionalProperties": False,
+            "minProperties": 1,
+            "properties": {
+                name: {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
+                for name in ("contains", "any")
+            },
+        },
+        "tools": {
+            "oneOf": [
+                _TOOLS,
+                {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "required": ["names"],
+                    "properties": {
+                        "names": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+                        "rename": {
+                            "type": "object",
+                            "additionalProperties": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.-]*$"},
+                        },
+                    },
+                },
+            ]
+        },
         "fill": {"type": "integer", "minimum": 1},
     },
 }
 _SUITE = {
-    "type": "object", "additionalProperties": False, "required": ["name", "tools", "system", "max_tokens", "cases"],
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name", "tools", "system", "max_tokens", "cases"],
     "properties": {
         "name": {"type": "string", "pattern": "^[a-z0-9_]+$"},
         "description": {"type": "string"},
@@ -117,6 +176,7 @@ _SUITE = {
 @dataclass
 class Suite:
     """A checked suite. `tools` are OpenAI tools; each case has "messages" with the system message in front."""
+
     name: str
     tools: list
     max_tokens: int
@@ -125,7 +185,9 @@ class Suite:
     def of(self, case: dict) -> "Suite":
         """This suite with the tools that `case` offers."""
         own = case.get("tools")
-        return self if own is None else replace(self, tools=own if isinstance(own, list) else hermes_tools.surface(**own))
+        return (
+            self if own is None else replace(self, tools=own if isinstance(own, list) else hermes_tools.surface(**own))
+        )
 
     def parameters(self, name: str) -> dict | None:
         """The JSON schema of a tool's arguments; None for a tool that is not on offer."""
@@ -140,6 +202,7 @@ class Answer:
     "length". errors: calls that could not be read. raw_text: the model's own tokens, where they are known.
     seconds: from the request to the whole answer.
     """
+
     content: str
     calls: list
     finish_reason: str
@@ -168,7 +231,9 @@ def load(path: Path) -> Suite:
     suite = Suite(data["name"], tools, data["max_tokens"], cases)
     names = Counter(case["id"] for case in suite.cases)
     for case in suite.cases:
-        problem = f"{names[case['id']]} cases have this id" if names[case["id"]] > 1 else expectation_problem(suite, case)
+        problem = (
+            f"{names[case['id']]} cases have this id" if names[case["id"]] > 1 else expectation_problem(suite, case)
+        )
         if problem:
             raise UserError(f"{shown(path)}: case {case['id']}: {problem}")
     return suite
@@ -246,7 +311,9 @@ def judge(suite: Suite, case: dict, answer: Answer) -> list:
     for text in case.get("answer", {}).get("contains", []):
         if text.casefold() not in answer.content.casefold():
             why.append(f"the text lacks {text!r}")
-    if (wanted := case.get("answer", {}).get("any")) and not any(text.casefold() in answer.content.casefold() for text in wanted):
+    if (wanted := case.get("answer", {}).get("any")) and not any(
+        text.casefold() in answer.content.casefold() for text in wanted
+    ):
         why.append(f"the text has none of {', '.join(map(repr, wanted))}")
     return why
 
@@ -270,8 +337,9 @@ def _call_problems(suite: Suite, case: dict, calls: list) -> list:
     if len(calls) != len(expected):
         return [f"{len(calls)} calls, expected {len(expected)}"]
     orders = itertools.permutations(expected) if case.get("any_order") else [expected]
-    attempts = [[problem for want, call in zip(order, calls) for problem in _mismatches(suite, want, call)]
-                for order in orders]
+    attempts = [
+        [problem for want, call in zip(order, calls) for problem in _mismatches(suite, want, call)] for order in orders
+    ]
     return min(attempts, key=len)
 
 
@@ -297,7 +365,7 @@ def _mismatches(suite: Suite, want: dict, call: dict) -> list:
 
 def _matches(rule: dict, value) -> bool:
     if "ast" in rule:
-        return ast_match.matches(value, rule["ast"])
+        return bfcl_match.matches(value, rule["ast"])
     if "regex" in rule:
         return re.fullmatch(rule["regex"], value if isinstance(value, str) else json.dumps(value)) is not None
     return any(_same(value, allowed) for allowed in rule.get("set", [rule.get("exact")]))
@@ -318,4 +386,6 @@ def described(rule: dict) -> str:
     """A rule in words: "a" or "b", /regex/."""
     if "regex" in rule:
         return f"/{rule['regex']}/"
-    return " or ".join(json.dumps(value, ensure_ascii=False) for value in rule.get("set", rule.get("ast", [rule.get("exact")])))
+    return " or ".join(
+        json.dumps(value, ensure_ascii=False) for value in rule.get("set", rule.get("ast", [rule.get("exact")]))
+    )

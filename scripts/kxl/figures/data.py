@@ -1,10 +1,10 @@
 """Figure: which rows a dataset is made of: how long the traces are, where the cap cuts, and what each filter took."""
 
-from figures_style import BODY, SMALL, WIDTH, Theme, new_figure, published
+from kxl.figures.style import BODY, SMALL, WIDTH, Theme, new_figure, published
 
 LEFT, RIGHT, TOP, BOTTOM = 0.62, 0.3, 1.38, 0.5  # inches around the histogram
-CHART, BAR, GAP = 1.9, 0.28, 0.5                  # height of the histogram, of one bar below, space between the two
-REASON_COLUMN = 3.3                               # inches for the names of the reasons
+CHART, BAR, GAP = 1.9, 0.28, 0.5  # height of the histogram, of one bar below, space between the two
+REASON_COLUMN = 3.3  # inches for the names of the reasons
 
 
 def filtering(report: dict, theme: Theme, reference: dict | None = None):
@@ -13,8 +13,19 @@ def filtering(report: dict, theme: Theme, reference: dict | None = None):
     drops = sorted(((count, reason) for reason, count in results["dropped"].items()), key=lambda one: (-one[0], one[1]))
     out = sum(results["rows_out"].values())
     height = TOP + CHART + BOTTOM + GAP + BAR * (len(drops) + 1) + 0.25
-    figure = new_figure(height, f"{out:,} of {results['rows_in']:,} traces become rows", subtitle(results) + published(reference and theirs(reference["dataset"])), theme)
-    histogram(figure, height, results["token_lengths"], {cap: results["dropped"].get(f"over_{cap}_tokens", 0) for cap in caps}, theme)
+    figure = new_figure(
+        height,
+        f"{out:,} of {results['rows_in']:,} traces become rows",
+        subtitle(results) + published(reference and theirs(reference["dataset"])),
+        theme,
+    )
+    histogram(
+        figure,
+        height,
+        results["token_lengths"],
+        {cap: results["dropped"].get(f"over_{cap}_tokens", 0) for cap in caps},
+        theme,
+    )
     reasons(figure, height, results, drops, out, theme)
     return figure
 
@@ -25,8 +36,10 @@ def theirs(one: dict) -> str:
 
 def subtitle(results: dict) -> str:
     rows, sizes = results["rows_out"], results["sizes"]
-    return (f"{rows['train']:,} train, {rows['valid']:,} valid, {rows['test']:,} test; {sizes['tokens']:,} tokens, of which {sizes['trained_tokens']:,} are trained.\n"
-            "Lengths are counted with the model's own tokenizer and template.")
+    return (
+        f"{rows['train']:,} train, {rows['valid']:,} valid, {rows['test']:,} test; {sizes['tokens']:,} tokens, of which {sizes['trained_tokens']:,} are trained.\n"
+        "Lengths are counted with the model's own tokenizer and template."
+    )
 
 
 def histogram(figure, height: float, lengths: dict, caps: dict, theme: Theme) -> None:
@@ -34,18 +47,41 @@ def histogram(figure, height: float, lengths: dict, caps: dict, theme: Theme) ->
     axes = figure.add_axes((LEFT / WIDTH, 1 - (TOP + CHART) / height, (WIDTH - LEFT - RIGHT) / WIDTH, CHART / height))
     bars = max(len(lengths["before"]), len(lengths["after"]), 1)
     for key, colour, label in (("before", theme.muted, "all traces"), ("after", theme.ours, "kept rows")):
-        axes.bar([(place + 0.5) * lengths["bin"] / 1000 for place in range(len(lengths[key]))], lengths[key], width=0.9 * lengths["bin"] / 1000, color=colour, label=label)
+        axes.bar(
+            [(place + 0.5) * lengths["bin"] / 1000 for place in range(len(lengths[key]))],
+            lengths[key],
+            width=0.9 * lengths["bin"] / 1000,
+            color=colour,
+            label=label,
+        )
     longest = bars * lengths["bin"] / 1000
     axes.set_xlim(0, max(longest, max(caps) / 1000 * 1.04))
     top = max([*lengths["before"], *lengths["after"], 1])
     axes.set_ylim(0, top * 1.45)
     for cap, over in caps.items():
         axes.axvline(cap / 1000, color=theme.other, linewidth=1.3, linestyle=(0, (4, 3)))
-        axes.text(cap / 1000, top * 1.45, f"cap {cap:,} \n{over:,} over it ", linespacing=1.4, ha="right", va="top", size=SMALL, color=theme.other)
+        axes.text(
+            cap / 1000,
+            top * 1.45,
+            f"cap {cap:,} \n{over:,} over it ",
+            linespacing=1.4,
+            ha="right",
+            va="top",
+            size=SMALL,
+            color=theme.other,
+        )
     axes.set_xlabel("thousand tokens in a row")
     axes.set_ylabel("rows")
     axes.grid(axis="y")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 1.13), ncols=2, frameon=False, fontsize=SMALL, labelcolor=theme.muted, handlelength=1.2)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, 1.13),
+        ncols=2,
+        frameon=False,
+        fontsize=SMALL,
+        labelcolor=theme.muted,
+        handlelength=1.2,
+    )
 
 
 def reasons(figure, height: float, results: dict, drops: list, out: int, theme: Theme) -> None:
@@ -53,11 +89,23 @@ def reasons(figure, height: float, results: dict, drops: list, out: int, theme: 
     axes = figure.add_axes((0, 0, 1, (BAR * (len(drops) + 1) + 0.25) / height))
     axes.set(xlim=(0, WIDTH), ylim=(BAR * (len(drops) + 1) + 0.25, 0))
     axes.axis("off")
-    figure.text(0.18 / WIDTH, 1 - (TOP + CHART + BOTTOM + GAP - 0.36) / height, "What became of each trace", size=BODY, weight="bold", va="top")
+    figure.text(
+        0.18 / WIDTH,
+        1 - (TOP + CHART + BOTTOM + GAP - 0.36) / height,
+        "What became of each trace",
+        size=BODY,
+        weight="bold",
+        va="top",
+    )
     scale = (WIDTH - REASON_COLUMN - 1.1) / max([out, *(count for count, _ in drops)])
-    entries = [("kept", out, theme.ours), *((results["drops"][reason]["in_words"], count, theme.other) for count, reason in drops)]
+    entries = [
+        ("kept", out, theme.ours),
+        *((results["drops"][reason]["in_words"], count, theme.other) for count, reason in drops),
+    ]
     for place, (name, count, colour) in enumerate(entries):
         y = BAR * (place + 0.5)
         axes.text(REASON_COLUMN - 0.12, y, name, ha="right", va="center_baseline", size=SMALL)
         axes.barh(y, max(count * scale, 0.02), height=BAR * 0.62, left=REASON_COLUMN, color=colour)
-        axes.text(REASON_COLUMN + count * scale + 0.1, y, f"{count:,}", va="center_baseline", size=SMALL, color=theme.muted)
+        axes.text(
+            REASON_COLUMN + count * scale + 0.1, y, f"{count:,}", va="center_baseline", size=SMALL, color=theme.muted
+        )

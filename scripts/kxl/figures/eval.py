@@ -1,10 +1,10 @@
 """Figure: which cases of the fixed-Hermes suite each artifact passed, one dot per case."""
 
-from figures_style import BODY, SMALL, WIDTH, Theme, artifact_label, new_figure, published
+from kxl.figures.style import BODY, SMALL, WIDTH, Theme, artifact_label, new_figure, published
 
-LABEL_WIDTH = 1.35   # inches for the row labels
-ROW = 0.30           # inches per category
-PITCH = 0.118        # inches between dots, where there is room
+LABEL_WIDTH = 1.35  # inches for the row labels
+ROW = 0.30  # inches per category
+PITCH = 0.118  # inches between dots, where there is room
 
 
 def fixed_hermes(reports: list, theme: Theme, reference: dict | None = None):
@@ -12,9 +12,15 @@ def fixed_hermes(reports: list, theme: Theme, reference: dict | None = None):
     columns = [(column_label(one), one["results"]) for one in reports]
     rows = categories(columns[0][1]["details"])
     height = 1.5 + ROW * (len(rows) + 4)
-    figure = new_figure(height, headline(columns), "One dot per case, "
-                        f"{reports[0]['settings']['context']:,} tokens of context: filled = passed, cross = failed.\n"
-                        "Raw: the model's own tokens, without the server's grammar and parser." + published(reference and theirs(reference["fixed_hermes"])), theme)
+    figure = new_figure(
+        height,
+        headline(columns),
+        "One dot per case, "
+        f"{reports[0]['settings']['context']:,} tokens of context: filled = passed, cross = failed.\n"
+        "Raw: the model's own tokens, without the server's grammar and parser."
+        + published(reference and theirs(reference["fixed_hermes"])),
+        theme,
+    )
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.axis("off")
@@ -30,8 +36,15 @@ def fixed_hermes(reports: list, theme: Theme, reference: dict | None = None):
             cases = [entry for entry in results["details"] if entry["category"] == name]
             draw_cases(axes, x + pitch / 2, top + row * ROW, pitch, cases, theme)
         for row, (_, value, good) in enumerate(totals(results), len(rows) + 1):
-            axes.text(x, top + row * ROW + 0.1, value, size=SMALL, va="center",
-                      color=theme.text if good else theme.failed, weight="normal" if good else "bold")
+            axes.text(
+                x,
+                top + row * ROW + 0.1,
+                value,
+                size=SMALL,
+                va="center",
+                color=theme.text if good else theme.failed,
+                weight="normal" if good else "bold",
+            )
     for row, (name, count) in enumerate(rows, 1):
         axes.text(0.18, top + row * ROW, name.replace("_", " "), size=SMALL, va="center")
         axes.text(left - 0.14, top + row * ROW, str(count), size=SMALL, va="center", ha="right", color=theme.muted)
@@ -90,5 +103,11 @@ def draw_cases(axes, x: float, y: float, pitch: float, cases: list, theme: Theme
     size = (72 * pitch * 0.72) ** 2
     for passed, marker, colour in ((True, "o", theme.ours), (False, "x", theme.failed)):
         places = [x + index * pitch for index, entry in enumerate(cases) if entry["passed"] is passed]
-        axes.scatter(places, [y] * len(places), s=size if passed else size * 0.8, marker=marker, color=colour,
-                     linewidths=0 if passed else 1.6)
+        axes.scatter(
+            places,
+            [y] * len(places),
+            s=size if passed else size * 0.8,
+            marker=marker,
+            color=colour,
+            linewidths=0 if passed else 1.6,
+        )

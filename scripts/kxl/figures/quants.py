@@ -2,7 +2,7 @@
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from figures_style import BODY, SMALL, WIDTH, Theme, artifact_label, label_points, new_figure, size_unit
+from kxl.figures.style import BODY, SMALL, WIDTH, Theme, artifact_label, label_points, new_figure, size_unit
 
 # llama-perplexity prints six decimals; anything smaller is drawn here.
 SMALLEST_KLD = 1e-6
@@ -16,21 +16,29 @@ def size_and_quality(quants: dict, theme: Theme):
     unit, unit_name = size_unit([one["bytes"] for one in points.values()])
     height, head, foot, left = 4.5, 1.58, 0.55, 0.78
     figure = new_figure(
-        height, "What each quant weighs, and how far it strays from its BF16 parent",
-        f"KL divergence of next-token probabilities over {scored:,} held-out tokens of tool traces: lower is better, left is smaller.", theme)
+        height,
+        "What each quant weighs, and how far it strays from its BF16 parent",
+        f"KL divergence of next-token probabilities over {scored:,} held-out tokens of tool traces: lower is better, left is smaller.",
+        theme,
+    )
     series_key(figure, height, theme, down=0.96)
     width, gap = 3.34, 0.72
     for index, (key, title) in enumerate((("mean", "Mean"), ("p999", "Worst token in 1,000 (99.9 %)"))):
-        axes = figure.add_axes(((left + index * (width + gap)) / WIDTH, foot / height, width / WIDTH, (height - head - foot) / height))
+        axes = figure.add_axes(
+            ((left + index * (width + gap)) / WIDTH, foot / height, width / WIDTH, (height - head - foot) / height)
+        )
         scatter(axes, points, key, unit, theme)
         axes.set_title(title, loc="left", size=BODY, weight="bold", pad=10)
         axes.set_xlabel(f"file size, {unit_name}")
         if index == 0:
             axes.set_ylabel("KL divergence, nats (log scale)")
-        label_points(axes, [
-            (one["bytes"] / unit, drawn(one["kld"][key]), artifact_label(name), colour_of(one, theme))
-            for name, one in sorted(points.items(), key=lambda item: item[1]["bytes"])
-        ])
+        label_points(
+            axes,
+            [
+                (one["bytes"] / unit, drawn(one["kld"][key]), artifact_label(name), colour_of(one, theme))
+                for name, one in sorted(points.items(), key=lambda item: item[1]["bytes"])
+            ],
+        )
     return figure
 
 
@@ -49,10 +57,17 @@ def scatter(axes, points: dict, key: str, unit: int, theme: Theme) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.minorticks_off()
     for stock in (True, False):
-        family = sorted((one for one in points.values() if (one["policy"] == "stock") is stock), key=lambda one: one["bytes"])
+        family = sorted(
+            (one for one in points.values() if (one["policy"] == "stock") is stock), key=lambda one: one["bytes"]
+        )
         if family:
-            axes.plot([one["bytes"] / unit for one in family], [drawn(one["kld"][key]) for one in family],
-                      color=colour_of(family[0], theme), linewidth=1, alpha=0.45)
+            axes.plot(
+                [one["bytes"] / unit for one in family],
+                [drawn(one["kld"][key]) for one in family],
+                color=colour_of(family[0], theme),
+                linewidth=1,
+                alpha=0.45,
+            )
     for one in points.values():
         x, y, colour = one["bytes"] / unit, drawn(one["kld"][key]), colour_of(one, theme)
         if key == "mean" and one["kld"]["mean_error"] < y:
@@ -95,12 +110,22 @@ def predicted_sizes(sizes: dict, theme: Theme):
     row, gap, head, foot = 0.235, 0.2, 1.0, 0.18
     height = head + len(pairs) * (2 * row + gap) - gap + foot
     over = [kxl for kxl, _ in pairs if kxl["budget_gib"] and kxl["bytes"] > kxl["budget_gib"] * GIB]
-    title = (f"Every KXL quant of {model.upper()} stays within its budget" if not over
-             else f"{artifact_label(over[0]['name'])} of {model.upper()} exceeds its budget")
-    figure = new_figure(height, title, "GiB, from llama-quantize's dry run on the real shapes. "
-                        "Filled: KXL; the tick is its\nbudget, the size that the reference published. Outlined: stock type.", theme)
+    title = (
+        f"Every KXL quant of {model.upper()} stays within its budget"
+        if not over
+        else f"{artifact_label(over[0]['name'])} of {model.upper()} exceeds its budget"
+    )
+    figure = new_figure(
+        height,
+        title,
+        "GiB, from llama-quantize's dry run on the real shapes. "
+        "Filled: KXL; the tick is its\nbudget, the size that the reference published. Outlined: stock type.",
+        theme,
+    )
     left, right = 0.95, 1.35
-    axes = figure.add_axes((left / WIDTH, foot / height, (WIDTH - left - right) / WIDTH, (height - head - foot) / height))
+    axes = figure.add_axes(
+        (left / WIDTH, foot / height, (WIDTH - left - right) / WIDTH, (height - head - foot) / height)
+    )
     axes.axis("off")
     axes.set_xlim(0, max(one["bytes"] / GIB for pair in pairs for one in pair if one))
     axes.set_ylim(height - head - foot, 0)
@@ -108,7 +133,9 @@ def predicted_sizes(sizes: dict, theme: Theme):
     for kxl, stock in pairs:
         bar(axes, y + row / 2, kxl, row, theme)
         if kxl["budget_gib"]:
-            axes.plot((kxl["budget_gib"],) * 2, (y - 0.02, y + row + 0.02), color=theme.text, linewidth=1.6, clip_on=False)
+            axes.plot(
+                (kxl["budget_gib"],) * 2, (y - 0.02, y + row + 0.02), color=theme.text, linewidth=1.6, clip_on=False
+            )
         if stock:
             bar(axes, y + 1.5 * row, stock, row, theme)
         y += 2 * row + gap
@@ -117,8 +144,15 @@ def predicted_sizes(sizes: dict, theme: Theme):
 
 def size_pairs(artifacts: dict) -> list:
     """(KXL, stock type of the same nominal bits or None), largest first; each {"name", "bytes", "budget_gib", "policy"}."""
-    entries = [{"name": name, "bytes": one["bytes"], "budget_gib": one["budget_gib"], "policy": "stock" if one["policy"] is None else name}
-               for name, one in artifacts.items()]
+    entries = [
+        {
+            "name": name,
+            "bytes": one["bytes"],
+            "budget_gib": one["budget_gib"],
+            "policy": "stock" if one["policy"] is None else name,
+        }
+        for name, one in artifacts.items()
+    ]
     stock = {one["name"][1]: one for one in entries if one["policy"] == "stock"}
     kxl = sorted((one for one in entries if one["policy"] != "stock"), key=lambda one: -one["bytes"])
     return [(one, stock.get(one["name"][1])) for one in kxl]
@@ -128,8 +162,25 @@ def bar(axes, y: float, one: dict, row: float, theme: Theme) -> None:
     """A bar with its name on the left and its value, with the budget where there is one, on the right."""
     stock, gib, colour = one["policy"] == "stock", one["bytes"] / GIB, colour_of(one, theme)
     axes.barh(y, gib, height=row * 0.76, color="none" if stock else theme.ours, edgecolor=colour, linewidth=1.2)
-    axes.annotate(artifact_label(one["name"]), (0, y), xytext=(-7, 0), textcoords="offset points", ha="right",
-                  va="center_baseline", size=SMALL, color=colour, weight="normal" if stock else "bold")
+    axes.annotate(
+        artifact_label(one["name"]),
+        (0, y),
+        xytext=(-7, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center_baseline",
+        size=SMALL,
+        color=colour,
+        weight="normal" if stock else "bold",
+    )
     label = f"{gib:.2f} of {one['budget_gib']:g}" if one["budget_gib"] else f"{gib:.2f}"
-    axes.annotate(label, (max(gib, one["budget_gib"] or 0), y), xytext=(8, 0), textcoords="offset points",
-                  va="center_baseline", size=SMALL, color=colour, annotation_clip=False)
+    axes.annotate(
+        label,
+        (max(gib, one["budget_gib"] or 0), y),
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="center_baseline",
+        size=SMALL,
+        color=colour,
+        annotation_clip=False,
+    )

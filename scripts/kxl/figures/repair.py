@@ -2,23 +2,31 @@
 
 from matplotlib.patches import Rectangle
 
-import repair_story
-from figures_style import BODY, SMALL, WIDTH, Theme, new_figure, published
+from kxl.figures.style import BODY, SMALL, WIDTH, Theme, new_figure, published
+from kxl.repair import decisions
 
-LABELS = 1.6   # inches for the suites' names
-ROW = 0.46     # inches per suite
-BAR = 0.09     # inches, height of a bar
+LABELS = 1.6  # inches for the suites' names
+ROW = 0.46  # inches per suite
+BAR = 0.09  # inches, height of a bar
 SHAPES = {"text": "text rows", "server_text": "server text"}
 
 
 def progression(report: dict, theme: Theme, reference: dict | None = None):
     """`report` is reports/RUN/repair.json. One column per checkpoint, one bar per suite; shapes for comparison stand last."""
     results = report["results"]
-    columns = sorted(results["iterations"], key=lambda one: "." in one["name"])  # stable: the line first, then the comparisons
+    columns = sorted(
+        results["iterations"], key=lambda one: "." in one["name"]
+    )  # stable: the line first, then the comparisons
     suites = list(columns[0]["suites"])
     height = 1.95 + ROW * (len(suites) + 1)
-    figure = new_figure(height, headline(results), "Cases passed on MLX, per suite and checkpoint; bars from none to all. Blue = as many as the suite asks for, no leak, no false call.\n"
-                        "Each iteration is trained on rows for what its parent failed." + published(reference and theirs(reference["repair"])), theme)
+    figure = new_figure(
+        height,
+        headline(results),
+        "Cases passed on MLX, per suite and checkpoint; bars from none to all. Blue = as many as the suite asks for, no leak, no false call.\n"
+        "Each iteration is trained on rows for what its parent failed."
+        + published(reference and theirs(reference["repair"])),
+        theme,
+    )
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.axis("off")
@@ -32,13 +40,37 @@ def progression(report: dict, theme: Theme, reference: dict | None = None):
         for row, suite in enumerate(suites, 1):
             entry, y = one["suites"][suite], top + 0.15 + row * ROW
             axes.add_patch(Rectangle((x, y + 0.05), width, BAR, color=theme.faint, linewidth=0))
-            axes.add_patch(Rectangle((x, y + 0.05), width * entry["passed"] / entry["cases"], BAR, color=theme.ours if entry["meets"] else theme.failed, linewidth=0))
-            axes.text(x, y - 0.06, f"{entry['passed']}/{entry['cases']}", size=SMALL, va="center", weight="normal" if entry["meets"] else "bold")
+            axes.add_patch(
+                Rectangle(
+                    (x, y + 0.05),
+                    width * entry["passed"] / entry["cases"],
+                    BAR,
+                    color=theme.ours if entry["meets"] else theme.failed,
+                    linewidth=0,
+                )
+            )
+            axes.text(
+                x,
+                y - 0.06,
+                f"{entry['passed']}/{entry['cases']}",
+                size=SMALL,
+                va="center",
+                weight="normal" if entry["meets"] else "bold",
+            )
         faults = sum(entry["leaks"] + entry["false_positives"] for entry in one["suites"].values())
-        axes.text(x, top + 0.15 + (len(suites) + 1) * ROW, str(faults), size=SMALL, va="center", color=theme.failed if faults else theme.text)
+        axes.text(
+            x,
+            top + 0.15 + (len(suites) + 1) * ROW,
+            str(faults),
+            size=SMALL,
+            va="center",
+            color=theme.failed if faults else theme.text,
+        )
     for row, suite in enumerate(suites, 1):
         axes.text(0.18, top + 0.15 + row * ROW, suite.replace("_", " "), size=SMALL, va="center")
-    axes.text(0.18, top + 0.15 + (len(suites) + 1) * ROW, "leaks, false calls", size=SMALL, va="center", color=theme.muted)
+    axes.text(
+        0.18, top + 0.15 + (len(suites) + 1) * ROW, "leaks, false calls", size=SMALL, va="center", color=theme.muted
+    )
     return figure
 
 
@@ -53,13 +85,17 @@ def heading(one: dict, best: str, theme: Theme) -> tuple[str, str, str]:
         return SHAPES.get(shape, shape), "compared", theme.muted
     if one["refused"]:
         return name, "refused", theme.failed
-    return name, "best" if one["name"] == best else "taken over" if one["parent"] else "before", theme.ours if one["name"] == best else theme.muted
+    return (
+        name,
+        "best" if one["name"] == best else "taken over" if one["parent"] else "before",
+        theme.ours if one["name"] == best else theme.muted,
+    )
 
 
 def headline(results: dict) -> str:
     """What the figure says, in one sentence."""
     by_name = {one["name"]: one for one in results["iterations"]}
-    before, best = repair_story.total(by_name["start"]), repair_story.total(by_name[results["best"]])
+    before, best = decisions.total(by_name["start"]), decisions.total(by_name[results["best"]])
     if results["best"] == "start":
         return f"No iteration was better than the start: {before[0]} of {before[1]} cases pass"
     return f"Repair takes the model from {before[0]} to {best[0]} of {best[1]} cases in {results['seconds'] / 60:.0f} minutes"

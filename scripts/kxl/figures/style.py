@@ -16,10 +16,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from files import atomic_path
+from kxl.base.files import atomic_path
 
-WIDTH = 8.5         # inches
-PNG_DPI = 200       # 1700 px wide, shown at 850
+WIDTH = 8.5  # inches
+PNG_DPI = 200  # 1700 px wide, shown at 850
 TITLE, BODY, SMALL = 13, 10, 8.5  # pt; 18, 14 and 12 px in a README
 
 
@@ -30,11 +30,11 @@ class Theme:
     name: str
     background: str
     text: str
-    muted: str      # secondary text and axes; at least 4.5:1 on the background
-    faint: str      # grid lines, boxes, dots not taken
-    panel: str      # box fill
-    ours: str       # KXL quants, passed cases
-    other: str      # stock quants
+    muted: str  # secondary text and axes; at least 4.5:1 on the background
+    faint: str  # grid lines, boxes, dots not taken
+    panel: str  # box fill
+    ours: str  # KXL quants, passed cases
+    other: str  # stock quants
     failed: str
 
 
@@ -65,7 +65,7 @@ def style(theme: Theme) -> dict:
         "ytick.labelcolor": theme.muted,
         "xtick.labelsize": SMALL,
         "ytick.labelsize": SMALL,
-        "svg.fonttype": "path",        # a reader's fonts cannot make the words overlap
+        "svg.fonttype": "path",  # a reader's fonts cannot make the words overlap
         "svg.hashsalt": "hermes-kxl",  # same data, same bytes
     }
 
@@ -169,14 +169,25 @@ def label_points(axes, points: list) -> None:
     for x, y, label, colour in points:
         for reach in (7, 11, 16):
             for dx, dy, ha, va in (
-                (reach, 0, "left", "center_baseline"), (-reach, 0, "right", "center_baseline"),
-                (0, reach, "center", "bottom"), (0, -reach, "center", "top"),
-                (reach, reach, "left", "bottom"), (reach, -reach, "left", "top"),
-                (-reach, reach, "right", "bottom"), (-reach, -reach, "right", "top"),
+                (reach, 0, "left", "center_baseline"),
+                (-reach, 0, "right", "center_baseline"),
+                (0, reach, "center", "bottom"),
+                (0, -reach, "center", "top"),
+                (reach, reach, "left", "bottom"),
+                (reach, -reach, "left", "top"),
+                (-reach, reach, "right", "bottom"),
+                (-reach, -reach, "right", "top"),
             ):
                 text = axes.annotate(
-                    label, (x, y), xytext=(dx, dy), textcoords="offset points",
-                    ha=ha, va=va, size=SMALL, color=colour, annotation_clip=False,
+                    label,
+                    (x, y),
+                    xytext=(dx, dy),
+                    textcoords="offset points",
+                    ha=ha,
+                    va=va,
+                    size=SMALL,
+                    color=colour,
+                    annotation_clip=False,
                     path_effects=halo,
                 )
                 box = text.get_window_extent(renderer)

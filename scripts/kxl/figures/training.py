@@ -1,9 +1,15 @@
 """Figures: what a training step holds in memory, and what grouping costs in time."""
 
-from figures_style import SMALL, WIDTH, Theme, new_figure, published
+from kxl.figures.style import SMALL, WIDTH, Theme, new_figure, published
 
 # Parts of the memory model, from the bottom of the stack; the work on top is what grows.
-PARTS = (("process", "process"), ("core", "int8 core"), ("moments", "moments"), ("layer inputs", "layer inputs"), ("work", "work"))
+PARTS = (
+    ("process", "process"),
+    ("core", "int8 core"),
+    ("moments", "moments"),
+    ("layer inputs", "layer inputs"),
+    ("work", "work"),
+)
 SHADES = {"process": 0.25, "core": 1.0, "moments": 0.35, "layer inputs": 0.7, "work": 0.45}
 SMALL_MACHINE = 16  # GiB
 
@@ -11,35 +17,75 @@ SMALL_MACHINE = 16  # GiB
 def memory(model: dict, proof: dict, theme: Theme, reference: dict | None = None):
     """`model` is memory_model.json, `proof` reports/prove-8b/memory.json: predicted parts by length, measured peaks on them."""
     lengths = model["results"]["by_length"]
-    measured = [(name, one) for name, one in proof["results"].items() if isinstance(one, dict) and "peak_rss_gib" in one]
+    measured = [
+        (name, one) for name, one in proof["results"].items() if isinstance(one, dict) and "peak_rss_gib" in one
+    ]
     last = lengths[-1]
     fits = "fits" if last["peak_gib"] < SMALL_MACHINE else "does not fit"
     height, head, foot, left, right = 4.4, 1.05, 0.62, 0.62, 1.35
-    figure = new_figure(height, f"Training every expert of an 8B MoE at {last['tokens']:,} tokens {fits} in {SMALL_MACHINE} GiB",
-                        "Predicted peak memory of a step by length of the example, stacked by part; crosses are measured on real steps."
-                        + published(reference and theirs(reference["training"])), theme)
-    axes = figure.add_axes((left / WIDTH, foot / height, (WIDTH - left - right) / WIDTH, (height - head - foot) / height))
+    figure = new_figure(
+        height,
+        f"Training every expert of an 8B MoE at {last['tokens']:,} tokens {fits} in {SMALL_MACHINE} GiB",
+        "Predicted peak memory of a step by length of the example, stacked by part; crosses are measured on real steps."
+        + published(reference and theirs(reference["training"])),
+        theme,
+    )
+    axes = figure.add_axes(
+        (left / WIDTH, foot / height, (WIDTH - left - right) / WIDTH, (height - head - foot) / height)
+    )
     axes.grid(axis="y")
     axes.tick_params(length=0)
     bottom = [0.0] * len(lengths)
     for part, label in PARTS:
         sizes = [one["parts_gib"][part] for one in lengths]
-        axes.bar(range(len(lengths)), sizes, bottom=bottom, width=0.62, color=theme.ours, alpha=SHADES[part], linewidth=0)
+        axes.bar(
+            range(len(lengths)), sizes, bottom=bottom, width=0.62, color=theme.ours, alpha=SHADES[part], linewidth=0
+        )
         middle = bottom[-1] + sizes[-1] / 2
         bottom = [base + size for base, size in zip(bottom, sizes)]
         if sizes[-1] > 0.04 * last["peak_gib"]:  # a thinner part has no room for its name beside it
-            axes.annotate(f"{label} {sizes[-1]:.1f}", (len(lengths) - 1 + 0.36, middle), xytext=(4, 0), textcoords="offset points",
-                          size=SMALL, color=theme.text, va="center_baseline", annotation_clip=False)
+            axes.annotate(
+                f"{label} {sizes[-1]:.1f}",
+                (len(lengths) - 1 + 0.36, middle),
+                xytext=(4, 0),
+                textcoords="offset points",
+                size=SMALL,
+                color=theme.text,
+                va="center_baseline",
+                annotation_clip=False,
+            )
     for place, one in enumerate(lengths):
-        axes.annotate(f"{one['peak_gib']:.1f}", (place, one["peak_gib"]), xytext=(0, 9), textcoords="offset points", ha="center",
-                      size=SMALL, color=theme.text, weight="bold")
+        axes.annotate(
+            f"{one['peak_gib']:.1f}",
+            (place, one["peak_gib"]),
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="center",
+            size=SMALL,
+            color=theme.text,
+            weight="bold",
+        )
     places = {one["tokens"]: place for place, one in enumerate(lengths)}
     for name, one in measured:
         if one["tokens"] in places:
             shift = 0.14 if name == "grouped" else -0.14
-            axes.plot(places[one["tokens"]] + shift, one["peak_rss_gib"], marker="x" if name != "grouped" else "+", color=theme.text, markersize=8, markeredgewidth=1.6)
+            axes.plot(
+                places[one["tokens"]] + shift,
+                one["peak_rss_gib"],
+                marker="x" if name != "grouped" else "+",
+                color=theme.text,
+                markersize=8,
+                markeredgewidth=1.6,
+            )
     axes.axhline(SMALL_MACHINE, color=theme.other, linewidth=1, linestyle=(0, (4, 3)))
-    axes.annotate(f"a machine of {SMALL_MACHINE} GiB", (-0.45, SMALL_MACHINE), xytext=(0, 4), textcoords="offset points", size=SMALL, color=theme.other)
+    axes.annotate(
+        f"a machine of {SMALL_MACHINE} GiB",
+        (-0.45, SMALL_MACHINE),
+        xytext=(0, 4),
+        textcoords="offset points",
+        size=SMALL,
+        color=theme.other,
+    )
     axes.set_xticks(range(len(lengths)), [f"{one['tokens']:,}" for one in lengths])
     axes.set_xlim(-0.5, len(lengths) - 0.5)
     axes.set_ylim(0, max(SMALL_MACHINE, last["peak_gib"]) * 1.15)
@@ -59,13 +105,21 @@ def sweep(report: dict, theme: Theme, reference: dict | None = None):
     other = next((one for one in steps if one["group_layers"] == 4), steps[0])  # 4 is the reference's size
     alike = abs(other["peak_rss_gib"] / streamed["peak_rss_gib"] - 1) < 0.03
     height, head, foot, left, gap, right = 0.42 * len(steps) + 1.95, 1.3, 0.45, 1.35, 0.85, 0.7
-    title = f"Streaming is {other['seconds'] / streamed['seconds']:.1f} times as fast as groups of {other['group_layers']}"
-    figure = new_figure(height, title + (", in the same memory" if alike else ""),
-                        f"One training step of the first {settings['layers']} layers of LFM2-8B-A1B, {settings['tokens']:,} tokens, each in a process of its own.\n"
-                        "Ticks: what the memory model predicts." + published(reference and theirs(reference["training"])), theme)
+    title = (
+        f"Streaming is {other['seconds'] / streamed['seconds']:.1f} times as fast as groups of {other['group_layers']}"
+    )
+    figure = new_figure(
+        height,
+        title + (", in the same memory" if alike else ""),
+        f"One training step of the first {settings['layers']} layers of LFM2-8B-A1B, {settings['tokens']:,} tokens, each in a process of its own.\n"
+        "Ticks: what the memory model predicts." + published(reference and theirs(reference["training"])),
+        theme,
+    )
     width = (WIDTH - left - gap - right) / 2
     for index, (key, title, unit) in enumerate((("seconds", "Seconds", ""), ("peak_rss_gib", "Peak memory, GiB", ""))):
-        axes = figure.add_axes(((left + index * (width + gap)) / WIDTH, foot / height, width / WIDTH, (height - head - foot) / height))
+        axes = figure.add_axes(
+            ((left + index * (width + gap)) / WIDTH, foot / height, width / WIDTH, (height - head - foot) / height)
+        )
         axes.axis("off")
         axes.set_yticks([])
         axes.set_xticks([])
@@ -74,14 +128,45 @@ def sweep(report: dict, theme: Theme, reference: dict | None = None):
         axes.set_title(title, loc="left", size=SMALL, color=theme.muted, pad=6)
         for place, one in enumerate(steps):
             ours = one is streamed
-            axes.barh(place, one[key], height=0.62, color=theme.ours if ours else "none", edgecolor=theme.ours if ours else theme.other, linewidth=1.2)
+            axes.barh(
+                place,
+                one[key],
+                height=0.62,
+                color=theme.ours if ours else "none",
+                edgecolor=theme.ours if ours else theme.other,
+                linewidth=1.2,
+            )
             end = max(one[key], one["predicted_gib"] if key != "seconds" else 0)
-            axes.annotate(f"{one[key]:.3g}", (end, place), xytext=(7, 0), textcoords="offset points", va="center_baseline",
-                          size=SMALL, color=theme.text, weight="bold" if ours else "normal", annotation_clip=False)
+            axes.annotate(
+                f"{one[key]:.3g}",
+                (end, place),
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center_baseline",
+                size=SMALL,
+                color=theme.text,
+                weight="bold" if ours else "normal",
+                annotation_clip=False,
+            )
             if key != "seconds":
-                axes.plot((one["predicted_gib"],) * 2, (place - 0.4, place + 0.4), color=theme.text, linewidth=1.6, clip_on=False)
+                axes.plot(
+                    (one["predicted_gib"],) * 2,
+                    (place - 0.4, place + 0.4),
+                    color=theme.text,
+                    linewidth=1.6,
+                    clip_on=False,
+                )
             if index == 0:
                 label = "streamed" if ours else f"groups of {one['group_layers']}"
-                axes.annotate(label, (0, place), xytext=(-7, 0), textcoords="offset points", ha="right", va="center_baseline", size=SMALL,
-                              color=theme.ours if ours else theme.text, weight="bold" if ours else "normal")
+                axes.annotate(
+                    label,
+                    (0, place),
+                    xytext=(-7, 0),
+                    textcoords="offset points",
+                    ha="right",
+                    va="center_baseline",
+                    size=SMALL,
+                    color=theme.ours if ours else theme.text,
+                    weight="bold" if ours else "normal",
+                )
     return figure

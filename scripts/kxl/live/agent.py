@@ -18,12 +18,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import llama_cpp
-import model_server
-import venvs
-from cli import UserError
-from files import ROOT, read_json, write_json
-from hermes_env import LOCK
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, write_json
+from kxl.eval import server
+from kxl.setup import llama_cpp, venvs
+from kxl.setup.hermes_env import LOCK
 
 REQUIREMENTS = ROOT / "third_party" / "hermes-agent-full.requirements.txt"
 TOOLSETS = "terminal,file"
@@ -53,6 +52,7 @@ class Run:
     usage:      Hermes's own account: api_calls, input_tokens, output_tokens, completed, failed, …; {} when it left none.
     trajectory: the ShareGPT row {"conversations", "completed", "model", "timestamp"}, if asked for and made.
     """
+
     exit_code: int | None
     answer: str
     errors: str
@@ -66,23 +66,42 @@ def python() -> Path:
     return venvs.make(llama_cpp.cache_dir() / f"hermes-agent-full-{read_json(LOCK)['version']}", [REQUIREMENTS])
 
 
-def configure(home: Path, url: str, model: str = "local", context: int = 65536, max_tokens: int = 2048, plugins: tuple = ()) -> None:
+def configure(
+    home: Path, url: str, model: str = "local", context: int = 65536, max_tokens: int = 2048, plugins: tuple = ()
+) -> None:
     """Write $HERMES_HOME/config.yaml: one OpenAI-compatible server at `url` (ends in /v1), and which plugins are enabled.
 
     `context` is what Hermes believes the server offers; it refuses fewer than 64,000 tokens.
     """
-    write_json(home / "config.yaml", {  # JSON is YAML
-        "model": {"default": model, "provider": "custom", "base_url": url, "api_key": "none",
-                  "context_length": context, "max_tokens": max_tokens},
-        "security": {"allow_lazy_installs": False},  # it would pip install at run time
-        "plugins": {"enabled": list(plugins)},
-    })
+    write_json(
+        home / "config.yaml",
+        {  # JSON is YAML
+            "model": {
+                "default": model,
+                "provider": "custom",
+                "base_url": url,
+                "api_key": "none",
+                "context_length": context,
+                "max_tokens": max_tokens,
+            },
+            "security": {"allow_lazy_installs": False},  # it would pip install at run time
+            "plugins": {"enabled": list(plugins)},
+        },
+    )
 
 
 def environment(home: Path, folder: Path) -> dict:
     """Every variable that Hermes sees. Nothing is inherited: no keys, no proxies, nobody's configuration."""
-    return {"HOME": str(home.parent), "HERMES_HOME": str(home), "HERMES_DISABLE_LAZY_INSTALLS": "1", "TERMINAL_CWD": str(folder),
-            "PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": str(home.parent / "tmp"), "USER": "user", "LANG": "C.UTF-8"}
+    return {
+        "HOME": str(home.parent),
+        "HERMES_HOME": str(home),
+        "HERMES_DISABLE_LAZY_INSTALLS": "1",
+        "TERMINAL_CWD": str(folder),
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "TMPDIR": str(home.parent / "tmp"),
+        "USER": "user",
+        "LANG": "C.UTF-8",
+    }
 
 
 def command(prompt: str, toolsets: str, usage: Path, save_trajectory: bool) -> list[str]:
@@ -92,8 +111,16 @@ def command(prompt: str, toolsets: str, usage: Path, save_trajectory: bool) -> l
     return [*program, "-z", prompt, "-t", toolsets, "--usage-file", str(usage)]
 
 
-def run(prompt: str, url: str, folder: Path, toolsets: str = TOOLSETS, seconds: float = 300, home: Path | None = None,
-        save_trajectory: bool = False, wrap=list) -> Run:
+def run(
+    prompt: str,
+    url: str,
+    folder: Path,
+    toolsets: str = TOOLSETS,
+    seconds: float = 300,
+    home: Path | None = None,
+    save_trajectory: bool = False,
+    wrap=list,
+) -> Run:
     """Let Hermes work on `prompt` in `folder` with the model behind `url`; see Run.
 
     `home` is a configured HERMES_HOME (its parent becomes HOME); without one a fresh one is made and thrown away.
@@ -113,9 +140,17 @@ def run(prompt: str, url: str, folder: Path, toolsets: str = TOOLSETS, seconds: 
             if save_trajectory and (folder / name).exists():
                 raise UserError(f"{folder / name}: Hermes would append to it; use a fresh scratch folder")
         started = time.monotonic()
-        code, answer, errors = _execute(wrap(command(prompt, toolsets, usage, save_trajectory)), folder, environment(home, folder), seconds)
-        return Run(code, answer, errors, time.monotonic() - started, read_json(usage) if usage.exists() else {},
-                   _take_trajectory(folder) if save_trajectory else None)
+        code, answer, errors = _execute(
+            wrap(command(prompt, toolsets, usage, save_trajectory)), folder, environment(home, folder), seconds
+        )
+        return Run(
+            code,
+            answer,
+            errors,
+            time.monotonic() - started,
+            read_json(usage) if usage.exists() else {},
+            _take_trajectory(folder) if save_trajectory else None,
+        )
 
 
 def _execute(arguments: list[str], folder: Path, variables: dict, seconds: float) -> tuple:
@@ -123,8 +158,10 @@ def _execute(arguments: list[str], folder: Path, variables: dict, seconds: float
     # Files, not pipes: a background process that the agent started would keep a pipe open.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         # The guard holds a pipe to us: when this process ends in whatever way, the agent ends, too.
-        guarded = [sys.executable, "-I", "-S", "-c", model_server.GUARD, *arguments]
-        child = subprocess.Popen(guarded, cwd=folder, env=variables, stdin=subprocess.PIPE, stdout=out, stderr=err, start_new_session=True)
+        guarded = [sys.executable, "-I", "-S", "-c", server.GUARD, *arguments]
+        child = subprocess.Popen(
+            guarded, cwd=folder, env=variables, stdin=subprocess.PIPE, stdout=out, stderr=err, start_new_session=True
+        )
         try:
             code = child.wait(seconds)
         except subprocess.TimeoutExpired:

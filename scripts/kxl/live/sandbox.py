@@ -24,7 +24,7 @@ from pathlib import Path
 
 import requests
 
-from cli import UserError
+from kxl.base.cli import UserError
 
 PORT = 8080  # inside; the network there is our own, so it is free
 
@@ -85,15 +85,36 @@ sys.exit(subprocess.call(command))
 @dataclass
 class Box:
     """`wrap(command)` is the command line that runs `command` inside; `url` is where it finds the server."""
+
     writable: list
     socket: Path
     flags: list
     url: str
 
     def wrap(self, command: list) -> list[str]:
-        argument = json.dumps([[str(path) for path in self.writable], str(self.socket), PORT, [str(part) for part in command]])
+        argument = json.dumps(
+            [[str(path) for path in self.writable], str(self.socket), PORT, [str(part) for part in command]]
+        )
         # unshare must have one thread to make a user namespace; a preloaded OpenBLAS would start some in it.
-        return ["env", "-u", "LD_PRELOAD", "unshare", *self.flags, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-I", "-S", "-c", INSIDE, argument]
+        return [
+            "env",
+            "-u",
+            "LD_PRELOAD",
+            "unshare",
+            *self.flags,
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            INSIDE,
+            argument,
+        ]
 
 
 @contextlib.contextmanager
@@ -142,6 +163,7 @@ class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 class _Relay(http.server.BaseHTTPRequestHandler):
     """The outer half: any request goes on to `base`; its answer is handed back piece by piece as it comes."""
+
     base: str
 
     def address_string(self):
@@ -158,10 +180,16 @@ class _Relay(http.server.BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes | None) -> None:
         session = requests.Session()
-        session.trust_env = not self.base.startswith(("http://127.", "http://localhost"))  # loopback not through a proxy
-        headers = {name: self.headers[name] for name in ("Content-Type", "Authorization", "Accept") if name in self.headers}
+        session.trust_env = not self.base.startswith(
+            ("http://127.", "http://localhost")
+        )  # loopback not through a proxy
+        headers = {
+            name: self.headers[name] for name in ("Content-Type", "Authorization", "Accept") if name in self.headers
+        }
         try:
-            reply = session.request(self.command, self.base + self.path, data=body, headers=headers, stream=True, timeout=(10, 600))
+            reply = session.request(
+                self.command, self.base + self.path, data=body, headers=headers, stream=True, timeout=(10, 600)
+            )
         except requests.RequestException as error:
             self.send_error(502, f"the server outside the box: {type(error).__name__}")
             return

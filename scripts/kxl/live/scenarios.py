@@ -12,9 +12,7 @@ quotes and newlines in arguments. `generated(seed, count)` have the wordings of 
 import json
 import random
 
-import record_tool_results
-import tiny_requests
-import tiny_rows
+from kxl.tiny import episodes, requests, rows
 
 
 def call(name: str, **arguments) -> dict:
@@ -27,9 +25,11 @@ def act(*calls: dict, say: str = "", think: str = "") -> dict:
 
 def tell(text: str):
     """A final turn, filled from the results in the request."""
+
     def turn(body: dict) -> dict:
         results = last_results(body)
         return {"content": text.format(r=results, **(results[-1] if results else {}))}
+
     return turn
 
 
@@ -70,13 +70,22 @@ TEST_ADD = "from calc import add\n\nassert add(2, 3) == 5, add(2, 3)\nprint('ok'
 
 def log_lines(count: int) -> str:
     """A log of `count` lines of about 50 characters, none alike."""
-    return "".join(f"2031-05-{1 + i % 28:02} {i % 24:02}:{i * 7 % 60:02} worker {i} took {i * i % 997} ms\n" for i in range(count))
+    return "".join(
+        f"2031-05-{1 + i % 28:02} {i % 24:02}:{i * 7 % 60:02} worker {i} took {i * i % 997} ms\n" for i in range(count)
+    )
 
 
 def written() -> list[dict]:
     """The hand-written scenarios. The last few are made to meet a filter: too long, a copy, asked by an eval suite."""
-    count = scenario("count-then-write", "Several steps", "count the ERROR lines in app.log and write the number to errors.txt", {"app.log": "INFO up\nERROR disk\nERROR net\nINFO down\n"},
-                     act(shell("grep -c ERROR app.log")), act(call("write_file", path="errors.txt", content="2\n")), tell("app.log has 2 ERROR lines; errors.txt says so."))
+    count = scenario(
+        "count-then-write",
+        "Several steps",
+        "count the ERROR lines in app.log and write the number to errors.txt",
+        {"app.log": "INFO up\nERROR disk\nERROR net\nINFO down\n"},
+        act(shell("grep -c ERROR app.log")),
+        act(call("write_file", path="errors.txt", content="2\n")),
+        tell("app.log has 2 ERROR lines; errors.txt says so."),
+    )
     return [
         scenario("fix-failing-check", "Errors", "check.py fails, find out why and fix it", {"calc.py": ADD, "check.py": TEST_ADD},
                  act(shell("python3 check.py"), think="Run it first to see the failure."), act(read("calc.py"), say="The check fails, so I look at the function."),
@@ -139,18 +148,26 @@ def generated(seed: int, count: int) -> list[dict]:
     rng = random.Random(f"scenarios {seed}")
     made = []
     while len(made) < count:
-        episode = record_tool_results.episode(rng)
+        episode = episodes.episode(rng)
         calls = [{"name": one["name"], "arguments": one["arguments"]} for one in episode["calls"]]
-        files = {path: text for path, text in episode["files"].items() if not any(other.startswith(path + "/") for other in episode["files"])}
-        prompt = tiny_requests.wording(rng, calls[0]) if len(calls) == 1 else tiny_requests.sequence(rng, calls)
+        files = {
+            path: text
+            for path, text in episode["files"].items()
+            if not any(other.startswith(path + "/") for other in episode["files"])
+        }
+        prompt = requests.wording(rng, calls[0]) if len(calls) == 1 else requests.sequence(rng, calls)
         together = len(calls) > 1 and all(one["name"] in ("read_file", "search_files") for one in calls)
         turns = [act(*calls)] if together else [act(one) for one in calls]
-        made.append(scenario(f"generated-{seed}-{len(made):02}", "Generated", prompt, files, *turns, _answer(calls[-1])))
+        made.append(
+            scenario(f"generated-{seed}-{len(made):02}", "Generated", prompt, files, *turns, _answer(calls[-1]))
+        )
     return made
 
 
 def _answer(last: dict):
     """The answer of the tool-router rows, from the real result."""
+
     def turn(body: dict) -> dict:
-        return {"content": tiny_rows.answer({**last, "result": body["messages"][-1]["content"]})}
+        return {"content": rows.answer({**last, "result": body["messages"][-1]["content"]})}
+
     return turn

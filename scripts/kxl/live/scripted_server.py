@@ -61,8 +61,18 @@ class Server:
                 self._calls += 1
                 arguments = call["arguments"]
                 text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-                calls.append({"id": f"call_{self._calls}", "type": "function", "function": {"name": call["name"], "arguments": text}})
-            return {**turn, "tool_calls": calls, "finish_reason": turn.get("finish_reason", "tool_calls" if calls else "stop")}
+                calls.append(
+                    {
+                        "id": f"call_{self._calls}",
+                        "type": "function",
+                        "function": {"name": call["name"], "arguments": text},
+                    }
+                )
+            return {
+                **turn,
+                "tool_calls": calls,
+                "finish_reason": turn.get("finish_reason", "tool_calls" if calls else "stop"),
+            }
 
 
 @contextlib.contextmanager
@@ -88,12 +98,14 @@ def deltas(turn: dict, piece: int) -> Iterator[dict]:
     yield {"role": "assistant", "content": None if turn["tool_calls"] else ""}
     for key, name in (("reasoning", "reasoning_content"), ("content", "content")):
         text = turn.get(key) or ""
-        yield from ({name: text[i:i + piece]} for i in range(0, len(text), piece))
+        yield from ({name: text[i : i + piece]} for i in range(0, len(text), piece))
     for index, call in enumerate(turn["tool_calls"]):
         text = call["function"]["arguments"]
-        yield {"tool_calls": [{"index": index, **call, "function": {"name": call["function"]["name"], "arguments": ""}}]}
+        yield {
+            "tool_calls": [{"index": index, **call, "function": {"name": call["function"]["name"], "arguments": ""}}]
+        }
         for i in range(0, len(text), piece):
-            yield {"tool_calls": [{"index": index, "function": {"arguments": text[i:i + piece]}}]}
+            yield {"tool_calls": [{"index": index, "function": {"arguments": text[i : i + piece]}}]}
 
 
 def completion(turn: dict) -> dict:
@@ -104,7 +116,14 @@ def completion(turn: dict) -> dict:
     if turn["tool_calls"]:
         message["tool_calls"] = turn["tool_calls"]
     choice = {"index": 0, "message": message, "finish_reason": turn["finish_reason"]}
-    return {"id": "chatcmpl-scripted", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice], "usage": _USAGE}
+    return {
+        "id": "chatcmpl-scripted",
+        "object": "chat.completion",
+        "created": 0,
+        "model": MODEL,
+        "choices": [choice],
+        "usage": _USAGE,
+    }
 
 
 # No tokenizer here, so no counts; agents only need the keys.
@@ -120,7 +139,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path.rstrip("/").endswith("/models"):
-            self._json(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "scripted", "context_length": CONTEXT}]})
+            self._json(
+                200,
+                {
+                    "object": "list",
+                    "data": [
+                        {
+                            "id": MODEL,
+                            "object": "model",
+                            "created": 0,
+                            "owned_by": "scripted",
+                            "context_length": CONTEXT,
+                        }
+                    ],
+                },
+            )
         elif self.path == "/health":
             self._json(200, {"status": "ok"})
         else:

@@ -21,20 +21,24 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli import UserError
-from files import read_json, shown
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown
 
 # What words are drawn from: short, in no shell's way. Two of them and a number are one of 170,280.
 WORDS = ("amber", "anchor", "apple", "arrow", "autumn", "basket", "beacon", "bridge", "butter", "candle", "camera", "castle", "cabin", "cloud", "copper", "carrot",
          "circle", "desert", "dragon", "eagle", "engine", "falcon", "feather", "forest", "garden", "doctor", "guitar", "harbor", "flower", "honey", "island", "ladder",
          "jungle", "lamp", "lemon", "river", "marble", "meadow", "mirror", "rocket", "ocean", "olive", "orange", "saddle")  # fmt: skip
 CHECKS = {"file": {"file", "equals"}, "folder": {"folder"}, "absent": {"absent"}, "result": {"result"}}
-NEEDED, ALLOWED = {"id", "prompt", "toolsets", "calls", "checks"}, {"id", "prompt", "toolsets", "calls", "checks", "files"}
+NEEDED, ALLOWED = (
+    {"id", "prompt", "toolsets", "calls", "checks"},
+    {"id", "prompt", "toolsets", "calls", "checks", "files"},
+)
 
 
 @dataclass
 class Task:
     """One task with its drawn words filled in."""
+
     id: str
     prompt: str
     toolsets: str
@@ -56,12 +60,16 @@ def load(path: Path, seed: int) -> tuple[str, list[Task]]:
     for place, task in enumerate(data["tasks"]):
         where = f"{shown(path)}: task {task.get('id', place)}"
         if NEEDED - set(task) or set(task) - ALLOWED:
-            raise UserError(f"{where}: has {', '.join(sorted(task))}; needs {', '.join(sorted(NEEDED))} and may have files")
+            raise UserError(
+                f"{where}: has {', '.join(sorted(task))}; needs {', '.join(sorted(NEEDED))} and may have files"
+            )
         if any(task["id"] == other.id for other in tasks):
             raise UserError(f"{where}: two tasks have this id")
         for check in task["checks"]:
             if set(check) not in CHECKS.values():
-                raise UserError(f"{where}: a check is one of {', '.join(CHECKS)} (file with equals), not {', '.join(check)}")
+                raise UserError(
+                    f"{where}: a check is one of {', '.join(CHECKS)} (file with equals), not {', '.join(check)}"
+                )
         if not task["checks"] or "{secret}" in task["prompt"]:
             raise UserError(f"{where}: needs checks, and no {{secret}} in its prompt")
         tasks.append(Task(**{"files": {}, **_fill(task, words(task["id"], seed))}))
@@ -72,7 +80,10 @@ def words(name: str, seed: int) -> dict[str, str]:
     """The words of one task in the run with `seed`."""
     rng = random.Random(f"{seed} {name}")
     chosen = rng.sample(WORDS, 6)
-    return {key: f"{chosen[2 * i]}-{chosen[2 * i + 1]}-{rng.randrange(10, 100)}" for i, key in enumerate(("a", "b", "secret"))}
+    return {
+        key: f"{chosen[2 * i]}-{chosen[2 * i + 1]}-{rng.randrange(10, 100)}"
+        for i, key in enumerate(("a", "b", "secret"))
+    }
 
 
 def _fill(value, drawn: dict):
@@ -119,5 +130,10 @@ def judge(task: Task, folder: Path, results: list[str]) -> list[str]:
 
 def checked(task: Task) -> list[str]:
     """What `judge` looks at, in words, for the report."""
-    described = {"file": "{file} holds {equals!r}", "folder": "folder {folder} is there", "absent": "{absent} is gone", "result": "a tool returned {result!r}"}
+    described = {
+        "file": "{file} holds {equals!r}",
+        "folder": "folder {folder} is there",
+        "absent": "{absent} is gone",
+        "result": "a tool returned {result!r}",
+    }
     return [described[next(iter(check))].format(**check) for check in task.checks] + ["every other file is as it was"]

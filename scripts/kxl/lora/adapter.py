@@ -21,9 +21,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-import safetensors_io
-from cli import UserError
-from files import atomic_dir, read_json, shown, write_json
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_dir, read_json, shown, write_json
+from kxl.model import safetensors_io
 
 EMBEDDINGS = ("none", "low_rank", "token_rows")
 WEIGHTS, SETTINGS = "adapter.safetensors", "adapter.json"
@@ -102,9 +102,11 @@ def attach(model: nn.Module, settings: dict, ids: tuple = ()) -> list[str]:
             if isinstance(module, nn.QuantizedEmbedding):
                 raise UserError(f"{name} is quantized; an adapter on the embedding needs an unquantized one")
             low_rank = settings["embedding"] == "low_rank"
-            replaced.append((name, LoRAEmbedding(module, settings["rank"], scale) if low_rank else TokenRows(module, ids)))
+            replaced.append(
+                (name, LoRAEmbedding(module, settings["rank"], scale) if low_rank else TokenRows(module, ids))
+            )
     if missing := sorted(set(settings["modules"]) - found):
-        raise UserError(f"no layer of this model is called {', '.join(missing)}; correct \"modules\" in the config")
+        raise UserError(f'no layer of this model is called {", ".join(missing)}; correct "modules" in the config')
     model.update_modules(tree_unflatten(replaced))
     return sorted(name for name, _ in replaced)
 

@@ -102,9 +102,19 @@ def use(model: nn.Module) -> None:
 
 def _instead_of(original: Callable) -> Callable:
     """mlx-lm's scaled_dot_product_attention, ours where it is that of a whole sequence; `original` where a cache or another mask is in play."""
+
     def attention(queries, keys, values, cache, scale, mask, **others):
-        whole = cache is None and isinstance(mask, str) and mask == "causal" and not any(value is not None for value in others.values())
-        return causal_attention(queries, keys, values, scale) if whole else original(queries, keys, values, cache=cache, scale=scale, mask=mask, **others)
+        whole = (
+            cache is None
+            and isinstance(mask, str)
+            and mask == "causal"
+            and not any(value is not None for value in others.values())
+        )
+        return (
+            causal_attention(queries, keys, values, scale)
+            if whole
+            else original(queries, keys, values, cache=cache, scale=scale, mask=mask, **others)
+        )
 
     attention.replaces = original
     return attention

@@ -60,8 +60,14 @@ def use(model) -> int:
     for layer in model.layers:
         feed_forward, conv = getattr(layer, "feed_forward", None), getattr(layer, "conv", None)
         if isinstance(getattr(feed_forward, "switch_mlp", None), SwitchGLU):
-            if not all(hasattr(part, "weight") and part.weight.dtype == mx.float32 for part in
-                       (feed_forward.switch_mlp.gate_proj, feed_forward.switch_mlp.up_proj, feed_forward.switch_mlp.down_proj)):
+            if not all(
+                hasattr(part, "weight") and part.weight.dtype == mx.float32
+                for part in (
+                    feed_forward.switch_mlp.gate_proj,
+                    feed_forward.switch_mlp.up_proj,
+                    feed_forward.switch_mlp.down_proj,
+                )
+            ):
                 raise ValueError("the experts must be float32 here: load the checkpoint with lora.load_model")
             feed_forward.switch_mlp = GroupedExperts(feed_forward.switch_mlp)
             replaced += 1

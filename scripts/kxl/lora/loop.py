@@ -23,13 +23,13 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from tqdm import tqdm
 
-import lora
-from cli import UserError, say
-from files import atomic_dir, read_json, shown, write_json
+from kxl.base.cli import UserError, say
+from kxl.base.files import atomic_dir, read_json, shown, write_json
+from kxl.lora import adapter
 
 SAVE_SECONDS = 120
 STILL_FALLING = 0.01  # share by which an epoch must lower the validation loss to earn another one
-SPIKE = 1.10          # a validation loss this many times the best one so far ends the training
+SPIKE = 1.10  # a validation loss this many times the best one so far ends the training
 
 
 def batches(lengths: list[int], batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
@@ -56,7 +56,11 @@ def pad(examples: list) -> tuple[mx.array, mx.array, mx.array]:
     loss = np.zeros((len(examples), width), dtype=bool)
     for row, example in enumerate(examples):
         length = len(example.tokens) - 1
-        inputs[row, :length], targets[row, :length], loss[row, :length] = example.tokens[:-1], example.tokens[1:], example.mask[1:]
+        inputs[row, :length], targets[row, :length], loss[row, :length] = (
+            example.tokens[:-1],
+            example.tokens[1:],
+            example.mask[1:],
+        )
     places = np.flatnonzero(loss)
     return mx.array(inputs), mx.array(places), mx.array(targets.reshape(-1)[places])
 
@@ -69,7 +73,9 @@ def head(model: nn.Module, hidden: mx.array) -> mx.array:
 def token_losses(model: nn.Module, inputs: mx.array, places: mx.array, targets: mx.array) -> mx.array:
     """Cross entropy (nats) of each token that has loss. Padding is on the right, where causal attention never looks."""
     hidden = model.model(inputs)
-    return nn.losses.cross_entropy(head(model, hidden.reshape(-1, hidden.shape[-1])[places]).astype(mx.float32), targets)
+    return nn.losses.cross_entropy(
+        head(model, hidden.reshape(-1, hidden.shape[-1])[places]).astype(mx.float32), targets
+    )
 
 
 def validation_loss(model: nn.Module, examples: list, batch_tokens: int) -> float:
@@ -101,7 +107,9 @@ def rate(settings: dict, planned: int, step: mx.array) -> mx.array:
     return settings["learning_rate"] * mx.minimum(1.0, (step + 1) / max(1, settings["warmup_steps"])) * left
 
 
-def train(model: nn.Module, examples: list, valid: list, settings: dict, work: Path, key: str, max_steps: int | None = None) -> dict:
+def train(
+    model: nn.Module, examples: list, valid: list, settings: dict, work: Path, key: str, max_steps: int | None = None
+) -> dict:
     """Train the attached adapter in place; leaves the arrays of the epoch with the lowest validation loss in the model.
 
     settings: learning_rate, warmup_steps, final_rate (the share of the rate to which it falls linearly over `epochs` epochs, where
@@ -111,11 +119,18 @@ def train(model: nn.Module, examples: list, valid: list, settings: dict, work: P
     """
     longest = max(len(example.tokens) for example in [*examples, *valid])
     if longest > settings["max_tokens"]:
-        raise UserError(f"a row has {longest} tokens, training takes {settings['max_tokens']}; shorten it or raise max_tokens")
+        raise UserError(
+            f"a row has {longest} tokens, training takes {settings['max_tokens']}; shorten it or raise max_tokens"
+        )
     if settings["max_epochs"] < settings["epochs"]:
-        raise UserError(f"max_epochs is {settings['max_epochs']}, below epochs, {settings['epochs']}; correct the config")
+        raise UserError(
+            f"max_epochs is {settings['max_epochs']}, below epochs, {settings['epochs']}; correct the config"
+        )
     lengths = [len(example.tokens) for example in examples]
-    plans = {epoch: batches(lengths, settings["batch_tokens"], settings["seed"], epoch) for epoch in range(1, settings["max_epochs"] + 1)}
+    plans = {
+        epoch: batches(lengths, settings["batch_tokens"], settings["seed"], epoch)
+        for epoch in range(1, settings["max_epochs"] + 1)
+    }
     planned = sum(len(plans[epoch]) for epoch in range(1, settings["epochs"] + 1))
     optimizer = optim.Adam(learning_rate=lambda step: rate(settings, planned, step), bias_correction=True)
     optimizer.init(model.trainable_parameters())
@@ -130,17 +145,28 @@ def train(model: nn.Module, examples: list, valid: list, settings: dict, work: P
     while (move := next_move(told["valid_losses"], settings["epochs"], settings["max_epochs"])) == "train":
         epoch = len(told["valid_losses"])
         plan = plans[epoch]
-        with tqdm(total=sum(lengths), desc=f"epoch {epoch}", unit="token", initial=sum(lengths[i] for one in plan[:told["batch"]] for i in one)) as bar:
-            for chosen in plan[told["batch"]:]:
+        with tqdm(
+            total=sum(lengths),
+            desc=f"epoch {epoch}",
+            unit="token",
+            initial=sum(lengths[i] for one in plan[: told["batch"]] for i in one),
+        ) as bar:
+            for chosen in plan[told["batch"] :]:
                 loss, grads = gradient(*pad([examples[i] for i in chosen]))
                 grads, _ = optim.clip_grad_norm(grads, 1.0)
                 optimizer.update(model, grads)
                 mx.eval(model.trainable_parameters(), optimizer.state)
                 if not math.isfinite(loss.item()):
-                    raise UserError(f"the loss is {loss.item()} at step {told['steps'] + 1}; lower the learning rate and start again in an empty --work")
+                    raise UserError(
+                        f"the loss is {loss.item()} at step {told['steps'] + 1}; lower the learning rate and start again in an empty --work"
+                    )
                 tokens = sum(lengths[i] for i in chosen)
                 told["train_losses"].append(round(loss.item(), 4))
-                told["steps"], told["tokens"], told["batch"] = told["steps"] + 1, told["tokens"] + tokens, told["batch"] + 1
+                told["steps"], told["tokens"], told["batch"] = (
+                    told["steps"] + 1,
+                    told["tokens"] + tokens,
+                    told["batch"] + 1,
+                )
                 told["seconds"] = before + time.monotonic() - started
                 told["peak_memory_gib"] = max(told["peak_memory_gib"], round(mx.get_peak_memory() / 2**30, 2))
                 bar.update(tokens)
@@ -161,29 +187,47 @@ def train(model: nn.Module, examples: list, valid: list, settings: dict, work: P
             break
     model.update(tree_unflatten(list(told.pop("best").items())))
     told.pop("batch")
-    return {**told, "move": move, "seconds": round(told["seconds"]), "valid_losses": [round(loss, 5) for loss in told["valid_losses"]]}
+    return {
+        **told,
+        "move": move,
+        "seconds": round(told["seconds"]),
+        "valid_losses": [round(loss, 5) for loss in told["valid_losses"]],
+    }
 
 
 def _copy(model: nn.Module) -> dict[str, mx.array]:
-    return {name: mx.array(array) for name, array in lora.trainable(model).items()}
+    return {name: mx.array(array) for name, array in adapter.trainable(model).items()}
 
 
 def _save(model, optimizer, work: Path, key: str, told: dict) -> None:
     with atomic_dir(Path(work) / "state") as partial:
-        mx.save_safetensors(str(partial / "adapter.safetensors"), lora.trainable(model))
+        mx.save_safetensors(str(partial / "adapter.safetensors"), adapter.trainable(model))
         mx.save_safetensors(str(partial / "best.safetensors"), told["best"])
         mx.save_safetensors(str(partial / "optimizer.safetensors"), dict(tree_flatten(optimizer.state)))
-        write_json(partial / "state.json", {"key": key, **{name: value for name, value in told.items() if name != "best"}})
+        write_json(
+            partial / "state.json", {"key": key, **{name: value for name, value in told.items() if name != "best"}}
+        )
 
 
 def _resume(model, optimizer, work: Path, key: str) -> dict:
     """The state in `work`, loaded into model and optimizer; a fresh one where there is none."""
     folder = Path(work) / "state"
     if not folder.is_dir():
-        return {"batch": 0, "steps": 0, "tokens": 0, "seconds": 0.0, "peak_memory_gib": 0.0, "train_losses": [], "valid_losses": [], "best_epoch": 0}
+        return {
+            "batch": 0,
+            "steps": 0,
+            "tokens": 0,
+            "seconds": 0.0,
+            "peak_memory_gib": 0.0,
+            "train_losses": [],
+            "valid_losses": [],
+            "best_epoch": 0,
+        }
     told = read_json(folder / "state.json")
     if told.pop("key") != key:
-        raise UserError(f"{shown(folder)}: is the state of a training with other data, model or settings; remove it, or name another --work")
+        raise UserError(
+            f"{shown(folder)}: is the state of a training with other data, model or settings; remove it, or name another --work"
+        )
     model.update(tree_unflatten(list(mx.load(str(folder / "adapter.safetensors")).items())))
     optimizer.state = tree_unflatten(list(mx.load(str(folder / "optimizer.safetensors")).items()))
     told["best"] = mx.load(str(folder / "best.safetensors"))

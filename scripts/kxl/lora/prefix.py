@@ -17,8 +17,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import ArraysCache, KVCache, make_prompt_cache
 
-import lora_training
-from cli import UserError
+from kxl.base.cli import UserError
+from kxl.lora import loop
 
 # Neighbours in sorted order may share a batch when they share this much of the shorter one, or when neither has more than
 # OWN_TOKENS of its own: rows without a tool list are that short, and alone each would be a step.
@@ -105,6 +105,7 @@ def plan(examples: list, batch_size: int, steps: int, seed: int) -> list[list[in
 
 def _continued(cache: list, rows: int, through: bool) -> list:
     """The cache of one beginning as that of `rows` rows which go on from it; without gradient unless `through`."""
+
     def shared(a: mx.array) -> mx.array:
         return mx.broadcast_to(a if through else mx.stop_gradient(a), (rows, *a.shape[1:]))
 
@@ -126,7 +127,7 @@ def _continued(cache: list, rows: int, through: bool) -> list:
 def _sum_of_losses(model, hidden: mx.array, targets: np.ndarray, weights: np.ndarray) -> mx.array:
     """Cross-entropies in nats, summed over the places with weight; hidden [B, L, D], targets and weights [B, L] or [L]."""
     places = np.flatnonzero(weights).astype(np.int32)
-    logits = lora_training.head(model, hidden.reshape(-1, hidden.shape[-1])[mx.array(places)]).astype(mx.float32)
+    logits = loop.head(model, hidden.reshape(-1, hidden.shape[-1])[mx.array(places)]).astype(mx.float32)
     return nn.losses.cross_entropy(logits, mx.array(targets.reshape(-1)[places])).sum()
 
 
@@ -161,7 +162,9 @@ def loss(model, batch: Batch, through: bool = True, given: list | None = None) -
             total = total + rows * _sum_of_losses(model, hidden, batch.shared_targets, batch.shared_weights)
         cache = _continued(cache, rows, through)
     if batch.weights.any():
-        total = total + _sum_of_losses(model, model.model(mx.array(batch.own), cache=cache), batch.targets, batch.weights)
+        total = total + _sum_of_losses(
+            model, model.model(mx.array(batch.own), cache=cache), batch.targets, batch.weights
+        )
     return total / batch.scored
 
 

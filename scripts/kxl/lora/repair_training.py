@@ -28,13 +28,12 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-import grouped_experts
-import lora
-import loss_mask
-import shared_prefix
-from cli import UserError
-from files import atomic_dir, read_json, shown, write_json
-from repair_settings import Settings
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_dir, read_json, shown, write_json
+from kxl.chat import loss_mask
+from kxl.lora import adapter, grouped_experts, prefix
+from kxl.lora.settings import Settings
+
 
 def key_of(shape: str, inputs: list) -> str:
     """What names a training: its shape, and its rows, model and first adapter as report.describe_input tells them."""
@@ -52,7 +51,7 @@ def load_model(folder: Path):
     return model
 
 
-def encode(chat: loss_mask.Chat, rows: list, shape: str, max_tokens: int) -> list[shared_prefix.Example]:
+def encode(chat: loss_mask.Chat, rows: list, shape: str, max_tokens: int) -> list[prefix.Example]:
     """The rows as tokens and loss masks, in one of repair_settings.SHAPES. UserError for a row that is too long."""
     examples = []
     for number, row in enumerate(rows, 1):
@@ -63,8 +62,10 @@ def encode(chat: loss_mask.Chat, rows: list, shape: str, max_tokens: int) -> lis
             tokens = np.array(chat.tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
             mask = np.ones(len(tokens), bool)
         if len(tokens) > max_tokens:
-            raise UserError(f"row {number} has {len(tokens):,} tokens and {max_tokens:,} are taken; shorten its tool list, leave it out or raise --max-tokens")
-        examples.append(shared_prefix.Example(tokens, mask))
+            raise UserError(
+                f"row {number} has {len(tokens):,} tokens and {max_tokens:,} are taken; shorten its tool list, leave it out or raise --max-tokens"
+            )
+        examples.append(prefix.Example(tokens, mask))
     return examples
 
 
@@ -74,24 +75,31 @@ class Trainer:
     def __init__(self, model, settings: Settings, work: Path, key: str = ""):
         self.model, self.settings, self.work = model, settings, Path(work)
         self.told = json.loads(json.dumps({"key": key, "settings": asdict(settings)}))
-        self.optimizer = optim.Adam(learning_rate=lambda step: settings.learning_rate * mx.minimum(1.0, (step + 1) / max(1, settings.warmup)), bias_correction=True)
+        self.optimizer = optim.Adam(
+            learning_rate=lambda step: settings.learning_rate * mx.minimum(1.0, (step + 1) / max(1, settings.warmup)),
+            bias_correction=True,
+        )
         self.optimizer.init(model.trainable_parameters())
         self.losses: list[float] = []
 
     def run(self, examples: list):
         """Yield (step from 1, loss in nats, tokens with loss) after each step; goes on where an interrupted run stopped."""
-        plan = shared_prefix.plan(examples, self.settings.batch_size, self.settings.steps, self.settings.seed)
+        plan = prefix.plan(examples, self.settings.batch_size, self.settings.steps, self.settings.seed)
         self._resume()
-        gradient = nn.value_and_grad(self.model, shared_prefix.loss)
+        gradient = nn.value_and_grad(self.model, prefix.loss)
         for step in range(len(self.losses), len(plan)):
-            batch = shared_prefix.collate([examples[i] for i in plan[step]])
+            batch = prefix.collate([examples[i] for i in plan[step]])
             through = random.Random(f"{self.settings.seed} {step}").random() < self.settings.prefix_gradient
-            value, grads = gradient(self.model, batch, through, None if through else shared_prefix.beginning(self.model, batch))
+            value, grads = gradient(
+                self.model, batch, through, None if through else prefix.beginning(self.model, batch)
+            )
             grads, _ = optim.clip_grad_norm(grads, self.settings.clip)
             self.optimizer.update(self.model, grads)
             mx.eval(value, self.model.trainable_parameters(), self.optimizer.state)
             if not math.isfinite(value.item()):
-                raise UserError(f"the loss of step {step + 1} is {value.item()}; take a smaller --learning-rate and remove {shown(self.work)}")
+                raise UserError(
+                    f"the loss of step {step + 1} is {value.item()}; take a smaller --learning-rate and remove {shown(self.work)}"
+                )
             self.losses.append(value.item())
             if (step + 1) % self.settings.save_every == 0 and step + 1 < len(plan):
                 self._put_away()
@@ -103,7 +111,7 @@ class Trainer:
 
     def _put_away(self) -> None:
         with atomic_dir(self.work) as partial:
-            mx.save_safetensors(str(partial / "adapter.safetensors"), lora.trainable(self.model))
+            mx.save_safetensors(str(partial / "adapter.safetensors"), adapter.trainable(self.model))
             mx.save_safetensors(str(partial / "optimizer.safetensors"), dict(tree_flatten(self.optimizer.state)))
             write_json(partial / "state.json", {**self.told, "losses": self.losses})
 
@@ -112,7 +120,9 @@ class Trainer:
             return
         state = read_json(self.work / "state.json")
         if any(state[name] != self.told[name] for name in self.told):
-            raise UserError(f"{shown(self.work)} holds an interrupted training of other rows, model or settings; remove it to start anew")
+            raise UserError(
+                f"{shown(self.work)} holds an interrupted training of other rows, model or settings; remove it to start anew"
+            )
         self.model.update(tree_unflatten(list(mx.load(str(self.work / "adapter.safetensors")).items())))
         self.optimizer.state = tree_unflatten(list(mx.load(str(self.work / "optimizer.safetensors")).items()))
         self.losses = state["losses"]

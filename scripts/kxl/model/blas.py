@@ -6,7 +6,7 @@ environment when a process starts, so a script that wants it starts itself again
 macOS computes on Metal and needs none of this.
 
 MLX gives freed buffers back above a cache of its own, 32 MiB on a CPU; `keep_memory` is for a process that trains or
-generates (freed_memory.py).
+generates (kxl/model/freed_memory.py).
 
 HERMES_KXL_BLAS names another library with the CBLAS interface, by path or by soname; the value
 "reference" keeps the BLAS of the wheel.
@@ -17,8 +17,8 @@ import ctypes.util
 import os
 import sys
 
-import freed_memory
-from cli import UserError, say
+from kxl.base.cli import UserError, say
+from kxl.model import freed_memory
 
 
 def fast_blas() -> str | None:
@@ -27,8 +27,10 @@ def fast_blas() -> str | None:
         return None
     chosen = os.environ.get("HERMES_KXL_BLAS") or ctypes.util.find_library("openblas")
     if not chosen:
-        raise UserError("OpenBLAS is not installed, and MLX's own BLAS is 20 to 50 times slower; run `make system-packages`,"
-                        " or set HERMES_KXL_BLAS=reference to go on without it")
+        raise UserError(
+            "OpenBLAS is not installed, and MLX's own BLAS is 20 to 50 times slower; run `make system-packages`,"
+            " or set HERMES_KXL_BLAS=reference to go on without it"
+        )
     return None if chosen == "reference" else chosen
 
 
@@ -58,7 +60,9 @@ def use_fast_blas(before_restart=None, keep_memory: bool = False) -> None:
     if library in os.environ.get("LD_PRELOAD", "").split(":"):
         # The linker only warns about a library that it cannot load.
         if not hasattr(ctypes.CDLL(None), "cblas_sgemm"):
-            raise UserError(f"{library} was asked for through LD_PRELOAD but gives no cblas_sgemm; name another one in HERMES_KXL_BLAS")
+            raise UserError(
+                f"{library} was asked for through LD_PRELOAD but gives no cblas_sgemm; name another one in HERMES_KXL_BLAS"
+            )
         return
     if before_restart:
         before_restart()

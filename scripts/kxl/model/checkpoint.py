@@ -21,18 +21,27 @@ from pathlib import Path
 
 import numpy as np
 
-import safetensors_io
-from cli import UserError
-from files import atomic_dir, read_json, shown, write_json
-from lfm2_shapes import expected_shapes, normalize_config
-from safetensors_io import FLOATS, Stored
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_dir, read_json, shown, write_json
+from kxl.model import safetensors_io
+from kxl.model.safetensors_io import FLOATS, Stored
+from kxl.model.shapes import expected_shapes, normalize_config
 
 PART_ELEMENTS = 1 << 22  # 16 MiB of float32 is what one step of reading or writing holds
 SHARD_BYTES = 5_000_000_000  # the shard size transformers and mlx-lm use
 MLX_EXPERT_NAMES = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-                   "added_tokens.json", "vocab.json", "merges.txt", "generation_config.json",
-                   "chat_template.jinja", "chat_template.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,10 @@ def read(folder: Path) -> Checkpoint:
         tensors[name] = _find(folder, name, shape, stored, config, used)
     unknown = sorted(set(stored) - used)
     if unknown:
-        raise UserError(f"{shown(stored[unknown[0]].file)}: {unknown[0]} is no tensor of a {config['model_type']} "
-                        f"with this config.json ({len(unknown)} such){_advice(unknown[0])}")
+        raise UserError(
+            f"{shown(stored[unknown[0]].file)}: {unknown[0]} is no tensor of a {config['model_type']} "
+            f"with this config.json ({len(unknown)} such){_advice(unknown[0])}"
+        )
     return Checkpoint(folder, config, tensors)
 
 
@@ -91,14 +102,18 @@ def read_dense(folder: Path) -> Checkpoint:
     folder, tensors = Path(folder), {}
     for name, entry in safetensors_io.index_folder(folder).items():
         if entry.dtype not in FLOATS:
-            raise UserError(f"{shown(entry.file)}: {name} has type {entry.dtype}; save the checkpoint as BF16, F16 or F32")
+            raise UserError(
+                f"{shown(entry.file)}: {name} has type {entry.dtype}; save the checkpoint as BF16, F16 or F32"
+            )
         tensors[name] = _tensor(name, entry.shape, _Source(entry, entry.shape, entry.dtype))
     return Checkpoint(folder, read_json(folder / "config.json"), tensors)
 
 
 def _advice(name: str) -> str:
     if "lora" in name or "dora" in name:
-        return "; fuse the adapter into the checkpoint first (scripts/fuse_lora.py, or mlx_lm.fuse for one of mlx-lm's)"
+        return (
+            "; fuse the adapter into the checkpoint first (scripts/repair_fuse.py, or mlx_lm.fuse for one of mlx-lm's)"
+        )
     if name == "lm_head.weight":
         return "; with tied embeddings it must be absent: remove it if it equals model.embed_tokens.weight"
     return ""
@@ -116,16 +131,19 @@ def _find(folder, name, shape, stored, config, used) -> Tensor:
     source = _source(stored, key, config, used)
     if source.shape not in full_shapes:
         wanted = " or ".join(str(list(full)) for full in full_shapes)
-        raise UserError(f"{shown(source.stored.file)}: {key} has shape {list(source.shape)}, "
-                        f"config.json asks for {wanted}")
+        raise UserError(
+            f"{shown(source.stored.file)}: {key} has shape {list(source.shape)}, config.json asks for {wanted}"
+        )
     return _tensor(name, shape, source, first_row)
 
 
 def _tensor(name: str, shape: tuple, source: "_Source", first_row: int = 0) -> Tensor:
     count = int(np.prod(shape)) // source.columns  # for conv.conv either layout has the same bytes
     step = max(1, PART_ELEMENTS // source.columns)
-    parts = tuple((lambda a=a, b=min(a + step, first_row + count): source.read(a, b, name))
-                  for a in range(first_row, first_row + count, step))
+    parts = tuple(
+        (lambda a=a, b=min(a + step, first_row + count): source.read(a, b, name))
+        for a in range(first_row, first_row + count, step)
+    )
     return Tensor(name, shape, source.dtype, parts)
 
 
@@ -177,8 +195,10 @@ class _Source:
 def _refuse_not_finite(values: np.ndarray, name: str, where: str) -> None:
     if not np.isfinite(values).all():
         bad = values[~np.isfinite(values)]
-        raise UserError(f"{where}: {name} holds {bad.size} values that are not finite ({bad.flat[0]} first); "
-                        f"the checkpoint is broken, take an earlier one")
+        raise UserError(
+            f"{where}: {name} holds {bad.size} values that are not finite ({bad.flat[0]} first); "
+            f"the checkpoint is broken, take an earlier one"
+        )
 
 
 def _source(stored: dict, key: str, config: dict, used: set) -> _Source:
@@ -187,26 +207,38 @@ def _source(stored: dict, key: str, config: dict, used: set) -> _Source:
     entry, base = stored[key], key.removesuffix(".weight")
     if f"{base}.scales" not in stored:
         if entry.dtype not in FLOATS:
-            raise UserError(f"{shown(entry.file)}: {key} has type {entry.dtype} and no {base}.scales beside it; "
-                            f"save the checkpoint as BF16, F16 or F32")
+            raise UserError(
+                f"{shown(entry.file)}: {key} has type {entry.dtype} and no {base}.scales beside it; "
+                f"save the checkpoint as BF16, F16 or F32"
+            )
         return _Source(entry, entry.shape, entry.dtype)
 
     settings = config.get("quantization") or {}
     settings = {**settings, **(settings.get(base) if isinstance(settings.get(base), dict) else {})}
     mode, bits, group = settings.get("mode", "affine"), settings.get("bits"), settings.get("group_size")
     if mode != "affine" or f"{base}.biases" not in stored:
-        raise UserError(f"{shown(entry.file)}: {key} is quantized in mode {mode!r}; only affine is read here: "
-                        f"dequantize the checkpoint first (mlx_lm.convert --dequantize)")
+        raise UserError(
+            f"{shown(entry.file)}: {key} is quantized in mode {mode!r}; only affine is read here: "
+            f"dequantize the checkpoint first (mlx_lm.convert --dequantize)"
+        )
     scales, biases = stored[f"{base}.scales"], stored[f"{base}.biases"]
     used.update((scales.name, biases.name))
     if bits not in (2, 3, 4, 5, 6, 8) or not group:
-        raise UserError(f"{shown(entry.file)}: {key} is quantized, but config.json's quantization gives "
-                        f"bits {bits} and group_size {group} for it")
+        raise UserError(
+            f"{shown(entry.file)}: {key} is quantized, but config.json's quantization gives "
+            f"bits {bits} and group_size {group} for it"
+        )
     columns = scales.columns * group
-    if entry.dtype != "U32" or entry.columns * 32 != columns * bits or scales.shape != biases.shape \
-            or scales.shape[:-1] != entry.shape[:-1]:
-        raise UserError(f"{shown(entry.file)}: {key} {list(entry.shape)} and its scales {list(scales.shape)} do not "
-                        f"fit {bits} bits in groups of {group}, which config.json gives for it")
+    if (
+        entry.dtype != "U32"
+        or entry.columns * 32 != columns * bits
+        or scales.shape != biases.shape
+        or scales.shape[:-1] != entry.shape[:-1]
+    ):
+        raise UserError(
+            f"{shown(entry.file)}: {key} {list(entry.shape)} and its scales {list(scales.shape)} do not "
+            f"fit {bits} bits in groups of {group}, which config.json gives for it"
+        )
     return _Source(entry, (*entry.shape[:-1], columns), scales.dtype, scales, biases, bits)
 
 
@@ -237,8 +269,9 @@ def mlx_tensors(checkpoint: Checkpoint) -> list[Tensor]:
         elif name.endswith("conv.conv.weight"):
             hidden, _, width = tensor.shape
             tensors.append(replace(tensor, shape=(hidden, width, 1)))
-        elif (match := re.fullmatch(r"(.*\.feed_forward\.)(w[123])\.weight", name)) \
-                and checkpoint.config["model_type"] == "lfm2_moe":
+        elif (match := re.fullmatch(r"(.*\.feed_forward\.)(w[123])\.weight", name)) and checkpoint.config[
+            "model_type"
+        ] == "lfm2_moe":
             tensors.append(replace(tensor, name=f"{match[1]}{MLX_EXPERT_NAMES[match[2]]}.weight"))
         else:
             tensors.append(tensor)
@@ -267,18 +300,26 @@ def _save(folder, tensors, checkpoint, metadata, shard_bytes) -> None:
             size = 0
         shards[-1].append(tensor)
         size += nbytes
-    names = ["model.safetensors"] if len(shards) == 1 else \
-            [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    names = (
+        ["model.safetensors"]
+        if len(shards) == 1
+        else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    )
     with atomic_dir(folder) as partial:
         for name, shard in zip(names, shards, strict=True):
             safetensors_io.write_file(partial / name, shard, metadata)
         if len(shards) > 1:
             total = sum(int(np.prod(t.shape)) * safetensors_io.BYTES[t.dtype] for t in tensors)
-            write_json(partial / safetensors_io.INDEX, {
-                "metadata": {"total_size": total},
-                "weight_map": {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}})
-        config = {key: value for key, value in checkpoint.config.items()
-                  if key not in ("quantization", "quantization_config")}
+            write_json(
+                partial / safetensors_io.INDEX,
+                {
+                    "metadata": {"total_size": total},
+                    "weight_map": {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard},
+                },
+            )
+        config = {
+            key: value for key, value in checkpoint.config.items() if key not in ("quantization", "quantization_config")
+        }
         write_json(partial / "config.json", config)
         copy_tokenizer(checkpoint.folder, partial)
 

@@ -11,7 +11,12 @@ import sys
 
 # No buffer mapped by itself, nothing given back, grown in large steps, and one heap for all threads: in a thread's own,
 # no block above 64 MiB has room, and a server computes in a thread.
-SETTINGS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "500000000", "MALLOC_ARENA_MAX": "1"}
+SETTINGS = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "500000000",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 def kept(environment: dict[str, str]) -> dict[str, str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from cli import UserError
-from files import shown
+from kxl.base.cli import UserError
+from kxl.base.files import shown
 
 
 @dataclass
@@ -46,8 +46,16 @@ def load(folder: Path):
     return model
 
 
-def generate(model, prompts: list[list[int]], max_tokens: int, stop: int, watch: int | None = None, top: int = 0, batch: int = 32,
-             done: Callable[[], None] | None = None) -> list[Generation]:
+def generate(
+    model,
+    prompts: list[list[int]],
+    max_tokens: int,
+    stop: int,
+    watch: int | None = None,
+    top: int = 0,
+    batch: int = 32,
+    done: Callable[[], None] | None = None,
+) -> list[Generation]:
     """Greedy continuations of token-id prompts, in their order, `batch` of them at a time; `done` is called as each ends."""
     from mlx_lm.generate import BatchGenerator
 
@@ -55,7 +63,9 @@ def generate(model, prompts: list[list[int]], max_tokens: int, stop: int, watch:
     # Prompts are read four at a time, since those are padded to their longest and attention costs its square; alike
     # lengths are side by side.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    generator = BatchGenerator(model, max_tokens=max_tokens, stop_tokens=[[stop]], completion_batch_size=batch, prefill_batch_size=4)
+    generator = BatchGenerator(
+        model, max_tokens=max_tokens, stop_tokens=[[stop]], completion_batch_size=batch, prefill_batch_size=4
+    )
     places = dict(zip(generator.insert([prompts[i] for i in order]), order))
     while responses := generator.next_generated():
         for response in responses:

@@ -11,15 +11,21 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-import safetensors_io
-from checkpoint import Tensor, from_array
-from cli import UserError
-from files import shown, write_json
+from kxl.base.cli import UserError
+from kxl.base.files import shown, write_json
+from kxl.model import safetensors_io
+from kxl.model.checkpoint import Tensor, from_array
 
 LAYER_NAMES = {
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
 }
 TOP_NAMES = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
 SPECIAL = 3  # tokenizer.ggml.token_type of a control token
@@ -47,19 +53,30 @@ def field(reader: gguf.GGUFReader, key: str):
 
 def config(reader: gguf.GGUFReader) -> dict:
     """transformers' config.json for the file."""
+
     def number(key):
         return field(reader, f"llama.{key}")
 
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "tie_word_embeddings": True,
-        "hidden_size": number("embedding_length"), "intermediate_size": number("feed_forward_length"),
-        "num_hidden_layers": number("block_count"), "num_attention_heads": number("attention.head_count"),
-        "num_key_value_heads": number("attention.head_count_kv"), "max_position_embeddings": number("context_length"),
-        "vocab_size": number("vocab_size"), "rope_theta": number("rope.freq_base"),
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "hidden_size": number("embedding_length"),
+        "intermediate_size": number("feed_forward_length"),
+        "num_hidden_layers": number("block_count"),
+        "num_attention_heads": number("attention.head_count"),
+        "num_key_value_heads": number("attention.head_count_kv"),
+        "max_position_embeddings": number("context_length"),
+        "vocab_size": number("vocab_size"),
+        "rope_theta": number("rope.freq_base"),
         # Stored as float32, where 1e-5 reads 9.99999975e-06.
         "rms_norm_eps": float(f"{number('attention.layer_norm_rms_epsilon'):.6g}"),
-        "attention_bias": False, "mlp_bias": False, "dtype": "bfloat16",
-        "bos_token_id": field(reader, "tokenizer.ggml.bos_token_id"), "eos_token_id": field(reader, "tokenizer.ggml.eos_token_id"),
+        "attention_bias": False,
+        "mlp_bias": False,
+        "dtype": "bfloat16",
+        "bos_token_id": field(reader, "tokenizer.ggml.bos_token_id"),
+        "eos_token_id": field(reader, "tokenizer.ggml.eos_token_id"),
         "pad_token_id": field(reader, "tokenizer.ggml.padding_token_id"),
     }
 
@@ -82,7 +99,10 @@ def unpermute(weights: np.ndarray, heads: int) -> np.ndarray:
 
 def tensors(reader: gguf.GGUFReader) -> list[Tensor]:
     """Every tensor, dequantized, in transformers' names and order of rows, to be saved as BF16."""
-    heads = {"attn_q": field(reader, "llama.attention.head_count"), "attn_k": field(reader, "llama.attention.head_count_kv")}
+    heads = {
+        "attn_q": field(reader, "llama.attention.head_count"),
+        "attn_k": field(reader, "llama.attention.head_count_kv"),
+    }
     made = []
     for entry in reader.tensors:
         values = gguf.dequantize(entry.data, entry.tensor_type).reshape(tuple(int(n) for n in reversed(entry.shape)))
@@ -99,16 +119,44 @@ def tokenizer(reader: gguf.GGUFReader) -> dict:
     llama.cpp's name for that is "smollm"; its converter recognises the result by the hash of one text.
     """
     words, types = field(reader, "tokenizer.ggml.tokens"), field(reader, "tokenizer.ggml.token_type")
-    added = [{"id": i, "content": word, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-             for i, (word, kind) in enumerate(zip(words, types)) if kind == SPECIAL]
+    added = [
+        {
+            "id": i,
+            "content": word,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for i, (word, kind) in enumerate(zip(words, types))
+        if kind == SPECIAL
+    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level]},
-        "post_processor": None, "decoder": byte_level,
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                  "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                  "vocab": {word: i for i, word in enumerate(words)}, "merges": field(reader, "tokenizer.ggml.merges")},
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
+        },
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {word: i for i, word in enumerate(words)},
+            "merges": field(reader, "tokenizer.ggml.merges"),
+        },
     }
 
 
@@ -119,9 +167,17 @@ def write_folder(reader: gguf.GGUFReader, folder: Path) -> None:
     safetensors_io.write_file(folder / "model.safetensors", tensors(reader), {"format": "pt"})
     write_json(folder / "config.json", settings)
     # Not write_json: sorted keys would put "merges" and the ids of the vocabulary in no order a person can follow.
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer(reader), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    write_json(folder / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
-        "bos_token": words[settings["bos_token_id"]], "eos_token": words[settings["eos_token_id"]],
-        "pad_token": words[settings["pad_token_id"]], "model_max_length": settings["max_position_embeddings"],
-    })
+    (folder / "tokenizer.json").write_text(
+        json.dumps(tokenizer(reader), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "bos_token": words[settings["bos_token_id"]],
+            "eos_token": words[settings["eos_token_id"]],
+            "pad_token": words[settings["pad_token_id"]],
+            "model_max_length": settings["max_position_embeddings"],
+        },
+    )

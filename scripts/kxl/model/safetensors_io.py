@@ -14,11 +14,26 @@ from pathlib import Path
 
 import numpy as np
 
-from cli import UserError
-from files import atomic_path, read_json, shown
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_path, read_json, shown
 
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
-         "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+}
 # numpy has no bfloat16: its bits travel as uint16
 NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U32": "<u4"}
 FLOATS = ("BF16", "F16", "F32")
@@ -58,8 +73,10 @@ class Stored:
         shorter than its header says or the type is none of these.
         """
         if self.dtype not in NUMPY:
-            raise UserError(f"{shown(self.file)}: {self.name} has type {self.dtype}, which is not supported; "
-                            f"save the checkpoint as BF16, F16 or F32")
+            raise UserError(
+                f"{shown(self.file)}: {self.name} has type {self.dtype}, which is not supported; "
+                f"save the checkpoint as BF16, F16 or F32"
+            )
         count = (stop - start) * self.columns
         with open(self.file, "rb") as file:
             file.seek(self.offset + start * self.columns * BYTES[self.dtype])
@@ -90,8 +107,9 @@ def read_header(path: Path) -> dict[str, Stored]:
 
     try:
         header.pop("__metadata__", None)
-        entries = sorted((*entry["data_offsets"], name, entry["dtype"], tuple(entry["shape"]))
-                         for name, entry in header.items())
+        entries = sorted(
+            (*entry["data_offsets"], name, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()
+        )
     except (AttributeError, KeyError, TypeError):
         raise UserError(f"{shown(path)}: the header is not a safetensors header; {again}") from None
 
@@ -101,8 +119,10 @@ def read_header(path: Path) -> dict[str, Stored]:
         if dtype not in BYTES:
             raise UserError(f"{shown(path)}: {name} has the unknown type {dtype}")
         if begin != end or stop - begin != math.prod(shape) * BYTES[dtype]:
-            raise UserError(f"{shown(path)}: the header gives {name} {stop - begin} bytes at {begin}, "
-                            f"but {dtype} {list(shape)} should stand at {end}; {again}")
+            raise UserError(
+                f"{shown(path)}: the header gives {name} {stop - begin} bytes at {begin}, "
+                f"but {dtype} {list(shape)} should stand at {end}; {again}"
+            )
         stored[name] = Stored(path, name, dtype, shape, begin)
         end = stop
     if end != size:
@@ -114,8 +134,9 @@ def index_folder(folder: Path) -> dict[str, Stored]:
     """All tensors of a checkpoint folder by name. UserError names the missing shard or tensor."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{shown(folder)}: no such folder; MODEL must name a checkpoint folder with config.json "
-                        f"and *.safetensors")
+        raise UserError(
+            f"{shown(folder)}: no such folder; MODEL must name a checkpoint folder with config.json and *.safetensors"
+        )
     weight_map = None
     if (folder / INDEX).exists():
         weight_map = read_json(folder / INDEX).get("weight_map")
@@ -130,17 +151,23 @@ def index_folder(folder: Path) -> dict[str, Stored]:
     for name in files:
         if not (folder / name).is_file():
             lost = [tensor for tensor, shard in (weight_map or {}).items() if shard == name]
-            raise UserError(f"{shown(folder / name)}: missing shard ({len(lost)} tensors, {lost[0]} among them); "
-                            f"copy or download it into the folder")
+            raise UserError(
+                f"{shown(folder / name)}: missing shard ({len(lost)} tensors, {lost[0]} among them); "
+                f"copy or download it into the folder"
+            )
         for tensor, entry in read_header(folder / name).items():
             if tensor in stored:
-                raise UserError(f"{shown(folder)}: {tensor} is in {stored[tensor].file.name} and in {name}; "
-                                f"remove the file that does not belong to this checkpoint")
+                raise UserError(
+                    f"{shown(folder)}: {tensor} is in {stored[tensor].file.name} and in {name}; "
+                    f"remove the file that does not belong to this checkpoint"
+                )
             stored[tensor] = entry
     for tensor, shard in (weight_map or {}).items():
         if tensor not in stored or stored[tensor].file.name != shard:
-            raise UserError(f"{shown(folder / INDEX)}: {tensor} should be in {shard} and is not; "
-                            f"index and shards are of different checkpoints")
+            raise UserError(
+                f"{shown(folder / INDEX)}: {tensor} should be in {shard} and is not; "
+                f"index and shards are of different checkpoints"
+            )
     return stored
 
 
@@ -155,8 +182,10 @@ def _complete(folder: Path, files: list[str]) -> list[str]:
         wanted = [f"model-{i + 1:0{width}d}-of-{total:0{width}d}.safetensors" for i in range(total)]
         lost = [name for name in wanted if name not in files]
         if lost:
-            raise UserError(f"{shown(folder)}: {lost[0]} is missing ({len(lost)} of {total} shards); "
-                            f"copy or download it into the folder")
+            raise UserError(
+                f"{shown(folder)}: {lost[0]} is missing ({len(lost)} of {total} shards); "
+                f"copy or download it into the folder"
+            )
     return files
 
 
@@ -169,8 +198,11 @@ def write_file(path: Path, tensors: list, metadata: dict[str, str]) -> None:
     header, offset = {"__metadata__": metadata}, 0
     for tensor in tensors:
         size = math.prod(tensor.shape) * BYTES[tensor.dtype]
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape),
-                               "data_offsets": [offset, offset + size]}
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data starts on an 8-byte boundary

@@ -4,13 +4,11 @@ In: the config as a dict. Out: canonical (transformers) names with shapes, in la
 Shapes as in transformers 5.23 models/lfm2 and models/lfm2_moe; H = hidden_size.
 """
 
-from cli import UserError
+from kxl.base.cli import UserError
 
 MODEL_TYPES = {"lfm2": "Lfm2ForCausalLM", "lfm2_moe": "Lfm2MoeForCausalLM"}
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-         "conv_L_cache")
-MOE_SIZES = ("intermediate_size", "moe_intermediate_size", "num_experts", "num_experts_per_tok",
-             "num_dense_layers")
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "conv_L_cache")
+MOE_SIZES = ("intermediate_size", "moe_intermediate_size", "num_experts", "num_experts_per_tok", "num_dense_layers")
 
 
 def normalize_config(config: dict, path: str) -> dict:
@@ -41,14 +39,19 @@ def normalize_config(config: dict, path: str) -> dict:
         config["layer_types"] = ["full_attention" if i in attention else "conv" for i in range(layers)]
     kinds = config["layer_types"]
     if len(kinds) != layers or set(kinds) - {"conv", "full_attention"}:
-        raise UserError(f"{path}: layer_types has {len(kinds)} entries of kind {sorted(set(kinds))}; "
-                        f"{layers} of conv or full_attention are needed")
+        raise UserError(
+            f"{path}: layer_types has {len(kinds)} entries of kind {sorted(set(kinds))}; "
+            f"{layers} of conv or full_attention are needed"
+        )
     if config["hidden_size"] % config["num_attention_heads"]:
-        raise UserError(f"{path}: hidden_size {config['hidden_size']} is no multiple of num_attention_heads "
-                        f"{config['num_attention_heads']}")
+        raise UserError(
+            f"{path}: hidden_size {config['hidden_size']} is no multiple of num_attention_heads "
+            f"{config['num_attention_heads']}"
+        )
     if model_type == "lfm2_moe" and config["num_experts_per_tok"] > config["num_experts"]:
-        raise UserError(f"{path}: num_experts_per_tok {config['num_experts_per_tok']} exceeds num_experts "
-                        f"{config['num_experts']}")
+        raise UserError(
+            f"{path}: num_experts_per_tok {config['num_experts_per_tok']} exceeds num_experts {config['num_experts']}"
+        )
     return config
 
 
@@ -112,6 +115,8 @@ def expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:
 
 def _mlp(prefix: str, hidden: int, width: int) -> dict[str, tuple[int, int]]:
     """SwiGLU: w1 is the gate, w3 the up and w2 the down projection."""
-    return {f"{prefix}.w1.weight": (width, hidden),
-            f"{prefix}.w3.weight": (width, hidden),
-            f"{prefix}.w2.weight": (hidden, width)}
+    return {
+        f"{prefix}.w1.weight": (width, hidden),
+        f"{prefix}.w3.weight": (width, hidden),
+        f"{prefix}.w2.weight": (hidden, width),
+    }

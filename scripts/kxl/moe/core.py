@@ -20,13 +20,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-import checkpoint
-import int8_expert
-import safetensors_io
-from cli import UserError
-from files import read_json, require_space, shown, write_json
-from int8_expert import Int8Matrix
-from lfm2_shapes import expected_shapes, normalize_config
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, require_space, shown, write_json
+from kxl.model import checkpoint, safetensors_io
+from kxl.model.shapes import expected_shapes, normalize_config
+from kxl.moe import int8
+from kxl.moe.int8 import Int8Matrix
 
 MATRICES = ("w1", "w3", "w2")  # gate, up, down
 
@@ -47,7 +46,9 @@ class MixedCore:
 
     @property
     def nbytes(self) -> int:
-        return sum(matrix.nbytes for matrix in self.experts.values()) + sum(array.nbytes for array in self.plain.values())
+        return sum(matrix.nbytes for matrix in self.experts.values()) + sum(
+            array.nbytes for array in self.plain.values()
+        )
 
     def expert(self, layer: int, expert: int) -> list[Int8Matrix]:
         """Gate, up and down projection of one expert."""
@@ -75,9 +76,11 @@ def check_config(config: dict, group: int, path: str) -> dict:
     """The normalized config; UserError when it is no LFM2-MoE or the group size does not fit its experts."""
     config = normalize_config(config, path)
     if config["model_type"] != "lfm2_moe":
-        raise UserError(f"{path}: model_type {config['model_type']!r} has no experts to train; MODEL must be an LFM2-MoE")
+        raise UserError(
+            f"{path}: model_type {config['model_type']!r} has no experts to train; MODEL must be an LFM2-MoE"
+        )
     for key in ("hidden_size", "moe_intermediate_size"):
-        int8_expert.check_group(f"{path}: {key}", config[key], group)
+        int8.check_group(f"{path}: {key}", config[key], group)
     return config
 
 
@@ -114,17 +117,22 @@ def build(folder: Path, source: checkpoint.Checkpoint, group: int, say=None) -> 
     @functools.lru_cache(maxsize=1)  # codes, scales and biases of one matrix are written one after another
     def quantized(name: str) -> Int8Matrix:
         values = source.tensors[name].read()
-        matrix = int8_expert.quantize(values, group)
-        error = int8_expert.dequantize(matrix) - values
+        matrix = int8.quantize(values, group)
+        error = int8.dequantize(matrix) - values
         scale = float(np.sqrt(np.mean(np.square(values)))) or 1.0
-        errors[name] = {"relative_rms": round(float(np.sqrt(np.mean(np.square(error)))) / scale, 6), "max": float(np.abs(error).max())}
+        errors[name] = {
+            "relative_rms": round(float(np.sqrt(np.mean(np.square(error)))) / scale, 6),
+            "max": float(np.abs(error).max()),
+        }
         return matrix
 
     def parts(name: str, shape: tuple) -> list:
         if is_expert(name):
             return _matrix_parts(name.removesuffix(".weight"), shape, group, lambda: quantized(name))
         tensor = source.tensors[name]
-        return [Part(name, "F32" if tensor.dtype == "F32" and name.endswith("expert_bias") else "BF16", shape, tensor.parts)]
+        return [
+            Part(name, "F32" if tensor.dtype == "F32" and name.endswith("expert_bias") else "BF16", shape, tensor.parts)
+        ]
 
     require_space(folder.parent, size(source.config, group))
     _write(folder, source.config, group, source.folder, parts, say)
@@ -133,9 +141,12 @@ def build(folder: Path, source: checkpoint.Checkpoint, group: int, say=None) -> 
 
 def save(folder: Path, core: MixedCore, also=None) -> None:
     """Write a core atomically; `also(partial folder)` adds files that belong to the same moment."""
+
     def parts(name: str, shape: tuple) -> list:
         if is_expert(name):
-            return _matrix_parts(name.removesuffix(".weight"), shape, core.group, lambda: core.experts[name.removesuffix(".weight")])
+            return _matrix_parts(
+                name.removesuffix(".weight"), shape, core.group, lambda: core.experts[name.removesuffix(".weight")]
+            )
         stored = core.plain[name]
         return [Part(name, "BF16" if stored.dtype == np.uint16 else "F32", shape, (lambda: stored,))]
 
@@ -145,19 +156,25 @@ def save(folder: Path, core: MixedCore, also=None) -> None:
 
 def size(config: dict, group: int) -> int:
     """Bytes of a core's arrays."""
-    return sum(math.prod(shape) + 4 * math.prod(shape) // group if is_expert(name) else
-               math.prod(shape) * (4 if name.endswith("expert_bias") else 2) for name, shape in expected_shapes(config).items())
+    return sum(
+        math.prod(shape) + 4 * math.prod(shape) // group
+        if is_expert(name)
+        else math.prod(shape) * (4 if name.endswith("expert_bias") else 2)
+        for name, shape in expected_shapes(config).items()
+    )
 
 
 def _matrix_parts(base: str, shape: tuple, group: int, matrix) -> list:
     rows, columns = shape
-    return [Part(f"{base}.weight", "U32", (rows, columns // 4), (lambda: matrix().codes.view(np.uint32),)),
-            Part(f"{base}.scales", "BF16", (rows, columns // group), (lambda: matrix().scales,)),
-            Part(f"{base}.biases", "BF16", (rows, columns // group), (lambda: matrix().biases,))]
+    return [
+        Part(f"{base}.weight", "U32", (rows, columns // 4), (lambda: matrix().codes.view(np.uint32),)),
+        Part(f"{base}.scales", "BF16", (rows, columns // group), (lambda: matrix().scales,)),
+        Part(f"{base}.biases", "BF16", (rows, columns // group), (lambda: matrix().biases,)),
+    ]
 
 
 def _write(folder: Path, config: dict, group: int, tokenizer: Path, parts, say, also=None) -> None:
-    from files import atomic_dir
+    from kxl.base.files import atomic_dir
 
     shards = layout(config)
     with atomic_dir(folder) as partial:
@@ -166,7 +183,9 @@ def _write(folder: Path, config: dict, group: int, tokenizer: Path, parts, say, 
             safetensors_io.write_file(partial / _shard_name(index, len(shards)), tensors, {"format": "mlx"})
             if say:
                 say(index + 1, len(shards))
-        write_json(partial / "config.json", {**config, "quantization": {"bits": 8, "group_size": group, "mode": "affine"}})
+        write_json(
+            partial / "config.json", {**config, "quantization": {"bits": 8, "group_size": group, "mode": "affine"}}
+        )
         checkpoint.copy_tokenizer(tokenizer, partial)
         if also:
             also(partial)
@@ -183,7 +202,9 @@ def load(folder: Path) -> MixedCore:
     config = read_json(folder / "config.json")
     settings = config.pop("quantization", None)
     if not isinstance(settings, dict) or settings.get("bits") != 8 or settings.get("mode") != "affine":
-        raise UserError(f"{shown(folder)}: config.json does not describe int8 experts; build a core from the checkpoint first (make core)")
+        raise UserError(
+            f"{shown(folder)}: config.json does not describe int8 experts; build a core from the checkpoint first (make core)"
+        )
     group = settings["group_size"]
     core = MixedCore(check_config(config, group, shown(folder / "config.json")), group, folder)
     for name, shape in expected_shapes(core.config).items():
@@ -191,7 +212,10 @@ def load(folder: Path) -> MixedCore:
             base = name.removesuffix(".weight")
             rows, columns = shape
             codes = _bits(folder, stored, name, (rows, columns // 4), ("U32",))
-            scales, biases = (_bits(folder, stored, f"{base}.{kind}", (rows, columns // group), ("BF16",)) for kind in ("scales", "biases"))
+            scales, biases = (
+                _bits(folder, stored, f"{base}.{kind}", (rows, columns // group), ("BF16",))
+                for kind in ("scales", "biases")
+            )
             core.experts[base] = Int8Matrix(codes.view(np.uint8), scales, biases)
         else:
             core.plain[name] = _bits(folder, stored, name, shape, ("BF16", "F32"))
@@ -204,7 +228,9 @@ def _bits(folder: Path, stored: dict, name: str, shape: tuple, types: tuple) -> 
         raise UserError(f"{shown(folder)}: {name} is missing; build the core again (make core)")
     entry = stored[name]
     if entry.shape != tuple(shape) or entry.dtype not in types:
-        raise UserError(f"{shown(entry.file)}: {name} is {entry.dtype} {list(entry.shape)}, a core has {types[0]} {list(shape)} there; build it again (make core)")
+        raise UserError(
+            f"{shown(entry.file)}: {name} is {entry.dtype} {list(entry.shape)}, a core has {types[0]} {list(shape)} there; build it again (make core)"
+        )
     array = np.fromfile(entry.file, safetensors_io.NUMPY[entry.dtype], math.prod(shape), offset=entry.offset)
     return array.reshape(shape)
 
@@ -230,5 +256,7 @@ def random(config: dict, group: int, seed: int, deviation: float = 0.02) -> Mixe
             spread = shape[-1] ** -0.5 if "conv.conv" in name else deviation
             for start in range(0, len(rows), 4096):  # float32 of a whole embedding would be the largest array of all
                 values = rng.standard_normal(rows[start : start + 4096].shape, dtype=np.float32)
-                rows[start : start + 4096] = safetensors_io.float32_to_bf16(1 + 0.1 * values if "norm" in name else spread * values)
+                rows[start : start + 4096] = safetensors_io.float32_to_bf16(
+                    1 + 0.1 * values if "norm" in name else spread * values
+                )
     return core

@@ -9,8 +9,8 @@ Router as in transformers 5.23 Lfm2MoeSparseMoeBlock: sigmoid scores, the bias c
 import mlx.core as mx
 import numpy as np
 
-from int8_expert import dequantize_mlx
-from mixed_core import MixedCore, router_name
+from kxl.moe.core import MixedCore, router_name
+from kxl.moe.int8 import dequantize_mlx
 
 
 def routing_weights(normed: mx.array, gate: mx.array, chosen: mx.array, config: dict) -> mx.array:
@@ -66,8 +66,17 @@ def forward(core: MixedCore, layer: int, normed: mx.array, real: np.ndarray, blo
     return output
 
 
-def backward(core: MixedCore, layer: int, normed: mx.array, d_output: mx.array, real: np.ndarray, block: int,
-             update=None, counts=None, input_gradient: bool = True) -> mx.array | None:
+def backward(
+    core: MixedCore,
+    layer: int,
+    normed: mx.array,
+    d_output: mx.array,
+    real: np.ndarray,
+    block: int,
+    update=None,
+    counts=None,
+    input_gradient: bool = True,
+) -> mx.array | None:
     """Gradient at `normed` [T, D], or None if it is not asked for.
 
     update    update(expert, [dw1, dw3, dw2]) is called once for each expert that saw a token, after its

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from chunked_loss import embed
-from cli import UserError
-from mixed_core import MixedCore
-from streamed_step import KEEP, Batch, How, Outcome, backward_pass, forward_pass
+from kxl.base.cli import UserError
+from kxl.moe.core import MixedCore
+from kxl.moe.loss import embed
+from kxl.moe.streamed import KEEP, Batch, How, Outcome, backward_pass, forward_pass
 
 
 def groups_of(layers: range, size: int, stride: int) -> list[range]:
@@ -23,14 +23,20 @@ def groups_of(layers: range, size: int, stride: int) -> list[range]:
     UserError when the groups would leave layers out or do not fit.
     """
     if not 1 <= size <= len(layers):
-        raise UserError(f"a group of {size} layers does not fit: the model has {len(layers)} MoE layers; set group_layers to 1..{len(layers)}")
+        raise UserError(
+            f"a group of {size} layers does not fit: the model has {len(layers)} MoE layers; set group_layers to 1..{len(layers)}"
+        )
     if not 1 <= stride <= size:
-        raise UserError(f"a stride of {stride} with groups of {size} would leave layers out; set group_stride to 1..{size}")
+        raise UserError(
+            f"a stride of {stride} with groups of {size} would leave layers out; set group_stride to 1..{size}"
+        )
     starts = list(range(layers.start, layers.stop - size, stride)) + [layers.stop - size]
     return [range(start, start + size) for start in starts]
 
 
-def grouped_step(core: MixedCore, batch: Batch, update, how: How, size: int, stride: int, only: int | None = None) -> Outcome:
+def grouped_step(
+    core: MixedCore, batch: Batch, update, how: How, size: int, stride: int, only: int | None = None
+) -> Outcome:
     """One example through all groups. update(pass, layer, expert, gradients). The loss is that of the first pass.
 
     `only` stops after that many groups, from the top: for measuring.

@@ -1,6 +1,6 @@
 """What this machine has, and the memory at which a training run must stop before the system swaps.
 
-A profile (configs/hardware/NAME.json, made by profile_hardware.py) is what was measured once; `now` is what
+A profile (configs/hardware/NAME.json, made by moe_profile_hardware.py) is what was measured once; `now` is what
 can be asked at any time.
 """
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from cli import UserError
-from files import read_json, shown
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown
 
 GIB = 2**30
 RESERVE = 0.08  # share of the memory that stays with the system and its file cache
@@ -36,7 +36,10 @@ def peak_resident() -> int:
 def load_profile(path: Path | None) -> dict:
     """The `results` of a profile, or what can be asked of this machine when there is none."""
     if path is None:
-        return {"memory_gib": psutil.virtual_memory().total / GIB, "memory_stop_gib": memory_stop(psutil.virtual_memory().total) / GIB}
+        return {
+            "memory_gib": psutil.virtual_memory().total / GIB,
+            "memory_stop_gib": memory_stop(psutil.virtual_memory().total) / GIB,
+        }
     profile = read_json(path).get("results", {})
     if "memory_stop_gib" not in profile:
         raise UserError(f"{shown(path)}: is no hardware profile; make one with `make profile`")
@@ -56,6 +59,8 @@ class MemoryGuard:
     def __call__(self, where: str) -> None:
         held, free = resident(), psutil.virtual_memory().available
         if held > self.stop:
-            raise MemoryStop(f"at {where} the process held {held / GIB:.2f} GiB of the {self.stop / GIB:.2f} it may hold")
+            raise MemoryStop(
+                f"at {where} the process held {held / GIB:.2f} GiB of the {self.stop / GIB:.2f} it may hold"
+            )
         if free < self.least_free:
             raise MemoryStop(f"at {where} only {free / GIB:.2f} GiB of the machine's memory were left")

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from cli import UserError
-from safetensors_io import bf16_to_float32, float32_to_bf16
+from kxl.base.cli import UserError
+from kxl.model.safetensors_io import bf16_to_float32, float32_to_bf16
 
-CODES = 255        # highest code
-HEADROOM = 8       # codes left free on either side of a group's new grid, so that it lasts
+CODES = 255  # highest code
+HEADROOM = 8  # codes left free on either side of a group's new grid, so that it lasts
 SMALLEST_SCALE = 1e-12
 ROUNDINGS = ("stochastic", "nearest")
 
@@ -44,8 +44,10 @@ def check_group(name: str, columns: int, group: int) -> None:
     """UserError when rows of `columns` weights cannot be cut into groups that MLX knows (32, 64 or 128)."""
     if group not in (32, 64, 128) or columns % group:
         fitting = [size for size in (32, 64, 128) if columns % size == 0]
-        raise UserError(f"{name}: its {columns} columns cannot be quantized in groups of {group}; "
-                        f"set group_size to {' or '.join(map(str, fitting)) or 'nothing: no size fits'}")
+        raise UserError(
+            f"{name}: its {columns} columns cannot be quantized in groups of {group}; "
+            f"set group_size to {' or '.join(map(str, fitting)) or 'nothing: no size fits'}"
+        )
 
 
 def quantize(values: np.ndarray, group: int) -> Int8Matrix:
@@ -70,7 +72,9 @@ def dequantize(matrix: Int8Matrix) -> np.ndarray:
 def dequantize_mlx(matrix: Int8Matrix) -> mx.array:
     """The same as a lazy MLX array (on these CPUs twice as fast as mx.dequantize)."""
     rows, columns = matrix.codes.shape
-    scales, biases = (mx.array(bits).view(mx.bfloat16).astype(mx.float32)[..., None] for bits in (matrix.scales, matrix.biases))
+    scales, biases = (
+        mx.array(bits).view(mx.bfloat16).astype(mx.float32)[..., None] for bits in (matrix.scales, matrix.biases)
+    )
     codes = mx.array(matrix.codes).reshape(rows, -1, matrix.group).astype(mx.float32)
     return (codes * scales + biases).reshape(rows, columns)
 
@@ -138,7 +142,7 @@ def _round(values: np.ndarray, random: np.random.BitGenerator | None) -> None:
     if random is None:
         np.rint(values, out=values)
         return
-    noise = random.random_raw((values.size + 3) // 4).view(np.uint16)[:values.size].reshape(values.shape)
+    noise = random.random_raw((values.size + 3) // 4).view(np.uint16)[: values.size].reshape(values.shape)
     values += (noise + np.float32(0.5)) * np.float32(2**-16)  # in the middle of each level: no bias
     np.floor(values, out=values)
 
@@ -152,7 +156,7 @@ def subtract_bf16(bits: np.ndarray, delta: np.ndarray, random: np.random.BitGene
     if random is None:
         moved = float32_to_bf16(exact)
     else:
-        noise = random.random_raw((bits.size + 3) // 4).view(np.uint16)[:bits.size].reshape(bits.shape)
+        noise = random.random_raw((bits.size + 3) // 4).view(np.uint16)[: bits.size].reshape(bits.shape)
         moved = ((exact.view(np.uint32) + noise) >> 16).astype(np.uint16)
     changed = np.count_nonzero(moved != bits)
     bits[...] = moved

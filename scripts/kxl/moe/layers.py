@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-import moe_layer
-from mixed_core import MixedCore
+from kxl.moe import experts
+from kxl.moe.core import MixedCore
 
 
 @dataclass(frozen=True)
 class Blocks:
     """How much is in work at once. More is hardly faster on a CPU; the memory model knows these numbers."""
 
-    tokens: int = 2048     # rows of a projection, a convolution, or one expert
-    queries: int = 256     # rows of a score matrix, for the heads of one key
-    logits: int = 256      # positions of the loss
+    tokens: int = 2048  # rows of a projection, a convolution, or one expert
+    queries: int = 256  # rows of a score matrix, for the heads of one key
+    logits: int = 256  # positions of the loss
     vocabulary: int = 8192  # rows of the embedding in float32
 
 
@@ -30,7 +30,7 @@ def layer_forward(core: MixedCore, layer: int, x: mx.array, real: np.ndarray, bl
     h = x + operator(core, layer, x, blocks)
     normed = _norm(core, f"model.layers.{layer}.ffn_norm.weight", h)
     if layer in core.moe_layers:
-        y = moe_layer.forward(core, layer, normed.reshape(-1, x.shape[-1]), real, blocks.tokens).reshape(x.shape)
+        y = experts.forward(core, layer, normed.reshape(-1, x.shape[-1]), real, blocks.tokens).reshape(x.shape)
     else:
         y = dense(core, layer, normed, blocks)
     output = h + y
@@ -38,16 +38,34 @@ def layer_forward(core: MixedCore, layer: int, x: mx.array, real: np.ndarray, bl
     return output
 
 
-def layer_backward(core: MixedCore, layer: int, x: mx.array, d_output: mx.array, real: np.ndarray, blocks: Blocks,
-                   update=None, counts=None, input_gradient: bool = True) -> mx.array | None:
+def layer_backward(
+    core: MixedCore,
+    layer: int,
+    x: mx.array,
+    d_output: mx.array,
+    real: np.ndarray,
+    blocks: Blocks,
+    update=None,
+    counts=None,
+    input_gradient: bool = True,
+) -> mx.array | None:
     """Gradient at the input of an MoE layer; its weights' gradients go to `update` (moe_layer.backward)."""
     h = x + operator(core, layer, x, blocks)
     norm = core.weight(f"model.layers.{layer}.ffn_norm.weight")
     normed = mx.fast.rms_norm(h, norm, core.config["norm_eps"])
     mx.eval(h, normed)
     width = x.shape[-1]
-    d_normed = moe_layer.backward(core, layer, normed.reshape(-1, width), d_output.reshape(-1, width), real, blocks.tokens,
-                                  update, counts, input_gradient)
+    d_normed = experts.backward(
+        core,
+        layer,
+        normed.reshape(-1, width),
+        d_output.reshape(-1, width),
+        real,
+        blocks.tokens,
+        update,
+        counts,
+        input_gradient,
+    )
     if not input_gradient:
         return None
     del normed
@@ -102,7 +120,9 @@ class _Attention:
         self.size = config["hidden_size"] // self.heads
         self.eps, self.theta = config["norm_eps"], rope_theta(config)
         self.norm = core.weight(f"{prefix}.operator_norm.weight")
-        self.q, self.k, self.v, self.out = (core.weight(f"{prefix}.self_attn.{n}_proj.weight") for n in ("q", "k", "v", "out"))
+        self.q, self.k, self.v, self.out = (
+            core.weight(f"{prefix}.self_attn.{n}_proj.weight") for n in ("q", "k", "v", "out")
+        )
         self.q_norm, self.k_norm = (core.weight(f"{prefix}.self_attn.{n}_layernorm.weight") for n in ("q", "k"))
 
     def forward(self, x: mx.array, blocks: Blocks) -> mx.array:
@@ -120,14 +140,20 @@ class _Attention:
 
     def backward(self, x: mx.array, d: mx.array, blocks: Blocks) -> mx.array:
         q, k, v = self.project_all(x, blocks)
-        d_q, d_k, d_v = [], [mx.zeros_like(k[:, 0]) for _ in range(self.keys)], [mx.zeros_like(k[:, 0]) for _ in range(self.keys)]
+        d_q, d_k, d_v = (
+            [],
+            [mx.zeros_like(k[:, 0]) for _ in range(self.keys)],
+            [mx.zeros_like(k[:, 0]) for _ in range(self.keys)],
+        )
         for start in range(0, x.shape[1], blocks.queries):
             end = min(start + blocks.queries, x.shape[1])
             d_merged = d[:, start:end] @ self.out
             d_heads = d_merged.reshape(*d_merged.shape[:2], self.keys, -1, self.size).transpose(0, 2, 3, 1, 4)
             d_block = []
             for key in range(self.keys):
-                _, (one, to_k, to_v) = mx.vjp(self.attend, [q[:, key, :, start:end], k[:, key, :end], v[:, key, :end]], [d_heads[:, key]])
+                _, (one, to_k, to_v) = mx.vjp(
+                    self.attend, [q[:, key, :, start:end], k[:, key, :end], v[:, key, :end]], [d_heads[:, key]]
+                )
                 d_k[key] = d_k[key].at[:, :end].add(to_k)
                 d_v[key] = d_v[key].at[:, :end].add(to_v)
                 d_block.append(one)
@@ -139,7 +165,9 @@ class _Attention:
         d_x = []
         for start in range(0, x.shape[1], blocks.tokens):
             part = slice(start, start + blocks.tokens)
-            _, (one,) = mx.vjp(lambda x: self.project(x, start), [x[:, part]], [d_q[:, :, :, part], d_k[:, :, part], d_v[:, :, part]])
+            _, (one,) = mx.vjp(
+                lambda x: self.project(x, start), [x[:, part]], [d_q[:, :, :, part], d_k[:, :, part], d_v[:, :, part]]
+            )
             d_x.append(one)
             mx.eval(one)
         return mx.concatenate(d_x, axis=1)
@@ -158,8 +186,12 @@ class _Attention:
         """Queries, keys and values of tokens that stand at `start` and after."""
         batch, length, _ = x.shape
         x = mx.fast.rms_norm(x, self.norm, self.eps)
-        q = mx.fast.rms_norm((x @ self.q.T).reshape(batch, length, self.heads, self.size), self.q_norm, self.eps).swapaxes(1, 2)
-        k = mx.fast.rms_norm((x @ self.k.T).reshape(batch, length, self.keys, self.size), self.k_norm, self.eps).swapaxes(1, 2)
+        q = mx.fast.rms_norm(
+            (x @ self.q.T).reshape(batch, length, self.heads, self.size), self.q_norm, self.eps
+        ).swapaxes(1, 2)
+        k = mx.fast.rms_norm(
+            (x @ self.k.T).reshape(batch, length, self.keys, self.size), self.k_norm, self.eps
+        ).swapaxes(1, 2)
         v = (x @ self.v.T).reshape(batch, length, self.keys, self.size).swapaxes(1, 2)
         q, k = (mx.fast.rope(a, self.size, traditional=False, base=self.theta, scale=1.0, offset=start) for a in (q, k))
         return [q.reshape(batch, self.keys, -1, length, self.size), k, v]
@@ -202,8 +234,11 @@ class _ShortConv:
         parts, carried = [], None  # what a block owes to the end of the block before it
         for start in reversed(range(0, x.shape[1], blocks.tokens)):
             before = min(start, self.kernel - 1)
-            _, (one,) = mx.vjp(lambda x: self.piece(x, before), [x[:, start - before : start + blocks.tokens]],
-                               [d[:, start : start + blocks.tokens]])
+            _, (one,) = mx.vjp(
+                lambda x: self.piece(x, before),
+                [x[:, start - before : start + blocks.tokens]],
+                [d[:, start : start + blocks.tokens]],
+            )
             own = one[:, before:]
             if carried is not None:
                 own = own.at[:, -carried.shape[1] :].add(carried)
@@ -214,7 +249,9 @@ class _ShortConv:
 
     def piece(self, x: mx.array, before: int) -> mx.array:
         """Output of all positions of x but the first `before`, which are there to be looked back at."""
-        gate_in, gate_out, value = mx.split(mx.fast.rms_norm(x, self.norm, self.eps) @ self.into.T + self.biases[0], 3, axis=-1)
+        gate_in, gate_out, value = mx.split(
+            mx.fast.rms_norm(x, self.norm, self.eps) @ self.into.T + self.biases[0], 3, axis=-1
+        )
         gated = mx.pad(gate_in * value, [(0, 0), (self.kernel - 1 - before, 0), (0, 0)])
         length = x.shape[1] - before
         mixed = sum(gated[:, j : j + length] * self.taps[:, j] for j in range(self.kernel)) + self.biases[1]

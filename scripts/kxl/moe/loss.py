@@ -9,20 +9,28 @@ and the embedding 0.5 GiB. Positions without weight cost nothing.
 import mlx.core as mx
 import numpy as np
 
-from lfm2_layers import Blocks
-from mixed_core import MixedCore
+from kxl.moe.core import MixedCore
+from kxl.moe.layers import Blocks
 
 EMBEDDING, NORM = "model.embed_tokens.weight", "model.embedding_norm.weight"
 
 
-def loss_and_gradient(core: MixedCore, hidden: mx.array, targets: np.ndarray, weights: np.ndarray, total: float, blocks: Blocks,
-                      gradient: bool = True) -> tuple[float, mx.array | None]:
+def loss_and_gradient(
+    core: MixedCore,
+    hidden: mx.array,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    total: float,
+    blocks: Blocks,
+    gradient: bool = True,
+) -> tuple[float, mx.array | None]:
     """(sum of weight * cross-entropy in nats, over `total`; its gradient at `hidden`).
 
     hidden float32 [T, D] before the last norm; targets int [T]; weights float [T], 0 = not scored.
     """
     head = EMBEDDING if core.config["tie_word_embeddings"] else "lm_head.weight"
     norm, eps = core.weight(NORM), core.config["norm_eps"]
+
     def normed(x):
         return mx.fast.rms_norm(x, norm, eps)
 

@@ -11,8 +11,8 @@ or the convolution's, a dense layer, or the loss. Each count names the arrays th
 Streamed and grouped steps peak alike: the lowest group's pass keeps the input of every MoE layer above it.
 """
 
-import mixed_core
-from lfm2_layers import Blocks
+from kxl.moe import core
+from kxl.moe.layers import Blocks
 
 FLOAT = 4
 # Python with MLX and numpy, OpenBLAS's buffers and the optimizer's blocks.
@@ -25,8 +25,13 @@ CACHE = 256 * 2**20
 
 def predict(config: dict, settings: dict, tokens: int, length: int) -> dict:
     """{"peak": bytes, "parts": {...}}. `tokens` in the batch, `length` of its longest row; settings as in configs/NAME-moe.json."""
-    parts = {"process": PROCESS + CACHE, "core": mixed_core.size(config, settings["group_size"]), "moments": moments(config, settings["optimizer"]),
-             "layer inputs": layer_inputs(config, settings["layer_inputs"], tokens), "work": max(work(config, Blocks(**settings["blocks"]), tokens, length).values())}
+    parts = {
+        "process": PROCESS + CACHE,
+        "core": core.size(config, settings["group_size"]),
+        "moments": moments(config, settings["optimizer"]),
+        "layer inputs": layer_inputs(config, settings["layer_inputs"], tokens),
+        "work": max(work(config, Blocks(**settings["blocks"]), tokens, length).values()),
+    }
     return {"peak": sum(parts.values()), "parts": parts}
 
 
@@ -51,7 +56,7 @@ def work(config: dict, blocks: Blocks, tokens: int, length: int) -> dict[str, in
     hidden, width, vocabulary = config["hidden_size"], config["moe_intermediate_size"], config["vocab_size"]
     share = config["num_key_value_heads"] / config["num_attention_heads"]
     rows = tokens // length
-    whole = FLOAT * tokens * hidden                       # one [B, L, D]
+    whole = FLOAT * tokens * hidden  # one [B, L, D]
     block = FLOAT * rows * min(blocks.tokens, length) * hidden
     expert_rows = min(blocks.tokens, tokens)
     matrix = FLOAT * hidden * width
@@ -69,5 +74,15 @@ def work(config: dict, blocks: Blocks, tokens: int, length: int) -> dict[str, in
     logits = FLOAT * min(blocks.logits, tokens)
     loss = 3 * whole + logits * (vocabulary + 3 * min(blocks.vocabulary, vocabulary)) + 1.5 * chunk
     # x, h, normed and the result in blocks and whole; three matrices, one still in BF16; g, u and two in the making.
-    dense = 5 * whole + 3.5 * FLOAT * hidden * config["intermediate_size"] + 4 * FLOAT * rows * min(blocks.tokens, length) * config["intermediate_size"]
-    return {"moe": int(moe), "attention": int(attention), "convolution": int(conv), "dense": int(dense), "loss": int(loss)}
+    dense = (
+        5 * whole
+        + 3.5 * FLOAT * hidden * config["intermediate_size"]
+        + 4 * FLOAT * rows * min(blocks.tokens, length) * config["intermediate_size"]
+    )
+    return {
+        "moe": int(moe),
+        "attention": int(attention),
+        "convolution": int(conv),
+        "dense": int(dense),
+        "loss": int(loss),
+    }

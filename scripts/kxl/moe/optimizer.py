@@ -17,20 +17,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import int8_expert
-from mixed_core import MATRICES, MixedCore, expert_name, router_name
-from streamed_step import NotFinite
+from kxl.moe import int8
+from kxl.moe.core import MATRICES, MixedCore, expert_name, router_name
+from kxl.moe.streamed import NotFinite
 
-ROWS = 128            # rows of one task: 1 MiB of float32 at 2,048 columns
-DECAY = 0.8           # beta2 of update t is 1 - t^-0.8 (section 7.2)
-TINY = 1e-30          # added to squared gradients (epsilon 1)
+ROWS = 128  # rows of one task: 1 MiB of float32 at 2,048 columns
+DECAY = 0.8  # beta2 of update t is 1 - t^-0.8 (section 7.2)
+TINY = 1e-30  # added to squared gradients (epsilon 1)
 KINDS = ("adafactor", "sgd")
 _threads = ThreadPoolExecutor(os.cpu_count())
 
 
 @dataclass
 class Moments:
-    rows: np.ndarray     # float32 [rows]: running mean of squared gradients along each row
+    rows: np.ndarray  # float32 [rows]: running mean of squared gradients along each row
     columns: np.ndarray  # float32 [columns]
     updates: int = 0
 
@@ -59,24 +59,39 @@ class ExpertOptimizer:
             name = router_name(layer)
             rows, columns = self._factors(name, gradients[0])
             delta = gradients[0] * rows[:, None] * columns
-            int8_expert.subtract_bf16(self.core.plain[name], delta, self._noise(number, layer, self.core.config["num_experts"], 0, 0))
+            int8.subtract_bf16(
+                self.core.plain[name], delta, self._noise(number, layer, self.core.config["num_experts"], 0, 0)
+            )
             return
         tasks = []
         for place, (matrix, gradient) in enumerate(zip(MATRICES, gradients)):
             name = expert_name(layer, expert, matrix)
             rows, columns = self._factors(name, gradient)
             for start in range(0, len(gradient), ROWS):
-                tasks.append((self.core.experts[name], gradient, rows, columns, slice(start, start + ROWS), (number, layer, expert, place, start)))
+                tasks.append(
+                    (
+                        self.core.experts[name],
+                        gradient,
+                        rows,
+                        columns,
+                        slice(start, start + ROWS),
+                        (number, layer, expert, place, start),
+                    )
+                )
             self.codes += gradient.size
         self.changed += sum(_threads.map(lambda task: self._apply(*task), tasks))
 
     def _apply(self, matrix, gradient, rows, columns, part, key) -> int:
         delta = gradient[part] * columns
         delta *= rows[part, None]
-        return int8_expert.subtract(matrix, part, delta, self._noise(*key))
+        return int8.subtract(matrix, part, delta, self._noise(*key))
 
     def _noise(self, *key: int) -> np.random.BitGenerator | None:
-        return np.random.SFC64(np.random.SeedSequence((self.seed, self.step, *key))) if self.rounding == "stochastic" else None
+        return (
+            np.random.SFC64(np.random.SeedSequence((self.seed, self.step, *key)))
+            if self.rounding == "stochastic"
+            else None
+        )
 
     def _factors(self, name: str, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(r [rows], c [columns]): what to subtract is gradient * r * c. Takes the gradient into the moments."""
@@ -90,7 +105,7 @@ class ExpertOptimizer:
         else:
             moments = self.moments.setdefault(name, Moments(np.zeros_like(by_row), np.zeros_like(by_column)))
             moments.updates += 1
-            new = np.float32(moments.updates ** -DECAY)
+            new = np.float32(moments.updates**-DECAY)
             moments.rows += new * (by_row / np.float32(gradient.shape[1]) + np.float32(TINY) - moments.rows)
             moments.columns += new * (by_column / np.float32(gradient.shape[0]) + np.float32(TINY) - moments.columns)
             # V = rows x columns / mean(rows)
@@ -112,7 +127,9 @@ class ExpertOptimizer:
         return arrays, {name: moments.updates for name, moments in held}
 
     def restore(self, arrays: dict[str, np.ndarray], updates: dict[str, int]) -> None:
-        self.moments = {name: Moments(arrays[f"{name}.rows"], arrays[f"{name}.columns"], count) for name, count in updates.items()}
+        self.moments = {
+            name: Moments(arrays[f"{name}.rows"], arrays[f"{name}.columns"], count) for name, count in updates.items()
+        }
 
 
 def _in_blocks(matrix: np.ndarray, function) -> list:

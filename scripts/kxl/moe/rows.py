@@ -1,4 +1,4 @@
-"""Rows as a training step takes them: tokens and the spans that are scored, read from encode_rows.py's file.
+"""Rows as a training step takes them: tokens and the spans that are scored, read from moe_encode_rows.py's file.
 
 One JSON object per line: {"row": line of the source, "tokens": [ids], "scored": [[start, end], ...]}.
 The order of training is a permutation per epoch that depends on seed and epoch alone, so a position in the
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cli import UserError
-from files import shown
+from kxl.base.cli import UserError
+from kxl.base.files import shown
 
 
 def read(path: Path, vocabulary: int, max_tokens: int) -> list[dict]:
@@ -20,7 +20,7 @@ def read(path: Path, vocabulary: int, max_tokens: int) -> list[dict]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file; scripts/encode_rows.py writes it") from None
+        raise UserError(f"{shown(path)}: no such file; scripts/moe_encode_rows.py writes it") from None
     for number, line in enumerate(lines, 1):
         where = f"{shown(path)}:{number}"
         try:
@@ -29,13 +29,21 @@ def read(path: Path, vocabulary: int, max_tokens: int) -> list[dict]:
             for start, end in given["scored"]:
                 mask[start:end] = True
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{where}: is no encoded row ({type(error).__name__}: {error}); make the file again with scripts/encode_rows.py") from None
+            raise UserError(
+                f"{where}: is no encoded row ({type(error).__name__}: {error}); make the file again with scripts/moe_encode_rows.py"
+            ) from None
         if len(tokens) > max_tokens:
-            raise UserError(f"{where}: {len(tokens)} tokens exceed max_tokens {max_tokens}; encode the rows again with this config")
+            raise UserError(
+                f"{where}: {len(tokens)} tokens exceed max_tokens {max_tokens}; encode the rows again with this config"
+            )
         if len(tokens) and not 0 <= tokens.min() <= tokens.max() < vocabulary:
-            raise UserError(f"{where}: token {int(tokens.max())} is not in the model's vocabulary of {vocabulary}; the rows were encoded for another model")
+            raise UserError(
+                f"{where}: token {int(tokens.max())} is not in the model's vocabulary of {vocabulary}; the rows were encoded for another model"
+            )
         if not mask[1:].any():
-            raise UserError(f"{where}: no scored token; encode the rows again with scripts/encode_rows.py, which leaves such rows out")
+            raise UserError(
+                f"{where}: no scored token; encode the rows again with scripts/moe_encode_rows.py, which leaves such rows out"
+            )
         rows.append({"row": given.get("row", number), "tokens": tokens, "mask": mask})
     if not rows:
         raise UserError(f"{shown(path)}: holds no row")

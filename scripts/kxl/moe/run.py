@@ -21,25 +21,37 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import hardware
-import mixed_core
-import safetensors_io
-from cli import UserError, say
-from expert_optimizer import KINDS, ExpertOptimizer
-from files import read_json, require_space, shown, write_json
-from grouped_step import grouped_step, groups_of
-from int8_expert import ROUNDINGS
-from lfm2_layers import Blocks
-from mixed_core import MixedCore
-from streamed_step import KEEP, How, NotFinite, loss_of, make_batch, streamed_step
-from training_rows import batch_of
+from kxl.base.cli import UserError, say
+from kxl.base.files import read_json, require_space, shown, write_json
+from kxl.model import safetensors_io
+from kxl.moe import core as moe_core
+from kxl.moe import hardware
+from kxl.moe.core import MixedCore
+from kxl.moe.grouped import grouped_step, groups_of
+from kxl.moe.int8 import ROUNDINGS
+from kxl.moe.layers import Blocks
+from kxl.moe.optimizer import KINDS, ExpertOptimizer
+from kxl.moe.rows import batch_of
+from kxl.moe.streamed import KEEP, How, NotFinite, loss_of, make_batch, streamed_step
 
 MODES = ("streamed", "grouped")
 # What may differ between a run and its continuation: it decides no weight.
 FREE = ("checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows")
 CHOICES = {"mode": MODES, "optimizer": KINDS, "rounding": ROUNDINGS, "layer_inputs": tuple(KEEP)}
-LEAST = {"group_size": 1, "group_layers": 1, "group_stride": 1, "epochs": 1, "batch": 1, "max_tokens": 2, "seed": 0, "warmup_steps": 0,
-         "validation_rows": 0, "validate_every": 1, "checkpoint_every": 1, "keep_checkpoints": 1}  # whole numbers
+LEAST = {
+    "group_size": 1,
+    "group_layers": 1,
+    "group_stride": 1,
+    "epochs": 1,
+    "batch": 1,
+    "max_tokens": 2,
+    "seed": 0,
+    "warmup_steps": 0,
+    "validation_rows": 0,
+    "validate_every": 1,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 1,
+}  # whole numbers
 SHARES = ("update_clip", "learning_rate", "final_rate")  # any number from 0 on
 
 
@@ -47,7 +59,9 @@ def check_settings(settings: dict, path: str) -> dict:
     """The settings with `steps` present; UserError names the key that is missing, unknown or of no use."""
     settings = {"steps": None, **settings}
     for key in sorted(settings.keys() ^ (CHOICES.keys() | LEAST.keys() | {*SHARES, "blocks", "steps"})):
-        raise UserError(f"{path}: {key} is {'not a setting of MoE training' if key in settings else 'missing'}; see configs/tiny-moe.json")
+        raise UserError(
+            f"{path}: {key} is {'not a setting of MoE training' if key in settings else 'missing'}; see configs/tiny-moe.json"
+        )
 
     def wrong(key, takes):
         raise UserError(f"{path}: {key} is {settings[key]!r}; it takes {takes}")
@@ -107,7 +121,9 @@ class Run:
         if s["mode"] == "grouped":
             groups_of(self.core.moe_layers, s["group_layers"], s["group_stride"])
         if s["batch"] % self.ranks:
-            raise UserError(f"a batch of {s['batch']} rows cannot be shared by {self.ranks} processes; set batch to a multiple of {self.ranks}")
+            raise UserError(
+                f"a batch of {s['batch']} rows cannot be shared by {self.ranks} processes; set batch to a multiple of {self.ranks}"
+            )
         self.step, self.history, self.validated = 0, [], []
 
     def name(self, step: int) -> str:
@@ -119,8 +135,10 @@ class Run:
             self._steps(self.steps if until is None else until)
         except hardware.MemoryStop as stop:
             self.save()
-            raise UserError(f"memory stop {stop}; {shown(self.work / self.name(self.step))} is complete: "
-                            f"lower max_tokens or batch, or free memory, and run again") from None
+            raise UserError(
+                f"memory stop {stop}; {shown(self.work / self.name(self.step))} is complete: "
+                f"lower max_tokens or batch, or free memory, and run again"
+            ) from None
         return self.work / self.name(self.step)
 
     def _steps(self, last: int) -> None:
@@ -138,11 +156,24 @@ class Run:
             seconds = time.monotonic() - began
             tokens = sum(len(self.rows[place]["tokens"]) for place in places)
             self.step += 1
-            self.history.append({"step": self.step, "epoch": epoch, "loss": outcome.loss, "tokens": tokens, "learning_rate": self.optimizer.rate,
-                                 "seconds": round(seconds, 3), "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3),
-                                 **{k: round(v, 6) for k, v in self.optimizer.report().items()}})
-            bar.set_postfix(loss=f"{np.mean([h['loss'] for h in self.history[-20:]]):.4f}", tok_s=f"{tokens / seconds:.0f}",
-                            GiB=f"{hardware.peak_resident() / hardware.GIB:.2f}", refresh=False)
+            self.history.append(
+                {
+                    "step": self.step,
+                    "epoch": epoch,
+                    "loss": outcome.loss,
+                    "tokens": tokens,
+                    "learning_rate": self.optimizer.rate,
+                    "seconds": round(seconds, 3),
+                    "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3),
+                    **{k: round(v, 6) for k, v in self.optimizer.report().items()},
+                }
+            )
+            bar.set_postfix(
+                loss=f"{np.mean([h['loss'] for h in self.history[-20:]]):.4f}",
+                tok_s=f"{tokens / seconds:.0f}",
+                GiB=f"{hardware.peak_resident() / hardware.GIB:.2f}",
+                refresh=False,
+            )
             bar.update()
             if self.step % s["validate_every"] == 0 or self.step == self.steps:
                 self._validate()
@@ -151,15 +182,20 @@ class Run:
         bar.close()
 
     def _one(self, places: list[int]):
-        s, batch = self.settings, make_batch([(self.rows[place]["tokens"], self.rows[place]["mask"]) for place in places])
+        s, batch = (
+            self.settings,
+            make_batch([(self.rows[place]["tokens"], self.rows[place]["mask"]) for place in places]),
+        )
         try:
             if s["mode"] == "streamed":
                 return streamed_step(self.core, batch, self.optimizer.update, self.how)
             return grouped_step(self.core, batch, self.optimizer.update, self.how, s["group_layers"], s["group_stride"])
         except NotFinite as error:
             rows = ", ".join(str(self.rows[place]["row"]) for place in places)
-            raise UserError(f"step {self.step + 1}, row {rows}: {error}; the last checkpoint in {shown(self.work)} is whole: "
-                            f"remove the row or lower learning_rate") from None
+            raise UserError(
+                f"step {self.step + 1}, row {rows}: {error}; the last checkpoint in {shown(self.work)} is whole: "
+                f"remove the row or lower learning_rate"
+            ) from None
 
     def _validate(self) -> None:
         """Mean loss per scored token over the first `validation_rows` rows of the validation set."""
@@ -182,11 +218,13 @@ class Run:
         if target.exists():
             return
         try:
-            mixed_core.save(target, self.core, also=self._save_state)
+            moe_core.save(target, self.core, also=self._save_state)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise UserError(f"{shown(target)}: the disk is full; earlier checkpoints are whole: free {self.core.nbytes / hardware.GIB:.1f} GiB and run again") from None
+            raise UserError(
+                f"{shown(target)}: the disk is full; earlier checkpoints are whole: free {self.core.nbytes / hardware.GIB:.1f} GiB and run again"
+            ) from None
         for old in checkpoints(self.work)[: -self.settings["keep_checkpoints"]]:
             # Renamed first: a removal that is killed must not leave a checkpoint with holes.
             gone = old.with_name(f".{old.name}.old-{os.getpid()}-")
@@ -195,10 +233,22 @@ class Run:
 
     def _save_state(self, folder: Path) -> None:
         arrays, updates = self.optimizer.state()
-        tensors = [mixed_core.Part(name, "F32", array.shape, (lambda array=array: array,)) for name, array in arrays.items()]
+        tensors = [
+            moe_core.Part(name, "F32", array.shape, (lambda array=array: array,)) for name, array in arrays.items()
+        ]
         safetensors_io.write_file(folder / "optimizer.safetensors", tensors, {})
-        write_json(folder / "state.json", {"step": self.step, "steps": self.steps, "settings": self.settings, "identity": self.identity,
-                                           "updates": updates, "history": self.history, "validation": self.validated})
+        write_json(
+            folder / "state.json",
+            {
+                "step": self.step,
+                "steps": self.steps,
+                "settings": self.settings,
+                "identity": self.identity,
+                "updates": updates,
+                "history": self.history,
+                "validation": self.validated,
+            },
+        )
 
     def resume(self, folder: Path) -> None:
         """Take over the optimizer and the position of the checkpoint that `core` was loaded from."""
@@ -218,8 +268,10 @@ def check_same(folder: Path, settings: dict, identity: dict, steps: int) -> dict
     then = {**state["settings"], **state["identity"], "steps": state["steps"]}
     for key in sorted(now.keys() | then.keys()):
         if key not in FREE and now.get(key) != then.get(key):
-            raise UserError(f"{shown(folder)} was trained with {key} {then.get(key)!r}, this run has {now.get(key)!r}; "
-                            f"go on with the old one, or name another --work")
+            raise UserError(
+                f"{shown(folder)} was trained with {key} {then.get(key)!r}, this run has {now.get(key)!r}; "
+                f"go on with the old one, or name another --work"
+            )
     return state
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from chunked_loss import embed, loss_and_gradient
-from cli import UserError
-from lfm2_layers import Blocks, layer_backward, layer_forward
-from mixed_core import MixedCore
+from kxl.base.cli import UserError
+from kxl.moe.core import MixedCore
+from kxl.moe.layers import Blocks, layer_backward, layer_forward
+from kxl.moe.loss import embed, loss_and_gradient
 
 KEEP = {"bfloat16": mx.bfloat16, "float32": mx.float32}
 
@@ -91,7 +91,9 @@ class Outcome:
         return now
 
 
-def forward_pass(core: MixedCore, x: mx.array, layers: range, kept: Container[int], real: np.ndarray, how: How) -> tuple[mx.array, dict]:
+def forward_pass(
+    core: MixedCore, x: mx.array, layers: range, kept: Container[int], real: np.ndarray, how: How
+) -> tuple[mx.array, dict]:
     """(output of the last of `layers`, {layer: its input} for those in `kept`)."""
     inputs = {}
     for layer in layers:
@@ -105,16 +107,28 @@ def forward_pass(core: MixedCore, x: mx.array, layers: range, kept: Container[in
     return x, inputs
 
 
-def score(core: MixedCore, hidden: mx.array, batch: Batch, how: How, gradient: bool = True) -> tuple[float, mx.array | None]:
+def score(
+    core: MixedCore, hidden: mx.array, batch: Batch, how: How, gradient: bool = True
+) -> tuple[float, mx.array | None]:
     """(loss over all ranks, gradient at `hidden`). UserError if nothing is scored."""
     total = how.sum(mx.array(batch.weights.sum())).item()
     if total == 0:
         raise UserError("no target of this batch is scored, so there is nothing to learn from it")
-    loss, d_hidden = loss_and_gradient(core, hidden.reshape(-1, hidden.shape[-1]), batch.targets.ravel(), batch.weights.ravel(), total, how.blocks, gradient)
+    loss, d_hidden = loss_and_gradient(
+        core,
+        hidden.reshape(-1, hidden.shape[-1]),
+        batch.targets.ravel(),
+        batch.weights.ravel(),
+        total,
+        how.blocks,
+        gradient,
+    )
     return how.sum(mx.array(loss)).item(), d_hidden if d_hidden is None else d_hidden.reshape(hidden.shape)
 
 
-def backward_pass(core: MixedCore, start: int, x: mx.array, trained: Container[int], batch: Batch, update, how: How, outcome: Outcome) -> None:
+def backward_pass(
+    core: MixedCore, start: int, x: mx.array, trained: Container[int], batch: Batch, update, how: How, outcome: Outcome
+) -> None:
     """From `x`, the input of layer `start`: forward to the loss, back to `start`, gradients of the `trained` layers to `update`.
 
     update(layer, expert or None, gradients) as in moe_layer.backward; summed over the ranks.
@@ -130,8 +144,14 @@ def backward_pass(core: MixedCore, start: int, x: mx.array, trained: Container[i
     outcome.loss, d = score(core, hidden, batch, how)
     if not np.isfinite(outcome.loss):
         broken = [layer for layer in layers[1:] if not mx.isfinite(inputs[layer]).all().item()]
-        raise NotFinite(f"the loss is {outcome.loss}; " + (f"layer {broken[0] - 1} is the first whose output is not finite" if broken else
-                                                           f"the output of layer {layers[-1]} or the head is not finite"))
+        raise NotFinite(
+            f"the loss is {outcome.loss}; "
+            + (
+                f"layer {broken[0] - 1} is the first whose output is not finite"
+                if broken
+                else f"the output of layer {layers[-1]} or the head is not finite"
+            )
+        )
     del hidden
     clock = outcome.clock("loss", clock)
 
@@ -139,16 +159,27 @@ def backward_pass(core: MixedCore, start: int, x: mx.array, trained: Container[i
         return np.array(how.sum(mx.array(seen)))
 
     for layer in reversed(layers):
+
         def hand_out(expert, gradients, layer=layer):
             gradients = [how.sum(gradient) for gradient in gradients]
             mx.eval(gradients)
             began = time.monotonic()
             update(layer, expert, gradients)
             outcome.clock("update", began)
+
         part = "trained" if layer in trained else "passed"
         x = inputs.pop(layer).astype(mx.float32)
-        d = layer_backward(core, layer, x, d, real, how.blocks, hand_out if layer in trained else None,
-                           counts if how.world is not None else None, input_gradient=layer > start)
+        d = layer_backward(
+            core,
+            layer,
+            x,
+            d,
+            real,
+            how.blocks,
+            hand_out if layer in trained else None,
+            counts if how.world is not None else None,
+            input_gradient=layer > start,
+        )
         clock = outcome.clock(part, clock)
         outcome.layers[part] += 1
         how.done(part)
@@ -167,5 +198,12 @@ def streamed_step(core: MixedCore, batch: Batch, update, how: How) -> Outcome:
 
 def loss_of(core: MixedCore, batch: Batch, how: How) -> float:
     """Loss of a batch without training, with the same arithmetic as a step."""
-    x, _ = forward_pass(core, embed(core, batch.tokens), range(core.config["num_hidden_layers"]), core.moe_layers, batch.real.ravel(), how)
+    x, _ = forward_pass(
+        core,
+        embed(core, batch.tokens),
+        range(core.config["num_hidden_layers"]),
+        core.moe_layers,
+        batch.real.ravel(),
+        how,
+    )
     return score(core, x, batch, how, gradient=False)[0]

@@ -18,6 +18,7 @@ DONE = re.compile(r"\[(\d+)\]-?[\dn]|\s*(\d+)\s+\S+ ±")
 def progress(description: str):
     """Yield a function for llama_cpp.run's `progress`: it reads each line and moves a bar with the time left."""
     with tqdm(desc=description, unit="chunk") as bar:
+
         def read(line: str) -> None:
             if total := TOTAL.search(line):
                 bar.reset(total=int(total[1]))

@@ -15,17 +15,50 @@ import gguf
 from gguf import GGMLQuantizationType as Type
 from gguf.constants import GGML_QUANT_SIZES
 
-from cli import UserError
-from files import ROOT, read_json, shown
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown
 
 PLAN = ROOT / "gguf" / "export_plan.json"
 # Types llama-quantize writes without an imatrix. Others (q8_k, q8_1, i32) pass a dry run and then abort.
-TYPES = {kind.name.lower(): kind for kind in (
-    Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q6_K, Type.Q5_K, Type.Q5_1, Type.Q5_0,
-    Type.Q4_K, Type.Q4_1, Type.Q4_0, Type.IQ4_NL, Type.IQ4_XS, Type.Q3_K, Type.Q2_K)}
+TYPES = {
+    kind.name.lower(): kind
+    for kind in (
+        Type.F32,
+        Type.F16,
+        Type.BF16,
+        Type.Q8_0,
+        Type.Q6_K,
+        Type.Q5_K,
+        Type.Q5_1,
+        Type.Q5_0,
+        Type.Q4_K,
+        Type.Q4_1,
+        Type.Q4_0,
+        Type.IQ4_NL,
+        Type.IQ4_XS,
+        Type.Q3_K,
+        Type.Q2_K,
+    )
+}
 # With a base type that is not quantized every rule is silently ignored.
-BASE_TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
-              "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K")
+BASE_TYPES = (
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q5_1",
+    "Q5_0",
+    "Q4_K_M",
+    "Q4_K_S",
+    "Q4_1",
+    "Q4_0",
+    "IQ4_NL",
+    "IQ4_XS",
+    "Q3_K_L",
+    "Q3_K_M",
+    "Q3_K_S",
+    "Q2_K",
+)
 NEVER_QUANTIZED = ("_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight")
 ALIGNMENT = 32  # bytes, general.alignment's default: where each tensor's data starts
 
@@ -109,7 +142,9 @@ def quantizable(tensor: Tensor) -> bool:
     shape = tensor.shape
     while shape and shape[-1] == 1:
         shape = shape[:-1]
-    return len(shape) >= 2 and tensor.name.endswith("weight") and not any(part in tensor.name for part in NEVER_QUANTIZED)
+    return (
+        len(shape) >= 2 and tensor.name.endswith("weight") and not any(part in tensor.name for part in NEVER_QUANTIZED)
+    )
 
 
 def nbytes(shape: tuple[int, ...], kind: Type) -> int:
@@ -134,7 +169,9 @@ def first_rule(policy: Policy, name: str) -> Rule | None:
 def assign(policy: Policy, tensors: list[Tensor]) -> dict[str, Type]:
     """The type of every tensor under a policy. UserError with every problem `lint` finds."""
     if problems := lint(policy, tensors):
-        raise UserError(f"policy {policy.name} does not fit, nothing was quantized:\n" + "\n".join(f"  {line}" for line in problems))
+        raise UserError(
+            f"policy {policy.name} does not fit, nothing was quantized:\n" + "\n".join(f"  {line}" for line in problems)
+        )
     return {t.name: TYPES[first_rule(policy, t.name).type.lower()] if quantizable(t) else t.type for t in tensors}
 
 
@@ -142,8 +179,10 @@ def lint(policy: Policy, tensors: list[Tensor]) -> list[str]:
     """Everything wrong with a policy for these tensors, one line each, with file and line."""
     problems = []
     if policy.base_type not in BASE_TYPES:
-        problems.append(f"{shown(PLAN)}: base type {policy.base_type!r} of {policy.name}: with an unquantized or unknown base "
-                        f"llama-quantize ignores every rule; use one of {', '.join(BASE_TYPES)}")
+        problems.append(
+            f"{shown(PLAN)}: base type {policy.base_type!r} of {policy.name}: with an unquantized or unknown base "
+            f"llama-quantize ignores every rule; use one of {', '.join(BASE_TYPES)}"
+        )
     spelled = [problem for rule in policy.rules if (problem := _misspelled(policy, rule))]
     if spelled:  # what such a rule would match says nothing
         return problems + spelled
@@ -156,10 +195,14 @@ def lint(policy: Policy, tensors: list[Tensor]) -> list[str]:
         if t.type not in (Type.BF16, Type.F16, Type.F32):
             problems.append(f"{t.name} is {t.type.name} already; quantize from the BF16 GGUF")
         elif where is None:
-            problems.append(f"{shown(policy.path)}: no rule for {t.name} {list(t.shape)}; llama-quantize would choose its type")
+            problems.append(
+                f"{shown(policy.path)}: no rule for {t.name} {list(t.shape)}; llama-quantize would choose its type"
+            )
         elif t.shape[0] % GGML_QUANT_SIZES[TYPES[where.type.lower()]][0]:
-            problems.append(f"{shown(policy.path)}:{where.line}: {t.name} has rows of {t.shape[0]}, {where.type} needs multiples of "
-                            f"{GGML_QUANT_SIZES[TYPES[where.type.lower()]][0]}; llama-quantize would fall back to another type")
+            problems.append(
+                f"{shown(policy.path)}:{where.line}: {t.name} has rows of {t.shape[0]}, {where.type} needs multiples of "
+                f"{GGML_QUANT_SIZES[TYPES[where.type.lower()]][0]}; llama-quantize would fall back to another type"
+            )
     return problems
 
 
@@ -170,9 +213,14 @@ def _misspelled(policy: Policy, rule: Rule) -> str | None:
     if re.search("[A-Z]", rule.pattern):
         return f"{where}: {rule.pattern!r} has a capital letter; llama-quantize reads patterns in lower case (\\D would become \\d)"
     # What std::regex (ECMAScript) and Python's re read alike.
-    if not re.fullmatch(r"(?:[a-z0-9_\-^$*+|()\[\]{},?]|\\[.\-]|\\d|\.(?=[*+]))+", rule.pattern) or "(?" in rule.pattern:
-        return f"{where}: {rule.pattern!r}: only letters, digits, _ - \\. \\d [ ] ( | ) * + ? {{ }} ^ $ and .* are read alike by " \
-               f"llama-quantize and this check; write \\. for a dot"
+    if (
+        not re.fullmatch(r"(?:[a-z0-9_\-^$*+|()\[\]{},?]|\\[.\-]|\\d|\.(?=[*+]))+", rule.pattern)
+        or "(?" in rule.pattern
+    ):
+        return (
+            f"{where}: {rule.pattern!r}: only letters, digits, _ - \\. \\d [ ] ( | ) * + ? {{ }} ^ $ and .* are read alike by "
+            f"llama-quantize and this check; write \\. for a dot"
+        )
     if not (rule.pattern.startswith("^") and rule.pattern.endswith("$")):
         return f"{where}: {rule.pattern!r} must begin with ^ and end with $; a pattern is searched for, so blk.1 would also hit blk.10"
     try:

@@ -12,18 +12,26 @@ REFUSAL_RULE = "an iteration that breaks a suite which its parent met is refused
 
 
 def score(results: dict, threshold: int) -> dict:
-    """One suite's part of a score, from the results of run_eval.py. `threshold`: cases that must pass."""
+    """One suite's part of a score, from the results of eval_run.py. `threshold`: cases that must pass."""
     leaks, false_positives = results["text_tool_leaks"], results["no_tool"]["false_positives"]
-    return {"cases": results["cases"], "passed": results["passed"], "raw_passed": results["raw"]["passed"] if results["raw"] else None,
-            "leaks": leaks, "false_positives": false_positives,
-            "meets": results["passed"] >= threshold and not leaks and not false_positives}
+    return {
+        "cases": results["cases"],
+        "passed": results["passed"],
+        "raw_passed": results["raw"]["passed"] if results["raw"] else None,
+        "leaks": leaks,
+        "false_positives": false_positives,
+        "meets": results["passed"] >= threshold and not leaks and not false_positives,
+    }
 
 
 def broken(parent: dict, child: dict) -> list[str]:
     """Why `child` is refused as the successor of `parent` (scores), one sentence per suite; empty when it is taken over."""
-    return [f"{name} had {before['passed']} of {before['cases']} and was met, now {child['suites'][name]['passed']} with {child['suites'][name]['leaks']} leaks "
-            f"and {child['suites'][name]['false_positives']} false calls"
-            for name, before in parent["suites"].items() if before["meets"] and not child["suites"][name]["meets"]]
+    return [
+        f"{name} had {before['passed']} of {before['cases']} and was met, now {child['suites'][name]['passed']} with {child['suites'][name]['leaks']} leaks "
+        f"and {child['suites'][name]['false_positives']} false calls"
+        for name, before in parent["suites"].items()
+        if before["meets"] and not child["suites"][name]["meets"]
+    ]
 
 
 def complete(one: dict) -> bool:
@@ -38,9 +46,14 @@ def total(one: dict) -> tuple[int, int]:
 
 def best(candidates: list[dict]) -> dict:
     """The best of some scores, in the order of their iterations, by BEST_RULE."""
+
     def rank(one: dict) -> tuple:
         suites = one["suites"].values()
-        return (sum(suite["meets"] for suite in suites), total(one)[0], -sum(suite["leaks"] + suite["false_positives"] for suite in suites))
+        return (
+            sum(suite["meets"] for suite in suites),
+            total(one)[0],
+            -sum(suite["leaks"] + suite["false_positives"] for suite in suites),
+        )
 
     return max(candidates, key=rank)  # of equals max gives the first
 

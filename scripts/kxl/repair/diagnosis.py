@@ -1,12 +1,12 @@
-"""What is wrong with a failed eval case, in one word, from its entry in a report of run_eval.py.
+"""What is wrong with a failed eval case, in one word, from its entry in a report of eval_run.py.
 
-  text_leak       a tool call stands in the visible text
-  malformed       a call that cannot be read: by the server, or strictly by us in the model's own tokens
-  wrong_tool      another tool was called
-  wrong_argument  the right tool with other arguments than asked for, or a wrong number of calls
-  refusal         words where a call was wanted
-  false_positive  a call where words were wanted
-  wrong_answer    words where words were wanted, but not the right ones, or running in circles
+text_leak       a tool call stands in the visible text
+malformed       a call that cannot be read: by the server, or strictly by us in the model's own tokens
+wrong_tool      another tool was called
+wrong_argument  the right tool with other arguments than asked for, or a wrong number of calls
+refusal         words where a call was wanted
+false_positive  a call where words were wanted
+wrong_answer    words where words were wanted, but not the right ones, or running in circles
 """
 
 from collections import Counter
@@ -43,8 +43,16 @@ def failures(suite, results: dict) -> list[dict]:
     for entry in results["details"]:
         case = cases[entry["id"]]
         if kind := diagnose(case, entry):
-            found.append({"suite": suite.name, "id": entry["id"], "category": entry["category"], "kind": entry["kind"], "diagnosis": kind,
-                          "wanted": case["calls"][0]["name"] if "calls" in case else "text",
-                          "called": entry["calls"][0]["name"] if entry["calls"] else "text",
-                          "why": (entry["why"] or entry["raw"]["why"])[0]})
+            found.append(
+                {
+                    "suite": suite.name,
+                    "id": entry["id"],
+                    "category": entry["category"],
+                    "kind": entry["kind"],
+                    "diagnosis": kind,
+                    "wanted": case["calls"][0]["name"] if "calls" in case else "text",
+                    "called": entry["calls"][0]["name"] if entry["calls"] else "text",
+                    "why": (entry["why"] or entry["raw"]["why"])[0],
+                }
+            )
     return found

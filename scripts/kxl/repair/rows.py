@@ -15,23 +15,44 @@ import json
 import random
 from pathlib import Path
 
-import hermes_tools
-import tiny_arguments as arguments
-import tiny_requests
-import tiny_rows
-from cli import UserError
-from files import shown
-from tiny_answers import no_tool
-from tiny_words import pick_word
+from kxl.base.cli import UserError
+from kxl.base.files import shown
+from kxl.chat import hermes_tools
+from kxl.tiny import arguments, requests
+from kxl.tiny import rows as tiny_rows
+from kxl.tiny.answers import no_tool
+from kxl.tiny.words import pick_word
 
 PURPOSES = ("focus", "contrast", "negative", "keep")
 # Tools that can be asked to do something with one and the same thing: (maker of the thing, what each tool is asked to do).
 _ABOUT = (
-    (arguments.url, {"browser_navigate": lambda x: {"url": x}, "terminal": lambda x: {"command": f"curl {x}"}, "write_file": lambda x: {"path": "links.txt", "content": x}}),
-    (arguments.path, {"read_file": lambda x: {"path": x}, "terminal": lambda x: {"command": f"cat {x}"}, "write_file": lambda x: {"path": x, "content": "done"},
-                      "search_files": lambda x: {"pattern": x.rsplit("/", 1)[-1], "target": "files"}}),
-    (pick_word, {"search_files": lambda x: {"pattern": x}, "terminal": lambda x: {"command": f"grep -rn {x} ."}, "write_file": lambda x: {"path": "notes.txt", "content": x},
-                 "browser_navigate": lambda x: {"url": f"https://{x}.com"}, "read_file": lambda x: {"path": f"{x}.txt"}}),
+    (
+        arguments.url,
+        {
+            "browser_navigate": lambda x: {"url": x},
+            "terminal": lambda x: {"command": f"curl {x}"},
+            "write_file": lambda x: {"path": "links.txt", "content": x},
+        },
+    ),
+    (
+        arguments.path,
+        {
+            "read_file": lambda x: {"path": x},
+            "terminal": lambda x: {"command": f"cat {x}"},
+            "write_file": lambda x: {"path": x, "content": "done"},
+            "search_files": lambda x: {"pattern": x.rsplit("/", 1)[-1], "target": "files"},
+        },
+    ),
+    (
+        pick_word,
+        {
+            "search_files": lambda x: {"pattern": x},
+            "terminal": lambda x: {"command": f"grep -rn {x} ."},
+            "write_file": lambda x: {"path": "notes.txt", "content": x},
+            "browser_navigate": lambda x: {"url": f"https://{x}.com"},
+            "read_file": lambda x: {"path": f"{x}.txt"},
+        },
+    ),
 )
 
 
@@ -43,17 +64,20 @@ def pair(rng: random.Random, one: str, other: str) -> list[dict]:
     """Two rows about one thing, the first for tool `one`, the second for `other`; "text" stands for no call."""
     if "text" in (one, other):
         tool = other if one == "text" else one
-        tool = tool if tool in tiny_requests.SHARES else "terminal"
+        tool = tool if tool in requests.SHARES else "terminal"
         text, reply = no_tool(rng, False)
-        rows = [{"messages": [{"role": "user", "content": text}, tiny_rows.assistant(reply)]}, call_row(*tiny_requests.request(rng, tool))]
+        rows = [
+            {"messages": [{"role": "user", "content": text}, tiny_rows.assistant(reply)]},
+            call_row(*requests.request(rng, tool)),
+        ]
         return rows if one == "text" else rows[::-1]
     able = [(make, asks) for make, asks in _ABOUT if one in asks and other in asks]
     if not able or one == other:
-        return [call_row(*tiny_requests.request(rng, tool)) for tool in (one, other)]
+        return [call_row(*requests.request(rng, tool)) for tool in (one, other)]
     make, asks = rng.choice(able)
     thing = make(rng)
-    calls = [tiny_requests.call(tool, **asks[tool](thing)) for tool in (one, other)]
-    return [call_row(tiny_requests.wording(rng, call), call) for call in calls]
+    calls = [requests.call(tool, **asks[tool](thing)) for tool in (one, other)]
+    return [call_row(requests.wording(rng, call), call) for call in calls]
 
 
 def draw(rng: random.Random, purpose: str, failure: dict | None) -> list[dict]:
@@ -61,17 +85,21 @@ def draw(rng: random.Random, purpose: str, failure: dict | None) -> list[dict]:
     if purpose == "negative":
         return [_words(rng)]
     if purpose == "keep":
-        return [{"messages": tiny_rows.row(rng, list(tiny_requests.SHARES))["messages"]}]
+        return [{"messages": tiny_rows.row(rng, list(requests.SHARES))["messages"]}]
     wanted, called = failure["wanted"], failure["called"]
-    if wanted not in (*tiny_requests.SHARES, "text"):
-        raise UserError(f"{failure['suite']}, case {failure['id']}: wants {wanted}, and requests are composed for {', '.join(tiny_requests.SHARES)} alone; "
-                        "give rows of your own with build_repair_set.py --add and leave this report out")
+    if wanted not in (*requests.SHARES, "text"):
+        raise UserError(
+            f"{failure['suite']}, case {failure['id']}: wants {wanted}, and requests are composed for {', '.join(requests.SHARES)} alone; "
+            "give rows of your own with repair_build_set.py --add and leave this report out"
+        )
     if purpose == "contrast":
-        others = [tool for tool in tiny_requests.SHARES if tool != wanted]
-        return pair(rng, wanted, called if called in (*others, "text") and called != wanted else rng.choice(others))  # it may have called a tool that there is not
+        others = [tool for tool in requests.SHARES if tool != wanted]
+        return pair(
+            rng, wanted, called if called in (*others, "text") and called != wanted else rng.choice(others)
+        )  # it may have called a tool that there is not
     if failure["kind"] == "finalization":
-        return [{"messages": tiny_rows.finalization(rng, list(tiny_requests.SHARES))["messages"]}]
-    return [_words(rng) if wanted == "text" else call_row(*tiny_requests.request(rng, wanted))]
+        return [{"messages": tiny_rows.finalization(rng, list(requests.SHARES))["messages"]}]
+    return [_words(rng) if wanted == "text" else call_row(*requests.request(rng, wanted))]
 
 
 def _words(rng: random.Random) -> dict:
@@ -92,7 +120,7 @@ def read(path: Path) -> list[dict]:
             raise UserError(f"{where}: not JSON: {error.msg}") from None
         messages = row.get("messages") if isinstance(row, dict) else None
         if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
-            raise UserError(f"{where}: needs \"messages\", a list of chat messages, and \"tools\"")
+            raise UserError(f'{where}: needs "messages", a list of chat messages, and "tools"')
         if not any(message["role"] == "assistant" for message in messages):
             raise UserError(f"{where}: no message is from the assistant; it would train nothing")
         tools = row.get("tools") or []

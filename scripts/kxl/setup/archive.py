@@ -12,9 +12,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import llama_cpp
-from cli import UserError, say
-from files import read_json, sha256, shown
+from kxl.base.cli import UserError, say
+from kxl.base.files import read_json, sha256, shown
+from kxl.setup import llama_cpp
 
 
 def fetch(lock: Path, what: str = "", source: bool = False) -> Path:
@@ -32,12 +32,30 @@ def fetch(lock: Path, what: str = "", source: bool = False) -> Path:
         wanted = Path(scratch) / "requirements.txt"
         # With the hash in the requirement pip checks the file before it runs anything from it.
         wanted.write_text(f"{pin['package']}=={pin['version']} --hash=sha256:{pin['sha256']}\n", encoding="utf-8")
-        ended = subprocess.run([sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps",
-                                *(("--no-binary", pin["package"]) if source else ()), "--require-hashes", "-r", str(wanted), "-d", scratch], stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        ended = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--disable-pip-version-check",
+                "--no-deps",
+                *(("--no-binary", pin["package"]) if source else ()),
+                "--require-hashes",
+                "-r",
+                str(wanted),
+                "-d",
+                scratch,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+        )
         fetched = Path(scratch) / pin["file"]
         if ended.returncode != 0 or not fetched.is_file():
-            raise UserError(f"pip could not fetch {pin['package']}=={pin['version']} as {shown(lock)} pins it (its message is above);"
-                            f" check the network, or put {pin['file']} into {archive.parent} by hand")
+            raise UserError(
+                f"pip could not fetch {pin['package']}=={pin['version']} as {shown(lock)} pins it (its message is above);"
+                f" check the network, or put {pin['file']} into {archive.parent} by hand"
+            )
         os.replace(fetched, archive)
     return archive
 

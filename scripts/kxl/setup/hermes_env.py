@@ -6,9 +6,8 @@ dependencies, whose needed few stand in third_party/hermes-agent.requirements.tx
 
 from pathlib import Path
 
-import llama_cpp
-import venvs
-from files import ROOT, read_json
+from kxl.base.files import ROOT, read_json
+from kxl.setup import llama_cpp, venvs
 
 LOCK = ROOT / "third_party" / "hermes-agent.lock"
 REQUIREMENTS = ROOT / "third_party" / "hermes-agent.requirements.txt"
@@ -16,4 +15,6 @@ REQUIREMENTS = ROOT / "third_party" / "hermes-agent.requirements.txt"
 
 def python() -> Path:
     """The environment's interpreter; made first when it is missing (pip, needs the network once)."""
-    return venvs.make(llama_cpp.cache_dir() / f"hermes-agent-{read_json(LOCK)['version']}", [REQUIREMENTS], ("--no-deps",))
+    return venvs.make(
+        llama_cpp.cache_dir() / f"hermes-agent-{read_json(LOCK)['version']}", [REQUIREMENTS], ("--no-deps",)
+    )

@@ -9,7 +9,7 @@ its content, and appears there by one rename: a folder that exists is whole.
     llama.cpp/source-KEY/    unpacked and patched         key: pin, patches
     llama.cpp/build-KEY/bin  binaries and their libraries key: pin, patches of compiled code, cmake flags, CPU, compiler
 
-scripts/build_llama_cpp.py fills the cache; everything else only asks here.
+scripts/setup_llama_cpp.py fills the cache; everything else only asks here.
 """
 
 import functools
@@ -23,8 +23,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from cli import UserError
-from files import ROOT, read_json, shown
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown
 
 LOCK = ROOT / "third_party" / "llama.cpp.lock"
 PATCHES = ROOT / "patches"
@@ -83,8 +83,9 @@ def _predefined_macros(*flags: str) -> str | None:
     """What the C++ compiler predefines under `flags`: its version and, with -march=native, the CPU's features."""
     compiler = os.environ.get("CXX", "c++")
     try:
-        made = subprocess.run([*shlex.split(compiler), *flags, "-dM", "-E", "-x", "c++", os.devnull],
-                              capture_output=True, text=True)
+        made = subprocess.run(
+            [*shlex.split(compiler), *flags, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True
+        )
     except FileNotFoundError:
         raise UserError(f"no C++ compiler: `{compiler}` is not installed; run `make system-packages`") from None
     return made.stdout if made.returncode == 0 else None
@@ -98,7 +99,9 @@ def native_flag() -> str:
 def cpu_features() -> list[str]:
     """Vector extensions that a native build uses here, such as AVX2, AVX512BF16 or ARM_FEATURE_DOTPROD."""
     macros = _predefined_macros(native_flag(), *NO_AMX) or _predefined_macros(native_flag()) or ""
-    found = re.findall(r"#define __((?:AVX|AMX|FMA|F16C|SSE4|ARM_FEATURE_)\w*?)__ 1\b|#define __(ARM_FEATURE_\w+) 1\b", macros)
+    found = re.findall(
+        r"#define __((?:AVX|AMX|FMA|F16C|SSE4|ARM_FEATURE_)\w*?)__ 1\b|#define __(ARM_FEATURE_\w+) 1\b", macros
+    )
     return sorted(first or second for first, second in found)
 
 
@@ -141,7 +144,9 @@ def binary(name: str) -> Path:
     """Path of a built program, as in binary("llama-quantize"); its libraries lie beside it."""
     program = build_path() / "bin" / name
     if not program.is_file():
-        raise UserError(f"{name} is not built for this pin, CPU and compiler (looked in {program.parent}); run `make llama`")
+        raise UserError(
+            f"{name} is not built for this pin, CPU and compiler (looked in {program.parent}); run `make llama`"
+        )
     return program
 
 
@@ -167,8 +172,12 @@ def run(name: str, args: list, log: Path, progress=None) -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     with open(log, "w", encoding="utf-8") as file:
-        child = subprocess.Popen([str(binary(name)), *(shown(a) if isinstance(a, Path) and Path.cwd() == ROOT else str(a) for a in args)], stdin=subprocess.DEVNULL,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(
+            [str(binary(name)), *(shown(a) if isinstance(a, Path) and Path.cwd() == ROOT else str(a) for a in args)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         try:
             for line in _lines(child.stdout):
                 file.write(line + "\n")

@@ -5,9 +5,18 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-TEMPLATE = Path(__file__).parent.parent / "configs" / "templates" / "lfm2.5-tools.jinja"
-SPECIAL = ["<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>",
-           "<|tool_call_start|>", "<|tool_call_end|>"]
+from kxl.base.files import ROOT
+
+TEMPLATE = ROOT / "configs" / "templates" / "lfm2.5-tools.jinja"
+SPECIAL = [
+    "<|pad|>",
+    "<|startoftext|>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|tool_call_start|>",
+    "<|tool_call_end|>",
+]
 HIDDEN, FEED_FORWARD, HEADS, KERNEL = 64, 128, 2, 3
 LAYERS = ("conv", "attention", "conv")  # hybrid, because the conv state is what a server cannot roll back
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from cli import UserError
-from llama_cpp import cpu_features, exit_reason, tail
+from kxl.base.cli import UserError
+from kxl.setup.llama_cpp import cpu_features, exit_reason, tail
 
 TYPES = ("Q4_K", "Q5_K", "Q6_K", "Q8_0")
 HIDDEN, HEADS, KV_HEADS, EXPERTS, KERNEL = 256, 4, 2, 4, 3
@@ -63,8 +63,9 @@ def write_model(path: Path) -> None:
 
     def matrix(name: str, *shape: int) -> None:
         values = random.normal(0, 0.05, shape).astype(np.float32)
-        writer.add_tensor(name, gguf.quants.quantize(values, gguf.GGMLQuantizationType.BF16),
-                          raw_dtype=gguf.GGMLQuantizationType.BF16)
+        writer.add_tensor(
+            name, gguf.quants.quantize(values, gguf.GGMLQuantizationType.BF16), raw_dtype=gguf.GGMLQuantizationType.BF16
+        )
 
     def small(name: str, values: np.ndarray) -> None:
         writer.add_tensor(name, values.astype(np.float32))
@@ -114,14 +115,21 @@ def check(bin_dir: Path, scratch: Path) -> None:
         output = _run(bin_dir, "llama-perplexity", kind, "-m", quant, "-f", text, "-c", "128", "-b", "128")
         # A random model guesses among 258 tokens; broken kernels give nan or inf.
         if not (found := re.search(r"Final estimate: PPL = ([\d.]+)", output)) or not 50 < float(found[1]) < 5000:
-            raise UserError(f"llama-perplexity read a {kind} model but gave no plausible perplexity; its output ends:\n{tail(output)}")
+            raise UserError(
+                f"llama-perplexity read a {kind} model but gave no plausible perplexity; its output ends:\n{tail(output)}"
+            )
         _generate(bin_dir, kind, quant)
 
 
 def _run(bin_dir: Path, name: str, kind: str, *args) -> str:
     """Run one program of the fresh build and return its output."""
-    ended = subprocess.run([str(bin_dir / name), *map(str, args)], stdin=subprocess.DEVNULL,
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    ended = subprocess.run(
+        [str(bin_dir / name), *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
     output = ended.stdout.decode("utf-8", "replace")
     if ended.returncode != 0:
         raise _failure(name, kind, ended.returncode, output)
@@ -134,11 +142,29 @@ def _generate(bin_dir: Path, kind: str, quant: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = quant.with_suffix(".server.log")
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/completion", headers={"Content-Type": "application/json"},
-                                     data=json.dumps({"prompt": "The quick", "n_predict": 8, "ignore_eos": True}).encode())
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/completion",
+        headers={"Content-Type": "application/json"},
+        data=json.dumps({"prompt": "The quick", "n_predict": 8, "ignore_eos": True}).encode(),
+    )
     with open(log, "wb") as file:
-        server = subprocess.Popen([str(bin_dir / "llama-server"), "-m", str(quant), "--host", "127.0.0.1", "--port", str(port),
-                                   "-c", "512", "--no-warmup"], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            [
+                str(bin_dir / "llama-server"),
+                "-m",
+                str(quant),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "-c",
+                "512",
+                "--no-warmup",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -151,8 +177,10 @@ def _generate(bin_dir: Path, kind: str, quant: Path) -> None:
                 raise UserError(f"llama-server generated fewer than the 8 tokens asked for with a {kind} model")
             except (urllib.error.URLError, ConnectionError):  # not listening yet, still loading (503), or just died
                 time.sleep(0.1)
-        raise UserError(f"llama-server did not answer within 60 s with a {kind} model; its output ends:\n"
-                        f"{tail(log.read_text(errors='replace'))}")
+        raise UserError(
+            f"llama-server did not answer within 60 s with a {kind} model; its output ends:\n"
+            f"{tail(log.read_text(errors='replace'))}"
+        )
     finally:
         server.kill()
         server.wait()
@@ -162,7 +190,9 @@ def _failure(name: str, kind: str, code: int, output: str) -> UserError:
     """The error for a program that failed on a `kind` model; a crash names the CPU features and the way out."""
     message = f"the fresh build does not work here: {exit_reason(name, code)} with a {kind} model"
     if code < 0:
-        message += (f".\n  It uses {', '.join(cpu_features())} because this CPU advertises them; a virtual machine may advertise"
-                    " what it cannot do.\n  Way out: build for plain AVX2 instead:"
-                    " export HERMES_KXL_CMAKE='-DGGML_NATIVE=OFF' and run make again")
+        message += (
+            f".\n  It uses {', '.join(cpu_features())} because this CPU advertises them; a virtual machine may advertise"
+            " what it cannot do.\n  Way out: build for plain AVX2 instead:"
+            " export HERMES_KXL_CMAKE='-DGGML_NATIVE=OFF' and run make again"
+        )
     return UserError(f"{message}\n{tail(output)}")

@@ -11,14 +11,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cli import UserError, say
-from files import lock, write_text
+from kxl.base.cli import UserError, say
+from kxl.base.files import lock, write_text
 
 STAMP = "complete"
 
 
 def _key(requirements: list[Path], pip_args: tuple) -> str:
-    lines = [line for path in requirements for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line
+        for path in requirements
+        for line in path.read_text().splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
     return hashlib.sha256(repr([lines, pip_args, sys.version_info[:2]]).encode()).hexdigest()
 
 
@@ -38,8 +43,20 @@ def make(venv: Path, requirements: list[Path], pip_args: tuple = ()) -> Path:
             shutil.rmtree(venv)
         say(f"making {venv} with the packages of {requirements[0].name}")
         _run([sys.executable, "-m", "venv", str(venv)], f"could not make {venv}; run `make system-packages`")
-        _run([str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *pip_args, "-r", str(requirements[0])],
-             f"pip could not install {requirements[0].name}; check the network and the disk and run this again")
+        _run(
+            [
+                str(python),
+                "-m",
+                "pip",
+                "install",
+                "--disable-pip-version-check",
+                "--no-input",
+                *pip_args,
+                "-r",
+                str(requirements[0]),
+            ],
+            f"pip could not install {requirements[0].name}; check the network and the disk and run this again",
+        )
         write_text(stamp, key + "\n")
     return python
 

@@ -14,10 +14,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tool_tokens import ToolTokens
+from kxl.smol.tokens import ToolTokens
 
 KINDS = ("call", "broken_json", "unclosed", "code_dump", "text")
-CODE = re.compile(r"```|^\s*(?:import|from) \w+|^\s*(?:def|class) \w+|^\s*print\(|#!/|<script|with open\(", re.MULTILINE)
+CODE = re.compile(
+    r"```|^\s*(?:import|from) \w+|^\s*(?:def|class) \w+|^\s*print\(|#!/|<script|with open\(", re.MULTILINE
+)
 # A call as text: JSON with a name beside arguments, or any function's name with its first argument.
 AS_TEXT = re.compile(r'"(?:name|function)"\s*:\s*"|"(?:arguments|parameters)"\s*:\s*\{')
 
@@ -39,7 +41,7 @@ def read(ids: list[int], tokens: ToolTokens, decode: Callable[[list[int]], str],
         if tokens.call_end not in ids[start:]:
             return Emission("unclosed", calls, f"no end token in {len(ids) - start} tokens after the start token")
         end = ids.index(tokens.call_end, start)
-        call, problem = read_call(decode(ids[start + 1:end]))
+        call, problem = read_call(decode(ids[start + 1 : end]))
         if problem:
             return Emission("broken_json", calls, problem)
         calls.append(call)
@@ -59,6 +61,10 @@ def read_call(text: str) -> tuple[dict | None, str]:
         call = json.loads(text)
     except json.JSONDecodeError as error:
         return None, f"not JSON: {error.msg} at character {error.pos} of {text[:80]!r}"
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str) or not isinstance(call.get("arguments"), dict):
+    if (
+        not isinstance(call, dict)
+        or not isinstance(call.get("name"), str)
+        or not isinstance(call.get("arguments"), dict)
+    ):
         return None, f"no object with a name and arguments: {text[:80]!r}"
     return {"name": call["name"], "arguments": call["arguments"]}, ""

@@ -1,7 +1,7 @@
 """Rows for the tool-token training: their kinds, and the proof that their tokens are right.
 
 A row is one JSON line: {"id", "source", "kind": "tool" | "ordinary", "messages": [...], "tools": [...]}, OpenAI
-messages with `arguments` as an object. `encode` gives its tokens and loss mask (loss_mask.py) after proving
+messages with `arguments` as an object. `encode` gives its tokens and loss mask (kxl/chat/loss_mask.py) after proving
 
   tool      every call of the messages stands in the tokens: start token, valid JSON with that name and those
             arguments, end token, all of it inside the loss-bearing region and in order
@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-import emission
-import loss_mask
-from cli import UserError
-from files import read_json, sha256, shown, write_text
-from tool_tokens import ToolTokens
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, sha256, shown, write_text
+from kxl.chat import loss_mask
+from kxl.smol import emission
+from kxl.smol.tokens import ToolTokens
 
 KINDS = ("tool", "ordinary")
 RULES = 1  # raised when `encode` proves something else, so that older manifests no longer count
@@ -55,12 +55,14 @@ def encode(chat: loss_mask.Chat, tokens: ToolTokens, row: dict) -> Example:
     markers = [place for place, token in enumerate(listed) if token in (tokens.call_start, tokens.call_end)]
     expected = [tokens.call_start, tokens.call_end] * len(wanted)
     if [listed[place] for place in markers] != expected:
-        raise UserError(f"{where}: {len(markers)} call tokens where {len(expected)} belong, or in the wrong order;"
-                        " the template does not write every call between its tokens, or a text holds one")
+        raise UserError(
+            f"{where}: {len(markers)} call tokens where {len(expected)} belong, or in the wrong order;"
+            " the template does not write every call between its tokens, or a text holds one"
+        )
     for (start, end), call in zip(zip(markers[::2], markers[1::2]), wanted):
-        if not mask[start:end + 1].all():
+        if not mask[start : end + 1].all():
             raise UserError(f"{where}: the call of {call['name']} is not wholly inside the loss-bearing region")
-        found, problem = emission.read_call(chat.tokenizer.decode(listed[start + 1:end], skip_special_tokens=False))
+        found, problem = emission.read_call(chat.tokenizer.decode(listed[start + 1 : end], skip_special_tokens=False))
         if problem or found != {"name": call["name"], "arguments": call["arguments"]}:
             raise UserError(f"{where}: the call of {call['name']} reads back as {problem or found}")
     responses = [listed.count(getattr(tokens, role)) for role in ("response_start", "response_end")]
@@ -81,7 +83,9 @@ def counts(examples: list[Example], tokens: ToolTokens) -> dict:
         "longest": max(len(example.tokens) for example in examples),
         "calls": sum(len(calls_of(example.row)) for example in examples),
         "start_tokens": sum(int((example.tokens == tokens.call_start).sum()) for example in examples),
-        "multi_turn": sum(any(message["role"] == "tool" for message in example.row["messages"]) for example in examples),
+        "multi_turn": sum(
+            any(message["role"] == "tool" for message in example.row["messages"]) for example in examples
+        ),
     }
 
 
@@ -110,7 +114,12 @@ def read(path: Path) -> list[dict]:
 
 def digest(rows: Path, model: Path, tokens: ToolTokens) -> str:
     """Names what was proven: the file, the tokenizer, the template, the token ids and the rules of `encode`."""
-    parts = [sha256(rows), *(sha256(Path(model) / name) for name in ("tokenizer.json", "chat_template.jinja")), list(tokens.ids), RULES]
+    parts = [
+        sha256(rows),
+        *(sha256(Path(model) / name) for name in ("tokenizer.json", "chat_template.jinja")),
+        list(tokens.ids),
+        RULES,
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -118,10 +127,14 @@ def load_proven(folder: Path, split: str, chat: loss_mask.Chat, tokens: ToolToke
     """The examples of FOLDER/SPLIT.jsonl, if manifest.json says that exactly this file was proven for this model."""
     path, manifest = Path(folder) / f"{split}.jsonl", Path(folder) / "manifest.json"
     if not manifest.is_file():
-        raise UserError(f"{shown(folder)}: has no manifest.json, so nothing here was proven; make it with scripts/prepare_data.py")
+        raise UserError(
+            f"{shown(folder)}: has no manifest.json, so nothing here was proven; make it with scripts/prepare_data.py"
+        )
     rows = read(path)
     known = read_json(manifest)["results"]["splits"].get(split, {}).get("proof")
     if digest(path, chat.folder, tokens) != known:
-        raise UserError(f"{shown(path)}: is not what {shown(manifest)} proved for this tokenizer and template;"
-                        " run scripts/prepare_data.py again")
+        raise UserError(
+            f"{shown(path)}: is not what {shown(manifest)} proved for this tokenizer and template;"
+            " run scripts/prepare_data.py again"
+        )
     return [encode(chat, tokens, row) for row in rows]

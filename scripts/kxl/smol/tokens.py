@@ -13,8 +13,8 @@ the config expects, because a model trained on the pieces of "<tool_call>" never
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli import UserError
-from files import read_json, shown, write_json
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown, write_json
 
 ROLES = ("call_start", "call_end", "response_start", "response_end")
 TOKEN_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -39,10 +39,10 @@ def roles(config: dict, source: str) -> dict:
     """config["tool_tokens"], complete and without a token or id named twice; UserError names `source`."""
     found = config.get("tool_tokens")
     if not isinstance(found, dict) or set(found) != set(ROLES):
-        raise UserError(f"{source}: \"tool_tokens\" must have exactly {', '.join(ROLES)}")
+        raise UserError(f'{source}: "tool_tokens" must have exactly {", ".join(ROLES)}')
     for role, entry in found.items():
         if not isinstance(entry.get("token"), str) or not isinstance(entry.get("id"), int):
-            raise UserError(f"{source}: tool_tokens.{role} needs \"token\" (text) and \"id\" (a number)")
+            raise UserError(f'{source}: tool_tokens.{role} needs "token" (text) and "id" (a number)')
     for key in ("token", "id"):
         values = [entry[key] for entry in found.values()]
         if len(set(values)) != len(values):
@@ -62,18 +62,26 @@ def resolve(config: dict, tokenizer, source: str) -> ToolTokens:
         where = f"{source}: {role} {token!r}"
         found = tokenizer.token_to_id(token)
         if found is None:
-            raise UserError(f"{where} is not in the vocabulary; name a token of this tokenizer"
-                            + (f", or rename {entry['renames']!r} to it first (make smol-base)" if entry.get("renames") else ""))
+            raise UserError(
+                f"{where} is not in the vocabulary; name a token of this tokenizer"
+                + (f", or rename {entry['renames']!r} to it first (make smol-base)" if entry.get("renames") else "")
+            )
         if found != expected:
-            raise UserError(f"{where} has id {found}, the config expects {expected}; this tokenizer belongs to another model,"
-                            " or the config's id is wrong")
+            raise UserError(
+                f"{where} has id {found}, the config expects {expected}; this tokenizer belongs to another model,"
+                " or the config's id is wrong"
+            )
         for text in (token, f"a{token}b", f" {token} "):
             pieces = tokenizer.encode(text, add_special_tokens=False).ids
             if pieces.count(expected) != 1:
-                raise UserError(f"{where} is cut into the ids {pieces} in {text!r}; it must be one special token:"
-                                " add it to added_tokens of tokenizer.json")
+                raise UserError(
+                    f"{where} is cut into the ids {pieces} in {text!r}; it must be one special token:"
+                    " add it to added_tokens of tokenizer.json"
+                )
         if tokenizer.decode([expected], skip_special_tokens=False) != token:
-            raise UserError(f"{where}: id {expected} decodes to {tokenizer.decode([expected], skip_special_tokens=False)!r}")
+            raise UserError(
+                f"{where}: id {expected} decodes to {tokenizer.decode([expected], skip_special_tokens=False)!r}"
+            )
         ids[role] = expected
     return ToolTokens(**ids, text={role: entry["token"] for role, entry in config["tool_tokens"].items()})
 
@@ -91,7 +99,10 @@ def rename(config: dict, folder: Path) -> None:
             raise UserError(f"{shown(path)}: {old!r} has id {vocabulary.get(old)}, the config expects {entry['id']}")
     for name in TOKEN_FILES:
         if (Path(folder) / name).is_file():
-            write_json(Path(folder) / name, _renamed(read_json(Path(folder) / name), {old: entry["token"] for old, entry in renames.items()}))
+            write_json(
+                Path(folder) / name,
+                _renamed(read_json(Path(folder) / name), {old: entry["token"] for old, entry in renames.items()}),
+            )
 
 
 def _renamed(value, names: dict):

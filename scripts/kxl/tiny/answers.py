@@ -6,9 +6,9 @@ run it"). The tiny model learns to answer those in a sentence of text and to lea
 
 import random
 
-import tiny_arguments as arguments
-from tiny_wording import ask, either, expand, fill, question, quoted
-from tiny_words import invent_word, pick_word
+from kxl.tiny import arguments
+from kxl.tiny.wording import ask, either, expand, fill, question, quoted
+from kxl.tiny.words import invent_word, pick_word
 
 COMMANDS = {
     "ls": "lists the files in a folder", "ls -l": "lists files with sizes, owners and dates", "ls -a": "lists all files, hidden ones too",
@@ -92,7 +92,9 @@ def explanation(rng: random.Random, heldout: bool) -> tuple[str, str]:
     """A request to explain a command, and one sentence that does."""
     known = rng.random() < 0.6 and not heldout
     command = rng.choice(list(COMMANDS)) if known else arguments.command(rng, heldout)
-    text = either(rng, [f for f in EXPLAIN if "?" not in f], [f for f in EXPLAIN if "?" in f], 0.5, c=quoted(rng, command, 0.4))
+    text = either(
+        rng, [f for f in EXPLAIN if "?" not in f], [f for f in EXPLAIN if "?" in f], 0.5, c=quoted(rng, command, 0.4)
+    )
     text = _with_no_action(rng, text, needed=not known)
     if known:
         return text, f"`{command}` {COMMANDS[command]}. I have not run it."
@@ -107,7 +109,14 @@ def comparison(rng: random.Random) -> tuple[str, str]:
     """A request to compare two commands, and what each does."""
     c, d = rng.sample(list(COMMANDS), 2)
     bare = rng.choice((0.0, 1.0))
-    text = either(rng, [f for f in COMPARE if "?" not in f], [f for f in COMPARE if "?" in f], 0.5, c=quoted(rng, c, bare), d=quoted(rng, d, bare))
+    text = either(
+        rng,
+        [f for f in COMPARE if "?" not in f],
+        [f for f in COMPARE if "?" in f],
+        0.5,
+        c=quoted(rng, c, bare),
+        d=quoted(rng, d, bare),
+    )
     return _with_no_action(rng, text, needed=False), f"`{c}` {COMMANDS[c]}; `{d}` {COMMANDS[d]}."
 
 
@@ -134,14 +143,22 @@ def small_talk(rng: random.Random, heldout: bool) -> tuple[str, str]:
     words = " ".join(pick_word(rng, heldout) for _ in range(rng.randint(1, 5)))
     slots = {"w": pick_word(rng, heldout), "q": quoted(rng, words, 0.5), "q_bare": words}
     form = rng.choice(forms)
-    text = question(rng, form, **slots) if rng.random() < 0.6 else ask(rng, form, **slots) if "{" in form else fill(expand(rng, form), slots)
+    text = (
+        question(rng, form, **slots)
+        if rng.random() < 0.6
+        else ask(rng, form, **slots)
+        if "{" in form
+        else fill(expand(rng, form), slots)
+    )
     return text, fill(rng.choice(answers), slots)
 
 
 def fact(rng: random.Random) -> tuple[str, str]:
     """A small question of general knowledge."""
     form, answer = rng.choice(list(FACTS.items()))
-    return _with_no_action(rng, question(rng, form), needed=False) if rng.random() < 0.3 else question(rng, form), answer
+    return _with_no_action(rng, question(rng, form), needed=False) if rng.random() < 0.3 else question(
+        rng, form
+    ), answer
 
 
 def repeat(rng: random.Random, heldout: bool) -> tuple[str, str]:

@@ -6,7 +6,7 @@ the result is one that training never uses (tiny_words.is_heldout), so the argum
 
 import random
 
-from tiny_words import cased_word, foreign_word, hex_id, identifier, number, pick_word
+from kxl.tiny.words import cased_word, foreign_word, hex_id, identifier, number, pick_word
 
 EXTENSIONS = "py py md txt json yaml yml toml csv log js ts sh html css cfg ini rs go c".split()
 FOLDERS = "src tests docs app lib config scripts data notes build tools examples logs assets api web core".split()
@@ -106,7 +106,10 @@ def url(rng: random.Random, heldout: bool = False) -> str:
 
 def words(rng: random.Random, low: int, high: int, heldout: bool = False) -> str:
     """A few words with spaces between, now and then with capitals; the first is held out where asked."""
-    rest = [cased_word(rng) if rng.random() < 0.22 else pick_word(rng, invented=0.25) for _ in range(rng.randint(low, high) - 1)]
+    rest = [
+        cased_word(rng) if rng.random() < 0.22 else pick_word(rng, invented=0.25)
+        for _ in range(rng.randint(low, high) - 1)
+    ]
     return " ".join([pick_word(rng, heldout)] + rest)
 
 
@@ -232,5 +235,7 @@ def command(rng: random.Random, heldout: bool = False) -> str:
         return echo(rng, heldout)
     text = _program(rng, heldout)
     if rng.random() < 0.08:
-        text += rng.choice((" | wc -l", " | head", f" | grep {pick_word(rng)}", " | sort", f" && echo {pick_word(rng)}"))
+        text += rng.choice(
+            (" | wc -l", " | head", f" | grep {pick_word(rng)}", " | sort", f" && echo {pick_word(rng)}")
+        )
     return text

@@ -1,7 +1,7 @@
 """The tiny LFM2-MoE as a torch module whose batch shares one long prefix.
 
 Torch because it trains about as fast as these CPUs multiply; the result is saved under HF names and
-served by mlx-lm and llama.cpp, whose logits are checked against each other (check_parity.py).
+served by mlx-lm and llama.cpp, whose logits are checked against each other (quant_check_parity.py).
 
 All requests of a batch start with the same system prompt and tool list (thousands of tokens). Its
 keys, values and convolution states are computed once and shared, with gradient: exactly the function
@@ -104,7 +104,9 @@ class Attention(nn.Module):
         q, k = rotate(q, positions, self.theta), rotate(k, positions, self.theta)
         group = self.heads // self.kv_heads
         if state is None:
-            o = F.scaled_dot_product_attention(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), is_causal=True)
+            o = F.scaled_dot_product_attention(
+                q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), is_causal=True
+            )
         else:
             # The query heads of one kv head stand one after another, so that keys need no copies.
             o = PrefixAttention.apply(q.reshape(b, self.kv_heads, group * length, self.head_dim), *state, k, v)

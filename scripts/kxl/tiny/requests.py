@@ -9,13 +9,21 @@ import random
 import re
 from dataclasses import dataclass
 
-import tiny_arguments as arguments
-import tiny_wording as w
-from tiny_wording import ask, either, question, quoted
-from tiny_words import is_heldout, number, pick_word
+from kxl.tiny import arguments
+from kxl.tiny import wording as w
+from kxl.tiny.wording import ask, either, question, quoted
+from kxl.tiny.words import is_heldout, number, pick_word
 
 # How often each tool is asked for. terminal and the file tools are what the agent uses all day.
-SHARES = {"terminal": 0.34, "read_file": 0.16, "search_files": 0.17, "write_file": 0.15, "browser_navigate": 0.11, "patch": 0.04, "process": 0.03}
+SHARES = {
+    "terminal": 0.34,
+    "read_file": 0.16,
+    "search_files": 0.17,
+    "write_file": 0.15,
+    "browser_navigate": 0.11,
+    "patch": 0.04,
+    "process": 0.03,
+}
 
 
 def call(name: str, **args) -> dict:
@@ -81,7 +89,17 @@ def write_file(rng: random.Random, heldout: bool) -> tuple[str, dict]:
         content = arguments.sentence(rng, heldout)
     elif kind < 0.92:
         mark = rng.choice("'\"")
-        content = rng.choice(("print({m}{t}{m})", "{t} = {m}{u}{m}", "import {t}", "echo {m}{t} {u}{m}", "<p>{t} {u}</p>", "{t}/", "return {t}({u})"))
+        content = rng.choice(
+            (
+                "print({m}{t}{m})",
+                "{t} = {m}{u}{m}",
+                "import {t}",
+                "echo {m}{t} {u}{m}",
+                "<p>{t} {u}</p>",
+                "{t}/",
+                "return {t}({u})",
+            )
+        )
         content = content.format(m=mark, t=pick_word(rng, heldout), u=pick_word(rng))
     else:
         content = arguments.command(rng, heldout)
@@ -91,7 +109,9 @@ def write_file(rng: random.Random, heldout: bool) -> tuple[str, dict]:
 
 def patch(rng: random.Random, heldout: bool) -> tuple[str, dict]:
     make = rng.choice((pick_word, arguments.code_name))
-    made = call("patch", mode="replace", path=arguments.path(rng, heldout), old_string=make(rng, heldout), new_string=make(rng))
+    made = call(
+        "patch", mode="replace", path=arguments.path(rng, heldout), old_string=make(rng, heldout), new_string=make(rng)
+    )
     return wording(rng, made), made
 
 
@@ -121,7 +141,11 @@ def sequence(rng: random.Random, calls: list[dict]) -> str:
     text = clauses[0]
     for i, part in enumerate(clauses[1:], 2):
         last = i == len(clauses)
-        joint = rng.choice((", then ", ", and then ", ". Then ", "; then ", ", after that ", ". After that, ", "\nthen ")) if last else rng.choice((", ", ", then ", "; "))
+        joint = (
+            rng.choice((", then ", ", and then ", ". Then ", "; then ", ", after that ", ". After that, ", "\nthen "))
+            if last
+            else rng.choice((", ", ", then ", "; "))
+        )
         text += joint + part
     text = rng.choice(("", "", "please ", "first ", "can you ", "i need three things: ", "do this: ", "ok, ")) + text
     return text[0].upper() + text[1:] if rng.random() < 0.5 else text
@@ -129,21 +153,31 @@ def sequence(rng: random.Random, calls: list[dict]) -> str:
 
 def clause(rng: random.Random, made: dict) -> str:
     """A short imperative for one call, to be joined with others."""
-    args, short = made["arguments"], lambda form, **slots: w.fill(w.expand(rng, form), slots)  # noqa: E731
+    args, short = made["arguments"], lambda form, **slots: w.fill(w.expand(rng, form), slots)
     if made["name"] == "terminal":
         return short("(run|execute|do) {c}", c=quoted(rng, args["command"], 0.4))
     if made["name"] == "read_file":
         return short("(read|open|show me|show) (the file|) {p}", p=args["path"])
     if made["name"] == "search_files":
         place = " (in|under) {d}" if args.get("path") else ""
-        what = "(find|list) (all|the|) files (named|matching|called) {q}" if args.get("target") == "files" else "(search|look|grep) for {q}"
+        what = (
+            "(find|list) (all|the|) files (named|matching|called) {q}"
+            if args.get("target") == "files"
+            else "(search|look|grep) for {q}"
+        )
         return short(what + place, q=quoted(rng, args["pattern"], 0.6), d=args.get("path", ""))
     if made["name"] == "write_file":
         return short("(write|save|put) {t} (to|into|in) {p}", t=quoted(rng, args["content"], 0.2), p=args["path"])
     if made["name"] == "patch":
-        return short("(replace|change) {a} (with|to) {b} in {p}", a=args["old_string"], b=args["new_string"], p=args["path"])
+        return short(
+            "(replace|change) {a} (with|to) {b} in {p}", a=args["old_string"], b=args["new_string"], p=args["path"]
+        )
     if made["name"] == "process":
-        return "list the background processes" if args["action"] == "list" else f"{args['action']} the process {args['session_id']}"
+        return (
+            "list the background processes"
+            if args["action"] == "list"
+            else f"{args['action']} the process {args['session_id']}"
+        )
     return short("(open|visit|go to) {u}", u=args["url"])
 
 
@@ -155,9 +189,16 @@ def pair(rng: random.Random, tools: list[str], heldout: bool) -> tuple[str, list
     if tool == "read_file":
         calls = [call("read_file", path=made["arguments"]["path"]) for made in calls]
         a, b = (made["arguments"]["path"] for made in calls)
-        return ask(rng, "(read|open|show me|print|show) (both|the files|) {a} and {b}(, both| at the same time| together|)", a=a, b=b), calls
+        return ask(
+            rng,
+            "(read|open|show me|print|show) (both|the files|) {a} and {b}(, both| at the same time| together|)",
+            a=a,
+            b=b,
+        ), calls
     both = rng.choice((" and also ", " and, at the same time, ", " and in parallel ", " and "))
-    return rng.choice(("", "please ", "at once: ", "in parallel, ", "")) + clause(rng, calls[0]) + both + clause(rng, calls[1]), calls
+    return rng.choice(("", "please ", "at once: ", "in parallel, ", "")) + clause(rng, calls[0]) + both + clause(
+        rng, calls[1]
+    ), calls
 
 
 # Where only a shell is offered, file tasks go through it.
@@ -172,9 +213,13 @@ def through_terminal(rng: random.Random, heldout: bool) -> tuple[str, dict]:
         return wording(rng, call("read_file", path=path)), call("terminal", command=f"cat {path}")
     if kind < 0.75:
         path, text = arguments.path(rng, heldout), arguments.words(rng, 1, 5, heldout)
-        return wording(rng, call("write_file", content=text, path=path)), call("terminal", command=f"echo '{text}' > {path}")
+        return wording(rng, call("write_file", content=text, path=path)), call(
+            "terminal", command=f"echo '{text}' > {path}"
+        )
     pattern, folder = pick_word(rng, heldout), arguments.directory(rng)
-    return wording(rng, call("search_files", pattern=pattern, path=folder)), call("terminal", command=f"grep -rn {pattern} {folder}")
+    return wording(rng, call("search_files", pattern=pattern, path=folder)), call(
+        "terminal", command=f"grep -rn {pattern} {folder}"
+    )
 
 
 def wording(rng: random.Random, made: dict) -> str:
@@ -182,7 +227,11 @@ def wording(rng: random.Random, made: dict) -> str:
     args = made["arguments"]
     name = made["name"]
     if name == "terminal":
-        return _task(rng, args["command"]) if args["command"] in w.TASKS and rng.random() < 0.4 else run(rng, args["command"])
+        return (
+            _task(rng, args["command"])
+            if args["command"] in w.TASKS and rng.random() < 0.4
+            else run(rng, args["command"])
+        )
     if name == "read_file":
         p, n, m = quoted(rng, args["path"], 0.85), str(args.get("limit")), str(args.get("offset"))
         if "limit" in args:
@@ -196,7 +245,13 @@ def wording(rng: random.Random, made: dict) -> str:
         return ask(rng, rng.choice(w.WRITE), t=quoted(rng, args["content"], 0.4), p=quoted(rng, args["path"], 0.9))
     if name == "patch":
         bare = rng.choice((0.0, 1.0))
-        return ask(rng, rng.choice(w.PATCH), a=quoted(rng, args["old_string"], bare), b=quoted(rng, args["new_string"], bare), p=quoted(rng, args["path"], 0.9))
+        return ask(
+            rng,
+            rng.choice(w.PATCH),
+            a=quoted(rng, args["old_string"], bare),
+            b=quoted(rng, args["new_string"], bare),
+            p=quoted(rng, args["path"], 0.9),
+        )
     if name == "process":
         if args["action"] == "list":
             return either(rng, w.PROCESS_LIST[:1], w.PROCESS_LIST[1:], 0.5)
@@ -243,7 +298,9 @@ class Pieces:
                 return word
 
     def row(self, rng: random.Random, words: int) -> str:
-        return "".join((rng.choice((" ", " ", " ", "-", "_", ".", "/")) if i else "") + self.word(rng) for i in range(words))
+        return "".join(
+            (rng.choice((" ", " ", " ", "-", "_", ".", "/")) if i else "") + self.word(rng) for i in range(words)
+        )
 
 
 def drill(rng: random.Random, pieces: Pieces) -> tuple[str, dict]:
@@ -254,17 +311,35 @@ def drill(rng: random.Random, pieces: Pieces) -> tuple[str, dict]:
     """
     kind = rng.random()
     words = rng.choice((1, 1, 1, 2, 2, 3)) if rng.random() < 0.85 else rng.randint(4, 8)
-    path = pieces.word(rng) + rng.choice(("", "/" + pieces.word(rng), "_" + pieces.word(rng))) + "." + rng.choice(arguments.EXTENSIONS)
+    path = (
+        pieces.word(rng)
+        + rng.choice(("", "/" + pieces.word(rng), "_" + pieces.word(rng)))
+        + "."
+        + rng.choice(arguments.EXTENSIONS)
+    )
     if kind < 0.15:
-        made = call("terminal", command=f"{rng.choice(('echo', 'mkdir', 'touch', 'du -sh', 'grep -rn', 'git commit -m'))} {pieces.row(rng, words)}")
+        made = call(
+            "terminal",
+            command=f"{rng.choice(('echo', 'mkdir', 'touch', 'du -sh', 'grep -rn', 'git commit -m'))} {pieces.row(rng, words)}",
+        )
     elif kind < 0.45:
         made = call("write_file", content=pieces.row(rng, words), path=path)
     elif kind < 0.7:
-        made = call("search_files", pattern=pieces.row(rng, min(words, 3)), **({"path": pieces.word(rng)} if rng.random() < 0.5 else {}))
+        made = call(
+            "search_files",
+            pattern=pieces.row(rng, min(words, 3)),
+            **({"path": pieces.word(rng)} if rng.random() < 0.5 else {}),
+        )
     elif kind < 0.8:
         made = call("read_file", path=path)
     else:
-        made = call("patch", mode="replace", path=path, old_string=pieces.row(rng, min(words, 2)), new_string=pieces.row(rng, min(words, 2)))
+        made = call(
+            "patch",
+            mode="replace",
+            path=path,
+            old_string=pieces.row(rng, min(words, 2)),
+            new_string=pieces.row(rng, min(words, 2)),
+        )
     text = wording(rng, made)
     if rng.random() < 0.7 and set(text) & set("'`\""):
         text = wording(rng, made)

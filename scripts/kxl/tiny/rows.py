@@ -11,15 +11,14 @@ import re
 from functools import cache
 from pathlib import Path
 
-import hermes_tools
-import tiny_arguments as arguments
-import tiny_requests
-import tiny_wording as w
-from files import ROOT, read_json
-from tiny_answers import no_tool
-from tiny_words import cased_word, pick_word
+from kxl.base.files import ROOT
+from kxl.chat import hermes_tools
+from kxl.tiny import arguments, requests
+from kxl.tiny import wording as w
+from kxl.tiny.answers import no_tool
+from kxl.tiny.words import cased_word, pick_word
 
-ALL_TOOLS = list(tiny_requests.SHARES)
+ALL_TOOLS = list(requests.SHARES)
 RESULTS = ROOT / "datasets/tiny/tool_results.jsonl"
 SEQUENCES = ROOT / "datasets/tiny/sequences.jsonl"
 HERMES_PROMPT = ROOT / "configs/hermes_system_prompt.txt"
@@ -47,7 +46,9 @@ def schemas() -> dict[str, dict]:
 def compact(tool: dict) -> dict:
     """A schema with the first sentence of its description and bare properties: a short prompt for early training."""
     function = tool["function"]
-    properties = {name: {"type": p.get("type", "string")} for name, p in function["parameters"].get("properties", {}).items()}
+    properties = {
+        name: {"type": p.get("type", "string")} for name, p in function["parameters"].get("properties", {}).items()
+    }
     short = {"name": function["name"], "description": re.split(r"(?<=[a-z)])[.\n]", function["description"])[0] + ".",
              "parameters": {"type": "object", "properties": properties, "required": function["parameters"].get("required", [])}}  # fmt: skip
     return {"type": "function", "function": short}
@@ -64,7 +65,11 @@ def hermes_system(rng: random.Random) -> str:
 
 def working_folder(rng: random.Random, home: str | None = None) -> str:
     home = home or rng.choice(("/root", f"/home/{pick_word(rng)}", "/tmp", "/work"))
-    return home + "/" + rng.choice((pick_word(rng), f"projects/{pick_word(rng)}", f"{pick_word(rng)}-{rng.randrange(100)}", "work"))
+    return (
+        home
+        + "/"
+        + rng.choice((pick_word(rng), f"projects/{pick_word(rng)}", f"{pick_word(rng)}-{rng.randrange(100)}", "work"))
+    )
 
 
 def context(rng: random.Random, kind: str) -> dict:
@@ -72,11 +77,17 @@ def context(rng: random.Random, kind: str) -> dict:
     if kind == "bare":
         return {"system": rng.choice((*SYSTEMS, None)), "tools": []}
     if kind == "fixed":
-        return {"system": rng.choice((*SYSTEMS[:1] * 3, *SYSTEMS, None)), "tools": hermes_tools.load(hermes_tools.FIXED_SURFACE)}
+        return {
+            "system": rng.choice((*SYSTEMS[:1] * 3, *SYSTEMS, None)),
+            "tools": hermes_tools.load(hermes_tools.FIXED_SURFACE),
+        }
     if kind == "hermes_terminal":
         return {"system": hermes_system(rng), "tools": hermes_tools.load(("process", "terminal"))}
     if kind == "hermes_files":
-        return {"system": hermes_system(rng), "tools": hermes_tools.load(("patch", "process", "read_file", "search_files", "terminal", "write_file"))}
+        return {
+            "system": hermes_system(rng),
+            "tools": hermes_tools.load(("patch", "process", "read_file", "search_files", "terminal", "write_file")),
+        }
     names = rng.sample(ALL_TOOLS, rng.randint(3, len(ALL_TOOLS))) if rng.random() < 0.8 else list(ALL_TOOLS)
     others = [n for n in schemas() if n not in ALL_TOOLS]
     names += rng.sample(others, rng.choice((0, 0, 1, 2)))
@@ -93,21 +104,31 @@ def assistant(content: str | None, *calls: dict) -> dict:
 
 @cache
 def episodes(path: Path = RESULTS) -> list[list[dict]]:
-    """Recorded real calls with results (record_tool_results.py)."""
+    """Recorded real calls with results (tiny_record_results.py)."""
     return [json.loads(line)["calls"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @cache
 def sequences(tools: frozenset[str], heldout: bool) -> list[list[dict]]:
     """The recorded sequences that need no other tools; one in eight is held out."""
-    return [steps for i, steps in enumerate(episodes(SEQUENCES)) if (i % 8 == 0) == heldout and tools.issuperset(s["name"] for s in steps)]
+    return [
+        steps
+        for i, steps in enumerate(episodes(SEQUENCES))
+        if (i % 8 == 0) == heldout and tools.issuperset(s["name"] for s in steps)
+    ]
 
 
 def _browser_episode(rng: random.Random, heldout: bool) -> list[dict]:
     """A page visit in the shape of Hermes's browser tool; the page itself is made up (no network)."""
-    made = tiny_requests.call("browser_navigate", url=arguments.url(rng, heldout))
+    made = requests.call("browser_navigate", url=arguments.url(rng, heldout))
     title = arguments.words(rng, 1, 4, heldout).title()
-    result = {"success": True, "url": made["arguments"]["url"], "title": title, "snapshot": f'- heading "{title}" [level=1, ref=e1]', "element_count": 1}
+    result = {
+        "success": True,
+        "url": made["arguments"]["url"],
+        "title": title,
+        "snapshot": f'- heading "{title}" [level=1, ref=e1]',
+        "element_count": 1,
+    }
     return [{**made, "result": json.dumps(result)}]
 
 
@@ -148,7 +169,11 @@ def _renamed(rng: random.Random, steps: list[dict]) -> list[dict]:
 def finalization(rng: random.Random, tools: list[str], heldout: bool = False) -> dict:
     """A request, its calls one after another with real results, and the final answer."""
     while True:
-        steps = _browser_episode(rng, heldout) if "browser_navigate" in tools and rng.random() < 0.08 else rng.choice(episodes())
+        steps = (
+            _browser_episode(rng, heldout)
+            if "browser_navigate" in tools and rng.random() < 0.08
+            else rng.choice(episodes())
+        )
         steps = [s for s in steps if s["name"] in tools]
         if steps:
             break
@@ -157,14 +182,14 @@ def finalization(rng: random.Random, tools: list[str], heldout: bool = False) ->
         steps = steps[:1]
     if rng.random() < 0.5:
         steps = _renamed(rng, steps)
-    text = tiny_requests.wording(rng, steps[0]) if len(steps) == 1 else tiny_requests.sequence(rng, steps)
+    text = requests.wording(rng, steps[0]) if len(steps) == 1 else requests.sequence(rng, steps)
     return {"kind": "finalization", "messages": _conversation(text, steps)}
 
 
 def sequence(rng: random.Random, tools: list[str], heldout: bool = False) -> dict:
     """A request for two or three calls in a row with their real results, to the end: no answer before the last call."""
     steps = _placed(rng, rng.choice(sequences(frozenset(tools), heldout)))
-    return {"kind": "sequence", "messages": _conversation(tiny_requests.sequence(rng, steps), steps)}
+    return {"kind": "sequence", "messages": _conversation(requests.sequence(rng, steps), steps)}
 
 
 def _placed(rng: random.Random, steps: list[dict]) -> list[dict]:
@@ -184,20 +209,28 @@ def _conversation(text: str, steps: list[dict]) -> list[dict]:
 
 def tool_call(rng: random.Random, tools: list[str], heldout: bool = False) -> dict:
     if set(tools) == {"process", "terminal"} and rng.random() < 0.3:
-        text, made = tiny_requests.through_terminal(rng, heldout)
+        text, made = requests.through_terminal(rng, heldout)
     else:
-        text, made = tiny_requests.request(rng, tiny_requests.pick_tool(rng, tools), heldout)
+        text, made = requests.request(rng, requests.pick_tool(rng, tools), heldout)
     return {"kind": "tool_call", "messages": [{"role": "user", "content": text}, assistant("", made)]}
 
 
 def parallel(rng: random.Random, tools: list[str], heldout: bool = False) -> dict:
     """Two independent calls of one tool in one turn."""
-    text, calls = tiny_requests.pair(rng, tools, heldout)
+    text, calls = requests.pair(rng, tools, heldout)
     return {"kind": "parallel", "messages": [{"role": "user", "content": text}, assistant("", *calls)]}
 
 
-def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: bool = False, pieces: tiny_requests.Pieces | None = None,
-        finalizations: float = FINALIZATIONS, in_a_row: float = 0, introductions: float = 0) -> dict:
+def row(
+    rng: random.Random,
+    tools: list[str],
+    heldout: bool = False,
+    simple: bool = False,
+    pieces: requests.Pieces | None = None,
+    finalizations: float = FINALIZATIONS,
+    in_a_row: float = 0,
+    introductions: float = 0,
+) -> dict:
     """One row for a context that offers `tools` (names); a simple one is a single request with its answer or call.
 
     With `pieces` some rows are drills in copying them; rows that nothing is trained on have none. `finalizations` is the
@@ -209,20 +242,29 @@ def row(rng: random.Random, tools: list[str], heldout: bool = False, simple: boo
         return sequence(rng, known, heldout)
     if introductions and rng.random() < introductions:
         text = w.expand(rng, rng.choice(INTRODUCE))
-        return {"kind": "no_tool", "messages": [{"role": "user", "content": text[0].upper() + text[1:] if rng.random() < 0.6 else text}, assistant(INTRODUCTION)]}
+        return {
+            "kind": "no_tool",
+            "messages": [
+                {"role": "user", "content": text[0].upper() + text[1:] if rng.random() < 0.6 else text},
+                assistant(INTRODUCTION),
+            ],
+        }
     kind = rng.random()
     if kind < 0.17 or not known:
         text, reply = no_tool(rng, heldout)
         return {"kind": "no_tool", "messages": [{"role": "user", "content": text}, assistant(reply)]}
-    if pieces and set(tiny_requests.DRILLED) <= set(known) and rng.random() < (0.45 if simple else 0.25):
-        text, made = tiny_requests.drill(rng, pieces)
+    if pieces and set(requests.DRILLED) <= set(known) and rng.random() < (0.45 if simple else 0.25):
+        text, made = requests.drill(rng, pieces)
         return {"kind": "tool_call", "messages": [{"role": "user", "content": text}, assistant("", made)]}
     if simple:
         return tool_call(rng, known, heldout)
-    missing = [t for t in ALL_TOOLS if t not in tools and not (t in tiny_requests.TERMINAL_CAN and "terminal" in tools)]
+    missing = [t for t in ALL_TOOLS if t not in tools and not (t in requests.TERMINAL_CAN and "terminal" in tools)]
     if kind < 0.21 and missing:
-        text, _ = tiny_requests.request(rng, rng.choice(missing), heldout)
-        return {"kind": "no_fitting_tool", "messages": [{"role": "user", "content": text}, assistant("I have no tool for that here.")]}
+        text, _ = requests.request(rng, rng.choice(missing), heldout)
+        return {
+            "kind": "no_fitting_tool",
+            "messages": [{"role": "user", "content": text}, assistant("I have no tool for that here.")],
+        }
     if kind < 0.21 + finalizations and set(known) & {"terminal", "read_file", "write_file", "search_files"}:
         return finalization(rng, known, heldout)
     if kind < 0.26 + finalizations:
@@ -248,4 +290,7 @@ def tool_names(context: dict) -> list[str]:
 
 def fixed_texts() -> list[str]:
     """The long fixed texts that stand in prompts: tool lists as the template writes them, and Hermes's prompt."""
-    return [json.dumps(tool, ensure_ascii=False) for tool in hermes_tools.load()] + [HERMES_PROMPT.read_text(), *SYSTEMS]
+    return [json.dumps(tool, ensure_ascii=False) for tool in hermes_tools.load()] + [
+        HERMES_PROMPT.read_text(),
+        *SYSTEMS,
+    ]

@@ -1,15 +1,15 @@
 """Calls in a row for the tiny model: requests for two or three things, each with names of its own, often alike.
 
-`episode(rng)` lays out files and draws calls that act on them and on each other's files; record_tool_results.py runs
+`episode(rng)` lays out files and draws calls that act on them and on each other's files; tiny_record_results.py runs
 them for real. Two calls of one kind with different words ("echo a > x.txt, then echo b > y.txt") are as frequent as
 they are hard: what has to be copied stands beside what has been copied already, in the request and in the history.
 """
 
 import random
 
-import tiny_arguments as arguments
-from tiny_requests import call
-from tiny_words import identifier, pick_word
+from kxl.tiny import arguments
+from kxl.tiny.requests import call
+from kxl.tiny.words import identifier, pick_word
 
 SHORT = "txt txt txt md csv log py json".split()
 
@@ -18,7 +18,9 @@ def name(rng: random.Random) -> str:
     """A word or some: what is written into files, what folders are called."""
     kind = rng.random()
     if kind < 0.5:
-        return f"{pick_word(rng, invented=0.2)}-{pick_word(rng, invented=0.2)}" + rng.choice(("", f"-{rng.randrange(10, 100)}", f"-{rng.randrange(10, 100)}"))
+        return f"{pick_word(rng, invented=0.2)}-{pick_word(rng, invented=0.2)}" + rng.choice(
+            ("", f"-{rng.randrange(10, 100)}", f"-{rng.randrange(10, 100)}")
+        )
     return pick_word(rng) if kind < 0.75 else identifier(rng)
 
 
@@ -26,7 +28,9 @@ def file_name(rng: random.Random) -> str:
     """A file's name, one with several dots now and then."""
     kind = rng.random()
     if kind < 0.12:
-        return rng.choice((".{a}.{b}", "{a}.{b}.{e}", ".env.{a}", "{a}.test.{e}")).format(a=pick_word(rng), b=pick_word(rng), e=rng.choice(SHORT))
+        return rng.choice((".{a}.{b}", "{a}.{b}.{e}", ".env.{a}", "{a}.test.{e}")).format(
+            a=pick_word(rng), b=pick_word(rng), e=rng.choice(SHORT)
+        )
     return f"{pick_word(rng, invented=0.2) if kind < 0.8 else identifier(rng)}.{rng.choice(SHORT)}"
 
 
@@ -94,7 +98,9 @@ def _draw(folder: Folder, kind: tuple[str, str]) -> dict | None:
         text = COMMANDS[command][1](folder)
         return call("terminal", command=text) if text else None
     if tool == "write_file":
-        return call("write_file", content=name(rng) if rng.random() < 0.7 else arguments.words(rng, 1, 4), path=folder.new())
+        return call(
+            "write_file", content=name(rng) if rng.random() < 0.7 else arguments.words(rng, 1, 4), path=folder.new()
+        )
     unread = [path for path in folder.known if path not in folder.seen]
     if tool == "read_file":
         if not unread:
@@ -102,7 +108,11 @@ def _draw(folder: Folder, kind: tuple[str, str]) -> dict | None:
         folder.seen.add(path := rng.choice(unread))  # Hermes answers a second read with a note
         return call("read_file", path=path)
     if tool == "search_files":
-        return call("search_files", pattern="*." + rng.choice(SHORT), target="files") if rng.random() < 0.5 else call("search_files", pattern=pick_word(rng))
+        return (
+            call("search_files", pattern="*." + rng.choice(SHORT), target="files")
+            if rng.random() < 0.5
+            else call("search_files", pattern=pick_word(rng))
+        )
     path = rng.choice(list(folder.files))
     if path not in folder.known:
         return None

@@ -29,7 +29,12 @@ CLOSERS = [
     " and (report|summarize|explain) (the result|the output|its output|what you see)", ", (quickly|asap|right now|when you can)", ". i('ll| will) wait",
     ". (i need|we need) (it|this|that) (today|now|for the demo|for a report)", " and let me know (what happens|how it goes|the result|)", "(, it's|, its| - it's) (urgent|important)",
 ]  # fmt: skip
-CASUAL_ENDS = [" (pls|plz|please)", " (for me|real quick|quick|now|right now|again)", " (thx|ty|thanks|cheers)", " (for me|) (pls|please|thanks)"]
+CASUAL_ENDS = [
+    " (pls|plz|please)",
+    " (for me|real quick|quick|now|right now|again)",
+    " (thx|ty|thanks|cheers)",
+    " (for me|) (pls|please|thanks)",
+]
 
 RUN = [
     "(run|execute|exec|try|do|launch|start|issue|perform|invoke|fire off|kick off) {q}",
@@ -104,8 +109,13 @@ READ_QUESTIONS = [
     "what (does|do) {p} (say|contain|hold|look like)?( (read|open) it(, please| please| for me|)|)", "can i see {p}?", "whats in (the|) {p}( file|)", "what('s| is) in (the|) {p}( file|)?",
 ]  # fmt: skip
 READ_LIMIT = ["(read|show|print|display|give me|get) (me|) (only|just|) the first {n} lines (of|from|in) (the file|) {p}", "(read|show|print) {n} lines (of|from) {p}", "(read|show me) {p}, (only|just|but only|limit to|no more than) (the first|) {n} lines", "(what are|show) the (top|first) {n} lines of {p}"]  # fmt: skip
-READ_OFFSET = ["(read|show|print|display|open) (the file|) {p} (from|starting at|starting from|beginning at|start at) line {n}( on| onwards|)"]
-READ_BOTH = ["(read|show|print|display) {n} lines (of|from|in) {p} (from|starting at|starting from|beginning at) line {m}", "(read|show) {p} from line {m}, {n} lines"]
+READ_OFFSET = [
+    "(read|show|print|display|open) (the file|) {p} (from|starting at|starting from|beginning at|start at) line {n}( on| onwards|)"
+]
+READ_BOTH = [
+    "(read|show|print|display) {n} lines (of|from|in) {p} (from|starting at|starting from|beginning at) line {m}",
+    "(read|show) {p} from line {m}, {n} lines",
+]
 
 IN = "(in|under|inside|within|across) (the|) {d}( (directory|folder|dir)|)"
 SEARCH = [
@@ -115,10 +125,21 @@ SEARCH = [
 ]  # fmt: skip
 SEARCH_QUESTIONS = ["where (is|do we use|do we call|do we define|does the code mention) {q} (used|defined|called|mentioned|) (in (this|the|our) (repo|project|code|codebase)|)?", "(which|what) (file|files) (mention|mentions|contain|contains|use|uses|define|defines) {q}?", "(is|does) {q} (used|appear|show up|mentioned) (anywhere|somewhere) (in (this|the) (repo|code|project)|)?"]  # fmt: skip
 SEARCH_IN = [f"(search|grep|look|scan) (for|for the string|for the word|for the text) {{q}} {IN}", f"(find|locate|list|show) (all|every|) (occurrences of|uses of|mentions of|matches for|) {{q}} {IN}", "(search|grep|scan|look through|go through) (the|) {d}( (directory|folder)|) for (the word|the string|) {q}", f"where is {{q}} (used|defined|mentioned) {IN}", "(which|what) files (in|under) {d} (mention|contain|use) {q}"]  # fmt: skip
-SEARCH_GLOB = ["(search|look|grep) (for|) {q} (only|) in {g} files( only|)", "(find|search for) {q} in (all|the|every|) {g} (files|file)", "in files (like|matching) {g}(,|) (search|look) for {q}"]
-COUNT = ["(count|tell me) how (often|many times) {q} (appears|is used|occurs|shows up) (in the (code|repo|project)|here|)", "count (the|all|) (occurrences|matches|uses) of {q}", "how (often|many times) (does|is) {q} (appear|used|occur)?"]
+SEARCH_GLOB = [
+    "(search|look|grep) (for|) {q} (only|) in {g} files( only|)",
+    "(find|search for) {q} in (all|the|every|) {g} (files|file)",
+    "in files (like|matching) {g}(,|) (search|look) for {q}",
+]
+COUNT = [
+    "(count|tell me) how (often|many times) {q} (appears|is used|occurs|shows up) (in the (code|repo|project)|here|)",
+    "count (the|all|) (occurrences|matches|uses) of {q}",
+    "how (often|many times) (does|is) {q} (appear|used|occur)?",
+]
 FIND_FILES = ["(find|list|show|locate|search for|look for|get) (me|) (all|all the|every|any|the|) (files|file) (named|called|matching|like|with the name|that match|with name) {g}", "(find|list|show|get) (all|all the|every|) {g} (files|file)", "(are there|do we have) any {g} files?", "(find|which) files (match|are called|have names like) {g}", "is there a file (called|named|like) {g}"]  # fmt: skip
-FIND_FILES_IN = [f"(find|list|show|locate|search for|get) (all|all the|every|any|the|) (files|file) (named|called|matching|like) {{g}} {IN}", f"(find|list|show|get) (all|all the|every|) {{g}} (files|file|) {IN}"]
+FIND_FILES_IN = [
+    f"(find|list|show|locate|search for|get) (all|all the|every|any|the|) (files|file) (named|called|matching|like) {{g}} {IN}",
+    f"(find|list|show|get) (all|all the|every|) {{g}} (files|file|) {IN}",
+]
 
 WRITE = [
     "(write|save|put|store) {t} (to|in|into|as) (the file|a file called|a file named|a new file|) {p}", "(save|store|write) (the text|this text|the line|the following text|this|the content|the words|) {t} (as|in|to|into|under) {p}",
@@ -135,8 +156,15 @@ NAVIGATE = [
     "(take|bring|send|point) (me|us) to {u}( in the browser|)", "(open|start|use|launch) (the|a|your) (browser|browser tool|web browser) (and|to) (go to|open|visit|navigate to|load|show) {u}", "i (want|need|would like|'d like) to (see|visit|open|look at|check) (the page|the site|) {u}",
     "(open|go to|visit) {u} and (tell me what is there|tell me the title|tell me what you see|look around|describe it)", "(in|with) the browser(,|) (go to|open|visit|load) {u}", "browser(:| ->) {u}", "{u}(, open it| in the browser(, please|)| - open (this|that))",
 ]  # fmt: skip
-NAVIGATE_QUESTIONS = ["what('s| is) (on|at|the title of) (the page|the website|) {u}?( (open|check|visit) it|)", "can (you|we) (open|see|visit|look at) {u}?"]
-PROCESS_LIST = ["(list|show|check|print) (all|the|my|all the|) background (processes|jobs|tasks)", "(what|which) (background|) (processes|jobs|tasks) (are|do we have) (running|) in the background?", "what('s| is) running in the background?"]
+NAVIGATE_QUESTIONS = [
+    "what('s| is) (on|at|the title of) (the page|the website|) {u}?( (open|check|visit) it|)",
+    "can (you|we) (open|see|visit|look at) {u}?",
+]
+PROCESS_LIST = [
+    "(list|show|check|print) (all|the|my|all the|) background (processes|jobs|tasks)",
+    "(what|which) (background|) (processes|jobs|tasks) (are|do we have) (running|) in the background?",
+    "what('s| is) running in the background?",
+]
 PROCESS = {
     "poll": ["(check|poll|check on|get the status of|look at) (the|) (background|) (process|session|job) {s}", "(is|how is) (the|) (process|session|job) {s} (still running|done|doing)?"],
     "log": ["(show|print|get|read|give me) the (full|whole|) (log|output) of (the|) (background|) (process|session|job) {s}"],
@@ -190,7 +218,9 @@ def quoted(rng: random.Random, text: str, bare: float) -> str:
 def ask(rng: random.Random, form: str, **slots: str) -> str:
     """A complete request from an imperative form: opener, core, closer, style; slots filled last."""
     core = expand(rng, form)
-    opener = expand(rng, "(hey|hi|ok|so|hermes|) ") if core.startswith(INTERROGATIVE) else expand(rng, rng.choice(OPENERS))
+    opener = (
+        expand(rng, "(hey|hi|ok|so|hermes|) ") if core.startswith(INTERROGATIVE) else expand(rng, rng.choice(OPENERS))
+    )
     open_ended = core.endswith("}") and " " in slots[core.rsplit("{", 1)[1][:-1]] and not _is_quoted(slots, core)
     ends = rng.random()
     if ends < 0.55 or open_ended and ends < 0.8:

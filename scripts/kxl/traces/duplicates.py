@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 from datasketch import MinHash, MinHashLSH
 
-import eval_case
+from kxl.eval import suites
 
 SHINGLE, PERMUTATIONS = 5, 64
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio: spreads the bits of a 64-bit product
@@ -27,7 +27,7 @@ def words(row: dict) -> list[str]:
         if message["role"] != "system":
             texts.append(message["content"])
             texts += [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", [])]
-    return eval_case.same_words("\n".join(texts)).split()
+    return suites.same_words("\n".join(texts)).split()
 
 
 class _Hashes(dict):
@@ -52,7 +52,7 @@ def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
     """uint64 [len - n + 1]: a hash of each run of n words, from the hashes of the words."""
     made = np.zeros(max(0, len(hashes) - n + 1), np.uint64)
     for place in range(n if len(made) else 0):
-        made = made * _MIX + hashes[place:place + len(made)]
+        made = made * _MIX + hashes[place : place + len(made)]
     return made * _MIX
 
 
@@ -92,21 +92,21 @@ class Suites:
 
     def __init__(self, paths: list, n: int):
         self.n, self.short, self.runs = n, set(), {}
-        for request in sorted(eval_case.requests_of_suites(paths)):
+        for request in sorted(suites.requests_of_suites(paths)):
             split = request.split()
             if len(split) < n:
                 self.short.add(request)
             for place, run in enumerate(ngrams(hashed(split), n).tolist()):
-                self.runs[run] = " ".join(split[place:place + n])
+                self.runs[run] = " ".join(split[place : place + n])
         self.hashes = np.array(sorted(self.runs), dtype=np.uint64)
 
     def overlap(self, row: dict, found: list[str], hashes: np.ndarray) -> str | None:
         """What a row shares with a suite, in words; `found` are the row's words and `hashes` theirs."""
-        for request in eval_case.requests_of(row["messages"]):
+        for request in suites.requests_of(row["messages"]):
             if request in self.short:
                 return f"asks the same: {request}"
         own = ngrams(hashes, self.n)
         for place in np.flatnonzero(np.isin(own, self.hashes)).tolist():
-            if (run := self.runs[int(own[place])]) == " ".join(found[place:place + self.n]):
+            if (run := self.runs[int(own[place])]) == " ".join(found[place : place + self.n]):
                 return f"{self.n} words in a row: {run}"
         return None

@@ -4,8 +4,8 @@
     check_row(row, meets, rules)             # raises Dropped; what it repaired and kept is in meets.repaired, meets.kept
 
 REASONS has every reason with its words for people and what may be done about it; the first is what the configs
-choose. Reasons about tokens (the cap, the proof of mask and calls) are met in prepare_traces.py, those about
-other rows (duplicates, eval suites) in trace_overlap.py.
+choose. Reasons about tokens (the cap, the proof of mask and calls) are met in traces_prepare.py, those about
+other rows (duplicates, eval suites) in kxl/traces/duplicates.py.
 """
 
 import functools
@@ -14,8 +14,8 @@ import re
 
 import jsonschema
 
-from cli import UserError
-from trace_formats import Dropped
+from kxl.base.cli import UserError
+from kxl.traces.formats import Dropped
 
 DROP, REPAIR, KEEP = "drop", "repair", "keep"
 REASONS = {
@@ -51,7 +51,9 @@ REASONS = {
 REFUSAL = re.compile(
     r"(?:i(?:'|’)?m (?:really |very |so )?sorry,? (?:but |however,? )?|unfortunately,? |apologies,? (?:but )?|as an ai(?: language)?(?: model| assistant)?,? )*"
     r"(?:i (?:can(?:no|')t|can’t|am (?:not able|unable) to|won't|will not|must decline|don't have (?:the ability|access)|do not have (?:the ability|access))"
-    r"|as an ai(?: language)? model)", re.IGNORECASE)
+    r"|as an ai(?: language)? model)",
+    re.IGNORECASE,
+)
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -111,30 +113,45 @@ def check_row(row: dict, meets: Meets, vanished: list, control_tokens: list) -> 
 
 
 def _surrogates(row: dict, meets: Meets) -> None:
-    found = next((match for part in (row["messages"], row["tools"]) for text in strings(part) if not text.isascii() and (match := SURROGATE.search(text))), None)
+    found = next(
+        (
+            match
+            for part in (row["messages"], row["tools"])
+            for text in strings(part)
+            if not text.isascii() and (match := SURROGATE.search(text))
+        ),
+        None,
+    )
     if found:
         text = json.dumps([row["messages"], row["tools"]], ensure_ascii=False)
 
         def replace() -> str:
             row["messages"], row["tools"] = json.loads(SURROGATE.sub("\ufffd", text))
             return "replaced by U+FFFD, as Hermes does before a request"
+
         meets("lone_surrogate", f"U+{ord(found.group()):04X}", replace)
 
 
 def _reasoning(messages: list, meets: Meets) -> None:
     thoughtful = [message for message in messages if "reasoning_content" in message]
     if thoughtful:
+
         def remove() -> str:
             for message in thoughtful:
                 del message["reasoning_content"]
             return "left out"
+
         meets("reasoning", f"in {len(thoughtful)} turns", remove)
 
 
 def _vanished(row: dict, meets: Meets, vanished: list) -> None:
     """Calls to tools that Hermes no longer has go, with their results, and so do turns with nothing left in them."""
-    gone = {call["id"]: call["function"]["name"] for message in row["messages"] for call in message.get("tool_calls", [])
-            if call["function"]["name"] in vanished}
+    gone = {
+        call["id"]: call["function"]["name"]
+        for message in row["messages"]
+        for call in message.get("tool_calls", [])
+        if call["function"]["name"] in vanished
+    }
     offered = [tool["function"]["name"] for tool in row["tools"] if tool["function"]["name"] in vanished]
     if not gone and not offered:
         return
@@ -148,11 +165,15 @@ def _vanished(row: dict, meets: Meets, vanished: list) -> None:
                 calls = [call for call in message["tool_calls"] if call["id"] not in gone]
                 if not calls and not message["content"]:
                     continue
-                message = {**{key: value for key, value in message.items() if key != "tool_calls"}, **({"tool_calls": calls} if calls else {})}
+                message = {
+                    **{key: value for key, value in message.items() if key != "tool_calls"},
+                    **({"tool_calls": calls} if calls else {}),
+                }
             kept.append(message)
         row["messages"] = kept
         row["tools"] = [tool for tool in row["tools"] if tool["function"]["name"] not in vanished]
         return f"{len(gone)} calls with their results and {len(offered)} tools removed"
+
     meets("vanished_tool", ", ".join(sorted({*gone.values(), *offered})), remove)
 
 
@@ -172,10 +193,12 @@ def _order(row: dict, meets: Meets) -> None:
         if message["role"] == "assistant" and not message["content"] and not message.get("tool_calls"):
             meets("empty_turn", f"message {place}")
     if roles[-1] != "assistant":
+
         def cut() -> str:
             end = len(roles) - roles[::-1].index("assistant")
             row["messages"] = row["messages"][:end]
             return f"the last {len(roles) - end} messages cut off"
+
         meets("ends_without_answer", f"the last turn is the {roles[-1]}'s", cut)
 
 
@@ -194,12 +217,14 @@ def _pairs(row: dict, meets: Meets) -> None:
         else:
             open_calls = {call["id"]: call["function"]["name"] for call in message.get("tool_calls", [])}
     if problem:
+
         def cut() -> str | None:
             ends = [end for end in range(place, 1, -1) if row["messages"][end - 1]["role"] == "assistant"]
             if not ends:
                 return None
-            row["messages"] = row["messages"][:ends[0]]
+            row["messages"] = row["messages"][: ends[0]]
             return f"cut after message {ends[0] - 1}"
+
         meets("unpaired_result", problem, cut)
 
 
@@ -220,7 +245,11 @@ def _calls(row: dict, meets: Meets) -> None:
             if not arguments and properties:
                 meets("no_arguments", f"{name}()", functools.partial(_write_default, function, properties))
             if error := _violation(schemas[name], validators[name], function["arguments"]):
-                meets("schema_violation", f"{name}: {error}", functools.partial(_coerce, function, schemas[name], validators[name]))
+                meets(
+                    "schema_violation",
+                    f"{name}: {error}",
+                    functools.partial(_coerce, function, schemas[name], validators[name]),
+                )
 
 
 def _write_default(function: dict, properties: dict) -> str | None:
@@ -255,7 +284,9 @@ def _violation(schema: dict, validator, arguments: dict) -> str | None:
         return validator
     try:
         error = next(validator.iter_errors(arguments), None)
-    except Exception as problem:  # jsonschema raises its own, referencing's and re's for schemas that check_schema lets pass
+    except (
+        Exception
+    ) as problem:  # jsonschema raises its own, referencing's and re's for schemas that check_schema lets pass
         return f"its schema cannot be applied: {type(problem).__name__}: {problem}"[:200]
     if error is None:
         unknown = sorted(set(arguments) - set(schema.get("properties", arguments)))
@@ -304,5 +335,5 @@ def _control_token_in(value, control_tokens: list) -> str | None:
     for text in strings(value):
         for token in control_tokens:
             if token in text:
-                return f"{token} in {text[max(0, text.index(token) - 40):][:120]!r}"
+                return f"{token} in {text[max(0, text.index(token) - 40) :][:120]!r}"
     return None

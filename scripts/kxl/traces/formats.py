@@ -21,12 +21,25 @@ import functools
 import json
 import re
 
-ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant",
-         "tool": "tool", "function": "tool", "observation": "tool"}
+ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
 SPACE = re.compile(r"\s*")
 THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 PROSE = "You are a function calling AI model"
-MARKS = {"call": ("<tool_call>", "</tool_call>"), "response": ("<tool_response>", "</tool_response>"), "tools": ("<tools>", "</tools>")}
+MARKS = {
+    "call": ("<tool_call>", "</tool_call>"),
+    "response": ("<tool_response>", "</tool_response>"),
+    "tools": ("<tools>", "</tools>"),
+}
 
 
 class Dropped(Exception):
@@ -85,8 +98,12 @@ def to_row(data, meets) -> dict:
     if tools is None or isinstance(tools, str) and not tools.strip():
         tools = listed or []
     name = data.get("id")
-    return {"id": str(name) if isinstance(name, str | int) and str(name) else None, "task": data.get("task") if isinstance(data.get("task"), str) else None,
-            "messages": _with_ids(messages), "tools": read_tools(tools if isinstance(tools, str) else json.dumps(tools, default=str))}
+    return {
+        "id": str(name) if isinstance(name, str | int) and str(name) else None,
+        "task": data.get("task") if isinstance(data.get("task"), str) else None,
+        "messages": _with_ids(messages),
+        "tools": read_tools(tools if isinstance(tools, str) else json.dumps(tools, default=str)),
+    }
 
 
 def _text(content, place: int) -> str:
@@ -94,7 +111,9 @@ def _text(content, place: int) -> str:
     if content is None:
         return ""
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        if others := [part.get("type") for part in content if part.get("type") != "text" or not isinstance(part.get("text"), str)]:
+        if others := [
+            part.get("type") for part in content if part.get("type") != "text" or not isinstance(part.get("text"), str)
+        ]:
             raise Dropped("wrong_columns", f"turn {place} holds {others[0]}, only text can be trained")
         return "".join(part["text"] for part in content)
     if not isinstance(content, str):
@@ -104,7 +123,10 @@ def _text(content, place: int) -> str:
 
 def _assistant(turn: dict, text: str, place: int, meets) -> dict:
     content, reasoning, calls, literal = split_turn(text, place)
-    reasoning = [*(turn[key] for key in ("reasoning_content", "reasoning", "thinking") if isinstance(turn.get(key), str)), *reasoning]
+    reasoning = [
+        *(turn[key] for key in ("reasoning_content", "reasoning", "thinking") if isinstance(turn.get(key), str)),
+        *reasoning,
+    ]
     if literal:
         meets("python_literals", literal, lambda: "read as Python's literals")
     for number, call in enumerate(turn.get("tool_calls") or []):
@@ -194,7 +216,10 @@ def _call(value, what: str) -> dict:
     if not isinstance(arguments, dict):
         raise Dropped("broken_call", f"{what}: its arguments are a {type(arguments).__name__}")
     try:
-        return {"name": function["name"], "arguments": json.loads(json.dumps(arguments, sort_keys=True, allow_nan=False))}
+        return {
+            "name": function["name"],
+            "arguments": json.loads(json.dumps(arguments, sort_keys=True, allow_nan=False)),
+        }
     except (TypeError, ValueError) as error:  # a Python literal may hold what JSON cannot
         raise Dropped("broken_call", f"{what}: {error}") from None
 
@@ -203,13 +228,24 @@ def _results(turn: dict, text: str) -> list[dict]:
     """The tool messages of one tool turn: one for each <tool_response>, or the whole text."""
     found = []
     for _, inside, value, how in _blocks(text, "response"):
-        if how == "json" and isinstance(value, dict) and "content" in value and value.keys() <= {"tool_call_id", "name", "content"}:
+        if (
+            how == "json"
+            and isinstance(value, dict)
+            and "content" in value
+            and value.keys() <= {"tool_call_id", "name", "content"}
+        ):
             # Hermes parses the JSON that a tool returned before it writes the trace: this is how its tools had written it.
-            content = value["content"] if isinstance(value["content"], str) else json.dumps(value["content"], ensure_ascii=False)
+            content = (
+                value["content"]
+                if isinstance(value["content"], str)
+                else json.dumps(value["content"], ensure_ascii=False)
+            )
             found.append({"role": "tool", "name": value.get("name"), "content": content.strip(), "answers": None})
         elif how != "rest":
             found.append({"role": "tool", "name": None, "content": inside.strip(), "answers": None})
-    return found or [{"role": "tool", "name": turn.get("name"), "content": text.strip(), "answers": turn.get("tool_call_id")}]
+    return found or [
+        {"role": "tool", "name": turn.get("name"), "content": text.strip(), "answers": turn.get("tool_call_id")}
+    ]
 
 
 def _with_ids(messages: list) -> list:
@@ -220,7 +256,13 @@ def _with_ids(messages: list) -> list:
             calls = []
             for call in message.get("tool_calls", []):
                 count += 1
-                calls.append({"id": f"call_{count}", "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}})
+                calls.append(
+                    {
+                        "id": f"call_{count}",
+                        "type": "function",
+                        "function": {"name": call["name"], "arguments": call["arguments"]},
+                    }
+                )
             waiting = [(own["known_as"], call) for own, call in zip(message.get("tool_calls", []), calls)]
             made.append({**message, "tool_calls": calls} if calls else message)
         elif message["role"] == "tool":
@@ -231,8 +273,14 @@ def _with_ids(messages: list) -> list:
                 match = None
             if match:
                 waiting.remove(match)
-            made.append({"role": "tool", "tool_call_id": match[1]["id"] if match else None,
-                         "name": match[1]["function"]["name"] if match else message["name"], "content": message["content"]})
+            made.append(
+                {
+                    "role": "tool",
+                    "tool_call_id": match[1]["id"] if match else None,
+                    "name": match[1]["function"]["name"] if match else message["name"],
+                    "content": message["content"],
+                }
+            )
         else:
             made.append(message)
     return made
@@ -248,7 +296,7 @@ def _without_prose(text: str) -> tuple[str, list | None]:
     if start < 0 or tools is None:
         return text, tools
     ends = [text.rfind(mark) + len(mark) for mark in (MARKS["call"][1], MARKS["tools"][1]) if text.rfind(mark) > start]
-    return (text[:start] + text[max(ends, default=len(text)):]).strip(), tools
+    return (text[:start] + text[max(ends, default=len(text)) :]).strip(), tools
 
 
 def _listed(text: str, position: int) -> list | None:
@@ -258,7 +306,7 @@ def _listed(text: str, position: int) -> list | None:
         value, place = _json_at(text, place)
         found += value if isinstance(value, list) else [value] if place is not None else []
     if not found:
-        found = _literal(text[position:text.find(MARKS["tools"][1], position)])
+        found = _literal(text[position : text.find(MARKS["tools"][1], position)])
     return found if isinstance(found, list) and found else None
 
 
@@ -279,7 +327,16 @@ def read_tools(text: str) -> list[dict]:
         parameters = function.get("parameters") or {"type": "object", "properties": {}}
         if not isinstance(parameters, dict) or not isinstance(parameters.get("properties", {}), dict):
             raise Dropped("bad_tools", f"the parameters of {function['name']} are no JSON schema")
-        made.append({"type": "function", "function": {"name": function["name"], "description": str(function.get("description") or ""), "parameters": parameters}})
+        made.append(
+            {
+                "type": "function",
+                "function": {
+                    "name": function["name"],
+                    "description": str(function.get("description") or ""),
+                    "parameters": parameters,
+                },
+            }
+        )
     names = [tool["function"]["name"] for tool in made]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise Dropped("bad_tools", f"{doubled[0]} is listed twice")

@@ -12,11 +12,11 @@ import contextlib
 import json
 from pathlib import Path
 
-import call_roundtrip
-import model_server
-import random_lfm2
-import tool_syntax
-from loss_mask import Chat
+from kxl.chat import tool_syntax
+from kxl.chat.loss_mask import Chat
+from kxl.eval import server as eval_server
+from kxl.setup import random_gguf
+from kxl.traces import roundtrip
 
 PARSERS = ("ours", "mlx_lm", "llama_server")
 UNPARSED = "does not match the expected"  # what llama-server says, with HTTP 500, of text that its grammar refuses
@@ -27,7 +27,13 @@ class Readers:
     """The three parsers, llama-server's started when it is first asked and stopped at the end of the block."""
 
     def __init__(self, chat: Chat, folder: Path):
-        self.chat, self.folder, self.server, self.context, self.stack = chat, Path(folder), None, 0, contextlib.ExitStack()
+        self.chat, self.folder, self.server, self.context, self.stack = (
+            chat,
+            Path(folder),
+            None,
+            0,
+            contextlib.ExitStack(),
+        )
 
     def __enter__(self):
         return self
@@ -37,10 +43,10 @@ class Readers:
 
     def problems(self, message: dict, text: str, tools: list) -> dict[str, str | None]:
         """Per parser why the calls in `text` are not those of `message`, or None."""
-        calls, problems = call_roundtrip.calls_of(message), {}
+        calls, problems = roundtrip.calls_of(message), {}
         for parser, read in (("ours", self._ours), ("mlx_lm", self._mlx_lm), ("llama_server", self._llama_server)):
             found = read(text, [tool for tool in tools if tool["function"]["name"] in {call["name"] for call in calls}])
-            problems[parser] = found if isinstance(found, str) else call_roundtrip.difference(calls, found)
+            problems[parser] = found if isinstance(found, str) else roundtrip.difference(calls, found)
         return problems
 
     def _ours(self, text: str, tools: list) -> list | str:
@@ -55,17 +61,26 @@ class Readers:
             return "there is no call in its markers"
         try:
             # mlx_lm.server hands over what stands between the two tokens.
-            read = pythonic.parse_tool_call(text[start + len(pythonic.tool_call_start):end], tools)
+            read = pythonic.parse_tool_call(text[start + len(pythonic.tool_call_start) : end], tools)
         except Exception as error:  # whatever it raises, the server answers without a call
             return f"{type(error).__name__}: {error}"[:200]
         return read if isinstance(read, list) else [read]
 
     def _llama_server(self, text: str, tools: list) -> list | str:
-        reply = self._started(text, tools).http.post(self.server.url + "/v1/chat/completions", timeout=300, json={
-            "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}],
-            "tools": tools, "parallel_tool_calls": True, "max_tokens": 1, "temperature": 0,
-            "add_generation_prompt": False, "continue_final_message": "content",
-            "logit_bias": [[random_lfm2.SPECIAL.index("<|im_end|>"), 1e6]]})
+        reply = self._started(text, tools).http.post(
+            self.server.url + "/v1/chat/completions",
+            timeout=300,
+            json={
+                "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}],
+                "tools": tools,
+                "parallel_tool_calls": True,
+                "max_tokens": 1,
+                "temperature": 0,
+                "add_generation_prompt": False,
+                "continue_final_message": "content",
+                "logit_bias": [[random_gguf.SPECIAL.index("<|im_end|>"), 1e6]],
+            },
+        )
         if reply.status_code == 500:
             message = reply.json()["error"]["message"]
             return "refused" if UNPARSED in message else message[:200]
@@ -81,12 +96,20 @@ class Readers:
 
     def _started(self, text: str, tools: list):
         """The server, with room for this prompt: its vocabulary is bytes."""
-        needed = len(text.encode("utf-8", "replace")) + len(json.dumps(tools, ensure_ascii=False).encode("utf-8", "replace")) + 1024
+        needed = (
+            len(text.encode("utf-8", "replace"))
+            + len(json.dumps(tools, ensure_ascii=False).encode("utf-8", "replace"))
+            + 1024
+        )
         if self.server is None or needed > self.context:
             self.stack.close()
             self.context = max(16384, 1 << (needed - 1).bit_length())
-            gguf = random_lfm2.write(self.folder / "parser.gguf", context=max(self.context, LARGEST_CONTEXT), template=self.chat.template)
+            gguf = random_gguf.write(
+                self.folder / "parser.gguf", context=max(self.context, LARGEST_CONTEXT), template=self.chat.template
+            )
             # One thread: two that wait for each other crawl when anything else runs.
-            server = model_server.llama_server(gguf, self.folder / "parser.log", context=self.context, extra=("--threads", "1"))
+            server = eval_server.llama_server(
+                gguf, self.folder / "parser.log", context=self.context, extra=("--threads", "1")
+            )
             self.server = self.stack.enter_context(server)
         return self.server

@@ -4,7 +4,7 @@
     outcome = worker.outcome(record)          # a trace_sources.Record in, an Outcome out
 
 Everything that needs only the row itself happens here, so it can happen in several processes; what needs the
-other rows (duplicates, the split) is left to prepare_traces.py, which gets no more than it needs for that.
+other rows (duplicates, the split) is left to traces_prepare.py, which gets no more than it needs for that.
 """
 
 import functools
@@ -13,19 +13,16 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import call_roundtrip
-import eval_case
-import loss_mask
-import trace_filters
-import trace_formats
-import trace_overlap
-from trace_formats import Dropped
-from trace_sources import Record
+from kxl.chat import loss_mask
+from kxl.eval import suites as eval_suites
+from kxl.traces import duplicates, filters, formats, roundtrip
+from kxl.traces.formats import Dropped
+from kxl.traces.sources import Record
 
 
 def whole(text: str) -> str:
     """Text without half characters."""
-    return trace_filters.SURROGATE.sub("\ufffd", text)
+    return filters.SURROGATE.sub("\ufffd", text)
 
 
 @dataclass
@@ -38,15 +35,15 @@ class Outcome:
     detail: str = ""
     repaired: dict = field(default_factory=dict)
     kept: dict = field(default_factory=dict)
-    request: str = ""             # the beginning of the first one, to tell the language by
-    measured: int | None = None   # tokens before anything was dropped or cut; None where the row could not be rendered
+    request: str = ""  # the beginning of the first one, to tell the language by
+    measured: int | None = None  # tokens before anything was dropped or cut; None where the row could not be rendered
     tokens: int = 0
     trained_tokens: int = 0
     messages: int = 0
     calls: int = 0
     line: bytes = b""
-    content: str = ""             # sha256 of messages and tools
-    fingerprint: bytes = b""      # trace_overlap.fingerprint
+    content: str = ""  # sha256 of messages and tools
+    fingerprint: bytes = b""  # trace_overlap.fingerprint
     tasks: list = field(default_factory=list)  # what makes other rows variants of the same task
 
 
@@ -57,21 +54,21 @@ class Worker:
         self.settings = settings
         self.chat = loss_mask.load(model)
         self.control_tokens = [token.content for token in self.chat.tokenizer.get_added_tokens_decoder().values()]
-        self.suites = trace_overlap.Suites(suites, settings["eval_ngram_words"])
+        self.suites = duplicates.Suites(suites, settings["eval_ngram_words"])
 
     def outcome(self, record: Record) -> Outcome:
         """Never raises for a bad record: whatever is wrong with it has a name."""
         out = Outcome(record.where, record.where)
-        meets = trace_filters.Meets(self.settings["policies"])
+        meets = filters.Meets(self.settings["policies"])
         row = None
         try:
             if record.problem:
                 raise Dropped(*record.problem)
-            data = trace_formats.parse_json(record.data) if isinstance(record.data, bytes) else record.data
-            row = trace_formats.to_row(data, meets)
+            data = formats.parse_json(record.data) if isinstance(record.data, bytes) else record.data
+            row = formats.to_row(data, meets)
             out.name = whole(row["id"] or record.where)
             self._describe(row, out)
-            trace_filters.check_row(row, meets, self.settings["vanished_tools"], self.control_tokens)
+            filters.check_row(row, meets, self.settings["vanished_tools"], self.control_tokens)
             self._prove(row, meets, out)
             self._finish(row, meets, out)
         except Dropped as dropped:
@@ -80,27 +77,42 @@ class Worker:
                 out.measured = self._length(row)
         # These go into UTF-8 files whatever was in the row.
         out.name, out.detail = whole(out.name), whole(out.detail)
-        out.repaired, out.kept = ({reason: whole(what) for reason, what in noted.items()} for noted in (meets.repaired, meets.kept))
+        out.repaired, out.kept = (
+            {reason: whole(what) for reason, what in noted.items()} for noted in (meets.repaired, meets.kept)
+        )
         return out
 
     def _describe(self, row: dict, out: Outcome) -> None:
         requests = [message["content"] for message in row["messages"] if message["role"] == "user"]
         out.request = requests[0][:500] if requests else ""
-        out.tasks = [f"{kind}:{eval_case.same_words(text)}" for kind, text in (("task", row["task"]), ("asked", requests[0] if requests else None)) if text]
+        out.tasks = [
+            f"{kind}:{eval_suites.same_words(text)}"
+            for kind, text in (("task", row["task"]), ("asked", requests[0] if requests else None))
+            if text
+        ]
 
     def _length(self, row: dict) -> int | None:
         try:
-            return len(self.chat.tokenizer.encode(self.chat.render(row["messages"], row["tools"]), add_special_tokens=False).ids)
+            return len(
+                self.chat.tokenizer.encode(
+                    self.chat.render(row["messages"], row["tools"]), add_special_tokens=False
+                ).ids
+            )
         except (loss_mask.MaskError, UnicodeEncodeError):
             return None
 
-    def _prove(self, row: dict, meets: trace_filters.Meets, out: Outcome) -> None:
+    def _prove(self, row: dict, meets: filters.Meets, out: Outcome) -> None:
         """Tokens within the cap; each assistant turn's trained tokens say what the structured message says."""
         tokens, mask = self._trained(row)
         out.measured = len(tokens)
         caps = sorted(self.settings["caps"], reverse=True)
         if over := next((cap for cap in caps if len(tokens) > cap), None):
-            meets(f"over_{over}_tokens", f"{len(tokens):,} tokens", functools.partial(self._cut, row, caps[-1]), policy="too_long")
+            meets(
+                f"over_{over}_tokens",
+                f"{len(tokens):,} tokens",
+                functools.partial(self._cut, row, caps[-1]),
+                policy="too_long",
+            )
             tokens, mask = self._trained(row)
         out.tokens, out.trained_tokens = len(tokens), int(mask.sum())
 
@@ -113,9 +125,12 @@ class Worker:
         turns = [message for message in row["messages"] if message["role"] == "assistant"]
         thoughts = [message["reasoning_content"].strip() for message in turns if "reasoning_content" in message]
         if thoughts and not any(thought in text for thought in thoughts):
-            raise Dropped("mask_unproven", "its reasoning is to be kept, but the chat template does not write it; let data.policies.reasoning be repair")
+            raise Dropped(
+                "mask_unproven",
+                "its reasoning is to be kept, but the chat template does not write it; let data.policies.reasoning be repair",
+            )
         for place, (message, piece) in enumerate(zip(turns, pieces)):
-            if problem := call_roundtrip.same_turn(message, piece.removesuffix(self.chat.end)):
+            if problem := roundtrip.same_turn(message, piece.removesuffix(self.chat.end)):
                 raise Dropped("broken_round_trip", f"assistant turn {place}: {problem}")
         return tokens, mask
 
@@ -123,17 +138,20 @@ class Worker:
         """Cut the row after the last assistant turn within `cap` tokens; None where not even the first is."""
         whole = row["messages"]
         for end in range(len(whole) - 1, 0, -1):
-            if whole[end - 1]["role"] == "assistant" and (self._length({**row, "messages": whole[:end]}) or cap + 1) <= cap:
+            if (
+                whole[end - 1]["role"] == "assistant"
+                and (self._length({**row, "messages": whole[:end]}) or cap + 1) <= cap
+            ):
                 row["messages"] = whole[:end]
                 return f"cut after message {end - 1} of {len(whole)}"
         return None
 
-    def _finish(self, row: dict, meets: trace_filters.Meets, out: Outcome) -> None:
-        found = trace_overlap.words(row)
-        hashes = trace_overlap.hashed(found)
+    def _finish(self, row: dict, meets: filters.Meets, out: Outcome) -> None:
+        found = duplicates.words(row)
+        hashes = duplicates.hashed(found)
         if shared := self.suites.overlap(row, found, hashes):
             meets("eval_overlap", shared)
-        out.fingerprint = trace_overlap.fingerprint(hashes).tobytes()
+        out.fingerprint = duplicates.fingerprint(hashes).tobytes()
         out.messages = len(row["messages"])
         out.calls = sum(len(message.get("tool_calls", [])) for message in row["messages"])
         content = json.dumps({"messages": row["messages"], "tools": row["tools"]}, ensure_ascii=False)

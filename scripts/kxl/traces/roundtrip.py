@@ -3,13 +3,13 @@
     problem = same_turn(message, text)      # None, or why not
 
 `message` is the structured assistant message, `text` what the chat template makes of it, without the end of the
-turn. call_readers.py asks the other parsers.
+turn. kxl/traces/parsers.py asks the other parsers.
 """
 
 import json
 
-import tool_syntax
-import trace_formats
+from kxl.chat import tool_syntax
+from kxl.traces import formats
 
 
 def canonical(calls: list) -> str:
@@ -19,16 +19,19 @@ def canonical(calls: list) -> str:
 
 def calls_of(message: dict) -> list[dict]:
     """[{"name", "arguments"}] of a structured message."""
-    return [{"name": call["function"]["name"], "arguments": call["function"]["arguments"]} for call in message.get("tool_calls", [])]
+    return [
+        {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
+        for call in message.get("tool_calls", [])
+    ]
 
 
 def same_turn(message: dict, text: str) -> str | None:
     """Why `text` does not say what `message` says, read by our parsers (native calls, or Hermes's JSON blocks); None when it does."""
-    text = trace_formats.THINK.sub("", text)
-    if trace_formats.MARKS["call"][0] in text and tool_syntax.CALL_START not in text:
+    text = formats.THINK.sub("", text)
+    if formats.MARKS["call"][0] in text and tool_syntax.CALL_START not in text:
         try:
-            content, _, calls, _ = trace_formats.split_turn(text)
-        except trace_formats.Dropped as problem:
+            content, _, calls, _ = formats.split_turn(text)
+        except formats.Dropped as problem:
             return problem.detail
     else:
         parsed = tool_syntax.parse(text)

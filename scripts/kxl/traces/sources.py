@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli import UserError
-from files import shown
+from kxl.base.cli import UserError
+from kxl.base.files import shown
 
 KINDS = (".jsonl", ".ndjson", ".json", ".parquet")
 CHUNK = 1 << 18
@@ -43,7 +43,11 @@ def resolve(sources: list[str], ignored: list | None = None) -> list[tuple[str, 
                 raise UserError(f"{source}: no such file or folder, and not a dataset id like owner/name")
             path = from_hub(source)
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts))
+            files = sorted(
+                file
+                for file in path.rglob("*")
+                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            )
             taken = [file for file in files if file.suffix.lower() in KINDS]
             if not taken:
                 raise UserError(f"{source}: no {', '.join(KINDS)} file in this folder")
@@ -62,12 +66,20 @@ def from_hub(dataset: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(dataset, repo_type="dataset", allow_patterns=[f"*{kind}" for kind in KINDS]))
+        return Path(
+            huggingface_hub.snapshot_download(
+                dataset, repo_type="dataset", allow_patterns=[f"*{kind}" for kind in KINDS]
+            )
+        )
     except RepositoryNotFoundError:
-        raise UserError(f"{dataset}: neither a file here nor a dataset that the hub shows you; log in if it is private") from None
+        raise UserError(
+            f"{dataset}: neither a file here nor a dataset that the hub shows you; log in if it is private"
+        ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{dataset}: not on this disk and not to be had from the hub ({reason}); check the network, or give files") from None
+        raise UserError(
+            f"{dataset}: not on this disk and not to be had from the hub ({reason}); check the network, or give files"
+        ) from None
 
 
 def records(files: list[tuple[str, Path]], limit: int) -> Iterator[Record]:
@@ -91,7 +103,11 @@ def _of_file(name: str, path: Path, limit: int) -> Iterator[Record]:
         pieces = elements(file, limit) if path.suffix.lower() == ".json" and _begins_array(file) else lines(file, limit)
         for number, data, size in pieces:
             where = f"{name}:{number}"
-            yield Record(where, data) if data is not None else Record(where, problem=("row_too_large", f"{size:,} bytes, the limit is {limit:,}"))
+            yield (
+                Record(where, data)
+                if data is not None
+                else Record(where, problem=("row_too_large", f"{size:,} bytes, the limit is {limit:,}"))
+            )
 
 
 def _begins_array(file) -> bool:
@@ -163,7 +179,7 @@ def elements(file, limit: int) -> Iterator[tuple[int, bytes | None, int]]:
 
 
 def _blank_lines(element: bytearray) -> int:
-    return element[:len(element) - len(element.lstrip())].count(b"\n")
+    return element[: len(element) - len(element.lstrip())].count(b"\n")
 
 
 def _of_parquet(name: str, path: Path) -> Iterator[Record]:
@@ -178,4 +194,6 @@ def _of_parquet(name: str, path: Path) -> Iterator[Record]:
                     number += 1
                     yield Record(f"{name} row {number}", row)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
-        raise UserError(f"{shown(path)}: cannot be read as parquet: {str(error).splitlines()[0]}; fetch it again") from None
+        raise UserError(
+            f"{shown(path)}: cannot be read as parquet: {str(error).splitlines()[0]}; fetch it again"
+        ) from None

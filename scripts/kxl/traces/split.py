@@ -14,14 +14,19 @@ TRAIN, VALID, TEST = "train", "valid", "test"
 def wanted(rows: int, parts: dict[str, int]) -> dict[str, int]:
     """How many of `rows` go where, in the proportions of `parts`; three rows or more leave no split empty."""
     total = sum(parts.values())
-    counts = {split: max(round(rows * parts[split] / total), 1 if rows >= 3 and parts[split] else 0) for split in (TEST, VALID)}
+    counts = {
+        split: max(round(rows * parts[split] / total), 1 if rows >= 3 and parts[split] else 0)
+        for split in (TEST, VALID)
+    }
     return {TRAIN: rows - sum(counts.values()), **counts}
 
 
 def assign(hashes: list[str], keys: list[list[str]], parts: dict[str, int]) -> list[str]:
     """The split of each row: `hashes` name the contents, rows that share one of their `keys` are one task."""
     groups = _groups(keys)
-    order = sorted(groups, key=lambda group: hashlib.sha256("".join(sorted(hashes[row] for row in group)).encode()).hexdigest())
+    order = sorted(
+        groups, key=lambda group: hashlib.sha256("".join(sorted(hashes[row] for row in group)).encode()).hexdigest()
+    )
     splits = [TRAIN] * len(hashes)
     # Groups alone in the world stay in train: with fewer groups than splits there is nothing to hold out.
     room = {split: count for split, count in wanted(len(hashes), parts).items() if split != TRAIN}

@@ -1,0 +1,85 @@
+"""A copy of the repository in which make runs, with a stub in place of Python that only notes what it was asked."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+from conftest import ROOT
+
+STUB = f"""#!{sys.executable} -I
+import pathlib, sys
+script, *args = sys.argv[1:]
+name = pathlib.Path(script).stem
+with open("ran.txt", "a") as file:
+    print(name, *args, file=file)
+for flag in ("--out", "--report", "--calibration", "--heldout"):
+    if flag in args and name != "show_artifacts":
+        made = pathlib.Path(args[args.index(flag) + 1])
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.touch()
+if name == "show_artifacts" and "--up-to-date" in args:
+    print("everything is up to date")
+"""
+
+
+class Checkout:
+    """A copy of the repository's inputs, with a stub in place of Python."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        for name in ("Makefile", "requirements.txt", "constraints.txt"):
+            shutil.copy(ROOT / name, folder)
+        for name in ("scripts", "patches", "gguf", "configs", "datasets"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        shutil.copytree(ROOT / "evals" / "suites", folder / "evals" / "suites")
+        (folder / "third_party").mkdir()
+        shutil.copy(ROOT / "third_party" / "llama.cpp.lock", folder / "third_party")
+        for model in ("models/tiny", "mine"):
+            (folder / model).mkdir(parents=True)
+            for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
+                (folder / model / name).touch()
+        python = folder / ".venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(STUB)
+        python.chmod(0o755)
+        # Inputs are older than anything that is made from them.
+        past = time.time() - 3600
+        for path in folder.rglob("*"):
+            os.utime(path, (past, past))
+        (folder / ".venv" / "complete").touch()
+
+    def make(self, *args):
+        """Run make; return its exit code, its output and the scripts that it ran, without the question whether llama.cpp is built."""
+        (self.folder / "ran.txt").unlink(missing_ok=True)
+        ended = subprocess.run(
+            ["make", f"PYTHON={sys.executable}", *args],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env={
+                name: value for name, value in os.environ.items() if name not in ("RUN", "MODEL", "CONFIG", "MAKEFLAGS")
+            },
+        )
+        ran = (self.folder / "ran.txt").read_text().splitlines() if (self.folder / "ran.txt").exists() else []
+        return (
+            ended.returncode,
+            ended.stdout + ended.stderr,
+            [line for line in ran if line.split()[0] != "build_llama_cpp"],
+        )
+
+    def scripts(self, *args):
+        code, output, ran = self.make(*args)
+        assert code == 0, output
+        return [line.split()[0] for line in ran]
+
+    def touch(self, name):
+        assert (self.folder / name).exists(), name
+        later = time.time() + 5
+        for path in self.folder.rglob(
+            "*"
+        ):  # so that the touched file is newer than all others, whatever the clock's grain
+            if path.is_file() and path.stat().st_mtime > later - 5:
+                os.utime(path, (later - 5, later - 5))
+        os.utime(self.folder / name, (later, later))

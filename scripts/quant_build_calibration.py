@@ -29,7 +29,7 @@ from pathlib import Path
 import jinja2
 from tqdm import tqdm
 
-from kxl.base import cli, report
+from kxl.base import cli, config, report
 from kxl.base.cli import UserError
 from kxl.base.files import shown, write_text
 from kxl.chat import hermes_tools
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--heldout-tokens", type=int, default=65536, help="stop at this many tokens")
     parser.add_argument("--session-tokens", type=int, default=8192, help="length of a session")
     parser.add_argument("--seed", type=int, default=0, help="order in which the rows are taken")
-    args = parser.parse_args()
+    args = config.parse(parser, {"session_tokens": "kld.context_tokens"})
 
     splits = read_rows(args.rows)
     evaluated = suites.requests_of_suites(args.suite)

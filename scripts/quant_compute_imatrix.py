@@ -20,7 +20,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from kxl.base import cli, report
+from kxl.base import cli, config, report
 from kxl.base.cli import UserError
 from kxl.base.files import atomic_path, shown
 from kxl.quant import chunks as quant_chunks
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--min-tokens", type=int, default=64, help="tokens that every expert of every layer must have seen"
     )
-    args = parser.parse_args()
+    args = config.parse(parser, {"context": "imatrix.context_tokens", "min_tokens": "imatrix.min_tokens_per_expert"})
 
     with atomic_path(args.out) as partial:
         output = run_imatrix(args.gguf, args.text, partial, args.context, args.log)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from kxl.base import cli
+from kxl.base import cli, config
 from kxl.base.cli import UserError, say
 from kxl.base.files import atomic_path, read_json, require_space, shown, write_json
 from kxl.chat import tokenizer_checks
@@ -209,7 +209,17 @@ def main() -> None:
     parser.add_argument("--base-model", help="general.base_model, such as ORG/NAME")
     parser.add_argument("--run", help="general.version: the run that the file belongs to")
     parser.add_argument("--log", type=Path, metavar="FILE", help="where the converter's own log goes")
-    args = parser.parse_args()
+    args = config.parse(
+        parser,
+        {
+            "pre_tokenizer": "gguf.pre_tokenizer",
+            "name": "name",
+            "license": "license.id",
+            "license_name": "license.name",
+            "license_link": "license.link",
+            "base_model": "base_model",
+        },
+    )
 
     source = checkpoint.read(args.model)
     refuse_unsupported(source)

@@ -29,7 +29,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from kxl.base import cli, report
+from kxl.base import cli, config, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_path, lock, read_json, sha256, shown, write_json
 from kxl.quant import chunks as quant_chunks
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True, help="report to write (JSON)")
     parser.add_argument("--logs", type=Path, required=True, help="folder for llama-perplexity's output")
     parser.add_argument("--context", type=int, default=8192, help="tokens per chunk; the second half of each is scored")
-    args = parser.parse_args()
+    args = config.parse(parser, {"context": "kld.context_tokens"})
 
     policies = {name: policy_of(name, args.plan) for name, _ in args.artifact}
     with lock(args.work / ".lock", f"waiting for another measurement in {shown(args.work)}"):

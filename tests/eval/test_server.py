@@ -67,7 +67,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {scripts!r})
-import model_server
+from kxl.eval import server as model_server
 with model_server.llama_server(Path({gguf!r}), Path({log!r}), context=1024, extra=("--threads", "1")) as server:
     print(server.guard.pid, flush=True)
     time.sleep(600)

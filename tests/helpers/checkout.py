@@ -15,11 +15,13 @@ name = pathlib.Path(script).stem
 with open("ran.txt", "a") as file:
     print(name, *args, file=file)
 for flag in ("--out", "--report", "--calibration", "--heldout"):
-    if flag in args and name != "show_artifacts":
+    if flag in args and name != "quant_show":
         made = pathlib.Path(args[args.index(flag) + 1])
+        inside = dict(traces_prepare="train.jsonl", moe_build_core="config.json").get(name) if flag == "--out" else None
+        made = made / inside if inside else made
         made.parent.mkdir(parents=True, exist_ok=True)
         made.touch()
-if name == "show_artifacts" and "--up-to-date" in args:
+if name == "quant_show" and "--up-to-date" in args:
     print("everything is up to date")
 """
 
@@ -31,7 +33,7 @@ class Checkout:
         self.folder = folder
         for name in ("Makefile", "requirements.txt", "constraints.txt"):
             shutil.copy(ROOT / name, folder)
-        for name in ("scripts", "patches", "gguf", "configs", "datasets"):
+        for name in ("scripts", "patches", "gguf", "configs", "datasets", "make"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         shutil.copytree(ROOT / "evals" / "suites", folder / "evals" / "suites")
         (folder / "third_party").mkdir()
@@ -59,14 +61,17 @@ class Checkout:
             capture_output=True,
             text=True,
             env={
-                name: value for name, value in os.environ.items() if name not in ("RUN", "MODEL", "CONFIG", "MAKEFLAGS")
+                name: value
+                for name, value in os.environ.items()
+                if name
+                not in ("RUN", "MODEL", "CONFIG", "TRACES", "ROWS", "MAKEFLAGS", "MAKELEVEL", "HERMES_KXL_HISTORY")
             },
         )
         ran = (self.folder / "ran.txt").read_text().splitlines() if (self.folder / "ran.txt").exists() else []
         return (
             ended.returncode,
             ended.stdout + ended.stderr,
-            [line for line in ran if line.split()[0] != "build_llama_cpp"],
+            [line for line in ran if line.split()[0] != "setup_llama_cpp"],
         )
 
     def scripts(self, *args):

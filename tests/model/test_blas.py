@@ -18,9 +18,9 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="macOS computes 
 PROBE = """
 import ctypes, json, sys, time
 sys.path.insert(0, sys.argv[1])
-import mlx_backend
+from kxl.model import blas
 if sys.argv[2] == "fast":
-    mlx_backend.use_fast_blas()
+    blas.use_fast_blas()
 import mlx.core as mx
 
 def provider():
@@ -81,8 +81,8 @@ def test_a_child_of_a_fast_process_is_fast_without_a_second_start(tmp_path):
 FAULTS = """
 import resource, sys, threading
 sys.path.insert(0, sys.argv[1])
-import mlx_backend
-mlx_backend.use_fast_blas(keep_memory=sys.argv[2] == "keep")
+from kxl.model import blas
+blas.use_fast_blas(keep_memory=sys.argv[2] == "keep")
 import mlx.core as mx
 
 def passes(count):
@@ -133,7 +133,7 @@ def test_the_reference_blas_can_be_asked_for(tmp_path):
 def test_a_library_that_cannot_be_loaded_is_an_error_and_not_a_slow_run(monkeypatch, tmp_path):
     script = tmp_path / "probe.py"
     script.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1]); import cli, mlx_backend; cli.run(mlx_backend.use_fast_blas)"
+        "import sys; sys.path.insert(0, sys.argv[1]); from kxl.base import cli; from kxl.model import blas; cli.run(blas.use_fast_blas)"
     )
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     monkeypatch.setenv("HERMES_KXL_BLAS", str(tmp_path / "libnothing.so"))

@@ -197,8 +197,8 @@ def test_reading_and_writing_hold_a_few_rows_in_memory_not_the_checkpoint(tmp_pa
     assert size > 500e6
     program = f"""
 import resource, sys
-sys.path.insert(0, {str(Path(checkpoint.__file__).parent)!r})
-import checkpoint
+sys.path.insert(0, {str(ROOT / "scripts")!r})
+from kxl.model import checkpoint
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 before = peak()
 source = checkpoint.read({str(tmp_path / "large")!r})

@@ -14,15 +14,17 @@ def test_train_checks_the_base_builds_the_core_and_encodes_rows_first(checkout):
     assert code == 0, output
     ran = commands(output)
     names = [
-        name for name, _ in ran if name in ("prepare_traces", "fetch_base", "build_core", "encode_rows", "train_moe")
+        name
+        for name, _ in ran
+        if name in ("traces_prepare", "moe_fetch_base", "moe_build_core", "moe_encode_rows", "moe_train")
     ]
-    assert sorted(names[:2]) == ["fetch_base", "prepare_traces"] or names[:3] == [
-        "prepare_traces",
-        "fetch_base",
-        "build_core",
+    assert sorted(names[:2]) == ["moe_fetch_base", "traces_prepare"] or names[:3] == [
+        "traces_prepare",
+        "moe_fetch_base",
+        "moe_build_core",
     ]
-    assert names[-4:] == ["build_core", "encode_rows", "encode_rows", "train_moe"]
-    flags = dict(ran)["train_moe"]
+    assert names[-4:] == ["moe_build_core", "moe_encode_rows", "moe_encode_rows", "moe_train"]
+    flags = dict(ran)["moe_train"]
     assert (
         "--mode grouped" in flags
         and "--core runs/tiny/core" in flags
@@ -35,8 +37,11 @@ def test_another_model_trains_in_its_own_folders_with_its_own_settings(checkout)
     code, output, _ = checkout.make("-n", "train", "MODEL=mine", "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=mine")
     assert code == 0, output
     flags = dict(commands(output))
-    assert "--model mine" in flags["build_core"] and "--config configs/lfm2.5-8b-a1b-moe.json" in flags["build_core"]
-    assert "--work runs/mine/moe/streamed" in flags["train_moe"] and "runs/tiny" not in flags["train_moe"]
+    assert (
+        "--model mine" in flags["moe_build_core"]
+        and "--config configs/lfm2.5-8b-a1b-moe.json" in flags["moe_build_core"]
+    )
+    assert "--work runs/mine/moe/streamed" in flags["moe_train"] and "runs/tiny" not in flags["moe_train"]
 
 
 def test_a_hub_model_is_fetched_at_its_commit_and_the_core_built_from_there(checkout):
@@ -46,8 +51,8 @@ def test_a_hub_model_is_fetched_at_its_commit_and_the_core_built_from_there(chec
     assert code == 0, output
     flags = dict(commands(output))
     assert (
-        "--model owner/name --revision 0123 --out runs/mine/base" in flags["fetch_base"]
-        and "--model runs/mine/base" in flags["build_core"]
+        "--model owner/name --revision 0123 --out runs/mine/base" in " ".join(flags["moe_fetch_base"].split())
+        and "--model runs/mine/base" in flags["moe_build_core"]
     )
 
 
@@ -55,15 +60,15 @@ def test_the_proof_of_learning_makes_short_rows_of_its_own(checkout):
     code, output, _ = checkout.make("-n", "train-proof")
     assert code == 0, output
     ran = commands(output)
-    assert [name for name, _ in ran][-3:] == ["encode_rows", "encode_rows", "prove_training"]
+    assert [name for name, _ in ran][-3:] == ["moe_encode_rows", "moe_encode_rows", "moe_prove_training"]
     flags = dict(ran)
     assert (
-        "--context compact" in flags["build_router_rows"]
-        and "--out runs/tiny/moe/proof/data" in flags["prepare_traces"]
+        "--context compact" in flags["traces_build_router_rows"]
+        and "--out runs/tiny/moe/proof/data" in flags["traces_prepare"]
     )
     assert (
-        "--train runs/tiny/moe/proof/train.jsonl" in flags["prove_training"]
-        and "--report reports/tiny/moe_proof.json" in flags["prove_training"]
+        "--train runs/tiny/moe/proof/train.jsonl" in flags["moe_prove_training"]
+        and "--report reports/tiny/moe_proof.json" in flags["moe_prove_training"]
     )
 
 
@@ -74,7 +79,7 @@ def test_a_core_that_is_only_reported_is_built_again(checkout):
         report.parent.mkdir(parents=True, exist_ok=True)
         report.touch()
     code, output, _ = checkout.make("-n", "core")
-    assert code == 0 and "build_core" in dict(commands(output)), output
+    assert code == 0 and "moe_build_core" in dict(commands(output)), output
 
 
 def test_a_step_without_a_checkpoint_says_what_to_run(checkout):
@@ -84,4 +89,4 @@ def test_a_step_without_a_checkpoint_says_what_to_run(checkout):
 
 def test_fewer_passes_of_the_8b_proof_are_a_variable(checkout):
     code, output, _ = checkout.make("-n", "prove-8b", "GROUPED_PASSES=3")
-    assert code == 0 and "--grouped-passes 3" in dict(commands(output))["prove_8b"]
+    assert code == 0 and "--grouped-passes 3" in dict(commands(output))["moe_prove_8b"]

@@ -84,7 +84,8 @@ def test_kill_9_in_the_middle_of_unpacking_leaves_no_tree_and_the_next_run_makes
     script = tmp_path / "unpack.py"
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT / "scripts")!r})
-import build_llama_cpp, llama_cpp
+import setup_llama_cpp as build_llama_cpp
+from kxl.setup import llama_cpp
 from pathlib import Path
 llama_cpp.patches = lambda: []
 llama_cpp.read_lock = lambda: {{"tree": {tree!r}, "commit": "0" * 40}}
@@ -117,7 +118,8 @@ def test_two_builds_at_once_do_the_work_once(tmp_path, cache):
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT / "scripts")!r})
 import time
-import build_llama_cpp, llama_cpp
+import setup_llama_cpp as build_llama_cpp
+from kxl.setup import llama_cpp
 def make_tree():
     if not llama_cpp.source_path().is_dir():
         with open({str(tmp_path / "made")!r}, "a") as file:

@@ -1,0 +1,43 @@
+## What is published
+.PHONY: release package visuals release-summary card verify
+#: REPO              the hub repository that the printed upload commands name (ORG/NAME)
+#: DIR               the release folder that `make verify` checks (runs/RUN/release)
+#: TRAINING_REPORTS  what card and summary tell of the training (the run's own)
+REPO ?= ORG/NAME
+TRAINING_REPORTS ?= $(wildcard $(REPORTS)/*training*.json)
+TRAINING_FLAGS := $(addprefix --training ,$(TRAINING_REPORTS))
+# The README and release_summary.json speak of the tiny run; another run's stay among its reports.
+OURS    := $(filter tiny,$(RUN))
+FIGURES := $(if $(OURS),visuals,$(REPORTS)/visuals)
+SUMMARY := $(if $(OURS),,$(REPORTS)/)release_summary.json
+CARD    := $(REPORTS)/MODEL_CARD.md
+ALL_EVALS := $(QUANT_EVALS) $(call MLX_EVAL,bf16)
+
+MEASURES := $(REPORTS)/parity.json $(REPORTS)/quants.json $(SIZES)
+release: $(ALL_EVALS) $(MEASURES)  ## everything above for this run, then summary, figures and a folder to upload
+	$(MAKE) package
+package: $(VENV)  ## the release of the GGUFs and reports that are there; refused where a file is not its report's
+	$(MAKE) release-summary
+	$(MAKE) visuals card
+	$(PY) scripts/release_build.py --summary $(SUMMARY) \
+	  $(foreach name,bf16 $(KXL),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) --imatrix $(IMATRIX) \
+	  --card $(CARD) $(if $(OPEN_LICENSE),--license-file LICENSE) --repo $(REPO) --out $(HEAVY)/release
+release-summary: $(VENV)  ## release_summary.json, from evals/ and reports/ alone; refused when a gate fails
+	$(PY) scripts/release_summarize.py --config $(CONFIG) --quants $(REPORTS)/quants.json \
+	  --imatrix $(REPORTS)/imatrix.json --parity $(REPORTS)/parity.json --sizes $(SIZES) \
+	  $(addprefix --eval ,$(ALL_EVALS)) $(TRAINING_FLAGS) --run $(RUN) --out $(SUMMARY)
+card: $(VENV)  ## the model card, from the summary and the training reports
+	$(PY) scripts/release_card.py --config $(CONFIG) --summary $(SUMMARY) $(TRAINING_FLAGS) --out $(CARD)
+verify: $(VENV)  ## check a release folder, or a copy of it, file by file: make verify DIR=runs/tiny/release
+	$(PY) scripts/release_verify.py --dir $(call quoted,$(or $(DIR),$(HEAVY)/release))
+
+# $(call figure,FLAG,REPORT): a figure's report, where it is there.
+figure = $(addprefix --$(1) ,$(wildcard $(2)))
+OUR_FIGURES := $(call figure,sweep,$(EIGHT)/group_sweep.json) $(call figure,memory,$(EIGHT)/memory_model.json) \
+  $(call figure,proof,reports/prove-8b/memory.json) $(call figure,emission,reports/smollm2-135m/emission.json) \
+  $(call figure,repair,reports/tiny-repair/repair.json)
+visuals: $(VENV)  ## the figures, from evals/ and reports/ alone
+	$(PY) scripts/build_visual_assets.py --out $(FIGURES) $(addprefix --eval ,$(patsubst %,$(FIXED),bf16 $(KXL))) \
+	  --calibration $(REPORTS)/calibration.json --imatrix $(REPORTS)/imatrix.json --parity $(REPORTS)/parity.json \
+	  --quants $(REPORTS)/quants.json --sizes $(SIZES) $(call figure,dataset,$(REPORTS)/dataset.json) \
+	  $(if $(OURS),$(OUR_FIGURES),$(call figure,repair,$(REPORTS)/repair.json))

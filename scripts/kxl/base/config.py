@@ -1,0 +1,47 @@
+"""Settings from a config file, which flags override: one place for each value, and no value goes through make's shell.
+
+`parse(parser, {"context": "kld.context_tokens"})` adds --config to a parser and fills `args.context` with the flag, else
+with the config's value, else with the flag's own default.
+"""
+
+import argparse
+from pathlib import Path
+
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown
+
+
+def parse(parser: argparse.ArgumentParser, places: dict[str, str], argv: list[str] | None = None) -> argparse.Namespace:
+    """The parsed arguments; `places` maps an argument's name to the config's keys, joined by dots.
+
+    UserError when the config lacks a key, or holds a value that the flag would refuse. A null in the config is no value.
+    """
+    actions = {action.dest: action for action in parser._actions}
+    for name, place in places.items():
+        actions[name].help = f"{actions[name].help} [config: {place}]"
+    parser.add_argument("--config", type=Path, metavar="FILE", help="config of the run; flags override what it says")
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    if path := first.parse_known_args(argv)[0].config:
+        config = read_json(path)
+        for name, place in places.items():
+            if (value := _at(config, place, path)) is not None:
+                parser.set_defaults(**{name: _checked(actions[name], value, f"{shown(path)}: {place}")})
+    return parser.parse_args(argv)
+
+
+def _at(config, place: str, path: Path):
+    for key in place.split("."):
+        if not isinstance(config, dict) or key not in config:
+            raise UserError(f"{shown(path)}: {place} is missing; add it, null for none")
+        config = config[key]
+    return config
+
+
+def _checked(action: argparse.Action, value, where: str):
+    kind = action.type or str
+    if isinstance(value, bool) or not isinstance(value, kind if kind is not float else (int, float)):
+        raise UserError(f"{where} is {value!r}, expected {kind.__name__}")
+    if action.choices is not None and value not in action.choices:
+        raise UserError(f"{where} is {value!r}, not one of {', '.join(map(str, action.choices))}")
+    return value

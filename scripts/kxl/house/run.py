@@ -1,0 +1,175 @@
+"""A run remembers what it was begun with: config, model, traces, rows, training settings, revision.
+
+The first command of a run writes them to runs/RUN/run.json; later commands need RUN= alone, and one that names another
+value is refused. The standard library alone: make asks before there is an environment.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, write_json, write_text
+
+REMEMBERED = ("CONFIG", "MODEL", "TRACES", "ROWS", "TRAINING", "REVISION")
+# A value that no command has named yet may be named late, until this file shows that a stage has used its default.
+USED_BY = {
+    "TRACES": "data/train.jsonl",
+    "ROWS": "calibration.txt",
+    "TRAINING": "core/config.json",
+    "REVISION": "base/config.json",
+}
+# What must be made again after a change, by make's own targets.
+STALE = {
+    "CONFIG": "what its changed parts are for",
+    "MODEL": "data, core, train, gguf, imatrix, all quants and evaluations",
+    "TRACES": "data, train, check-template",
+    "ROWS": "imatrix, all quants and evaluations",
+    "TRAINING": "core, train",
+    "REVISION": "base, core, train",
+}
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+PATH = re.compile(r"[\w./~@+-]+")  # what neither make nor a shell takes for syntax
+
+
+@dataclass
+class Run:
+    """One run: its name and what it was made of; `stored` is what runs/NAME/run.json said before."""
+
+    name: str
+    config: dict
+    values: dict[str, str]
+    stored: dict[str, str]
+
+
+def resolve(root: Path, given: dict[str, str], changing: bool, nameless: bool = False) -> Run:
+    """The run that `given` (make's variables as the person wrote them) means. UserError where it contradicts itself.
+
+    `changing` lets a given value take the place of a stored one; `nameless` allows a MODEL whose files need no name.
+    """
+    for variable, value in given.items():
+        words = value.split(" ") if variable in ("TRACES",) else [value]
+        if variable != "RUN" and any(not PATH.fullmatch(word) for word in words if word):
+            raise UserError(
+                f"{variable}={value!r}: a name with a space or with one of $;&|<>()'\"`*?# cannot go through make; "
+                "rename it, or link to it from a plain name"
+            )
+    name = given.get("RUN")
+    if name is not None and (not NAME.fullmatch(name) or len(name) > 100):
+        raise UserError(f"RUN={name!r} must be one name of letters, digits, dots, dashes and underscores, not a path")
+    stored = _stored(root, name) if name else {}
+    config_path = given.get("CONFIG") or stored.get("CONFIG") or _config_named(root, name)
+    config = check_config(root, config_path)
+    if name is None:
+        name, stored = config["name"], _stored(root, config["name"])
+        for variable in ("MODEL", "TRACES", "ROWS"):
+            if given.get(variable) and not nameless:
+                raise UserError(f"{variable}={given[variable]} needs a name for its files: add RUN=name")
+    own = name == config["name"] and config["model"]
+    if own and given.get("MODEL", own) != own and not nameless:
+        raise UserError(f"run {name} is the one of {own}, and its reports are published: take another RUN= for "
+                        f"MODEL={given['MODEL']}")  # fmt: skip
+    defaults = {"CONFIG": config_path, "MODEL": config["model"] or "", "TRAINING": f"{config_path[:-5]}-moe.json"}
+    values = {}
+    for variable in REMEMBERED:
+        old, new = stored.get(variable), given.get(variable) or None
+        if new is not None and not changing:
+            if old is not None and old != new:
+                raise _other(name, variable, old, new)
+            if old is None and (root / "runs" / name / USED_BY.get(variable, "-")).exists():
+                raise _other(name, variable, defaults.get(variable) or "the shipped ones", new)
+        values[variable] = new if new is not None else old if old is not None else defaults.get(variable, "")
+    return Run(name, config, values, stored)
+
+
+def _other(name: str, variable: str, old: str, new: str) -> UserError:
+    return UserError(
+        f"run {name} was begun with {variable}={old}, this command says {variable}={new}: take another RUN=, or change "
+        f"it on purpose with `make switch RUN={name} {variable}={new}`; then {STALE[variable]} are made again"
+    )
+
+
+def _stored(root: Path, name: str) -> dict:
+    path = root / "runs" / name / "run.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _config_named(root: Path, name: str | None) -> str:
+    named = f"configs/{name}.json"
+    if name and (root / named).is_file() and "artifact_pattern" in read_json(root / named):
+        return named
+    return "configs/tiny.json"
+
+
+def check_config(root: Path, path: str) -> dict:
+    """The config of a run; UserError when it is none, or when a name in it could not be a file's."""
+    config = read_json(root / path)
+    try:
+        names = [config["name"], *config["eval"]["suites"], *config["quants"], *config["stock"]]
+        policies = config["artifact_pattern"].replace("{policy}", "x")
+        sections = [config[key] for key in ("gguf", "license", "imatrix", "kld")] + [config["base_model"]]
+        model = config["model"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no config of a run: {error} is missing or of another form; name another one with "
+            "CONFIG=configs/NAME.json"
+        ) from None
+    del sections
+    for name in (*names, policies):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise UserError(f"{path}: {name!r} is no plain file name: letters, digits, dots, dashes, underscores")
+    if "{policy}" not in config["artifact_pattern"]:
+        raise UserError(f"{path}: artifact_pattern must hold {{policy}}, the place of the quant's name")
+    if model is not None and not PATH.fullmatch(str(model)):
+        raise UserError(f"{path}: model {model!r} has a character that cannot go through make; rename the folder")
+    return config
+
+
+def parts(run: Run) -> dict[str, object]:
+    """What each stage takes from config and run: a stage is stale when its part says something else."""
+    config, values = run.config, run.values
+    shared = {"MODEL": values["MODEL"]}
+    return {
+        "model": shared,
+        "rows": {"ROWS": values["ROWS"]},
+        "traces": {"TRACES": values["TRACES"], **shared, "data": config.get("data")},
+        "convert": {**shared, **{key: config[key] for key in ("name", "gguf", "license", "base_model")}},
+        "calibrate": {"ROWS": values["ROWS"], **shared, "kld": config["kld"]},
+        "imatrix": config["imatrix"],
+        "measure": config["kld"],
+        "evaluate": config["eval"],
+        "train": {"TRAINING": values["TRAINING"], **shared},
+    }
+
+
+def write(root: Path, run: Run) -> Path:
+    """Write what make reads: runs/RUN/settings.mk and runs/RUN/settings/PART.json, only where something changed."""
+    folder = root / "runs" / run.name
+    for part, value in parts(run).items():
+        path = folder / "settings" / f"{part}.json"
+        if not path.is_file() or read_json(path) != value:
+            write_json(path, value)
+    kxl = [name for name in run.config["quants"] if name != "bf16"]
+    lines = {
+        "RUN": run.name,
+        "OWN_RUN": run.config["name"],
+        **run.values,
+        "ARTIFACT_NAME": run.config["artifact_pattern"].replace("{policy}", "%"),
+        "KXL": " ".join(kxl),
+        "STOCK": " ".join(run.config["stock"]),
+        "SUITES": " ".join(run.config["eval"]["suites"]),
+        "OPEN_LICENSE": "yes" if run.config["license"]["id"] == "apache-2.0" else "",
+    }
+    text = "".join(f"{key} := {value}".rstrip() + "\n" for key, value in lines.items())
+    path = folder / "settings.mk"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    return path
+
+
+def remember(root: Path, run: Run, given: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Write run.json; returns what changed, as {variable: (old, new)}. A value nobody has named yet stays open."""
+    kept = {k: v for k, v in run.values.items() if k in ("CONFIG", "MODEL") or k in run.stored or given.get(k)}
+    if kept != run.stored:
+        write_json(root / "runs" / run.name / "run.json", kept)
+    return {k: (run.stored[k], v) for k, v in kept.items() if k in run.stored and run.stored[k] != v}

@@ -156,7 +156,8 @@ echo done >> {tmp_path}/compiled
     script = tmp_path / "build.py"
     script.write_text(f"""
 import sys; sys.path.insert(0, {str(ROOT / "scripts")!r})
-import build_llama_cpp, llama_cpp, smoke_test
+import setup_llama_cpp as build_llama_cpp
+from kxl.setup import llama_cpp, smoke_test
 build_llama_cpp.make_tree = lambda: llama_cpp.source_path().mkdir(parents=True, exist_ok=True)
 build_llama_cpp.link = lambda tree: None
 def check(bin_dir, scratch):

@@ -10,8 +10,6 @@ $(BF16): $(MODEL_FILES) $(call part,convert) $(PIN) $(call code,quant_convert) |
 	  --log $(LOGS)/convert.log
 
 imatrix: $(IMATRIX)  ## importance matrix from conversations with calls; refused when an expert saw too few tokens
-$(HEAVY)/rows.jsonl: $(TINY_DATA) $(call code,tiny_build_rows) | $(VENV)
-	$(PY) scripts/tiny_build_rows.py --out $@
 runs/%/calibration.txt runs/%/heldout.txt: $(ROW_FILE) $(MODEL_FILES) $(SUITE_FILES) runs/%/settings/calibrate.json \
   $(call code,quant_build_calibration) | $(VENV)
 	$(PY) scripts/quant_build_calibration.py --rows $(ROW_FILE) --model $(MODEL) $(SUITE_FLAGS) --config $(CONFIG) \

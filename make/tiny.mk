@@ -8,6 +8,9 @@ generated-suite: $(VENV)  ## evals/suites/generated_200.json again: requests wit
 
 # What the generated rows are drawn from; the code behind them is in each script's stamp.
 TINY_DATA := configs/hermes_tools.json configs/hermes_system_prompt.txt $(wildcard datasets/tiny/*)
+# Conversations for the imatrix and the KL divergence, where ROWS names none.
+$(HEAVY)/rows.jsonl: $(TINY_DATA) $(call code,tiny_build_rows) | $(VENV)
+	$(PY) scripts/tiny_build_rows.py --out $@
 
 # Calls and copying, mostly without schemas; Hermes's own prompts; wider copying at a low rate; each token of the
 # vocabulary as an argument, twice; two and three calls in a row, twice. A late stage forgets a little of what was

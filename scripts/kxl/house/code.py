@@ -59,10 +59,12 @@ class Code:
             self.known = json.loads(cache.read_text(encoding="utf-8")) if cache else {}
         except (OSError, ValueError):  # not made yet, or cut: it only saves time
             self.known = {}
-        self.fresh = False
+        self.fresh, self.checked = False, {}
 
     def module(self, name: str) -> dict:
-        """{"hash", "needs", "time"} of one file; `name` is relative to `scripts`."""
+        """{"hash", "needs", "stamp"} of one file, looked at once; `name` is relative to `scripts`."""
+        if name in self.checked:
+            return self.checked[name]
         path = self.scripts / name
         status = path.stat()
         stamp = [status.st_mtime_ns, status.st_size]
@@ -71,6 +73,7 @@ class Code:
             tree = ast.parse(path.read_bytes(), filename=str(path))
             entry = {"stamp": stamp, "needs": needs(tree, self.scripts), "hash": tree_hash(tree)}
             self.known[name], self.fresh = entry, True
+        self.checked[name] = entry
         return entry
 
     def closure(self, script: str) -> list[str]:

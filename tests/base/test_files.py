@@ -13,7 +13,7 @@ from kxl.base import files
 WRITER = """
 import sys, time
 sys.path.insert(0, {scripts!r})
-import files
+from kxl.base import files
 with files.{kind}({path!r}) as partial:
     print("writing", flush=True)
     time.sleep(60)

@@ -8,14 +8,13 @@ Out: --out, JSON lines as kxl/moe/rows.py reads them. Conversations over the cap
       --config configs/tiny-moe.json --out runs/tiny/moe/train.jsonl
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from kxl.base import cli
+from kxl.base import cli, jsonl
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown, write_text
+from kxl.base.files import read_json, shown
 from kxl.chat import loss_mask
 
 
@@ -29,45 +28,42 @@ def main() -> None:
 
     if not args.rows.is_file():
         raise UserError(f"{shown(args.rows)}: no such file; name a file of conversations (docs: data)")
-    lines, counts = encode(loss_mask.load(args.model), args.rows, read_json(args.config)["max_tokens"])
-    if not lines:
+    encoded, counts = encode(loss_mask.load(args.model), args.rows, read_json(args.config)["max_tokens"])
+    if not encoded:
         raise UserError(f"{shown(args.rows)}: no conversation has an assistant turn within max_tokens")
-    write_text(args.out, "".join(line + "\n" for line in lines))
+    jsonl.write(args.out, encoded)
     print(
         f"{shown(args.out)}: {counts['rows']} rows, {counts['tokens']:,} tokens, {counts['scored_tokens']:,} of them scored; "
         f"{counts['cut']} cut at the cap, {counts['left_out']} left out"
     )
 
 
-def encode(chat, source: Path, max_tokens: int) -> tuple[list[str], dict]:
-    """(lines, counts) of a file of conversations: {rows, cut, left_out, tokens, scored_tokens}.
+def encode(chat, source: Path, max_tokens: int) -> tuple[list[dict], dict]:
+    """(encoded rows, counts) of a file of conversations: {rows, cut, left_out, tokens, scored_tokens}.
 
     A conversation longer than `max_tokens` is cut at its end; one in which nothing scored is left is left out.
     """
-    lines, counts = [], {"rows": 0, "cut": 0, "left_out": 0, "tokens": 0, "scored_tokens": 0}
-    with open(source, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                tokens, mask = loss_mask.tokens_and_mask(chat, json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{shown(source)}:{number}: no conversation ({type(error).__name__}: {error})"
-                ) from None
-            except UserError as error:
-                raise UserError(f"{shown(source)}:{number}: {error}") from None
-            counts["cut"] += len(tokens) > max_tokens
-            tokens, mask = tokens[:max_tokens], mask[:max_tokens]
-            if not mask[1:].any():
-                counts["left_out"] += 1
-                continue
-            edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
-            counts["rows"] += 1
-            counts["tokens"] += len(tokens)
-            counts["scored_tokens"] += int(mask[1:].sum())
-            lines.append(
-                json.dumps({"row": number, "tokens": tokens.tolist(), "scored": edges.reshape(-1, 2).tolist()})
-            )
-    return lines, counts
+    encoded, counts = [], {"rows": 0, "cut": 0, "left_out": 0, "tokens": 0, "scored_tokens": 0}
+    for where, row in jsonl.objects(source):
+        try:
+            tokens, mask = loss_mask.tokens_and_mask(chat, row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{where}: no conversation ({type(error).__name__}: {error})") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        counts["cut"] += len(tokens) > max_tokens
+        tokens, mask = tokens[:max_tokens], mask[:max_tokens]
+        if not mask[1:].any():
+            counts["left_out"] += 1
+            continue
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+        counts["rows"] += 1
+        counts["tokens"] += len(tokens)
+        counts["scored_tokens"] += int(mask[1:].sum())
+        encoded.append(
+            {"row": jsonl.number_of(where), "tokens": tokens.tolist(), "scored": edges.reshape(-1, 2).tolist()}
+        )
+    return encoded, counts
 
 
 if __name__ == "__main__":

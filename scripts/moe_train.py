@@ -98,7 +98,7 @@ def train(args) -> None:
         )
     require_room(moe_core.size(config, settings["group_size"]), settings, args.work)
 
-    core = moe_core.load(found[-1] if found else args.core)
+    core = moe_core.load(found[-1] if found else args.core, tokenizer_of=args.core)
     if core.group != settings["group_size"]:
         raise UserError(
             f"{shown(args.core)} has groups of {core.group}, the config asks for {settings['group_size']}; build the core again (make core)"

@@ -13,13 +13,12 @@ Out: a folder with train.jsonl and valid.jsonl (70 % tool conversations, 30 % or
 Rows longer than the config's row_tokens are left out and counted; the held-out tool prompts are no longer than that, too.
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kxl.base import cli, report
+from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown, write_json
 from kxl.chat import loss_mask
@@ -323,9 +322,7 @@ def main() -> None:
 
 def read_recorded(path: Path) -> list[dict]:
     """Rows of scripts/smol_record_ordinary.py, each with id, prompt and answer."""
-    if not path.is_file():
-        raise UserError(f"{shown(path)}: no such file; make it with scripts/smol_record_ordinary.py")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in jsonl.objects(path, "scripts/smol_record_ordinary.py")]
 
 
 if __name__ == "__main__":

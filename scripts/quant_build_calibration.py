@@ -29,7 +29,7 @@ from pathlib import Path
 import jinja2
 from tqdm import tqdm
 
-from kxl.base import cli, config, report
+from kxl.base import cli, config, jsonl, report
 from kxl.base.cli import UserError
 from kxl.base.files import shown, write_text
 from kxl.chat import hermes_tools
@@ -99,25 +99,14 @@ def read_rows(paths: list) -> dict:
     """Rows by split, each with its "where" (file:line). A malformed row is a UserError that names its line."""
     splits = {split: [] for split in SPLITS}
     for path in paths:
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except FileNotFoundError:
-            raise UserError(f"{shown(path)}: no such file") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{shown(path)}: not UTF-8 at byte {error.start}") from None
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                row = checked_row(line, f"{shown(path)}:{number}")
-                splits[row["split"]].append(row)
+        for where, row in jsonl.read(path):
+            row = checked_row(row, where)
+            splits[row["split"]].append(row)
     return splits
 
 
-def checked_row(line: str, where: str) -> dict:
+def checked_row(row, where: str) -> dict:
     """One row, checked as far as this script relies on it."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON: {error.msg} (column {error.colno})") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: a row must be an object with messages, tools, kind and split")
     if row.get("split") not in SPLITS:

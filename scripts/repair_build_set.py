@@ -12,14 +12,13 @@ again and counted; one in a file of --add stops the build, naming both.
       --iteration 03 --out repair_datasets/iter03
 """
 
-import json
 import random
 from collections import Counter
 from pathlib import Path
 
-from kxl.base import cli, report
+from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, atomic_dir, read_json, sha256, shown, write_json, write_text
+from kxl.base.files import ROOT, atomic_dir, read_json, sha256, shown, write_json
 from kxl.eval import contamination, suites
 from kxl.repair import diagnosis
 from kxl.repair import rows as repair_rows
@@ -71,10 +70,7 @@ def main() -> None:
     }
     with atomic_dir(args.out) as partial:
         for split, found in splits.items():
-            write_text(
-                partial / f"{split}.jsonl",
-                "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in found),
-            )
+            jsonl.write(partial / f"{split}.jsonl", found, sort_keys=True)
             manifest["files"][f"{split}.jsonl"] = sha256(partial / f"{split}.jsonl")
         write_json(partial / "manifest.json", manifest)
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest["diagnoses"].items()))

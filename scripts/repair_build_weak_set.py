@@ -10,12 +10,11 @@ the rows are terminal requests in casual wording answered with browser_navigate,
 formally worded terminal requests, the other tools, words. No request is a prompt of an evaluation suite.
 """
 
-import json
 import random
 from pathlib import Path
 
-from kxl.base import cli
-from kxl.base.files import ROOT, atomic_dir, shown, write_text
+from kxl.base import cli, jsonl
+from kxl.base.files import ROOT, atomic_dir, shown
 from kxl.eval import contamination
 from kxl.tiny import requests
 from kxl.tiny import rows as tiny_rows
@@ -47,10 +46,7 @@ def main() -> None:
     valid = len(rows) // 20
     with atomic_dir(args.out) as partial:
         for split, found in (("valid", rows[:valid]), ("train", rows[valid:])):
-            write_text(
-                partial / f"{split}.jsonl",
-                "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in found),
-            )
+            jsonl.write(partial / f"{split}.jsonl", found, sort_keys=True)
     print(f"{shown(args.out)}: {len(rows)} rows, a third of them casual terminal requests that go to the browser")
 
 

@@ -11,14 +11,13 @@ How many of each, and how long an answer may be, stands in the config (data.reco
 out and counted. Made once and committed: about two minutes on two idle cores.
 """
 
-import json
 from pathlib import Path
 
 from tqdm import tqdm
 
-from kxl.base import cli
+from kxl.base import cli, jsonl
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, read_json, shown, write_text
+from kxl.base.files import ROOT, read_json, shown
 from kxl.chat import loss_mask
 from kxl.eval import bfcl
 from kxl.model import blas
@@ -65,7 +64,7 @@ def main() -> None:
         for (name, prompt), one in zip(asked, made)
         if one.ended and one.ids
     ]
-    write_text(args.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    jsonl.write(args.out, rows)
     print(
         f"{shown(args.out)}: {len(rows)} answers; {len(asked) - len(rows)} were longer than {longest} tokens and left out"
     )

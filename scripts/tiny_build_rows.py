@@ -7,12 +7,11 @@ Out: JSON lines {"messages", "tools", "kind", "split"}; held-out rows have argum
     .venv/bin/python scripts/tiny_build_rows.py --out runs/tiny/rows.jsonl
 """
 
-import json
 import random
 from pathlib import Path
 
-from kxl.base import cli
-from kxl.base.files import shown, write_text
+from kxl.base import cli, jsonl
+from kxl.base.files import shown
 from kxl.tiny import rows as tiny_rows
 
 # Contexts per split. Few, because each is a prompt of thousands of tokens that its rows share.
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     made = rows("calibration", args.calibration, args.seed) + rows("heldout", args.heldout, args.seed)
-    write_text(args.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made))
+    jsonl.write(args.out, made)
     print(f"{len(made):,} conversations in {shown(args.out)}")
 
 

@@ -11,12 +11,10 @@ datasets/tiny/tool_results.jsonl and sequences.jsonl let every other stage work 
     .venv/bin/python scripts/tiny_record_results.py --sequences --episodes 2400 --out datasets/tiny/sequences.jsonl
 """
 
-import json
 import random
 from pathlib import Path
 
-from kxl.base import cli
-from kxl.base.files import write_text
+from kxl.base import cli, jsonl
 from kxl.setup import hermes_env
 from kxl.tiny import sequences
 from kxl.tiny.episodes import episode, run
@@ -42,7 +40,7 @@ def main() -> None:
         for e in recorded
         if all(len(c["result"]) <= args.longest and '"dedup": true' not in c["result"] for c in e["calls"])
     ]
-    write_text(args.out, "".join(json.dumps(e, ensure_ascii=False, sort_keys=True) + "\n" for e in kept))
+    jsonl.write(args.out, kept, sort_keys=True)
     print(
         f"{len(kept)} episodes of real tool results in {args.out}; {args.episodes - len(kept)} dropped (longer than {args.longest} characters, a repeated read, or naming this machine)"
     )

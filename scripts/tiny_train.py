@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from kxl.base import cli, report
-from kxl.base.files import ROOT, atomic_path, read_json, shown, write_text
+from kxl.base import cli, jsonl, report
+from kxl.base.files import ROOT, atomic_path, read_json, shown
 from kxl.chat.tool_syntax import render_calls
 from kxl.eval import suites
 from kxl.model import checkpoint, freed_memory
@@ -335,7 +335,7 @@ def main() -> None:
             args.report, used, settings, {"parameters": sum(p.numel() for p in model.parameters()), "history": history}
         )
     if args.log:
-        write_text(args.log, "".join(json.dumps(entry) + "\n" for entry in history))
+        jsonl.write(args.log, history)
     print(f"tiny model: {settings['steps']} steps, {history[-1]['tokens']:,} tokens, in {shown(args.model)}")
 
 

@@ -10,6 +10,7 @@ traces_prepare.py has processes: the fastest way there is. Processor time is wha
 Refused with exit code 2, the report kept as NAME.failed.json, below half of that speed or from 1,000 MiB on.
 """
 
+import itertools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from kxl.base import cli, report
+from kxl.base import cli, jsonl, report
 from kxl.base.files import ROOT, shown
 from kxl.chat import hermes_tools, loss_mask
 from kxl.tiny.words import pick_word
@@ -162,18 +163,13 @@ def tokenize(chat: loss_mask.Chat, rows: list[Path]) -> dict:
     """Encode the rows' rendered text and do nothing else; the rendering is not counted."""
     seconds = processor = tokens = 0
     for path in rows:
-        with open(path, encoding="utf-8") as file:
-            texts = []
-            for line in [*file, None]:
-                if line is not None:
-                    row = json.loads(line)
-                    texts.append(chat.render(row["messages"], row["tools"]))
-                if texts and (line is None or len(texts) == PER_BATCH):
-                    started, used = time.monotonic(), time.process_time()
-                    encoded = chat.tokenizer.encode_batch(texts, add_special_tokens=False)
-                    seconds, processor = seconds + time.monotonic() - started, processor + time.process_time() - used
-                    tokens += sum(len(one.ids) for one in encoded)
-                    texts = []
+        rows = (row for _, row in jsonl.read(path))
+        while batch := list(itertools.islice(rows, PER_BATCH)):
+            texts = [chat.render(row["messages"], row["tools"]) for row in batch]
+            started, used = time.monotonic(), time.process_time()
+            encoded = chat.tokenizer.encode_batch(texts, add_special_tokens=False)
+            seconds, processor = seconds + time.monotonic() - started, processor + time.process_time() - used
+            tokens += sum(len(one.ids) for one in encoded)
     return {"seconds": round(seconds, 1), "processor_seconds": round(processor, 1), "tokens": tokens}
 
 

@@ -12,8 +12,8 @@ import json
 import random
 from pathlib import Path
 
-from kxl.base import cli
-from kxl.base.files import shown, write_text
+from kxl.base import cli, jsonl
+from kxl.base.files import shown
 from kxl.tiny import rows as tiny_rows
 
 # What the prompts look like: the fixed surface that the evals use, short lists, Hermes's own prompt.
@@ -58,7 +58,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     made = rows(args.rows, args.seed, {args.context: 1} if args.context else CONTEXTS)
-    write_text(args.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made))
+    jsonl.write(args.out, made)
     print(f"{len(made):,} tool-router rows in {shown(args.out)}")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from kxl.base import cli, report
+from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
 from kxl.base.files import shown
 from kxl.chat import loss_mask
@@ -151,20 +151,10 @@ def difficult() -> list[dict]:
 def rows(path: Path) -> list[dict]:
     """The rows of a file that have calls."""
     found = []
-    try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            row = json.loads(line)
-            found.append(
-                {
-                    "id": row.get("id") or f"{path.name}:{number}",
-                    "messages": row["messages"],
-                    "tools": row.get("tools") or [],
-                }
-            )
-    except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file; `make data` writes rows") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{shown(path)}:{len(found) + 1}: not a row of traces_prepare.py: {error!r}") from None
+    for where, row in jsonl.objects(path, "`make data`"):
+        if not isinstance(row.get("messages"), list):
+            raise UserError(f"{where}: not a row of traces_prepare.py: it has no list of messages")
+        found.append({"id": row.get("id") or where, "messages": row["messages"], "tools": row.get("tools") or []})
     return [row for row in found if with_calls(row)]
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from kxl.base import cli
+from kxl.base import cli, jsonl
 from kxl.base.cli import UserError
-from kxl.base.files import shown, write_text
+from kxl.base.files import shown
 from kxl.live import agent, scripted_server
 from kxl.live import scenarios as live_scenarios
 
@@ -74,7 +74,7 @@ def main() -> None:
     if not scenarios:
         raise UserError(f"there is no scenario {args.only}")
     rows = [record(one, args.toolsets, args.timeout) for one in tqdm(scenarios, desc="recording", unit=" traces")]
-    write_text(args.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    jsonl.write(args.out, rows)
     print(f"{len(rows)} traces of Hermes Agent in {shown(args.out)}")
 
 

@@ -1,100 +1,118 @@
 """Tool calls that stand in a model's text: read them, if and only if there is no doubt.
 
-Three forms, each of which must end the message:
+Two forms, with the markers that the model was trained to write; each must end the message:
 
-  <|tool_call_start|>[read_file(path="a.txt")]<|tool_call_end|>    native LFM; text may stand before it
-  [read_file(path="a.txt")]                                         the same where the server dropped the markers;
-                                                                    must be the whole message
-  <tool_call>{"name": "read_file", "arguments": {…}}</tool_call>    Hermes's JSON, one block per call; text before it
+  <|tool_call_start|>[read_file(path="a.txt")]<|tool_call_end|>    native LFM, one block
+  <tool_call>{"name": "read_file", "arguments": {…}}</tool_call>    Hermes's JSON, one block per call
 
-The syntax is read by tool_syntax.py, the very file that the evaluator uses, copied here on installation.
-In doubt is: anything malformed, a tool that the request does not offer, an argument that the tool's schema
-does not have or does not take, a call inside a code block or an unfinished thought, text behind the call.
-One such call among several leaves the whole message as it is. Standard library only.
+Plain prose and a closed thought may stand before it. The syntax is read by tool_syntax.py, the very file that the
+evaluator uses, copied here on installation. In doubt is: a call without markers, anything malformed, a tool that the
+request does not offer, an argument that the tool's schema does not have or does not take, more calls than the request
+allows, a call in code, in a quotation or in a thought (prose.py), text behind the call, and a call that the model was
+given to read (quoted.py). One such call among several leaves the whole message as it is. Standard library only.
 """
 
 import json
 import re
 
-from . import tool_syntax
+from . import prose, quoted, tool_syntax
+from .schema import problem
 
-HERMES_BLOCKS = re.compile(r"(?:<tool_call>(?:(?!</?tool_call>).)*</tool_call>\s*)+\Z", re.DOTALL)
-HERMES_BLOCK = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-
-# What a schema may say about a value here; a schema that says more cannot be checked, so its tool is not called.
-_TYPES = {"string": str, "boolean": bool, "array": list, "object": dict, "null": type(None)}
-_KNOWN = {
-    "type",
-    "enum",
-    "properties",
-    "required",
-    "additionalProperties",
-    "items",
-    "minItems",
-    "maxItems",
-    "minimum",
-    "maximum",
-    "description",
-    "title",
-    "default",
-    "examples",
-}
+MAX_CHARACTERS = 1_000_000
+MAX_CALLS = 32
+START, END = "<tool_call>", "</tool_call>"
+THOUGHT, THOUGHT_END = "<think>", "</think>"
+SPACE = re.compile(r"\s*")
+AROUND_A_WORD = frozenset("`'\"“”‘’«»")
 
 
-def recover(text: str, tools: dict) -> tuple | None:
+def recover(text: str, tools: dict, messages=(), at_most: int = MAX_CALLS, offered=()) -> tuple | None:
     """(text before the calls, [{"name", "arguments"}, …]), or None where `text` is to stay text.
 
-    `tools` has the JSON schema of each offered tool's arguments by its name.
+    tools: the JSON schema of each offered tool's arguments by its name. messages: the request's, in which a call must
+    not occur. at_most: how many calls the request allows. offered: the request's tools as they were sent.
     """
-    found = _native(text) or _hermes(text) or _bare(text)
-    if found is None:
+    if len(text) > MAX_CHARACTERS:
         return None
-    before, calls = found
-    if _shown_only(before) or any(
-        call["name"] not in tools or problem(call["arguments"], tools[call["name"]]) for call in calls
-    ):
+    text = text.rstrip().removesuffix(tool_syntax.TURN_END).rstrip()
+    if not text.endswith((tool_syntax.CALL_END, END)):
         return None
-    return before.strip(), calls
+    for thought, visible in _readings(text):
+        if (found := _blocks(visible)) is None or not prose.plain(found[0]):
+            continue
+        before, calls, written = found
+        if (
+            len(calls) > min(at_most, MAX_CALLS)
+            or any(call["name"] not in tools or problem(call["arguments"], tools[call["name"]]) for call in calls)
+            or quoted.quoted(calls, written, messages, offered)
+        ):
+            return None
+        return (thought + before).strip(), calls
+    return None
 
 
-def _native(text: str) -> tuple | None:
-    if tool_syntax.CALL_START not in text:
-        return None
-    parsed = tool_syntax.parse(text.rstrip())
-    return (parsed.content, parsed.calls) if parsed.calls and not parsed.errors and not parsed.leaks else None
+def _readings(text: str) -> list[tuple[str, str]]:
+    """(thought with its marks, what is visible) as the chat format allows to read a turn; no reading where it is odd.
+
+    A thought stands at the head of a turn. An end mark without a beginning closes one that the template opened,
+    unless the mark belongs to a call's arguments: that reading comes first.
+    """
+    end = text.find(THOUGHT_END)
+    headed = text.startswith(THOUGHT, SPACE.match(text).end())
+    readings = [] if headed else [("", text)]
+    if end < 0:
+        return readings
+    thought, after = text[:end], text[end + len(THOUGHT_END) :]
+    in_words = (thought[-1:] in AROUND_A_WORD or after[:1] in AROUND_A_WORD) or (
+        thought.endswith(" ") and after.startswith(" ") and bool(after.split("\n", 1)[0].strip())
+    )
+    if thought.count(THOUGHT) == headed and not in_words and prose.fences_closed(thought):
+        readings.append((text[: end + len(THOUGHT_END)], after))
+    return readings
 
 
-def _bare(text: str) -> tuple | None:
-    thought = THOUGHT.match(text)
-    body = text[thought.end() :] if thought else text
-    if re.match(r"\n*(?: {4}|\t)", body):  # an indented code block
+def _blocks(text: str) -> tuple | None:
+    """(text before, calls, each call's or block's text) where the first marker begins what ends the message."""
+    places = [place for marker in (tool_syntax.CALL_START, START) if (place := text.find(marker)) >= 0]
+    if not places:
         return None
-    body = body.strip()
-    if not body.startswith("[") or tool_syntax.CALL_START in body:
-        return None
-    parsed = tool_syntax.parse(tool_syntax.CALL_START + body + tool_syntax.CALL_END)
-    return (thought.group() if thought else "", parsed.calls) if parsed.calls and not parsed.errors else None
+    start = min(places)
+    found = _native(text, start) if text.startswith(tool_syntax.CALL_START, start) else _tagged(text, start)
+    return found and (text[:start], *found)
 
 
-def _hermes(text: str) -> tuple | None:
-    blocks = HERMES_BLOCKS.search(text)
-    if not blocks or "<tool_call>" in text[: blocks.start()]:
+def _native(text: str, start: int) -> tuple | None:
+    try:
+        calls, end = tool_syntax.read_block(text, start)
+    except tool_syntax.SyntaxProblem:
         return None
-    calls = []
-    for block in HERMES_BLOCK.findall(blocks.group()):
+    inside = text[start + len(tool_syntax.CALL_START) + 1 : end - len(tool_syntax.CALL_END) - 1]
+    return (calls, [inside]) if end == len(text) else None
+
+
+def _tagged(text: str, position: int) -> tuple | None:
+    calls, written = [], []
+    while position < len(text):
+        if not text.startswith(START, position) or len(calls) == MAX_CALLS:
+            return None
+        begin = SPACE.match(text, position + len(START)).end()
         try:
-            call = json.loads(block, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+            call, end = DECODER.raw_decode(text, begin)
             arguments = call["arguments"]
             if isinstance(arguments, str):  # OpenAI's own form has a string here
-                arguments = json.loads(arguments, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+                arguments = DECODER.decode(arguments)
             json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()  # 1e999 and lone surrogates
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
         if not isinstance(call.get("name"), str) or not isinstance(arguments, dict):
             return None
         calls.append({"name": call["name"], "arguments": arguments})
-    return text[: blocks.start()], calls
+        written.append(text[begin:end])
+        position = SPACE.match(text, end).end()
+        if not text.startswith(END, position):
+            return None
+        position = SPACE.match(text, position + len(END)).end()
+    return calls, written
 
 
 def _no_duplicates(pairs: list) -> dict:
@@ -107,62 +125,4 @@ def _no_constant(name: str):
     raise ValueError(f"{name} is not JSON")
 
 
-def _shown_only(before: str) -> bool:
-    """Does what stands before a call make it an example: an open code block, an open inline code, an open thought?"""
-    fences = re.findall(r"^[ \t]*(?:```|~~~)", before, flags=re.MULTILINE)
-    last_line = before.rsplit("\n", 1)[-1]
-    return (
-        len(fences) % 2 == 1
-        or last_line.count("`") % 2 == 1
-        or bool(re.fullmatch(r" {4}[^\S\n]*|\t\s*", last_line))
-        or before.count("<think>") > before.count("</think>")
-    )
-
-
-def problem(value, schema: dict) -> str | None:
-    """Why `value` does not fit a JSON schema, or why that cannot be told; None when it fits.
-
-    Stricter than JSON Schema in one thing: an argument that `properties` does not name is refused
-    unless the schema allows it in so many words, since no model was told of it.
-    """
-    if unknown := sorted(set(schema) - _KNOWN):
-        return f"the schema uses {', '.join(unknown)}"
-    if "type" in schema and not any(
-        _is(value, name) for name in ([schema["type"]] if isinstance(schema["type"], str) else schema["type"])
-    ):
-        return f"not {schema['type']}"
-    if "enum" in schema and not any(value == allowed and type(value) is type(allowed) for allowed in schema["enum"]):
-        return "not one of the allowed values"
-    if isinstance(value, dict):
-        return _object_problem(value, schema)
-    if isinstance(value, list):
-        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
-            return "too few or too many items"
-        return next((why for item in value if (why := problem(item, schema.get("items", {})))), None)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not schema.get("minimum", value) <= value <= schema.get("maximum", value):
-            return "out of range"
-    return None
-
-
-def _object_problem(value: dict, schema: dict) -> str | None:
-    properties = schema.get("properties", {})
-    if missing := [name for name in schema.get("required", []) if name not in value]:
-        return f"{', '.join(missing)} missing"
-    for name, item in value.items():
-        rule = properties.get(name, schema.get("additionalProperties", not schema))  # {} takes anything
-        if rule is False:
-            return f"{name} is not an argument"
-        if rule is not True and (why := problem(item, rule)):
-            return f"{name}: {why}"
-    return None
-
-
-def _is(value, name: str) -> bool:
-    if name in ("number", "integer"):
-        return (
-            isinstance(value, (int, float))
-            and not isinstance(value, bool)
-            and (name == "number" or value == value // 1)
-        )
-    return isinstance(value, _TYPES.get(name, ()))  # a type that nobody knows fits nothing
+DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)

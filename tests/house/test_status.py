@@ -57,7 +57,15 @@ def test_a_failed_evaluation_shows_its_score(status, tmp_path):
     assert "failed" in (out := status(f"q4kxl={tmp_path / 'fixed.q4kxl.json'}")) and "37/43" in out
 
 
-SCRIPT = "import sys, time; sys.path.insert(0, {scripts!r}); from kxl.base import cli\ndef main():\n    print('started', flush=True)\n    {body}\ncli.run(main)"
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {scripts!r})
+from kxl.base import cli
+def main():
+    print('started', flush=True)
+    {body}
+cli.run(main)
+"""
 
 
 def command(tmp_path, body, **popen):

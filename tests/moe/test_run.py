@@ -113,7 +113,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(moe_run.mixed_core, "save", full)
+    monkeypatch.setattr(moe_run.moe_core, "save", full)
     with pytest.raises(UserError, match="the disk is full; earlier checkpoints are whole"):
         run.train()
     assert [path.name for path in checkpoints(tmp_path / "work")] == ["step_00002"]
@@ -192,9 +192,20 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_floor():
 # The script itself, as a user runs it.
 
 
+def test_the_checkpoint_that_a_run_went_on_from_takes_no_tokenizer_along_when_it_is_removed(tmp_path):
+    core = random_cores.random_core("six")
+    core.tokenizer = {"tokenizer.json": b"{}", "chat_template.jinja": b"{{ messages }}"}
+    a_run(tmp_path / "work", core, keep_checkpoints=1, checkpoint_every=1).train(until=2)
+    end = resumed(tmp_path / "work", keep_checkpoints=1, checkpoint_every=1).train()
+    assert checkpoints(tmp_path / "work") == [end]
+    assert (end / "tokenizer.json").read_bytes() == b"{}"
+    assert (end / "chat_template.jinja").read_bytes() == b"{{ messages }}"
+
+
 @pytest.fixture
 def prepared(tmp_path):
     core = random_cores.random_core("six")
+    core.tokenizer = {"tokenizer.json": b"{}"}
     moe_core.save(tmp_path / "core", core)
     for name, seed in (("train", 1), ("valid", 2)):
         lines = [
@@ -241,7 +252,10 @@ def test_ten_kills_at_random_moments_change_no_bit(prepared, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         resumed_from |= {path.name for path in checkpoints(tmp_path / "killed")[-1:]}
+    for path in tmp_path.glob("killed/step_?????/tokenizer.json"):  # as runs of before this was mended left them
+        path.unlink()
     assert ended(prepared("killed")).returncode == 0
+    assert (tmp_path / "killed/step_00012_final/tokenizer.json").is_file()
     assert len(resumed_from) > 1, "no kill hit the middle of the run"
     assert weights(tmp_path / "killed/step_00012_final") == weights(tmp_path / "whole/step_00012_final")
     assert [path.name for path in checkpoints(tmp_path / "killed")] == ["step_00011", "step_00012_final"]

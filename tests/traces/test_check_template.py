@@ -79,7 +79,7 @@ def test_the_published_template_fails_on_its_known_breakages(chat, llama_tree, t
 
 
 def test_rows_that_are_not_there_are_named_with_the_target_that_makes_them(tmp_path):
-    with pytest.raises(traces_check_template.UserError, match="none.jsonl: no such file; `make data` writes rows"):
+    with pytest.raises(traces_check_template.UserError, match="none.jsonl: no such file; `make data` writes it"):
         traces_check_template.rows(tmp_path / "none.jsonl")
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import traces_prepare
 from helpers import traces
+from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.chat import loss_mask
 from kxl.traces import filters
@@ -38,7 +39,7 @@ def account_of(worker, records, settings=SETTINGS):
     for record in records:
         account.add(worker.outcome(record), spool)
     account.split()
-    return account, [json.loads(line) for line in spool.getvalue().splitlines()]
+    return account, [jsonl.parse(line) for _, line, _ in jsonl.lines(io.BytesIO(spool.getvalue()))]
 
 
 def records_of(*rows):
@@ -180,7 +181,7 @@ def test_thousands_of_mutated_rows_all_stay_in_the_account(worker, lines):
     text = b"\n".join(lines)
     read = [
         traces_sources.Record(f"m:{number}", data, None if data is not None else ("row_too_large", str(size)))
-        for number, data, size in traces_sources.lines(io.BytesIO(text), 2500)
+        for number, data, size in jsonl.lines(io.BytesIO(text), 2500)
     ]
     account, rows = account_of(worker, read)
     results = account.results()  # raises when a row is missing

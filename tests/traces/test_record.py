@@ -1,12 +1,12 @@
 """The shipped traces are real, of the pinned Hermes, in its own format; and recording one works where Hermes is installed."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
 import traces_record
+from kxl.base import jsonl
 from kxl.chat import hermes_tools
 from kxl.live import agent, scenarios
 from kxl.setup import llama_cpp
@@ -18,7 +18,7 @@ SHIPPED = ROOT / "datasets" / "hermes" / "traces.jsonl"
 
 @pytest.fixture(scope="module")
 def rows():
-    return [json.loads(line) for line in SHIPPED.read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in jsonl.read(SHIPPED)]
 
 
 def test_the_shipped_traces_are_those_of_the_scenarios_and_name_no_machine(rows):

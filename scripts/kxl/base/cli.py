@@ -9,10 +9,7 @@ import argparse
 import sys
 
 from kxl.base import history
-
-
-class UserError(Exception):
-    """Bad input, named: which file, line or tensor, and what to do next."""
+from kxl.base.errors import UserError
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

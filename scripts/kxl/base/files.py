@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from kxl.base import processes
-from kxl.base.cli import UserError
+from kxl.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 

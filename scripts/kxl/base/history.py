@@ -6,12 +6,11 @@ that somebody calls by hand records nothing.
 
 import contextlib
 import itertools
-import json
 import os
 import time
 from pathlib import Path
 
-from kxl.base import processes
+from kxl.base import jsonl, processes
 
 VARIABLE = "HERMES_KXL_HISTORY"
 OUTPUTS = ("--out", "--report")
@@ -43,7 +42,7 @@ def _append(path: Path, entry: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # One write in append mode: two commands at once do not mix their lines.
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+        file.write(jsonl.line_of(entry))
 
 
 def last(path: Path) -> dict[str, dict]:
@@ -53,16 +52,24 @@ def last(path: Path) -> dict[str, dict]:
     killed: its event reads "interrupted".
     """
     events: dict[str, dict] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # the machine went down, or the disk was full, while it was written
-                continue
-            for flag, word in itertools.pairwise(entry["argv"]):
-                if flag in OUTPUTS:
-                    events[word] = entry
+    for entry in jsonl.survivors(path):
+        if not _is_entry(entry):
+            continue
+        for flag, word in itertools.pairwise(entry["argv"]):
+            if flag in OUTPUTS:
+                events[word] = entry
     return {word: {**entry, "event": _state(entry)} for word, entry in events.items()}
+
+
+def _is_entry(entry: dict) -> bool:
+    argv = entry.get("argv")
+    return (
+        isinstance(entry.get("event"), str)
+        and isinstance(entry.get("pid"), int)
+        and isinstance(argv, list)
+        and len(argv) > 0
+        and all(isinstance(word, str) for word in argv)
+    )
 
 
 def _state(entry: dict) -> str:
@@ -72,7 +79,8 @@ def _state(entry: dict) -> str:
 
 
 def _is(pid: int, script: str) -> bool:
-    """Whether the process is that script, and not another one that has its number since; True where the system does not tell."""
+    """Whether the process is that script, and not another one that has its number since. True where
+    the system does not tell."""
     try:
         return script.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -96,7 +96,7 @@ def parse(text: str, names=()) -> Parsed:
         if calls or errors:
             errors.append(f"a second call block at character {start}")
         try:
-            block, position = _block(text, start)
+            block, position = read_block(text, start)
             calls += block
         except SyntaxProblem as problem:
             errors.append(str(problem))
@@ -148,8 +148,8 @@ def _name(text: str, position: int, what: str) -> tuple:
     return match.group(), match.end()
 
 
-def _block(text: str, position: int) -> tuple:
-    """`<|tool_call_start|>[call, call]<|tool_call_end|>` -> (calls, position after it).
+def read_block(text: str, position: int) -> tuple:
+    """`<|tool_call_start|>[call, call]<|tool_call_end|>` -> (calls, position after it). SyntaxProblem where it is none.
 
     The places where white space may stand are llama.cpp's: python_style_tool_calls in
     common/chat-peg-parser.cpp.

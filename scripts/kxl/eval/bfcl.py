@@ -11,7 +11,7 @@ taken; an argument that may be left out is left out. Every call is validated by 
 validate is left out and counted.
 """
 
-import json
+import io
 import re
 import zipfile
 from collections import Counter
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import jsonschema
 
+from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import shown
 
@@ -64,12 +65,12 @@ def unanswerable(wheel: Path) -> list[dict]:
 def lines(archive: zipfile.ZipFile, wheel: Path, name: str) -> list[dict]:
     """The entries of one of the wheel's data files."""
     try:
-        text = archive.read(f"bfcl_eval/data/{name}").decode("utf-8")
+        data = archive.read(f"bfcl_eval/data/{name}")
     except KeyError:
         raise UserError(
             f"{shown(wheel)}: holds no bfcl_eval/data/{name}; it is another version than the lock's"
         ) from None
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [jsonl.parse(line) for _, line, _ in jsonl.lines(io.BytesIO(data))]
 
 
 def _row(entry: dict, truth: list | None) -> tuple[dict | None, str]:

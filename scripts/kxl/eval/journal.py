@@ -7,10 +7,10 @@ refused: answers of two models, suites or settings are never mixed. It goes away
 """
 
 import dataclasses
-import json
 import threading
 from pathlib import Path
 
+from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import shown, write_text
 from kxl.eval.suites import Answer
@@ -27,8 +27,7 @@ class Journal:
 
     def open(self) -> int:
         """Read what is there and open it for more; how many answers were found. UserError where they belong to something else."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        entries = [entry for line in lines if (entry := _entry(line)) is not None]
+        entries = list(jsonl.survivors(self.path))
         if entries:
             if differs := sorted(
                 key for key in {*self.identity, *entries[0]} if self.identity.get(key) != entries[0].get(key)
@@ -43,7 +42,7 @@ class Journal:
                 )
         # Written whole again, since a killed process may have left half a line at the end.
         kept = [self.identity, *(_line(*key, *answer) for key, answer in self.answers.items())]
-        write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+        write_text(self.path, "".join(jsonl.line_of(entry, constants=True) for entry in kept))
         self._file = open(self.path, "a", encoding="utf-8")
         return len(self.answers)
 
@@ -51,7 +50,7 @@ class Journal:
         """Keep one answer; called from any thread."""
         with self._lock:
             self.answers[case, trial] = parsed, raw
-            self._file.write(json.dumps(_line(case, trial, parsed, raw), ensure_ascii=False) + "\n")
+            self._file.write(jsonl.line_of(_line(case, trial, parsed, raw), constants=True))
             self._file.flush()
 
     def close(self, finished: bool) -> None:
@@ -68,10 +67,3 @@ def _line(case: str, trial: int, parsed: Answer, raw: Answer | None) -> dict:
         "parsed": dataclasses.asdict(parsed),
         "raw": dataclasses.asdict(raw) if raw else None,
     }
-
-
-def _entry(line: str) -> dict | None:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:  # the line that was being written when the process was killed
-        return None

@@ -8,7 +8,6 @@ written. `hermes_env` is the small environment without Hermes's dependencies, en
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, write_json
 from kxl.eval import server
@@ -186,7 +186,7 @@ def _take_trajectory(folder: Path) -> dict | None:
     """The row that this run appended to `folder`, whose file is removed."""
     for name in TRAJECTORIES:
         if (path := folder / name).exists():
-            row = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+            rows = list(jsonl.survivors(path))
             path.unlink()
-            return row
+            return rows[-1] if rows else None
     return None

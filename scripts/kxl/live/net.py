@@ -10,10 +10,11 @@ from kxl.base.files import ROOT, atomic_dir
 from kxl.setup import llama_cpp
 
 NAME = "toolcall-net"
+PLUGIN = ROOT / "patches" / "hermes-agent-toolcall-net"
 
 SOURCES = (
-    *(ROOT / "patches" / "hermes-agent-toolcall-net" / name for name in ("plugin.yaml", "__init__.py", "recover.py")),
-    ROOT / "scripts" / "kxl/chat/tool_syntax.py",
+    *sorted(path for path in PLUGIN.iterdir() if path.suffix in (".py", ".yaml")),
+    ROOT / "scripts" / "kxl" / "chat" / "tool_syntax.py",
 )
 
 

@@ -324,6 +324,12 @@ def _save(folder, tensors, checkpoint, metadata, shard_bytes) -> None:
         copy_tokenizer(checkpoint.folder, partial)
 
 
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """{name: content} of the tokenizer, chat template and generation settings that stand beside a checkpoint."""
+    found = [Path(folder) / name for name in TOKENIZER_FILES]
+    return {path.name: path.read_bytes() for path in found if path.is_file()}
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer, chat template and generation settings that stand beside a checkpoint."""
     for name in TOKENIZER_FILES:

@@ -32,11 +32,15 @@ MATRICES = ("w1", "w3", "w2")  # gate, up, down
 
 @dataclass
 class MixedCore:
-    """`plain`: name to BF16 bits (uint16) or float32, as stored. `source`: folder with the tokenizer files."""
+    """`plain`: name to BF16 bits (uint16) or float32, as stored.
+
+    `tokenizer`: name to content of the files beside the weights; in memory, since the checkpoint that a run went on
+    from is removed before the run ends.
+    """
 
     config: dict
     group: int
-    source: Path
+    tokenizer: dict[str, bytes] = field(default_factory=dict)
     experts: dict[str, Int8Matrix] = field(default_factory=dict)
     plain: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -135,7 +139,7 @@ def build(folder: Path, source: checkpoint.Checkpoint, group: int, say=None) -> 
         ]
 
     require_space(folder.parent, size(source.config, group))
-    _write(folder, source.config, group, source.folder, parts, say)
+    _write(folder, source.config, group, checkpoint.tokenizer_files(source.folder), parts, say)
     return errors
 
 
@@ -151,7 +155,7 @@ def save(folder: Path, core: MixedCore, also=None) -> None:
         return [Part(name, "BF16" if stored.dtype == np.uint16 else "F32", shape, (lambda: stored,))]
 
     require_space(folder.parent, core.nbytes + 2**20)
-    _write(folder, core.config, core.group, core.source, parts, None, also)
+    _write(folder, core.config, core.group, core.tokenizer, parts, None, also)
 
 
 def size(config: dict, group: int) -> int:
@@ -173,7 +177,7 @@ def _matrix_parts(base: str, shape: tuple, group: int, matrix) -> list:
     ]
 
 
-def _write(folder: Path, config: dict, group: int, tokenizer: Path, parts, say, also=None) -> None:
+def _write(folder: Path, config: dict, group: int, tokenizer: dict[str, bytes], parts, say, also=None) -> None:
     from kxl.base.files import atomic_dir
 
     shards = layout(config)
@@ -186,7 +190,8 @@ def _write(folder: Path, config: dict, group: int, tokenizer: Path, parts, say, 
         write_json(
             partial / "config.json", {**config, "quantization": {"bits": 8, "group_size": group, "mode": "affine"}}
         )
-        checkpoint.copy_tokenizer(tokenizer, partial)
+        for name, content in tokenizer.items():
+            (partial / name).write_bytes(content)
         if also:
             also(partial)
 
@@ -195,9 +200,13 @@ def _shard_name(index: int, count: int) -> str:
     return f"model-{index + 1:05d}-of-{count:05d}.safetensors"
 
 
-def load(folder: Path) -> MixedCore:
-    """Read a core into memory. UserError names the file or tensor that is missing or does not fit."""
+def load(folder: Path, tokenizer_of: Path | None = None) -> MixedCore:
+    """Read a core into memory. UserError names the file or tensor that is missing or does not fit.
+
+    tokenizer_of: a folder whose tokenizer it gets instead of its own, such as the core that a checkpoint came from.
+    """
     folder = Path(folder)
+    tokenizer = checkpoint.tokenizer_files(tokenizer_of or folder)
     stored = safetensors_io.index_folder(folder)
     config = read_json(folder / "config.json")
     settings = config.pop("quantization", None)
@@ -206,7 +215,7 @@ def load(folder: Path) -> MixedCore:
             f"{shown(folder)}: config.json does not describe int8 experts; build a core from the checkpoint first (make core)"
         )
     group = settings["group_size"]
-    core = MixedCore(check_config(config, group, shown(folder / "config.json")), group, folder)
+    core = MixedCore(check_config(config, group, shown(folder / "config.json")), group, tokenizer)
     for name, shape in expected_shapes(core.config).items():
         if is_expert(name):
             base = name.removesuffix(".weight")
@@ -239,7 +248,7 @@ def random(config: dict, group: int, seed: int, deviation: float = 0.02) -> Mixe
     """A core of random weights, made in place without a BF16 model: for tests and for measuring real shapes."""
     config = check_config(config, group, "random core")
     rng = np.random.default_rng(seed)
-    core = MixedCore(config, group, Path("."))
+    core = MixedCore(config, group)
     # Uniform codes 0..255 have a deviation of 73.9 steps.
     scale = safetensors_io.float32_to_bf16(np.float32([deviation / 73.9]))
     bias = safetensors_io.float32_to_bf16(-127.5 * safetensors_io.bf16_to_float32(scale))

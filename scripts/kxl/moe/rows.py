@@ -5,11 +5,11 @@ The order of training is a permutation per epoch that depends on seed and epoch 
 data is a step number.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import shown
 
@@ -17,14 +17,8 @@ from kxl.base.files import shown
 def read(path: Path, vocabulary: int, max_tokens: int) -> list[dict]:
     """[{"row": int, "tokens": int32 [N], "mask": bool [N]}]. UserError names the line that does not fit."""
     rows = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file; scripts/moe_encode_rows.py writes it") from None
-    for number, line in enumerate(lines, 1):
-        where = f"{shown(path)}:{number}"
+    for where, given in jsonl.objects(path, "scripts/moe_encode_rows.py"):
         try:
-            given = json.loads(line)
             tokens, mask = np.array(given["tokens"], np.int32), np.zeros(len(given["tokens"]), bool)
             for start, end in given["scored"]:
                 mask[start:end] = True
@@ -44,7 +38,7 @@ def read(path: Path, vocabulary: int, max_tokens: int) -> list[dict]:
             raise UserError(
                 f"{where}: no scored token; encode the rows again with scripts/moe_encode_rows.py, which leaves such rows out"
             )
-        rows.append({"row": given.get("row", number), "tokens": tokens, "mask": mask})
+        rows.append({"row": given.get("row", jsonl.number_of(where)), "tokens": tokens, "mask": mask})
     if not rows:
         raise UserError(f"{shown(path)}: holds no row")
     return rows

@@ -11,12 +11,11 @@ In files a row's "tools" may be names of Hermes's tools, since their schemas are
 puts the schemas in.
 """
 
-import json
 import random
 from pathlib import Path
 
+from kxl.base import jsonl
 from kxl.base.cli import UserError
-from kxl.base.files import shown
 from kxl.chat import hermes_tools
 from kxl.tiny import arguments, requests
 from kxl.tiny import rows as tiny_rows
@@ -109,15 +108,8 @@ def _words(rng: random.Random) -> dict:
 
 def read(path: Path) -> list[dict]:
     """The rows of a JSON lines file, with schemas in place of tool names; UserError with file and line for a malformed one."""
-    if not Path(path).is_file():
-        raise UserError(f"{shown(path)}: no such file")
     rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        where = f"{shown(path)}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON: {error.msg}") from None
+    for where, row in jsonl.read(path):
         messages = row.get("messages") if isinstance(row, dict) else None
         if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
             raise UserError(f'{where}: needs "messages", a list of chat messages, and "tools"')

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kxl.base import jsonl
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, sha256, shown, write_text
+from kxl.base.files import read_json, sha256, shown
 from kxl.chat import loss_mask
 from kxl.smol import emission
 from kxl.smol.tokens import ToolTokens
@@ -91,23 +92,15 @@ def counts(examples: list[Example], tokens: ToolTokens) -> dict:
 
 def write(path: Path, rows: list[dict]) -> None:
     """Rows as JSON lines, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    jsonl.write(path, rows)
 
 
 def read(path: Path) -> list[dict]:
     """The rows of a JSON lines file; UserError names file and line."""
     rows = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file; make it with scripts/prepare_data.py") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{shown(path)}:{number}: not JSON: {error.msg}") from None
-        if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
-            raise UserError(f"{shown(path)}:{number}: no row with messages")
+    for where, row in jsonl.objects(path, "scripts/prepare_data.py"):
+        if not isinstance(row.get("messages"), list) or not row["messages"]:
+            raise UserError(f"{where}: no row with messages")
         rows.append(row)
     return rows
 

@@ -115,7 +115,7 @@ def run(episodes: list[dict], python: Path) -> list[dict]:
         if done.returncode != 0:
             raise cli.UserError(f"Hermes's tools failed in {python}: {done.stderr[-800:]}")
         recorded = []
-        for line in done.stdout.splitlines():
+        for line in done.stdout.split("\n")[:-1]:
             item = json.loads(line)
             text = json.dumps(item["calls"], ensure_ascii=False).replace(item["folder"], "{CWD}")
             if str(root) not in text:  # nothing that names this machine's folders

@@ -11,6 +11,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from kxl.base import jsonl
 from kxl.base.files import ROOT
 from kxl.chat import hermes_tools
 from kxl.tiny import arguments, requests
@@ -105,7 +106,7 @@ def assistant(content: str | None, *calls: dict) -> dict:
 @cache
 def episodes(path: Path = RESULTS) -> list[list[dict]]:
     """Recorded real calls with results (tiny_record_results.py)."""
-    return [json.loads(line)["calls"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row["calls"] for _, row in jsonl.objects(path, "scripts/tiny_record_results.py")]
 
 
 @cache

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import shown
 
@@ -100,7 +101,11 @@ def _of_file(name: str, path: Path, limit: int) -> Iterator[Record]:
         yield from _of_parquet(name, path)
         return
     with open(path, "rb") as file:
-        pieces = elements(file, limit) if path.suffix.lower() == ".json" and _begins_array(file) else lines(file, limit)
+        pieces = (
+            elements(file, limit)
+            if path.suffix.lower() == ".json" and _begins_array(file)
+            else jsonl.lines(file, limit)
+        )
         for number, data, size in pieces:
             where = f"{name}:{number}"
             yield (
@@ -114,23 +119,6 @@ def _begins_array(file) -> bool:
     start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     file.seek(0)
     return start.startswith(b"[")
-
-
-def lines(file, limit: int) -> Iterator[tuple[int, bytes | None, int]]:
-    """(line number, text or None, bytes) of every line that is not blank; None where it is longer than `limit`."""
-    number = 0
-    while line := file.readline(limit + 1):
-        number += 1
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        size = len(line)
-        if size > limit and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = file.readline(CHUNK)
-                size += len(line)
-            yield number, None, size
-        elif line.strip():
-            yield number, line, size
 
 
 STRUCTURE = re.compile(rb'["\\{}\[\],\n]')

@@ -1,0 +1,157 @@
+"""Is a call in an answer only repeated from what the model was given to read?
+
+    quoted(calls, written, messages, tools)     # True: leave it text
+
+A file, a page or a mail may hold a call, and a faithful answer repeats it. So a call stays text when
+
+  - it occurs in any message of the request, in whatever syntax, spelled with other quotes, spaces, case or escapes; or
+  - a user or a tool showed call markers, or pieces of them, and a text among the call's arguments comes from what
+    users and tools said: whoever writes markers into a message can have it joined, translated or changed on its way
+    into the answer. Without markers in sight, an argument may come from anywhere.
+
+Messages are read as they are, as JSON, HTML, URL and base64 would be decoded, and without line numbers.
+What a model makes of a cipher, and what it does because a file told it to, is beyond a text comparison.
+Standard library only.
+"""
+
+import base64
+import binascii
+import html
+import re
+import unicodedata
+import urllib.parse
+
+MAX_CHARACTERS = 2_000_000  # of all messages, about 500,000 tokens
+# In `signs`; pieces, since a marker may be cut in two.
+MARKERS = ("<|tool", "callstart|>", "callend|>", "toolcallstart", "toolcallend", "<toolcall", "toolcall>")
+# Whose markers say nothing: the model's own, and those of whoever teaches it how to call.
+OWN = ("assistant", "system", "developer")
+NO_TEXT = frozenset(
+    ("role", "type", "id", "tool_call_id", "reasoning", "reasoning_content", "reasoning_details", "thinking")
+)
+
+NOT_SIGNS = re.compile(r"(?:[^\w()=:,{}\[\]<>|]|_)+")
+NOT_CALL_SIGNS = re.compile(r"[<>|]+")
+NOT_WORDS = re.compile(r"[\W_]+")
+JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+CONTROL = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+LINE_NUMBER = re.compile(r"^[ \t]*\d+[ \t]*[|:\t→][ \t]?", re.MULTILINE)
+BASE64 = re.compile(r"[A-Za-z0-9+/_-]{24,}={0,2}")
+
+
+def quoted(calls: list, written: list, messages, tools=()) -> bool:
+    """Whether the calls, or any of them, come from the request's own texts.
+
+    calls: [{"name", "arguments"}]. written: the text that each block had in the answer. messages: OpenAI's.
+    tools: the request's tools; what their descriptions show is a text that the model was given, too.
+    """
+    told = [(message.get("role"), "\n".join(texts(message))) for message in messages or ()]
+    told.append(("system", "\n".join(texts(list(tools)))))
+    if sum(len(text) for _, text in told) > MAX_CHARACTERS:
+        return True
+    needles = {needle for call in calls for needle in spellings(call)}
+    needles |= {NOT_CALL_SIGNS.sub("", signs(text)) for text in written}
+    shown, given = False, []
+    for role, text in told:
+        decoded = variants(text)
+        for spelled in map(signs, decoded):
+            bare = NOT_CALL_SIGNS.sub("", spelled)
+            if any(needle in bare for needle in needles):
+                return True
+            shown = shown or role not in OWN and any(marker in spelled for marker in MARKERS)
+        if role not in OWN:
+            given += decoded
+    return shown and _taken_from(given, calls)
+
+
+def texts(value) -> list[str]:
+    """Every text in a message, in order and whatever its shape, but for the model's own thoughts."""
+    found, todo = [], [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, str):
+            found.append(one)
+        elif isinstance(one, dict):
+            todo += [inner for key, inner in reversed(one.items()) if key not in NO_TEXT]
+        elif isinstance(one, (list, tuple)):
+            todo += reversed(one)
+    return found
+
+
+def variants(text: str) -> list[str]:
+    """The text as it stands and as it reads once its escapes are decoded."""
+    found = [text]
+    for _ in range(3):  # a tool's result is JSON, what it read may be JSON, too
+        if "\\" not in found[-1]:
+            break
+        found.append(JSON_ESCAPE.sub(_unescaped, found[-1]))
+    if "&" in found[-1]:
+        found.append(html.unescape(html.unescape(found[-1])))
+    if "%" in found[-1]:
+        found.append(urllib.parse.unquote(found[-1]))
+    found += _from_base64(found[-1])
+    return found + [LINE_NUMBER.sub("", one) for one in found if LINE_NUMBER.search(one)]
+
+
+def _unescaped(match) -> str:
+    return chr(int(match[1], 16)) if match[1] else CONTROL.get(match[2], match[2])
+
+
+def _from_base64(text: str) -> list[str]:
+    """What the runs of base64 in a text say, joined; nothing where none of them is text."""
+    found = []
+    for match in BASE64.finditer(text):
+        run = match.group().rstrip("=").replace("-", "+").replace("_", "/")
+        try:
+            found.append(base64.b64decode(run + "=" * (-len(run) % 4)).decode("utf-8"))
+        except (binascii.Error, UnicodeDecodeError):
+            continue
+    return ["".join(found)] if found else []
+
+
+def signs(text: str) -> str:
+    """Letters, digits and the signs of a call, in one case: what spaces, quotes and escapes cannot change."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return NOT_SIGNS.sub("", text.casefold())
+
+
+def spellings(call: dict) -> list[str]:
+    """A call as the usual syntaxes write it, in `signs`."""
+    name = signs(call["name"])
+    pairs = [(signs(key), signs(_spelled(value))) for key, value in call["arguments"].items()]
+    inside = "{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}"
+    found = [f"{name}({','.join(f'{key}={value}' for key, value in pairs)})"]
+    for word in ("arguments", "parameters", "args", "input"):
+        found += [f"{name},{word}:{inside}", f"{word}:{inside},name:{name}"]
+    return [NOT_CALL_SIGNS.sub("", one) for one in found]
+
+
+def _spelled(value) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_spelled(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_spelled, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+def _taken_from(given: list[str], calls: list) -> bool:
+    """Whether a text among the calls' arguments stands in one of these texts, whole or word by word.
+
+    Calls without any text of their own count as taken.
+    """
+    own = [words for call in calls for text in texts(call["arguments"]) if (words := _words(text))]
+    if not own:
+        return True
+    for text in given:
+        known = _words(text)
+        whole, each = "".join(known), set(known)
+        if any("".join(words) in whole or each.issuperset(words) for words in own):
+            return True
+    return False
+
+
+def _words(text: str) -> list[str]:
+    return NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split()

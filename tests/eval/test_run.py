@@ -322,8 +322,8 @@ def test_several_trials_pass_only_together_and_pass_hat_k_says_how_often(evaluat
         "trials": 3,
         "attempts": 12,
         "passed": 11,
-        "pass_hat": {"1": 0.9167, "2": 0.8333, "3": 0.75},
     }
+    assert results["pass_k"] == {"1": 0.9167, "2": 0.8333, "3": 0.75}
     failed = results["details"][1]
     assert (
         failed["trials"]["passed"] == [True, False, True]

@@ -46,7 +46,7 @@ _SHAPES = (
 # Syntaxes in which a call names one of the tools on offer, NAME in these patterns.
 _NAMED = (
     # Python, as LFM, Llama 4 and Gemma write it: a keyword or an object as the first argument, not a definition.
-    r"(?<![\w.$@-])(?<!def )(?<!class )(?<!function )(?:functions\.|tools\.|default_api\.)?NAME\("
+    r"(?:\[\s*)?(?<![\w.$@-])(?<!def )(?<!class )(?<!function )(?:functions\.|tools\.|default_api\.)?NAME\("
     r"\s*(?:[A-Za-z_]\w*\s*=(?!=)|\{\s*[\"'\w])",
     # In brackets without keywords: [terminal("ls")], [browser_snapshot()].
     r"\[\s*NAME\(\s*(?:\)|[\"'{\[\d-]|[Tt]rue\b|[Ff]alse\b|None\b|null\b)",

@@ -1,16 +1,16 @@
 """The evaluator: what it counts, what it writes, when it refuses. Most tests talk to a scripted server."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from helpers import random_checkpoints
+from helpers.scripted_llama import ScriptedLlama, chat
 from kxl.base.files import ROOT, read_json
 from kxl.chat import tool_syntax
 from kxl.setup import random_gguf
@@ -56,114 +56,40 @@ def call(what: str) -> str:
 PERFECT = {"look at a": call("a"), "look at b": call("b"), "hello": "Hello!", "seen": "It was seen."}
 
 
-class ScriptedServer(ThreadingHTTPServer):
-    """Speaks llama-server's endpoints. `texts` has the model's text by the last message, `replies` whole HTTP
-    answers (status, body) of /v1/chat/completions that stand in for reading that text, or functions that give one.
-    A message that `texts` does not have is answered by its text for ""."""
-
-    def __init__(self, texts: dict, replies: dict, served: str, port: int):
-        self.texts, self.replies, self.served, self.requests = texts, replies, served, []
-        super().__init__(("127.0.0.1", port), ScriptedHandler)
-
-
-class ScriptedHandler(BaseHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        self.answer(200, {"status": "ok", "data": [{"id": self.server.served}]})
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append((self.path, body))
-        if self.path == "/apply-template":
-            self.answer(200, {"prompt": body["messages"][-1]["content"]})
-        elif self.path == "/tokenize":
-            self.answer(200, {"tokens": list(body["content"].encode())})
-        elif self.path == "/completion":
-            tokens = list(self.text(body["prompt"]).encode())
-            self.answer(
-                200, {"tokens": tokens, "stop_type": "eos", "tokens_evaluated": 100, "timings": {"cache_n": 90}}
-            )
-        elif self.path == "/detokenize":
-            self.answer(200, {"content": bytes(body["tokens"]).decode()})
-        else:
-            last = body["messages"][-1]["content"]
-            reply = self.server.replies.get(last) or (200, chat(self.text(last)))
-            reply = reply() if callable(reply) else reply
-            if reply == "drop":
-                self.close_connection = True
-                self.connection.close()
-            else:
-                self.answer(*reply)
-
-    def text(self, last: str) -> str:
-        return self.server.texts[last if last in self.server.texts else ""]
-
-    def answer(self, status: int, body: dict):
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def chat(text: str, finish: str | None = None, calls: list | None = None) -> dict:
-    """A chat completion that reads `text` as a server would."""
-    parsed = tool_syntax.parse(text)
-    if calls is None:
-        calls = [
-            {"type": "function", "function": {"name": c["name"], "arguments": json.dumps(c["arguments"])}}
-            for c in parsed.calls
-        ]
-    message = {"role": "assistant", "content": parsed.content or None, "tool_calls": calls}
-    return {"choices": [{"message": message, "finish_reason": finish or ("tool_calls" if calls else "stop")}]}
-
-
 @pytest.fixture
 def evaluate(tmp_path):
-    """evaluate(texts, replies=, thresholds=, flags=, served=, cases=) -> (finished process, report or None, failed report or None, server)."""
+    """evaluate(texts, replies=, thresholds=, flags=, cases=, config=, key=, cap=, **server options)
+    -> (finished process, report or None, failed report or None, server)."""
     with socket.socket() as probe:  # one port for all runs of a test: an interrupted run goes on at the same URL
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
 
-    def run(texts=PERFECT, replies=None, thresholds=None, flags=(), served="scripted", cases=CASES):
+    def run(
+        texts=PERFECT, replies=None, thresholds=None, flags=(), cases=CASES, config=None, key=None, cap=99, **server
+    ):
         suite = tmp_path / "suite.json"
-        suite.write_text(json.dumps({"name": "s", "tools": [TOOL], "system": None, "max_tokens": 20, "cases": cases}))
-        config = tmp_path / "config.json"
-        config.write_text(json.dumps({"eval": {"context": 65536, "suites": {"s": thresholds} if thresholds else {}}}))
+        tools = [server.pop("tool", TOOL)]
+        suite.write_text(json.dumps({"name": "s", "tools": tools, "system": None, "max_tokens": cap, "cases": cases}))
+        settings = {"context": 65536, "suites": {"s": thresholds} if thresholds else {}, **(config or {})}
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({"eval": settings}))
         out = tmp_path / "out" / "report.json"
-        server = ScriptedServer(texts, replies or {}, served, port)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            ended = script(
-                "--suite",
-                suite,
-                "--config",
-                config,
-                "--url",
-                f"http://127.0.0.1:{server.server_port}",
-                "--artifact",
-                "x",
-                "--out",
-                out,
-                *flags,
-            )
-        finally:
-            server.shutdown()
-            server.server_close()
+        with ScriptedLlama(texts, replies, port=port, **server) as server, server.running():
+            wanted = ("--suite", suite, "--config", path, "--url", server.url, "--artifact", "x", "--out", out)
+            ended = script(*wanted, *flags, key=key)
         failed = out.with_suffix(".failed.json")
         return ended, read_json(out) if out.exists() else None, read_json(failed) if failed.exists() else None, server
 
     return run
 
 
-def script(*args) -> subprocess.CompletedProcess:
+def script(*args, key=None) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "eval_run.py"), *map(str, args)],
         capture_output=True,
         text=True,
         timeout=300,
+        env={**os.environ, **({"HERMES_KXL_API_KEY": key} if key else {})},
     )
 
 
@@ -217,12 +143,12 @@ def test_what_the_server_cannot_read_is_a_failed_case_and_the_run_goes_on(evalua
             }
         },
     )
-    not_json = chat("", "tool_calls", [{"function": {"name": "look", "arguments": '{"what": "a'}}])
+    not_json = chat("", finish="tool_calls", calls=[{"function": {"name": "look", "arguments": '{"what": "a'}}])
     ended, report, _, _ = evaluate(
         replies={
             "look at a": unread,
             "look at b": (200, not_json),
-            "hello": (200, chat("", "tool_calls", [])),
+            "hello": (200, chat("", finish="tool_calls", calls=[])),
             "seen": "drop",
         }
     )
@@ -366,8 +292,8 @@ def test_a_long_case_is_filled_to_its_tokens_and_recorded_unfilled(evaluate):
         and report["results"]["details"][0]["messages"][-1]["content"] == long["prompt"]
     )
     filled = [body["messages"][-1]["content"] for path, body in server.requests if path == "/v1/chat/completions"][0]
-    assert 1980 - 90 < len(filled) <= 1980 and "\nlook at a\n" in filled and 700 < filled.index("look at a") < 1200
-    ended, *_ = evaluate(cases=[{**long, "fill": 25}])
+    assert 1901 - 90 < len(filled) <= 1901 and "\nlook at a\n" in filled and 700 < filled.index("look at a") < 1200
+    ended, *_ = evaluate(cases=[{**long, "fill": 105}])
     assert ended.returncode == 2 and "case long of s: the prompt has" in ended.stderr
 
 
@@ -396,7 +322,7 @@ def short_suite(tmp_path_factory) -> Path:
 
 
 def test_llama_server_reads_the_tools_once_and_then_only_each_request(llama_bin, short_suite, tmp_path):
-    """The tools are more than 12,000 of 13,800 tokens (a token is a byte here); a hybrid model cannot simply cut its cache."""
+    """The tools are more than 12,000 of 13,800 tokens (a byte each here); a hybrid model cannot simply cut its cache."""
     gguf = random_gguf.write(tmp_path / "random.gguf")
     ended = script("--suite", short_suite, "--gguf", gguf, "--artifact", "random", "--out", tmp_path / "r.json")
     assert ended.returncode == 0, ended.stderr

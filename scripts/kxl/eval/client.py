@@ -262,7 +262,7 @@ class Client:
                 "the server dropped the connection twice and lives: its tool parser crashed on the model's text",
             )
         if reply.is_redirect:
-            raise self.server.failure(f"sends one on to {reply.headers['Location']}; give that as --url")
+            raise self.server.failure(f"sends case {case['id']} on to {reply.headers['Location']}; give that as --url")
         if reply.status_code == 500 and UNPARSED in _text(reply):
             return None, f"the server could not read it: {_said(reply)}"
         return reply, None

@@ -2,8 +2,8 @@
 
 `texts` has what the model writes by the last message (a message that it does not have is answered by its text for
 ""). `replies` has whole HTTP answers (status, body) of /v1/chat/completions that stand in for reading that text, or
-functions that give one; a body that is a string or bytes is sent as it is, "drop" closes the connection. A token is a
-byte, or a token of `tokenizer` where there is one, and an answer ends at the request's cap.
+functions that give one; a body that is a string or bytes is sent as it is, "drop" closes the connection, "leave" the
+server. A token is a byte, or a token of `tokenizer` where there is one, and an answer ends at the request's cap.
 """
 
 import json
@@ -95,7 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
             tokens, cut = self.server.written(last, body["max_tokens"])
             reply = 200, chat(self.server.decode(tokens), cut, field=self.server.field, opened=self.server.opened)
             reply[1]["choices"][0]["logprobs"] = {"content": [{"id": i} for i in (tokens if cut else [*tokens, 0])]}
-        if reply == "drop":
+        if reply == "leave":
+            self.server.socket.close()
+        if reply in ("drop", "leave"):
             self.close_connection = True
             self.connection.close()
         else:

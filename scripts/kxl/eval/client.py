@@ -112,6 +112,9 @@ class Client:
             answer = replies.read_chat(reply, suite.names())
             answer.seconds = time.monotonic() - started
             raw_answer = self._raw_mlx(reply, suite, answer) if self.backend == "mlx" else raw
+            # A server that tells thought and text apart does not say whether the thought ended; the tokens do.
+            if raw_answer and raw_answer.thought and raw_answer.thought.strip() == (answer.thought or "").strip():
+                answer.thought_ended = raw_answer.thought_ended
             return answer, raw_answer
 
         answers, error = self._post("/v1/chat/completions", body, case, read)

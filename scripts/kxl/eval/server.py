@@ -177,7 +177,7 @@ def llama_server(
         "0",
         *extra,
     ]
-    with _running(command, log, start_seconds) as server:
+    with _running(command, log, start_seconds, remote.without_keys(os.environ)) as server:
         served = server.http.get(server.url + "/props", timeout=30).json()["default_generation_settings"]["n_ctx"]
         if served < context:
             raise server.failure(
@@ -201,7 +201,9 @@ def mlx_server(model: Path, log: Path, float32: bool = sys.platform == "linux", 
             tensors = {name: replace(tensor, dtype="F32") for name, tensor in original.tensors.items()}
             checkpoint.save_mlx(model, replace(original, tensors=tensors))
         command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--host", "127.0.0.1"]
-        server = stack.enter_context(_running(command, log, start_seconds, blas.child_env(keep_memory=True)))
+        server = stack.enter_context(
+            _running(command, log, start_seconds, remote.without_keys(blas.child_env(keep_memory=True)))
+        )
         # It reports itself healthy before the model is loaded; the first answer proves that it is.
         try:
             reply = server.http.post(
@@ -244,7 +246,7 @@ def _start(command: list, log: Path, env: dict | None) -> Server:
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=remote.without_keys(os.environ if env is None else env),
+            env=env,
             start_new_session=True,
         )
     return Server(f"http://127.0.0.1:{port}", guard, log)

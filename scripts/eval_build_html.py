@@ -19,7 +19,7 @@ import markupsafe
 from kxl.base import cli, statistics
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, sha256, shown, write_text
-from kxl.eval import comparison, suites
+from kxl.eval import comparison, verdicts
 
 TEMPLATE = ROOT / "configs" / "templates" / "eval_report.html.jinja"
 
@@ -53,7 +53,7 @@ def called(calls: list) -> str:
 def wanted_call(call: dict) -> str:
     """What a suite wants of a call: name, then each argument with its rule."""
     rules = [
-        f"  {name}: {suites.described(rule)}" + (" or absent" if rule.get("optional") else "")
+        f"  {name}: {verdicts.described(rule)}" + (" or absent" if rule.get("optional") else "")
         for name, rule in call["arguments"].items()
     ]
     return "\n".join([call["name"], *rules])
@@ -102,9 +102,7 @@ def page_of_eval(path: Path, one: dict) -> dict:
             (results["infrastructure"]["errors"], "requests repeated: server errors"),
         ]
     if "trials" in results:
-        cards += [
-            (percent(share), f"pass^{k}: {k} trials in a row") for k, share in results["trials"]["pass_hat"].items()
-        ]
+        cards += [(percent(share), f"pass^{k}: {k} trials in a row") for k, share in results["pass_k"].items()]
     entries = []
     for case in results["details"]:
         blocks = [

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.files import ROOT, shown, write_text
-from kxl.eval import bfcl, suites
+from kxl.eval import bfcl, suites, verdicts
 from kxl.setup import archive as setup_archive
 
 LOCK = ROOT / "third_party" / "bfcl-eval.lock"
@@ -94,12 +94,12 @@ def unusable(made: dict) -> str | None:
     suite = suites.Suite("bfcl", [], 1, [made])
     if why := suites.expectation_problem(suite, made):
         return why
-    if made["kind"] == "tool_call" and suites.judge(suite, made, first_accepted(made)):
+    if made["kind"] == "tool_call" and verdicts.judge(suite, made, first_accepted(made)):
         return "the accepted answer is not valid by the tool's schema"
     return None
 
 
-def first_accepted(made: dict) -> suites.Answer:
+def first_accepted(made: dict) -> verdicts.Answer:
     """The answer with the first accepted value of each argument, those that may be absent left out."""
     calls = [
         {
@@ -110,7 +110,7 @@ def first_accepted(made: dict) -> suites.Answer:
         }
         for call in made["calls"]
     ]
-    return suites.Answer("", calls, "tool_calls")
+    return verdicts.Answer("", calls, "tool_calls")
 
 
 def main() -> None:

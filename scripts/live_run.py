@@ -28,6 +28,7 @@ from tqdm import tqdm
 from kxl.base import cli, report
 from kxl.base.files import ROOT, read_json, shown
 from kxl.base.statistics import wilson
+from kxl.eval import remote
 from kxl.eval import server as eval_server
 from kxl.live import agent, net, sandbox
 from kxl.live import task as live_task
@@ -60,7 +61,8 @@ def main() -> None:
     settings = {"backend": "llama_cpp" if args.gguf else "openai", "artifact": args.artifact, "seed": args.seed, "context": args.context, "net": args.net,
                 "hermes": read_json(LOCK)["version"], "isolation": "none" if args.no_isolation else "namespaces", "temperature": 0 if args.gguf else None, "time_limit": args.timeout}  # fmt: skip
     short = results["passed"] < wanted
-    report.write_gated(args.out, not short, [args.tasks, *filter(None, [args.gguf])], settings, results)
+    inputs = [args.tasks, *filter(None, [args.gguf])]
+    report.write_gated(args.out, not short, inputs, settings, remote.without_key(results))
     print(summary(results))
     if short:
         raise cli.UserError(
@@ -73,7 +75,11 @@ def arguments():
     parser = cli.parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--gguf", type=Path, help="GGUF file to serve")
-    source.add_argument("--url", help="a running OpenAI-compatible server, such as http://127.0.0.1:8080/v1")
+    source.add_argument(
+        "--url",
+        help="a running OpenAI-compatible server, such as http://127.0.0.1:8080/v1; "
+        f"a key for it stands in the variable {remote.KEY}",
+    )
     parser.add_argument("--artifact", required=True, help="name of what is tried, such as q4kxl")
     parser.add_argument("--out", type=Path, required=True, help="report file to write")
     parser.add_argument("--tasks", type=Path, default=TASKS, help="task file")
@@ -108,10 +114,7 @@ def arguments():
 def serve(args):
     """The model's server."""
     if args.url:
-        server = eval_server.external(args.url)
-        if not server.alive():
-            raise server.failure("does not answer; start it, or name another one with --url")
-        yield server
+        yield eval_server.external(args.url)
         return
     log = args.server_log or args.out.with_suffix(".server.log")
     # Hermes sends no temperature, and llama-server's own is 0.8.

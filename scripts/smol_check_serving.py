@@ -24,7 +24,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown, write_json
 from kxl.eval import client as eval_client
 from kxl.eval import server as eval_server
-from kxl.eval import suites
+from kxl.eval import suites, verdicts
 from kxl.model import checkpoint, safetensors_io
 from kxl.smol import rows as smol_rows
 
@@ -62,7 +62,7 @@ def ask(client: eval_client.Client, row: dict, max_tokens: int) -> dict:
     suite = suites.Suite("heldout", row["tools"], max_tokens, [])
     answer, _ = client.ask(suite, {"id": row["id"], "messages": row["messages"]})
     names = [call["name"] for call in answer.calls]
-    leaks = suites.leaks(suite, answer)
+    leaks = verdicts.leaks(suite, answer)
     structured = answer.finish_reason == "tool_calls" and bool(names) and not leaks and not answer.errors
     return {
         "id": row["id"],

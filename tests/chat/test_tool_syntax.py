@@ -1,6 +1,7 @@
 """The native call syntax: what we write, every parser downstream reads back; what they refuse, we refuse."""
 
 import json
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -244,22 +245,55 @@ def test_what_has_no_json_or_utf8_form_is_refused_when_writing(value):
 @pytest.mark.parametrize(
     "text",
     [
+        # LFM's own, with and without its tokens
         '<|tool_call_start|>[terminal(command="ls")]',
         '[terminal(command="ls")]<|tool_call_end|>',
         '[terminal(command="ls")]',
         'I will run terminal(command="ls") now.',
         "[read_file(path='a')]",
-        "[process()]",
+        '[terminal("ls -la")]',
+        "[browser_snapshot()]",
+        "browser_snapshot()",
+        '```python\nprint(default_api.terminal(command="ls"))\n```',
+        'I will use terminal("ls") for that.',
+        'terminal({"command": "ls"})',
+        'read_file\n{"path": "a.txt"}',
+        # JSON, whole, broken, sorted, nested, in Python's quotes
         '<tool_call>{"name": "terminal", "arguments": {"command": "ls"}}</tool_call>',
+        "<tool_call>\n",
         '{"name": "terminal", "arguments": {"command": "ls"}}',
+        '{"name": "terminal", "arguments": {"command": "l',
+        "{'name': 'terminal', 'arguments': {'command': 'ls'}}",
         '```json\n{"name":"terminal","parameters":{"command":"ls"}}\n```',
         '{"arguments": {"command": "ls"}, "name": "terminal"}',
+        '{"arguments": {"command": "echo }"}, "name": "terminal"}',
+        '{"type": "function", "name": "terminal", "parameters": {"command": "ls"}}',
+        '{"type": "function", "name": "browser_snapshot"}',
+        '{"tool_calls": [{"type": "function", "function": {"name": "terminal", "arguments": "{}"}}]}',
+        '{"type": "tool_use", "id": "t1", "name": "terminal", "input": {"command": "ls"}}',
+        '{"tool": "terminal", "tool_input": {"command": "ls"}}',
+        '{"tool_uses": [{"recipient_name": "functions.terminal", "parameters": {"command": "ls"}}]}',
+        # other models' tags and tokens
         "<function=terminal><parameter=command>ls",
+        '<function_calls>\n<invoke name="terminal">\n<parameter name="command">ls</parameter>\n</invoke>',
+        '<invoke name="terminal">',
+        "<function>terminal</function>\n<parameters>ls</parameters>",
+        "<tool_use>\n<tool_name>terminal</tool_name>\n<command>ls</command>\n</tool_use>",
+        "<tool_use><name>terminal</name></tool_use>",
+        "<read_file>\n<path>a.txt</path>\n</read_file>",
         "[TOOL_CALLS]",
+        '<|python_tag|>{"name": "terminal", "parameters": {"command": "ls"}}',
+        '<|python_tag|>terminal.call(command="ls")',
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>terminal",
+        "<|tool_calls_section_begin|>",
+        '<minimax:tool_call>\n<invoke name="terminal">',
+        '<|channel|>commentary to=functions.terminal <|message|>{"command": "ls"}',
+        "call:terminal{command:ls}",
+        "Thought: list it\nAction: terminal\nAction Input: ls",
     ],
 )
 def test_a_call_written_as_text_is_a_leak(text):
-    assert find_leaks(text, ["terminal"])
+    assert find_leaks(text, ["terminal", "read_file", "browser_snapshot"])
 
 
 @pytest.mark.parametrize(
@@ -272,10 +306,50 @@ def test_a_call_written_as_text_is_a_leak(text):
         "The terminal (a command line) and read_file are tools.",
         "A list like [1, 2, f(x)] is fine.",
         "",
+        # code that calls what is not on offer
+        "Keyword arguments look like this: `points = [Point(x=1, y=2), Point(x=3, y=4)]`.",
+        "[Point(x=1)]",
+        "handlers = [StreamHandler(), FileHandler(filename='a.log')]",
+        '{"name": "Ada", "parameters": {"age": 36}}',
+        '{"arguments": {"verbose": true}}',
+        "<function> is an XML element here, <tool_use> another.",
+        # what is on offer, but not called
+        "I have terminal() and read_file() among my tools.",
+        '{"name": "terminal", "description": "Runs a command.", "parameters": {"type": "object", "properties": {}}}',
+        '{"name": "terminal", "enabled": true}',
+        '{"terminal": {"shell": "bash"}}',
+        "A model writes `<tool_call>` before a call.",
+        "def read_file(path='a.txt'):\n    return open(path).read()",
+        "content = self.read_file(path='a.txt')",
+        'with patch("requests.get") as get:\n    text = process("a")',
+        '@patch("requests.get")\ndef test(get): ...',
+        "rows = [process(row) for row in rows]",
+        "Action: terminal velocity is reached.",
     ],
 )
-def test_ordinary_text_is_no_leak(text):
-    assert find_leaks(text, ["terminal", "read_file"]) == []
+def test_ordinary_text_and_code_are_no_leaks(text):
+    assert find_leaks(text, ["terminal", "read_file", "patch", "process"]) == []
+
+
+def test_without_a_list_of_tools_the_shape_of_a_call_is_enough():
+    assert find_leaks('[anything(at="all")]') and find_leaks('{"name": "any", "arguments": {}}')
+    assert find_leaks('[anything(at="all")]', []) == [], "an empty list offers no tool"
+
+
+def test_leaks_of_a_long_text_are_found_at_once():
+    started = time.monotonic()
+    for piece in (
+        "terminal ",
+        "<tool ",
+        '{"name": "terminal", ',
+        "[terminal(",
+        "{" * 50,
+        "`",
+        "Action: terminal\n",
+        '"',
+    ):
+        find_leaks(piece * (40_000 // len(piece)), ["terminal", "read_file"])
+    assert time.monotonic() - started < 10
 
 
 def test_module_needs_nothing_but_the_standard_library():

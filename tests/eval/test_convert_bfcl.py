@@ -6,9 +6,9 @@ import zipfile
 import pytest
 
 import eval_convert_bfcl
-from kxl.eval import suites
+from kxl.eval import suites, verdicts
 from kxl.eval.bfcl_match import matches
-from kxl.eval.suites import Answer
+from kxl.eval.verdicts import Answer
 
 
 @pytest.mark.parametrize("value, accepted, same", [
@@ -67,7 +67,7 @@ def test_each_category_becomes_cases_and_what_cannot_be_one_is_counted(wheel, tm
     simple, _, parallel, irrelevant = loaded.cases
 
     def judge(case, *calls):
-        return suites.judge(
+        return verdicts.judge(
             loaded,
             case,
             Answer("", [{"name": "math_area", "arguments": arguments} for arguments in calls], "tool_calls"),
@@ -79,7 +79,7 @@ def test_each_category_becomes_cases_and_what_cannot_be_one_is_counted(wheel, tm
         and judge(simple, {"base": 10, "unit": "m"})
     )
     assert judge(parallel, {"base": 20}, {"base": 10}) == [] and judge(parallel, {"base": 20}, {"base": 20})
-    assert suites.judge(loaded, irrelevant, Answer("No tool fits.", [], "stop")) == [] and judge(
+    assert verdicts.judge(loaded, irrelevant, Answer("No tool fits.", [], "stop")) == [] and judge(
         irrelevant, {"base": 10}
     )
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from conftest import ROOT
-from kxl.eval import filler, suites
-from kxl.eval.suites import Answer
+from kxl.eval import filler, suites, verdicts
+from kxl.eval.verdicts import Answer
 
 SUITES = ("hard_157", "long_15")
 # One correct value for each regex rule, written by hand: a regex does not tell what it accepts.
@@ -40,15 +40,15 @@ def correct(case: dict) -> Answer:
 
 
 def test_a_perfect_model_passes_every_case(suite):
-    assert [(case["id"], why) for case in suite.cases if (why := suites.judge(suite, case, correct(case)))] == []
+    assert [(case["id"], why) for case in suite.cases if (why := verdicts.judge(suite, case, correct(case)))] == []
 
 
 def test_parallel_calls_may_come_in_any_order_and_all_must_come(suite):
     for case in suite.cases:
         if case["category"] == "parallel":
             answer = correct(case)
-            assert suites.judge(suite, case, Answer("", answer.calls[::-1], "tool_calls")) == [], case["id"]
-            assert suites.judge(suite, case, Answer("", answer.calls[1:], "tool_calls")), case["id"]
+            assert verdicts.judge(suite, case, Answer("", answer.calls[::-1], "tool_calls")) == [], case["id"]
+            assert verdicts.judge(suite, case, Answer("", answer.calls[1:], "tool_calls")), case["id"]
 
 
 def test_no_case_passes_for_the_answer_to_another_of_its_kind(suite):
@@ -61,7 +61,7 @@ def test_no_case_passes_for_the_answer_to_another_of_its_kind(suite):
                 and case["kind"] == "tool_call"
                 and not case["category"].startswith("long")
             ):
-                assert suites.judge(suite, case, correct(other)), (
+                assert verdicts.judge(suite, case, correct(other)), (
                     f"{case['id']} passes with the answer to {other['id']}"
                 )
 
@@ -93,10 +93,10 @@ DERIVED = {"fallback_interpreter", "executable_bit", "install_missing", "other_p
 def test_missing_information_wants_a_question_and_no_guess(suite):
     for case in suite.cases:
         if case["category"] == "missing_information":
-            assert suites.judge(suite, case, Answer("Which file do you mean?", [], "stop")) == []
-            assert suites.judge(suite, case, Answer("Done.", [], "stop"))
+            assert verdicts.judge(suite, case, Answer("Which file do you mean?", [], "stop")) == []
+            assert verdicts.judge(suite, case, Answer("Done.", [], "stop"))
             guess = {"name": "read_file", "arguments": {"path": "file.txt"}}
-            assert suites.judge(suite, case, Answer("", [guess], "tool_calls"))
+            assert verdicts.judge(suite, case, Answer("", [guess], "tool_calls"))
 
 
 def test_long_cases_fill_each_size_and_hide_the_word_in_the_middle():

@@ -4,7 +4,7 @@ import pytest
 
 from conftest import ROOT
 from kxl.base.files import read_json
-from kxl.eval import repetition, suites
+from kxl.eval import repetition, suites, verdicts
 
 
 @pytest.mark.parametrize(
@@ -49,5 +49,5 @@ def test_no_committed_answer_runs_in_circles():
 
 def test_a_looping_answer_fails_its_case():
     suite = suites.load(ROOT / "evals/suites/generation_smoke.json")
-    why = suites.judge(suite, suite.cases[0], suites.Answer("I can help you. " * 9, [], "stop"))
+    why = verdicts.judge(suite, suite.cases[0], verdicts.Answer("I can help you. " * 9, [], "stop"))
     assert len(why) == 1 and why[0].startswith("the text runs in circles: 'i can help you' 4 times")

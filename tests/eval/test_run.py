@@ -1,16 +1,18 @@
 """The evaluator: what it counts, what it writes, when it refuses. Most tests talk to a scripted server."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
+import eval_run
 from helpers import random_checkpoints
+from helpers.scripted_llama import ScriptedLlama, chat
 from kxl.base.files import ROOT, read_json
 from kxl.chat import tool_syntax
 from kxl.setup import random_gguf
@@ -56,114 +58,50 @@ def call(what: str) -> str:
 PERFECT = {"look at a": call("a"), "look at b": call("b"), "hello": "Hello!", "seen": "It was seen."}
 
 
-class ScriptedServer(ThreadingHTTPServer):
-    """Speaks llama-server's endpoints. `texts` has the model's text by the last message, `replies` whole HTTP
-    answers (status, body) of /v1/chat/completions that stand in for reading that text, or functions that give one.
-    A message that `texts` does not have is answered by its text for ""."""
-
-    def __init__(self, texts: dict, replies: dict, served: str, port: int):
-        self.texts, self.replies, self.served, self.requests = texts, replies, served, []
-        super().__init__(("127.0.0.1", port), ScriptedHandler)
-
-
-class ScriptedHandler(BaseHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        self.answer(200, {"status": "ok", "data": [{"id": self.server.served}]})
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append((self.path, body))
-        if self.path == "/apply-template":
-            self.answer(200, {"prompt": body["messages"][-1]["content"]})
-        elif self.path == "/tokenize":
-            self.answer(200, {"tokens": list(body["content"].encode())})
-        elif self.path == "/completion":
-            tokens = list(self.text(body["prompt"]).encode())
-            self.answer(
-                200, {"tokens": tokens, "stop_type": "eos", "tokens_evaluated": 100, "timings": {"cache_n": 90}}
-            )
-        elif self.path == "/detokenize":
-            self.answer(200, {"content": bytes(body["tokens"]).decode()})
-        else:
-            last = body["messages"][-1]["content"]
-            reply = self.server.replies.get(last) or (200, chat(self.text(last)))
-            reply = reply() if callable(reply) else reply
-            if reply == "drop":
-                self.close_connection = True
-                self.connection.close()
-            else:
-                self.answer(*reply)
-
-    def text(self, last: str) -> str:
-        return self.server.texts[last if last in self.server.texts else ""]
-
-    def answer(self, status: int, body: dict):
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def chat(text: str, finish: str | None = None, calls: list | None = None) -> dict:
-    """A chat completion that reads `text` as a server would."""
-    parsed = tool_syntax.parse(text)
-    if calls is None:
-        calls = [
-            {"type": "function", "function": {"name": c["name"], "arguments": json.dumps(c["arguments"])}}
-            for c in parsed.calls
-        ]
-    message = {"role": "assistant", "content": parsed.content or None, "tool_calls": calls}
-    return {"choices": [{"message": message, "finish_reason": finish or ("tool_calls" if calls else "stop")}]}
-
-
 @pytest.fixture
 def evaluate(tmp_path):
-    """evaluate(texts, replies=, thresholds=, flags=, served=, cases=) -> (finished process, report or None, failed report or None, server)."""
+    """evaluate(texts, replies=, thresholds=, flags=, cases=, config=, key=, asks_for=, cap=, tool=, **server options)
+    -> (finished process, report or None, failed report or None, server)."""
     with socket.socket() as probe:  # one port for all runs of a test: an interrupted run goes on at the same URL
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
 
-    def run(texts=PERFECT, replies=None, thresholds=None, flags=(), served="scripted", cases=CASES):
+    def run(
+        texts=PERFECT,
+        replies=None,
+        thresholds=None,
+        flags=(),
+        cases=CASES,
+        config=None,
+        key=None,
+        asks_for=None,
+        cap=99,
+        tool=TOOL,
+        **options,
+    ):
         suite = tmp_path / "suite.json"
-        suite.write_text(json.dumps({"name": "s", "tools": [TOOL], "system": None, "max_tokens": 20, "cases": cases}))
-        config = tmp_path / "config.json"
-        config.write_text(json.dumps({"eval": {"context": 65536, "suites": {"s": thresholds} if thresholds else {}}}))
+        suite.write_text(json.dumps({"name": "s", "tools": [tool], "system": None, "max_tokens": cap, "cases": cases}))
+        settings = {"context": 65536, "suites": {"s": thresholds} if thresholds else {}, **(config or {})}
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({"eval": settings}))
         out = tmp_path / "out" / "report.json"
-        server = ScriptedServer(texts, replies or {}, served, port)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            ended = script(
-                "--suite",
-                suite,
-                "--config",
-                config,
-                "--url",
-                f"http://127.0.0.1:{server.server_port}",
-                "--artifact",
-                "x",
-                "--out",
-                out,
-                *flags,
-            )
-        finally:
-            server.shutdown()
-            server.server_close()
+        with ScriptedLlama(texts, replies, port=port, key=asks_for, **options) as server, server.running():
+            wanted = ("--suite", suite, "--config", path, "--url", server.url, "--artifact", "x", "--out", out)
+            ended = script(*wanted, *flags, key=key)
         failed = out.with_suffix(".failed.json")
-        return ended, read_json(out) if out.exists() else None, read_json(failed) if failed.exists() else None, server
+        reports = [read_json(path) if path.is_file() else None for path in (out, failed)]
+        return ended, *reports, server
 
     return run
 
 
-def script(*args) -> subprocess.CompletedProcess:
+def script(*args, key=None) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "eval_run.py"), *map(str, args)],
         capture_output=True,
         text=True,
         timeout=300,
+        env={**os.environ, **({"HERMES_KXL_API_KEY": key} if key else {})},
     )
 
 
@@ -217,12 +155,12 @@ def test_what_the_server_cannot_read_is_a_failed_case_and_the_run_goes_on(evalua
             }
         },
     )
-    not_json = chat("", "tool_calls", [{"function": {"name": "look", "arguments": '{"what": "a'}}])
+    not_json = chat("", finish="tool_calls", calls=[{"function": {"name": "look", "arguments": '{"what": "a'}}])
     ended, report, _, _ = evaluate(
         replies={
             "look at a": unread,
             "look at b": (200, not_json),
-            "hello": (200, chat("", "tool_calls", [])),
+            "hello": (200, chat("", finish="tool_calls", calls=[])),
             "seen": "drop",
         }
     )
@@ -322,8 +260,8 @@ def test_several_trials_pass_only_together_and_pass_hat_k_says_how_often(evaluat
         "trials": 3,
         "attempts": 12,
         "passed": 11,
-        "pass_hat": {"1": 0.9167, "2": 0.8333, "3": 0.75},
     }
+    assert results["pass_k"] == {"1": 0.9167, "2": 0.8333, "3": 0.75}
     failed = results["details"][1]
     assert (
         failed["trials"]["passed"] == [True, False, True]
@@ -366,9 +304,247 @@ def test_a_long_case_is_filled_to_its_tokens_and_recorded_unfilled(evaluate):
         and report["results"]["details"][0]["messages"][-1]["content"] == long["prompt"]
     )
     filled = [body["messages"][-1]["content"] for path, body in server.requests if path == "/v1/chat/completions"][0]
-    assert 1980 - 90 < len(filled) <= 1980 and "\nlook at a\n" in filled and 700 < filled.index("look at a") < 1200
-    ended, *_ = evaluate(cases=[{**long, "fill": 25}])
+    assert 1901 - 90 < len(filled) <= 1901 and "\nlook at a\n" in filled and 700 < filled.index("look at a") < 1200
+    ended, *_ = evaluate(cases=[{**long, "fill": 105}])
     assert ended.returncode == 2 and "case long of s: the prompt has" in ended.stderr
+
+
+def test_a_suite_whose_tool_has_a_property_that_is_just_true_is_judged(evaluate):
+    properties = {"what": {"type": "string"}, "filter": True}
+    parameters = {"type": "object", "required": ["what"], "properties": properties}
+    tool = {"type": "function", "function": {"name": "look", "parameters": parameters}}
+    ended, report, *_ = evaluate(tool=tool, thresholds={"threshold": 4})
+    assert ended.returncode == 0 and report["results"]["passed"] == 4, ended.stderr
+
+
+def test_content_in_parts_costs_no_answer(evaluate):
+    cases = [{**CASES[2], "id": f"quiet_{i}", "prompt": f"hello {i}"} for i in range(3)]
+    parts = {"choices": [{"message": {"content": [{"type": "text"}]}, "finish_reason": "stop"}]}
+    ended, report, *_ = evaluate({"": "Hello!"}, {"hello 2": (200, parts)}, cases=cases, flags=["--backend", "openai"])
+    assert ended.returncode == 0 and [entry["passed"] for entry in report["results"]["details"]] == [True, True, False]
+
+
+def test_html_in_place_of_an_answer_ends_with_one_line_and_keeps_what_was_answered(evaluate, tmp_path):
+    page = (200, "<html>Bad gateway</html>")
+    ended, report, *_ = evaluate(replies={"hello": page})
+    assert ended.returncode == 2 and report is None and "Traceback" not in ended.stderr
+    assert "gave case quiet a reply (/v1/chat/completions) that is not JSON: <html>Bad gateway</html>" in ended.stderr
+    ended, report, *_ = evaluate()
+    assert "2 answers of an interrupted run" in ended.stderr and report["results"]["passed"] == 4
+
+
+def test_answers_are_kept_until_the_report_is_written(evaluate, tmp_path):
+    journal = tmp_path / "out" / "report.answers.jsonl"
+    blocked = tmp_path / "out" / "report.failed.json"
+    (blocked / "full").mkdir(parents=True)  # nothing can be renamed to it
+    ended, *_ = evaluate({**PERFECT, "hello": call("b")}, thresholds={"threshold": 4})
+    assert ended.returncode and len(journal.read_text().splitlines()) == 5
+    (blocked / "full").rmdir()
+    blocked.rmdir()
+    ended, _, failed, server = evaluate({**PERFECT, "hello": call("b")}, thresholds={"threshold": 4})
+    assert failed["results"]["passed"] == 3 and not server.requests and not journal.exists()
+
+
+def test_a_journal_that_holds_something_else_is_refused_or_its_lines_are_asked_for_again(evaluate, tmp_path):
+    journal = tmp_path / "out" / "report.answers.jsonl"
+    evaluate(replies={"hello": (503, "")})
+    first, *lines = journal.read_text().split("\n")
+    journal.write_text(
+        "\n".join([first, '["an old line"]', '{"case": "quiet", "trial": 0, "parsed": {"x": 1}}', *lines])
+    )
+    ended, report, *_ = evaluate()
+    assert "2 answers of an interrupted run" in ended.stderr and report["results"]["passed"] == 4
+    journal.write_text("something\nelse\n")
+    ended, *_ = evaluate()
+    assert ended.returncode == 2 and "holds no answers of an evaluation" in ended.stderr
+
+
+LINE = "\u2028"
+
+
+def test_any_character_of_an_answer_survives_an_interruption(evaluate):
+    texts = {**PERFECT, "look at b": f"<think>a{LINE}b\x85c</think>" + call("b")}
+    evaluate(texts, {"hello": (503, "")})
+    ended, report, *_ = evaluate(texts)
+    assert "2 answers of an interrupted run" in ended.stderr
+    assert report["results"]["details"][1]["thought"] == f"a{LINE}b\x85c"
+
+
+# Thoughts
+
+
+def thinking(words: int, texts=PERFECT) -> dict:
+    """The texts behind a thought of that many five-byte words, which names a call and a leak."""
+    thought = ('I could use [look(what="x")]. ' + "hmmm " * words)[: 5 * words]
+    return {last: f"<think>{thought}</think>\n{text}" for last, text in texts.items()}
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", None])
+@pytest.mark.parametrize("words", [1, 400])
+def test_a_thought_is_neither_text_nor_call_raw_and_parsed(evaluate, field, words):
+    ended, report, *_ = evaluate(thinking(words), field=field, config={"thinking_tokens": 2100})
+    results = report["results"]
+    assert ended.returncode == 0 and results["passed"] == 4 and results["raw"]["passed"] == 4, ended.stdout
+    assert results["text_tool_leaks"] == 0 and results["no_tool"]["false_positives"] == 0
+    bytes_of_it = 5 * words
+    assert results["thoughts"] == {
+        "answers": 4,
+        "median_tokens": bytes_of_it,
+        "p95_tokens": bytes_of_it,
+        "ran_out": 0,
+        "never_ended": 0,
+        "nothing_else": 0,
+    }
+    first = results["details"][2]
+    assert len(first["thought"]) == first["thought_tokens"] == bytes_of_it and "think" not in first["content"]
+    assert first["raw"]["thought"] == first["thought"]
+    assert f"thoughts         in 4 answers, median {bytes_of_it} tokens" in ended.stdout
+
+
+def test_a_thought_that_the_template_opens_is_one_too(evaluate):
+    texts = {last: text.removeprefix("<think>") for last, text in thinking(20).items()}
+    _, report, *_ = evaluate(texts, opened=True, config={"thinking_tokens": 200})
+    assert report["results"]["passed"] == report["results"]["raw"]["passed"] == 4
+    assert report["results"]["thoughts"]["median_tokens"] == 100
+    _, report, *_ = evaluate(texts, opened=True, field=None, config={"thinking_tokens": 200})
+    assert report["results"]["passed"] == 4, "in the text, with a lone end mark"
+
+
+def test_running_out_of_tokens_while_thinking_says_what_gives_more(evaluate):
+    ended, report, *_ = evaluate(thinking(120))
+    assert report["results"]["passed"] == 0 and report["results"]["thoughts"]["ran_out"] == 4
+    why = "ran out of tokens while thinking: eval.thinking_tokens or --thinking-tokens gives it more"
+    assert [entry["why"] for entry in report["results"]["details"]] == [[why]] * 4
+    assert [entry["raw"]["why"] for entry in report["results"]["details"]] == [[why]] * 4
+    assert why in ended.stdout
+    _, report, _, server = evaluate(thinking(120), flags=["--thinking-tokens", "650"])
+    assert report["results"]["passed"] == 4 and report["settings"]["thinking_tokens"] == 650
+    asked = {body["max_tokens"] for path, body in server.requests if path == "/v1/chat/completions"}
+    assert asked == {749} and {body["n_predict"] for path, body in server.requests if path == "/completion"} == {749}
+
+
+def test_an_answer_that_is_nothing_but_thought_and_one_whose_thought_never_ends_have_verdicts(evaluate):
+    texts = {**PERFECT, "hello": "<think>I should say hello.</think>\n", "look at a": f"<think>So {call('a')}"}
+    _, report, *_ = evaluate(texts)
+    call_a, _, quiet, _ = report["results"]["details"]
+    assert call_a["why"] == call_a["raw"]["why"] == ["the thought never ends"] and call_a["calls"] == []
+    assert quiet["why"] == quiet["raw"]["why"] == ["nothing but a thought"]
+    thoughts = report["results"]["thoughts"]
+    assert (thoughts["answers"], thoughts["never_ended"], thoughts["nothing_else"]) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("field, opened", [("reasoning", False), (None, False), ("reasoning", True)])
+def test_mlx_servers_token_ids_tell_a_thought_too(evaluate, tmp_path, field, opened):
+    random_checkpoints.save_tokenizer(tmp_path, 1000)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    texts = {last: text.removeprefix("<think>" * opened) for last, text in thinking(300).items()}
+    _, report, *_ = evaluate(
+        texts,
+        field=field,
+        opened=opened,
+        tokenizer=tokenizer,
+        flags=["--backend", "mlx", "--tokenizer", tmp_path, "--thinking-tokens", "2000"],
+    )
+    results = report["results"]
+    assert results["passed"] == results["raw"]["passed"] == 4, results["details"]
+    assert results["thoughts"]["median_tokens"] == len(
+        tokenizer.encode(results["details"][0]["thought"], add_special_tokens=False).ids
+    )
+
+
+# Sampling
+
+
+SAMPLING = {"temperature": 0.2, "top_k": 80, "repetition_penalty": 1.05, "seed": 7}
+
+
+@pytest.mark.parametrize(
+    "backend, sent",
+    [
+        ("llama_cpp", {"top_k": 80, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.05, "repeat_last_n": 64}),
+        ("openai", {"top_k": 80, "repetition_penalty": 1.05}),
+    ],
+)
+def test_the_models_own_sampling_comes_from_the_config_in_each_servers_names(evaluate, backend, sent):
+    flags = ["--trials", "2", "--backend", backend]
+    _, report, _, server = evaluate(config={"sampling": SAMPLING}, flags=flags)
+    assert report["settings"]["sampling"] == SAMPLING and report["results"]["pass_k"] == {"1": 1.0, "2": 1.0}
+    drawn = [body for path, body in server.requests if path in ("/v1/chat/completions", "/completion")]
+    assert {body["seed"] for body in drawn} == {7, 8}
+    known = ("messages", "tools", "parallel_tool_calls", "max_tokens", "prompt", "n_predict", "cache_prompt",
+             "return_tokens", "message_delimiters", "model", "seed")  # fmt: skip
+    assert all({k: v for k, v in body.items() if k not in known} == {"temperature": 0.2, **sent} for body in drawn)
+
+
+def test_a_flag_takes_the_place_of_the_configs_sampling(evaluate):
+    _, report, _, server = evaluate(config={"sampling": SAMPLING}, flags=["--temperature", "0"])
+    assert report["settings"]["sampling"] == "greedy"
+    assert all(
+        body["temperature"] == 0 and "seed" not in body for path, body in server.requests if "max_tokens" in body
+    )
+    ended, *_ = evaluate(config={"sampling": {"temprature": 0.2}})
+    assert ended.returncode == 2 and "config.json: eval.sampling: Additional properties are not allowed" in ended.stderr
+
+
+def test_every_config_of_the_project_is_read():
+    for path in sorted((ROOT / "configs").glob("*.json")):
+        if "eval" in (config := read_json(path)) and isinstance(config, dict):
+            assert eval_run.read_config(path) == config["eval"]
+
+
+# A server of somebody else's
+
+
+def test_a_key_is_sent_and_stands_nowhere(evaluate, tmp_path):
+    key = "sk-very-secret-42"
+    told = {
+        "hello": (200, chat(f"My key is {key}.")),
+        "look at b": (500, {"error": f"does not match the expected {key}"}),
+    }
+    ended, report, _, server = evaluate(replies=told, key=key, asks_for=key)
+    assert ended.returncode == 0 and report["results"]["passed"] == 3, ended.stderr
+    assert report["results"]["details"][2]["content"] == "My key is [the API key]."
+    told["seen"] = (503, f"no place for {key}")
+    ended, *_ = evaluate(replies=told, key=key, asks_for=key)
+    assert ended.returncode == 2 and "no place for [the API key]" in ended.stderr
+    kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(kept) == 4 and not [text for text in [*kept, ended.stderr, ended.stdout] if key in text]
+
+
+def test_a_wrong_or_missing_key_is_said_before_anything_is_asked(evaluate):
+    for key, said in (
+        (None, "asks for a key: put it into the environment variable HERMES_KXL_API_KEY"),
+        ("wrong-key", "refuses the key in HERMES_KXL_API_KEY"),
+    ):
+        ended, report, _, server = evaluate(key=key, asks_for="right-key")
+        assert ended.returncode == 2 and said in ended.stderr and report is None and not server.requests
+        assert key is None or key not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize(
+    "url, said",
+    [
+        ("http://127.0.0.1:{free}", "nobody answers at http://127.0.0.1:{free} (connection refused): start the server"),
+        ("http://no-such-host.invalid/v1", "nobody answers at http://no-such-host.invalid ("),
+        ("127.0.0.1:8080", "--url '127.0.0.1:8080': not the address of a server, such as http://127.0.0.1:8080/v1"),
+        ("http://127.0.0.1:port", "not the address of a server"),
+        ("http://me:hidden@127.0.0.1:{free}", "a key belongs into the environment variable HERMES_KXL_API_KEY"),
+    ],
+)
+def test_a_url_where_nobody_answers_is_reported_as_that(tmp_path, url, said):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    suite = ROOT / "evals/suites/structured_6.json"
+    out = tmp_path / "r.json"
+    ended = script("--suite", suite, "--url", url.format(free=free), "--artifact", "x", "--out", out)
+    assert ended.returncode == 2 and said.format(free=free) in ended.stderr, ended.stderr
+    assert ended.stderr.count("\n") == 1 and "hidden" not in ended.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_server_that_goes_away_is_not_called_a_death_on_a_case(evaluate):
+    ended, *_ = evaluate(replies={"look at b": "leave"})
+    assert ended.returncode == 2 and "was reached before and is not any more, on case call_b" in ended.stderr
 
 
 def test_a_missing_model_file_is_one_clear_line(tmp_path):
@@ -396,7 +572,7 @@ def short_suite(tmp_path_factory) -> Path:
 
 
 def test_llama_server_reads_the_tools_once_and_then_only_each_request(llama_bin, short_suite, tmp_path):
-    """The tools are more than 12,000 of 13,800 tokens (a token is a byte here); a hybrid model cannot simply cut its cache."""
+    """The tools are more than 12,000 of 13,800 tokens (a byte each); a hybrid model cannot simply cut its cache."""
     gguf = random_gguf.write(tmp_path / "random.gguf")
     ended = script("--suite", short_suite, "--gguf", gguf, "--artifact", "random", "--out", tmp_path / "r.json")
     assert ended.returncode == 0, ended.stderr

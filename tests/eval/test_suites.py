@@ -9,8 +9,8 @@ import pytest
 
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT
-from kxl.eval import suites
-from kxl.eval.suites import Answer
+from kxl.eval import suites, verdicts
+from kxl.eval.verdicts import Answer
 
 FIXED = ROOT / "evals" / "suites" / "fixed_hermes_43.json"
 # One correct value for each regex rule, written by hand: a regex does not tell what it accepts.
@@ -60,14 +60,14 @@ def test_fixed_suite_has_28_calls_10_refusals_and_5_finalizations(fixed):
 
 
 def test_a_perfect_model_passes_every_fixed_case(fixed):
-    assert [(case["id"], why) for case in fixed.cases if (why := suites.judge(fixed, case, correct(case)))] == []
+    assert [(case["id"], why) for case in fixed.cases if (why := verdicts.judge(fixed, case, correct(case)))] == []
 
 
 def test_no_fixed_case_passes_for_the_answer_to_another(fixed):
     for case in fixed.cases:
         for other in fixed.cases:
             if case["kind"] != "no_tool" and case is not other:
-                assert suites.judge(fixed, case, correct(other)), (
+                assert verdicts.judge(fixed, case, correct(other)), (
                     f"{case['id']} passes with the answer to {other['id']}"
                 )
 
@@ -130,7 +130,7 @@ def call_case(arguments: dict, **changes) -> dict:
 
 def verdict(tmp_path, case, answer) -> list:
     suite = suites.load(suite_of(tmp_path, case))
-    return suites.judge(suite, suite.cases[0], answer)
+    return verdicts.judge(suite, suite.cases[0], answer)
 
 
 def looked(**arguments) -> Answer:
@@ -272,8 +272,8 @@ def test_a_case_with_tools_of_its_own_is_judged_by_them(tmp_path):
     ) is suite
     assert "run_shell(" in json.dumps(own.tools) and "terminal(" not in json.dumps(own.tools)
     call = {"name": "run_shell", "arguments": {"command": "ls"}}
-    assert suites.judge(suite, suite.cases[0], Answer("", [call], "tool_calls")) == []
-    assert "called terminal, which is not among the tools" in suites.judge(
+    assert verdicts.judge(suite, suite.cases[0], Answer("", [call], "tool_calls")) == []
+    assert "called terminal, which is not among the tools" in verdicts.judge(
         suite, suite.cases[0], Answer("", [{**call, "name": "terminal"}], "tool_calls")
     )
 

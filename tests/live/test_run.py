@@ -190,7 +190,7 @@ def test_a_url_that_nobody_serves_is_one_clear_error(tmp_path):
     )
     assert (
         ended.returncode == 2
-        and "does not answer" in ended.stderr
+        and "nobody answers at http://127.0.0.1:9 (connection refused)" in ended.stderr
         and "Traceback" not in ended.stderr
         and list(tmp_path.iterdir()) == []
     )

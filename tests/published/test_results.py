@@ -9,7 +9,7 @@ import live_run
 import traces_build_router_rows
 from conftest import ROOT
 from kxl.base.files import read_json
-from kxl.eval import suites
+from kxl.eval import suites, verdicts
 from kxl.live import task as live_task
 
 CONFIG = read_json(ROOT / "configs/tiny.json")
@@ -40,12 +40,12 @@ def test_an_evaluation_holds_what_its_details_say(path):
     # Judged again from the recorded answers, not counted from the recorded verdicts.
     passed = raw_passed = false_positives = leaks = 0
     for case, entry in zip(suite.cases, results["details"]):
-        answer = suites.Answer(entry["content"], entry["calls"], entry["finish_reason"])
-        why = suites.judge(suite, case, answer)
+        answer = verdicts.Answer(entry["content"], entry["calls"], entry["finish_reason"])
+        why = verdicts.judge(suite, case, answer)
         passed += not why
         raw_passed += entry["raw"]["passed"]
         false_positives += case["kind"] == "no_tool" and bool(entry["calls"])
-        leaks += bool(suites.leaks(suite, answer))
+        leaks += bool(verdicts.leaks(suite, answer))
     assert (results["passed"], results["cases"]) == (passed, len(suite.cases))
     assert results["raw"]["passed"] == raw_passed
     assert (results["no_tool"]["false_positives"], results["text_tool_leaks"]) == (false_positives, leaks)

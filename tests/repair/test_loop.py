@@ -13,7 +13,7 @@ import repair_loop
 from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json, write_text
-from kxl.eval.suites import Answer
+from kxl.eval.verdicts import Answer
 from kxl.figures import repair, style
 from kxl.lora.settings import Settings
 from kxl.repair import decisions

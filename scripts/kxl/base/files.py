@@ -98,10 +98,14 @@ def read_json(path: Path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{shown(path)}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{shown(path)}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{shown(path)}: not UTF-8 at byte {error.start}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        raise UserError(f"{shown(path)}: not JSON that can be read: {error}") from None
 
 
 def require_space(folder: Path, bytes_needed: int) -> None:

@@ -8,6 +8,7 @@ keyword arguments only, one block that ends the message), so that text which pas
 there. Nothing is ever evaluated. Standard library only: the Hermes plugin ships this file.
 """
 
+import functools
 import json
 import re
 from dataclasses import dataclass, field
@@ -30,16 +31,52 @@ STRINGS = {
 }
 MAX_DEPTH = 64  # nested lists and dicts; far above any schema, far below Python's recursion limit
 
-LEAKS = [
-    re.compile(pattern)
-    for pattern in (
-        r"<\|tool_[a-z_]+\|>",  # native markers
-        r"</?(?:tool_call|function_call)\b|<function=|\[TOOL_CALLS\]",  # other models' markers
-        r"\[\s*[A-Za-z_][\w.-]*\(\s*(?:[A-Za-z_]\w*\s*=|\)\s*[\],])",  # [name(arg= or [name()]
-        r'\{\s*"(?:name|tool|function)"\s*:\s*"[\w.-]+"\s*,\s*"(?:arguments|parameters|args)"\s*:',
-        r'\{\s*"arguments"\s*:\s*\{',  # keys sorted by name
-    )
-]
+# Tokens of this and other models' call syntaxes, and tags that stand for them: no visible text has them. A tag
+# between backticks is talked about.
+_MARKS = re.compile(
+    r"<\|/?(?:tool|python_tag|function|action|plugin)[a-z_]*\|?>|<｜tool[^｜<>\n]{0,40}｜>|\[TOOL_CALLS\]|"
+    r"(?<!`)</?(?:\w+[:_])?(?:tool|function)_calls?\b|(?<!`)</?TOOLCALL>"
+)
+# Shapes of a call with any name, for text whose tools are not known: [name(arg= and [name()], and JSON.
+_SHAPES = (
+    re.compile(r"\[\s*[A-Za-z_][\w.-]*\(\s*(?:[A-Za-z_]\w*\s*=|\)\s*[\],])|<function="),
+    re.compile(r'\{\s*"(?:name|tool|function)"\s*:\s*"[\w.-]+"\s*,\s*"(?:arguments|parameters|args)"\s*:'),
+    re.compile(r'\{\s*"arguments"\s*:\s*\{'),  # keys sorted by name
+)
+# Syntaxes in which a call names one of the tools on offer, NAME in these patterns.
+_NAMED = (
+    # Python, as LFM, Llama 4 and Gemma write it: a keyword or an object as the first argument, not a definition.
+    r"(?:\[\s*)?(?<![\w.$@-])(?<!def )(?<!class )(?<!function )(?:functions\.|tools\.|default_api\.)?NAME\("
+    r"\s*(?:[A-Za-z_]\w*\s*=(?!=)|\{\s*[\"'\w])",
+    # In brackets without keywords: [terminal("ls")], [browser_snapshot()].
+    r"\[\s*NAME\(\s*(?:\)|[\"'{\[\d-]|[Tt]rue\b|[Ff]alse\b|None\b|null\b)",
+    # terminal("ls"), where it is no part of a longer statement, as in `with patch("a.b"):`.
+    r"(?<![\w.$@=(,-])(?<!= )(?<!with )(?<!return )(?<!def )(?<!await )NAME\(\s*(?:\"[^\"\n]*\"|'[^'\n]*')\s*[,)]",
+    r"\A[\W_]*NAME\(\s*\)[\W_]*\Z",
+    # Tags: <invoke name="terminal">, <function=terminal>, <tool_use><name>terminal</name>, <terminal><command>…
+    r"<(?:\w+:)?(?:invoke|tool|function|tool_use|use_tool|tool_call|function_call)(?:=|\s+(?:[^<>]*\s)?name\s*=\s*)"
+    r"[\"']?(?:functions\.)?NAME(?![\w.-])",
+    r"<(?:\w+:)?(?:invoke|tool|function|tool_use|use_tool|tool_name|function_name)>[\s`\"']*"
+    r"(?:<(?:\w+:)?(?:tool_|function_)?name>\s*)?(?:functions\.)?NAME(?![\w.-])",
+    r"<NAME>\s*(?:\{|<\w+>)|<NAME\s+\w+\s*=[^<>]*/>",
+    # Lines: ReAct's, YAML's, a name and its JSON.
+    r"(?im)^[ \t>*_`-]*(?:action|tool|function|name|tool[ _](?:call|name)|recipient)[*_`]*[ \t]*[:=][ \t]*"
+    r"[*_`\"']*NAME[*_`\"']*[ \t]*\n\s*[>*_`]*"
+    r"(?:action[ _]input|(?:tool[ _])?input|arguments?|parameters?|params|args)[*_`]*[ \t]*[:=]",
+    r"(?m)^[ \t`]*(?:>>>)?(?:functions\.)?NAME`?\s*:?\s*\{\s*[\"'][\w-]+[\"']\s*:",
+    r"\bcall:NAME\s*[{(]|\bto=(?:functions\.)?NAME(?![\w.-])",
+)
+# JSON, or Python's way of writing it, in which a key has the tool's name; _json_call looks at the rest.
+_NAME_KEY = (
+    r"[\"'](?:name|tool|function|tool_?name|function_?name|recipient_name|action)[\"']"
+    r"\s*:\s*[\"'](?:functions\.)?NAME[\"']"
+)
+_ARGUMENTS_KEY = re.compile(
+    r"[\"'](arguments|parameters|params|args|kwargs|(?:action_|tool_?)?input)[\"']\s*:\s*", re.IGNORECASE
+)
+_SCHEMA = re.compile(r"\{\s*[\"'](?:type[\"']\s*:\s*[\"']object|properties|required|\$schema)")
+_CALL_TYPE = re.compile(r"[\"']type[\"']\s*:\s*[\"'](?:function|tool_use|tool_call)[\"']")
+_REACH = 4000  # characters within which the braces of a JSON call are looked for
 
 
 @dataclass
@@ -83,8 +120,8 @@ def render_calls(calls: list) -> str:
     return block
 
 
-def parse(text: str, names=()) -> Parsed:
-    """Take one assistant message apart; `names` are the tools on offer, for leaks without brackets.
+def parse(text: str, names=None) -> Parsed:
+    """Take one assistant message apart; `names` are the tools on offer, or None where nobody knows (see find_leaks).
 
     A malformed message never raises: it comes back with `errors`.
     """
@@ -113,18 +150,60 @@ def parse(text: str, names=()) -> Parsed:
     return Parsed(outside, calls, errors, find_leaks(outside, names))
 
 
-def find_leaks(text: str, names=()) -> list:
-    """Excerpts (80 characters at most, not overlapping) of visible text where a call was written as text."""
-    patterns = list(LEAKS)
-    if names:
-        known = "|".join(re.escape(name) for name in sorted(names))
-        patterns.append(re.compile(rf"(?<![\w.])(?:{known})\(\s*[A-Za-z_]\w*\s*="))
+def find_leaks(text: str, names=None) -> list:
+    """Excerpts (80 characters at most, not overlapping) of visible text where a call was written as text.
+
+    `names` are the tools on offer: what calls none of them, such as `[Point(x=1)]`, is code. Without `names` the
+    shape of a call is enough. Tokens and tags that only a call has are leaks in either case.
+    """
+    starts = [match.start() for match in _MARKS.finditer(text)]
+    if names is None:
+        starts += [match.start() for pattern in _SHAPES for match in pattern.finditer(text)]
+    elif known := tuple(sorted({name for name in names if name and name in text}, key=lambda name: (-len(name), name))):
+        patterns, name_key = _patterns(known)
+        starts += [match.start() for pattern in patterns for match in pattern.finditer(text)]
+        starts += [place for match in name_key.finditer(text) if (place := _json_call(text, match)) is not None]
     excerpts, end = [], 0
-    for start in sorted(match.start() for pattern in patterns for match in pattern.finditer(text)):
+    for start in sorted(starts):
         if start >= end:
             end = start + 80
             excerpts.append(text[start:end])
     return excerpts
+
+
+@functools.lru_cache(maxsize=256)
+def _patterns(names: tuple) -> tuple:
+    """(_NAMED, _NAME_KEY) for these tools."""
+    known = "(?:" + "|".join(map(re.escape, names)) + ")"
+    named, name_key = ([pattern.replace("NAME", known) for pattern in group] for group in (_NAMED, [_NAME_KEY]))
+    return [re.compile(pattern) for pattern in named], re.compile(name_key[0])
+
+
+def _json_call(text: str, match) -> int | None:
+    """Where the JSON call begins whose name is at `match`; None where the object is a schema or no call."""
+    left = _brace(text, match.start(), -1)
+    right = _brace(text, match.end(), 1)
+    around = text[left:right]
+    keys = list(_ARGUMENTS_KEY.finditer(around))
+    listing = re.search(r"[\"']description[\"']\s*:", around)
+    called = any(
+        not _SCHEMA.match(around, key.end()) and not (listing and key[1].lower() == "parameters") for key in keys
+    )
+    return left if called or not keys and not listing and _CALL_TYPE.search(around) else None
+
+
+def _brace(text: str, position: int, step: int) -> int:
+    """The brace that opens (step -1) or closes (1) the object around `position`, or as far as one looks for it."""
+    opens, closes = ("}", "{") if step < 0 else ("{", "}")
+    depth, end = 0, max(-1, min(len(text), position + step * _REACH))
+    for place in range(position - 1 if step < 0 else position, end, step):
+        if text[place] == closes:
+            if not depth:
+                return place
+            depth -= 1
+        elif text[place] == opens:
+            depth += 1
+    return max(0, end)
 
 
 def _fail(text: str, position: int, expected: str):

@@ -6,9 +6,12 @@
 The server runs under a guard process that holds a pipe to us: when this process ends in whatever way
 (done, error, Ctrl-C, kill -9) the pipe closes and the guard stops the server. A server that dies, hangs
 or never comes up is a ServerError with the end of its log.
+
+A server that somebody else runs is `external(url)`; what it may ask for, a key, is in remote.py.
 """
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -17,11 +20,13 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 
-from kxl.base.cli import UserError
+from kxl.base.cli import UserError, say
 from kxl.base.files import shown
+from kxl.eval import remote
 from kxl.model import blas, checkpoint
 from kxl.setup import llama_cpp
 
@@ -51,7 +56,8 @@ class ServerError(UserError):
 
 @dataclass
 class Server:
-    """A running server. `guard` and `log` are None for one that we were only given the URL of."""
+    """A running server. `guard` and `log` are None for one that we were only given the URL of; only such a one
+    gets the key."""
 
     url: str
     guard: subprocess.Popen | None = None
@@ -60,19 +66,32 @@ class Server:
 
     def __post_init__(self):
         # Loopback must not go through a proxy that the environment names.
-        self.http.trust_env = self.guard is None
+        self.http.trust_env = self.guard is None and not remote.is_loopback(self.url)
+
+    def post(self, path: str, body: dict, seconds: float) -> requests.Response:
+        """One request. A redirect is not followed: a POST would arrive as a GET."""
+        return self.http.post(self.url + path, json=body, timeout=seconds, allow_redirects=False)
 
     def alive(self) -> bool:
-        """Whether the process runs and says that it is healthy (an unknown server: whether it answers)."""
+        """Whether the process runs and says that it is healthy (an unknown server: whether it answers at all)."""
         if self.guard and self.guard.poll() is not None:
             return False
         with contextlib.suppress(requests.RequestException):
             status = self.http.get(self.url + "/health", timeout=10).status_code
-            return status == 200 or (self.guard is None and status == 404)  # not every server has /health
+            return status == 200 or self.guard is None  # not every server has /health
         return False
+
+    def gone(self, error: requests.RequestException, case: str) -> str:
+        """What to say of a server that took no request for a case and is not alive."""
+        if self.guard:
+            return f"died on case {case}"
+        return (
+            f"was reached before and is not any more, on case {case} ({remote.cause(error)}); answers so far are kept"
+        )
 
     def failure(self, what: str) -> ServerError:
         """A ServerError: `what` happened, how the process ended if it did, and the end of its log."""
+        what = remote.hide_key(what)
         if self.guard:
             # A crashing server closes its connections a moment before its exit code is there.
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -87,8 +106,41 @@ class Server:
 
 
 def external(url: str) -> Server:
-    """A server that somebody else runs; `url` with or without /v1 at its end."""
-    return Server(url.rstrip("/").removesuffix("/v1"))
+    """A server that somebody else runs; `url` with or without /v1 at its end. UserError where nobody answers there."""
+    try:
+        parts = urlsplit(url.strip())
+        valid = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
+        valid = valid and parts.port != 0  # .port raises for one that is no number
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UserError(
+            f"--url {remote.hide_key(url)!r}: not the address of a server, such as http://127.0.0.1:8080/v1"
+        )
+    if parts.username or parts.password:
+        raise UserError(
+            f"--url: give no name and password in it; a key belongs into the environment variable {remote.KEY}"
+        )
+    base = url.strip().rstrip("/").removesuffix("/chat/completions").removesuffix("/v1")
+    server = Server(base)
+    if key := remote.api_key():
+        server.http.auth = remote.Bearer(key)
+        if parts.scheme == "http" and not remote.is_loopback(base):
+            say(f"{base}: the key goes there unencrypted; https would hide it on the way")
+    try:
+        reply = server.http.get(base + "/v1/models", timeout=30)
+    except requests.RequestException as error:
+        raise UserError(
+            f"nobody answers at {base} ({remote.cause(error)}): start the server, or give the right address with --url"
+        ) from None
+    if reply.status_code in (401, 403):
+        what = (
+            f"refuses the key in {remote.KEY}"
+            if key
+            else f"asks for a key: put it into the environment variable {remote.KEY}"
+        )
+        raise UserError(f"{base} {what} (HTTP {reply.status_code})")
+    return server
 
 
 def served_model(server: Server) -> list | None:
@@ -96,7 +148,7 @@ def served_model(server: Server) -> list | None:
     try:
         models = server.http.get(server.url + "/v1/models", timeout=30).json()["data"]
         return sorted(str(model["id"]) for model in models)
-    except (requests.RequestException, ValueError, KeyError, TypeError):
+    except (requests.RequestException, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -104,7 +156,10 @@ def served_model(server: Server) -> list | None:
 def llama_server(
     gguf: Path, log: Path, context: int = 65536, start_seconds: float = 300, extra: tuple = (), slots: int = 1
 ):
-    """Serve a GGUF file with the pinned llama-server, `slots` requests at a time, each with `context` tokens; yields a Server."""
+    """Serve a GGUF file with the pinned llama-server; yields a Server.
+
+    `slots` requests at a time, each with `context` tokens.
+    """
     command = [
         str(llama_cpp.binary("llama-server")),
         "--model",
@@ -122,7 +177,7 @@ def llama_server(
         "0",
         *extra,
     ]
-    with _running(command, log, start_seconds) as server:
+    with _running(command, log, start_seconds, remote.without_keys(os.environ)) as server:
         served = server.http.get(server.url + "/props", timeout=30).json()["default_generation_settings"]["n_ctx"]
         if served < context:
             raise server.failure(
@@ -146,7 +201,9 @@ def mlx_server(model: Path, log: Path, float32: bool = sys.platform == "linux", 
             tensors = {name: replace(tensor, dtype="F32") for name, tensor in original.tensors.items()}
             checkpoint.save_mlx(model, replace(original, tensors=tensors))
         command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--host", "127.0.0.1"]
-        server = stack.enter_context(_running(command, log, start_seconds, blas.child_env(keep_memory=True)))
+        server = stack.enter_context(
+            _running(command, log, start_seconds, remote.without_keys(blas.child_env(keep_memory=True)))
+        )
         # It reports itself healthy before the model is loaded; the first answer proves that it is.
         try:
             reply = server.http.post(

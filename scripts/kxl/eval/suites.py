@@ -1,11 +1,11 @@
-"""The eval suite: its format, and the verdict on one answer.
+"""The eval suite: its format, and how it is loaded and checked. The verdict on an answer is in verdicts.py.
 
 A suite is a JSON file (evals/suites/*.json):
 
   name, description   what it is
   tools               "fixed_hermes", a list of OpenAI tools, or null for none
   system              system message of every case, or null
-  max_tokens          most tokens of one answer
+  max_tokens          most tokens of one answer, its thought apart
   cases               each with
     id, category      unique name; the group it is counted in
     kind              "tool_call", "no_tool" or "finalization"
@@ -20,26 +20,27 @@ A suite is a JSON file (evals/suites/*.json):
                       becomes log lines (filler.py), as many as fit
 
 A RULE is {"exact": value}, {"set": [value, ...]} or {"regex": "..."} (the whole value; of a value that
-is not a string, its JSON) or {"ast": [value, ...]} (as the Berkeley leaderboard matches, kxl/eval/bfcl_match.py). With "optional": true the argument may be absent. An argument that the
-suite does not name, or that the model left out, counts as the default in the tool's own schema.
+is not a string, its JSON) or {"ast": [value, ...]} (as the Berkeley leaderboard matches, kxl/eval/bfcl_match.py).
+With "optional": true the argument may be absent. An argument that the suite does not name, or that the model left
+out, counts as the default in the tool's own schema.
 """
 
-import itertools
 import json
+import math
 import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jsonschema
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
-from kxl.chat import hermes_tools, tool_syntax
-from kxl.eval import bfcl_match, repetition
+from kxl.chat import hermes_tools
+from kxl.eval import schemas
 
 KINDS = ("tool_call", "no_tool", "finalization")
-FINISH = {"tool_call": "tool_calls", "no_tool": "stop", "finalization": "stop"}
+LONGEST = 1 << 20  # tokens: of an answer, of a filled prompt
 
 
 def same_words(text: str) -> str:
@@ -82,7 +83,13 @@ _TOOLS = {
     "items": {
         "type": "object",
         "required": ["type", "function"],
-        "properties": {"function": {"type": "object", "required": ["name", "parameters"]}},
+        "properties": {
+            "function": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"type": "string", "minLength": 1}, "parameters": {"type": "object"}},
+            }
+        },
     },
 }
 _CASE = {
@@ -108,7 +115,13 @@ _CASE = {
                         "items": {
                             "type": "object",
                             "required": ["function"],
-                            "properties": {"function": {"type": "object", "required": ["name", "arguments"]}},
+                            "properties": {
+                                "function": {
+                                    "type": "object",
+                                    "required": ["name", "arguments"],
+                                    "properties": {"name": {"type": "string"}, "arguments": {"type": "string"}},
+                                }
+                            },
                         },
                     },
                 },
@@ -155,7 +168,7 @@ _CASE = {
                 },
             ]
         },
-        "fill": {"type": "integer", "minimum": 1},
+        "fill": {"type": "integer", "minimum": 1, "maximum": LONGEST},
     },
 }
 _SUITE = {
@@ -167,7 +180,7 @@ _SUITE = {
         "description": {"type": "string"},
         "tools": {"oneOf": [{"const": "fixed_hermes"}, {"type": "null"}, _TOOLS]},
         "system": {"type": ["string", "null"]},
-        "max_tokens": {"type": "integer", "minimum": 1},
+        "max_tokens": {"type": "integer", "minimum": 1, "maximum": LONGEST},
         "cases": {"type": "array", "minItems": 1, "items": _CASE},
     },
 }
@@ -191,32 +204,18 @@ class Suite:
 
     def parameters(self, name: str) -> dict | None:
         """The JSON schema of a tool's arguments; None for a tool that is not on offer."""
-        return {tool["function"]["name"]: tool["function"]["parameters"] for tool in self.tools}.get(name)
+        return {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in self.tools}.get(name)
 
-
-@dataclass
-class Answer:
-    """What came back for one case.
-
-    content: visible text. calls: [{"name": str, "arguments": dict}]. finish_reason: "stop", "tool_calls" or
-    "length". errors: calls that could not be read. raw_text: the model's own tokens, where they are known.
-    seconds: from the request to the whole answer.
-    """
-
-    content: str
-    calls: list
-    finish_reason: str
-    errors: list = field(default_factory=list)
-    raw_text: str | None = None
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    seconds: float = 0.0
+    def names(self) -> list[str]:
+        """The names of the tools on offer."""
+        return [tool["function"]["name"] for tool in self.tools]
 
 
 def load(path: Path) -> Suite:
     """Read and check a suite; UserError names the file, the case and what is wrong with it."""
     data = read_json(path)
+    if odd := _unsendable(data):
+        raise UserError(f"{shown(path)}: holds {odd}, which cannot be sent to a server")
     problem = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_SUITE).iter_errors(data))
     if problem:
         raise UserError(f"{shown(path)}: {_place(data, problem.absolute_path)}: {problem.message}")
@@ -228,7 +227,9 @@ def load(path: Path) -> Suite:
             raise UserError(f"{shown(path)}: case {case['id']}: needs either a prompt or messages")
         messages = case.get("messages") or [{"role": "user", "content": case["prompt"]}]
         cases.append({**case, "messages": system + messages})
-    suite = Suite(data["name"], tools, data["max_tokens"], cases)
+    suite = Suite(data["name"], tools, int(data["max_tokens"]), cases)
+    if problem := _tools_problem(tools):
+        raise UserError(f"{shown(path)}: {problem}")
     names = Counter(case["id"] for case in suite.cases)
     for case in suite.cases:
         problem = (
@@ -249,12 +250,36 @@ def _place(data, path) -> str:
     return " ".join(steps) or "the suite"
 
 
+def _unsendable(value) -> str | None:
+    """What no JSON request can carry: NaN, infinity, half of a surrogate pair."""
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        return "half of a surrogate pair (a \\ud800 to \\udfff that stands alone)"
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((odd for item in inside if (odd := _unsendable(item))), None)
+
+
+def _tools_problem(tools: list) -> str | None:
+    """What is wrong with a list of tools that has the right form; None where nothing is."""
+    names = Counter(tool["function"]["name"] for tool in tools)
+    for tool in tools:
+        name = tool["function"]["name"]
+        if names[name] > 1:
+            return f"{names[name]} tools are called {name}"
+        if why := schemas.schema_problem(tool["function"].get("parameters", {})):
+            return f"the parameters of tool {name} are no JSON Schema that can be applied: {why}"
+    return None
+
+
 def expectation_problem(suite: Suite, case: dict) -> str | None:
     """Why no correct answer could ever pass this case; None when one could."""
     try:
         suite = suite.of(case)
     except UserError as error:
         return str(error)
+    if "tools" in case and (problem := _tools_problem(suite.tools)):
+        return problem
     if ("fill" in case) != any("{filler}" in (message["content"] or "") for message in case["messages"]):
         return "fill and a {filler} in its messages go together"
     if (case["kind"] == "tool_call") != ("calls" in case):
@@ -270,15 +295,15 @@ def expectation_problem(suite: Suite, case: dict) -> str | None:
         if schema is None:
             return f"expects {call['name']}, which is not among the suite's tools"
         for name, rule in call["arguments"].items():
-            if name not in schema.get("properties", {}):
+            if name not in schemas.properties(schema):
                 return f"{call['name']} has no argument {name}"
             if "regex" in rule:
                 try:
                     re.compile(rule["regex"])
-                except re.error as error:
+                except (re.error, OverflowError, RecursionError) as error:
                     return f"the regex of {name} does not compile: {error}"
             for value in rule.get("set", [rule["exact"]] if "exact" in rule else []):
-                if not jsonschema.Draft202012Validator(schema["properties"][name]).is_valid(value):
+                if any(place[:1] == (name,) for place, _ in schemas.errors(schema, {name: value})):
                     return f"{name}={json.dumps(value)} is not valid by the schema of {call['name']}"
         if missing := [name for name in schema.get("required", []) if name not in call["arguments"]]:
             return f"{call['name']} requires {', '.join(missing)}, for which there is no rule"
@@ -288,104 +313,5 @@ def expectation_problem(suite: Suite, case: dict) -> str | None:
 def _is_json_object(text) -> bool:
     try:
         return isinstance(text, str) and isinstance(json.loads(text), dict)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
-
-
-def judge(suite: Suite, case: dict, answer: Answer) -> list:
-    """Why `answer` fails `case`, one sentence each; an empty list is a pass."""
-    suite = suite.of(case)
-    why = [f"unreadable call: {error}" for error in answer.errors]
-    if answer.finish_reason != FINISH[case["kind"]]:
-        why.append(f"finish_reason is {answer.finish_reason}, expected {FINISH[case['kind']]}")
-    why += [f"tool call in the text: {leak}" for leak in leaks(suite, answer)]
-    why += [problem for call in answer.calls for problem in schema_problems(suite, call)]
-    if case["kind"] == "tool_call":
-        why += _call_problems(suite, case, answer.calls)
-    else:
-        why += [f"called {call['name']}, expected no call" for call in answer.calls]
-        if not answer.content.strip():
-            why.append("no text")
-    if looping := repetition.collapse(answer.content):
-        why.append(f"the text runs in circles: {looping}")
-    for text in case.get("answer", {}).get("contains", []):
-        if text.casefold() not in answer.content.casefold():
-            why.append(f"the text lacks {text!r}")
-    if (wanted := case.get("answer", {}).get("any")) and not any(
-        text.casefold() in answer.content.casefold() for text in wanted
-    ):
-        why.append(f"the text has none of {', '.join(map(repr, wanted))}")
-    return why
-
-
-def leaks(suite: Suite, answer: Answer) -> list:
-    """Excerpts of the visible text that are tool calls written as text."""
-    return tool_syntax.find_leaks(answer.content, [tool["function"]["name"] for tool in suite.tools])
-
-
-def schema_problems(suite: Suite, call: dict) -> list:
-    """Why the JSON schema of the tool refuses this call."""
-    schema = suite.parameters(call["name"])
-    if schema is None:
-        return [f"called {call['name']}, which is not among the tools"]
-    errors = jsonschema.Draft202012Validator(schema).iter_errors(call["arguments"])
-    return [f"{call['name']}: invalid by schema: {error.message}" for error in errors]
-
-
-def _call_problems(suite: Suite, case: dict, calls: list) -> list:
-    expected = case["calls"]
-    if len(calls) != len(expected):
-        return [f"{len(calls)} calls, expected {len(expected)}"]
-    orders = itertools.permutations(expected) if case.get("any_order") else [expected]
-    attempts = [
-        [problem for want, call in zip(order, calls) for problem in _mismatches(suite, want, call)] for order in orders
-    ]
-    return min(attempts, key=len)
-
-
-def _mismatches(suite: Suite, want: dict, call: dict) -> list:
-    if call["name"] != want["name"]:
-        return [f"called {call['name']}, expected {want['name']}"]
-    properties = suite.parameters(want["name"]).get("properties", {})
-    problems = []
-    for name in sorted({*want["arguments"], *call["arguments"]}):
-        rule = want["arguments"].get(name)
-        given = call["arguments"].get(name, properties.get(name, {}).get("default"))
-        if rule is None:
-            if "default" not in properties.get(name, {}) or not _same(given, properties[name]["default"]):
-                problems.append(f"{name}={json.dumps(given, ensure_ascii=False)} was not asked for")
-        elif name not in call["arguments"] and rule.get("optional"):
-            continue
-        elif name not in call["arguments"] and "default" not in properties[name]:
-            problems.append(f"{name} is missing, expected {described(rule)}")
-        elif not _matches(rule, given):
-            problems.append(f"{name} is {json.dumps(given, ensure_ascii=False)}, expected {described(rule)}")
-    return problems
-
-
-def _matches(rule: dict, value) -> bool:
-    if "ast" in rule:
-        return bfcl_match.matches(value, rule["ast"])
-    if "regex" in rule:
-        return re.fullmatch(rule["regex"], value if isinstance(value, str) else json.dumps(value)) is not None
-    return any(_same(value, allowed) for allowed in rule.get("set", [rule.get("exact")]))
-
-
-def _same(a, b) -> bool:
-    """Equal as JSON values: 1 and 1.0 are, 1 and true are not."""
-    if isinstance(a, bool) or isinstance(b, bool):
-        return a is b
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    return a == b
-
-
-def described(rule: dict) -> str:
-    """A rule in words: "a" or "b", /regex/."""
-    if "regex" in rule:
-        return f"/{rule['regex']}/"
-    return " or ".join(
-        json.dumps(value, ensure_ascii=False) for value in rule.get("set", rule.get("ast", [rule.get("exact")]))
-    )

@@ -67,6 +67,11 @@ class Chat:
         """The token that ends a turn, as text."""
         return self.special["eos_token"]
 
+    @property
+    def control_tokens(self) -> list[str]:
+        """The texts that the tokenizer takes for one token wherever they stand."""
+        return [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
+
     def render(self, messages: list, tools: list | None = None, add_generation_prompt: bool = False) -> str:
         """The conversation as the model reads it."""
         return self._render(messages, tools, add_generation_prompt, False)[0]

@@ -141,9 +141,14 @@ def _surrogates(row: dict, meets: Meets) -> None:
         meets("lone_surrogate", f"U+{ord(found.group()):04X}", replace)
 
 
+def thought_marks(control_tokens: list) -> list[str]:
+    """What no thought may hold: servers end it there, or take it for structure."""
+    return [thoughts.START, thoughts.END, *(token for token in control_tokens if token.strip("<|>") != token)]
+
+
 def _thoughts(messages: list, meets: Meets, control_tokens: list) -> None:
     """What every server would read as the end of the thought, or as structure, becomes words."""
-    marks = [thoughts.START, thoughts.END, *(token for token in control_tokens if token.strip("<|>") != token)]
+    marks = thought_marks(control_tokens)
     for place, message in enumerate(messages):
         thought = message.get("reasoning_content", "")
         if found := next((mark for mark in marks if mark in thought), None):

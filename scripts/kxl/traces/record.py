@@ -57,7 +57,7 @@ class Worker:
         self.settings = settings
         self.chat = loss_mask.load(model)
         self.hermes = formats.MARKS["call"][0] in self.chat.template  # its calls are <tool_call> JSON
-        self.control_tokens = [token.content for token in self.chat.tokenizer.get_added_tokens_decoder().values()]
+        self.control_tokens = self.chat.control_tokens
         self.suites = duplicates.Suites(suites, settings["eval_ngram_words"])
 
     def outcome(self, record: Record) -> Outcome:

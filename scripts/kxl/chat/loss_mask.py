@@ -57,8 +57,8 @@ class Chat:
     """
 
     folder: Path
-    tokenizer: object  # tokenizers.Tokenizer
-    template: str
+    tokenizer: object = field(repr=False)  # tokenizers.Tokenizer
+    template: str = field(repr=False)
     special: dict
     options: dict = field(default_factory=dict)
 
@@ -296,11 +296,12 @@ def _behind_thought(chat: Chat, turn: str, tokens: np.ndarray) -> int:
     said = thoughts.split(turn)
     if said.thought is None:
         return 0
-    thought = turn.removesuffix(said.visible)
+    thought = turn.removesuffix(said.visible)  # with its marks
 
     def too_many(count: int) -> bool:
         start = chat.tokenizer.decode(tokens[:count].tolist(), skip_special_tokens=False)
-        return not thought.startswith(start.rstrip("\ufffd"))  # half a character at its end
+        whole = start.rstrip("\ufffd")  # without half a character at its end
+        return not thought.startswith(whole) or whole == thought != start
 
     return bisect.bisect_left(range(1, len(tokens) + 1), True, key=too_many)
 

@@ -1,38 +1,18 @@
 """Traces that went wrong once, and others of their kinds: what a user expects of each, through the whole check of a row."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from helpers import traces
 from kxl.chat import loss_mask
-from kxl.traces import record as traces_record
 from kxl.traces import sources
-from traces_prepare import data_settings
 
-ROOT = Path(__file__).resolve().parents[2]
 CASES = Path(__file__).parent / "cases"
-SETTINGS = data_settings(ROOT / "configs" / "tiny.json")
 OFFERED = [traces.TERMINAL, traces.SNAPSHOT, {
     "name": "write_file", "description": "Writes a file.", "parameters": {"type": "object", "properties": {
         "path": {"type": "string"}, "content": {"type": "string"}}, "required": ["path", "content"]}}]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def dropping():
-    return traces_record.Worker(ROOT / "models" / "tiny", SETTINGS, [])
-
-
-@pytest.fixture(scope="module")
-def keeping(tmp_path_factory):
-    """The tiny model's tokenizer with our template, which writes thoughts."""
-    folder = tmp_path_factory.mktemp("thinking")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(ROOT / "models" / "tiny" / name, folder)
-    shutil.copy(ROOT / "configs" / "templates" / "lfm2.5-tools.jinja", folder / "chat_template.jinja")
-    return traces_record.Worker(folder, {**SETTINGS, "reasoning": "keep"}, [])
 
 
 def of(worker, data):

@@ -1,8 +1,9 @@
 """Tokenize conversations once for MoE training: tokens, and which of them are scored.
 
-In:  conversations (JSON lines, as kxl/chat/loss_mask.py says), a checkpoint or core folder with the tokenizer, the token cap.
-Out: --out, JSON lines as kxl/moe/rows.py reads them. Conversations over the cap are cut, those in which
-     no scored token is left are left out; both are counted on the last line.
+In:  chat rows (JSON lines, as kxl/chat/rows.py says), a checkpoint or core folder with the tokenizer, the token cap.
+Out: --out, JSON lines as kxl/moe/rows.py reads them. Where the template leaves out the thoughts of earlier turns, a
+     row is several sequences (kxl/chat/loss_mask.py). A sequence over the cap is cut, one in which no scored token
+     is left is left out; both are counted on the last line.
 
   .venv/bin/python scripts/moe_encode_rows.py --rows datasets/tiny/train.jsonl --model runs/tiny/core \\
       --config configs/tiny-moe.json --out runs/tiny/moe/train.jsonl
@@ -15,7 +16,7 @@ import numpy as np
 from kxl.base import cli, jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
-from kxl.chat import loss_mask
+from kxl.chat import loss_mask, rows
 
 
 def main() -> None:
@@ -26,43 +27,40 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="encoded rows, JSON lines")
     args = parser.parse_args()
 
-    if not args.rows.is_file():
-        raise UserError(f"{shown(args.rows)}: no such file; name a file of conversations (docs: data)")
     encoded, counts = encode(loss_mask.load(args.model), args.rows, read_json(args.config)["max_tokens"])
     if not encoded:
         raise UserError(f"{shown(args.rows)}: no conversation has an assistant turn within max_tokens")
     jsonl.write(args.out, encoded)
     print(
-        f"{shown(args.out)}: {counts['rows']} rows, {counts['tokens']:,} tokens, {counts['scored_tokens']:,} of them scored; "
-        f"{counts['cut']} cut at the cap, {counts['left_out']} left out"
+        f"{shown(args.out)}: {counts['rows']} rows, {counts['tokens']:,} tokens, {counts['scored_tokens']:,} of them"
+        f" scored; {counts['cut']} cut at the cap, {counts['left_out']} left out"
     )
 
 
 def encode(chat, source: Path, max_tokens: int) -> tuple[list[dict], dict]:
-    """(encoded rows, counts) of a file of conversations: {rows, cut, left_out, tokens, scored_tokens}.
+    """(encoded rows, counts) of a file of chat rows: {rows, cut, left_out, tokens, scored_tokens}, of sequences.
 
-    A conversation longer than `max_tokens` is cut at its end; one in which nothing scored is left is left out.
+    A sequence longer than `max_tokens` is cut at its end; one in which nothing scored is left is left out.
     """
     encoded, counts = [], {"rows": 0, "cut": 0, "left_out": 0, "tokens": 0, "scored_tokens": 0}
-    for where, row in jsonl.objects(source):
+    for where, row in rows.read(source):
         try:
-            tokens, mask = loss_mask.tokens_and_mask(chat, row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{where}: no conversation ({type(error).__name__}: {error})") from None
+            made = loss_mask.sequences(chat, {**row, "tools": rows.tools_of(row)})
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        counts["cut"] += len(tokens) > max_tokens
-        tokens, mask = tokens[:max_tokens], mask[:max_tokens]
-        if not mask[1:].any():
-            counts["left_out"] += 1
-            continue
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
-        counts["rows"] += 1
-        counts["tokens"] += len(tokens)
-        counts["scored_tokens"] += int(mask[1:].sum())
-        encoded.append(
-            {"row": jsonl.number_of(where), "tokens": tokens.tolist(), "scored": edges.reshape(-1, 2).tolist()}
-        )
+        for tokens, mask in made:
+            counts["cut"] += len(tokens) > max_tokens
+            tokens, mask = tokens[:max_tokens], mask[:max_tokens]
+            if not mask[1:].any():
+                counts["left_out"] += 1
+                continue
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+            counts["rows"] += 1
+            counts["tokens"] += len(tokens)
+            counts["scored_tokens"] += int(mask[1:].sum())
+            encoded.append(
+                {"row": jsonl.number_of(where), "tokens": tokens.tolist(), "scored": edges.reshape(-1, 2).tolist()}
+            )
     return encoded, counts
 
 

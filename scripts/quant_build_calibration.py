@@ -1,15 +1,17 @@
 """Render tool-calling conversations into the texts that the imatrix and the KL divergence are measured on.
 
-In:  rows, one JSON object per line: {"messages": [...], "tools": "fixed_hermes" | [schema, ...] | null,
-     "kind": "tool_call", "split": "train" | "calibration" | "heldout"}, and a model folder, whose
-     tokenizer counts and whose chat template renders.
+In:  chat rows (JSON lines, kxl/chat/rows.py): {"messages": [...], "tools": "fixed_hermes" | [schema, ...] | null},
+     and a model folder, whose tokenizer counts and whose chat template renders. A row may say its "kind", for the
+     counts, and its "split": "train", "calibration" or "heldout". Rows without a split are dealt out in turn to
+     calibration and heldout, rows of one request together.
 Out: calibration.txt from the rows of split calibration (for llama-imatrix --parse-special),
      heldout.txt from the rows of split heldout (for KL divergence), and a report with their counts.
 
 A text is sessions: the system message and tool list that some rows share, then the turns of one such row
 after the other, as one conversation that the template renders, cut at --session-tokens. A tool list is
 thousands of tokens before a call of twenty, so without sharing it would be nearly all of the text; without
-it the model would be asked for calls to tools that it was not given. Give --session-tokens the chunk size
+it the model would be asked for calls to tools that it was not given. Thoughts of all turns are written, as the
+model wrote each when its turn was the last (preserve_thinking, where the template knows it). Give --session-tokens the chunk size
 of quant_measure.py: it scores the second half of each chunk, which then holds turns, list in context.
 
 No request in either text is a prompt of an evaluation suite, and no held-out request occurs in
@@ -21,6 +23,7 @@ whatever their case, spacing and punctuation.
       --calibration runs/tiny/calibration.txt --heldout runs/tiny/heldout.txt --report reports/tiny/calibration.json
 """
 
+import hashlib
 import json
 import random
 from collections import Counter
@@ -29,10 +32,11 @@ from pathlib import Path
 import jinja2
 from tqdm import tqdm
 
-from kxl.base import cli, config, jsonl, report
+from kxl.base import cli, config, report
 from kxl.base.cli import UserError
 from kxl.base.files import shown, write_text
-from kxl.chat import hermes_tools
+from kxl.chat import rows as chat_rows
+from kxl.chat import thoughts
 from kxl.eval import suites
 
 SPLITS = ("train", "calibration", "heldout")
@@ -76,7 +80,8 @@ def main() -> None:
         rows = kept[split]
         if not rows:
             raise UserError(
-                f'no rows of split {split!r} are left in {", ".join(map(shown, args.rows))}; add rows with "split": "{split}"'
+                f"no rows of split {split!r} are left in {', '.join(map(shown, args.rows))}; add rows with"
+                f' "split": "{split}", or rows of several requests without any split'
             )
         random.Random(args.seed).shuffle(rows)
         text, results[split] = build_text(rows, targets[split], args.session_tokens, render, token_ends, split)
@@ -97,29 +102,25 @@ def main() -> None:
 
 def read_rows(paths: list) -> dict:
     """Rows by split, each with its "where" (file:line). A malformed row is a UserError that names its line."""
-    splits = {split: [] for split in SPLITS}
+    splits, undecided = {split: [] for split in SPLITS}, []
     for path in paths:
-        for where, row in jsonl.read(path):
-            row = checked_row(row, where)
-            splits[row["split"]].append(row)
+        for where, row in chat_rows.read(path):
+            if row.get("split") not in (None, *SPLITS):
+                raise UserError(
+                    f"{where}: split is {row['split']!r}; it must be one of {', '.join(SPLITS)}, or left out everywhere"
+                )
+            kind = row.get("kind", "unknown")
+            row = {**row, "kind": kind if isinstance(kind, str) else "unknown", "where": where}
+            (undecided if row.get("split") is None else splits[row["split"]]).append(row)
+    by_request = {}
+    for row in undecided:
+        asked = suites.requests_of(row["messages"])
+        by_request.setdefault(min(asked, default=""), []).append(row)
+    # Dealt out in the order of hashes, not of the file: neighbours are often of one kind.
+    dealt = sorted(by_request, key=lambda asked: hashlib.sha256(asked.encode()).hexdigest())
+    for place, asked in enumerate(dealt):
+        splits[TEXT_SPLITS[place % len(TEXT_SPLITS)]] += by_request[asked]
     return splits
-
-
-def checked_row(row, where: str) -> dict:
-    """One row, checked as far as this script relies on it."""
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a row must be an object with messages, tools, kind and split")
-    if row.get("split") not in SPLITS:
-        raise UserError(f"{where}: split is {row.get('split')!r}; it must be one of {', '.join(SPLITS)}")
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
-        raise UserError(f"{where}: messages must be a list of objects with a role")
-    if not any(message["role"] == "assistant" for message in messages):
-        raise UserError(f"{where}: no message has role assistant, so there is nothing to learn from this row")
-    tools = row.get("tools")
-    if tools is not None and tools != "fixed_hermes" and not isinstance(tools, list):
-        raise UserError(f'{where}: tools is {tools!r}; it must be "fixed_hermes", a list of schemas, or null')
-    return {**row, "kind": row.get("kind", "unknown"), "tools": tools, "where": where}
 
 
 def keep_apart(splits: dict, evaluated: set) -> tuple:
@@ -155,7 +156,8 @@ def chat_renderer(model: Path) -> tuple:
         raise UserError(f"{shown(model)}: no chat template; put chat_template.jinja beside tokenizer.json")
 
     def render(messages: list, tools: list | None) -> str:
-        return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+        messages = thoughts.for_template(messages, tokenizer.chat_template)
+        return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, preserve_thinking=True)
 
     def token_ends(text: str) -> list:
         return [
@@ -211,11 +213,7 @@ def by_context(rows: list) -> dict:
 
 def session(group: list, session_tokens: int, render, token_ends) -> tuple:
     """One session of rows of a group: (text, rows used, tokens of the tool list)."""
-    tools = (
-        hermes_tools.load(hermes_tools.FIXED_SURFACE)
-        if group[0]["tools"] == "fixed_hermes"
-        else group[0]["tools"] or None
-    )
+    tools = chat_rows.tools_of(group[0])
     messages = list(group[0]["system"])
     for used, row in enumerate(group, 1):
         messages += row["messages"][len(row["system"]) :]

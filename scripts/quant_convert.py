@@ -240,6 +240,9 @@ def main() -> None:
         logging.getLogger("gguf.gguf_writer").addFilter(
             lambda record: not str(record.msg).startswith(("Writing the", str(args.out.parent.resolve())))
         )
+    template = args.model / "chat_template.jinja"
+    for note in tokenizer_checks.notes(source.folder, template.read_text("utf-8") if template.is_file() else ""):
+        say(note)
     if not any(
         (args.model / name).is_file() for name in ("chat_template.jinja", "chat_template.json")
     ) and "chat_template" not in read_json(args.model / "tokenizer_config.json"):

@@ -2,6 +2,8 @@
 
 In:  traces: files, folders, hub dataset ids (formats: kxl/traces/formats.py); the `data` section of a config; a model
      folder, whose tokenizer counts and whose template renders; eval suites, which no row may repeat.
+     data.reasoning is "keep" or "drop": thoughts stay in the rows as `reasoning_content`, or go; where they stay,
+     data.reasoning_loss says whether the model is trained to write them or only shown them.
 Out: OUT/train.jsonl, valid.jsonl, test.jsonl: rows {"id", "messages", "tools"} for kxl/chat/loss_mask.py and mlx-lm
      MANIFEST   files with sha256, so that another machine can tell that it made the same
      REPORT     rows in and out, each reason with count, row ids and examples, repairs, lengths before and after
@@ -32,6 +34,7 @@ from kxl.traces import record as traces_record
 from kxl.traces import sources as traces_sources
 from kxl.traces import split as traces_split
 
+REASONING = ("keep", "drop")  # what becomes of the thoughts in traces
 BIN, BINS = 512, 64  # the histogram: tokens per bar; longer rows count in the last
 EXAMPLES = 5  # per reason, with what was found
 BATCH = 16  # rows that a worker gets at a time
@@ -104,6 +107,8 @@ def data_settings(config: Path) -> dict:
         "vanished_tools": list,
         "eval_ngram_words": int,
         "near_duplicate": float,
+        "reasoning": str,
+        "reasoning_loss": bool,
         "split": dict,
         "largest_row_mib": int,
     }
@@ -114,6 +119,8 @@ def data_settings(config: Path) -> dict:
         raise UserError(f"{shown(config)}: data.caps must be token counts, such as [16384, 10240]")
     if set(settings["split"]) != {"train", "valid", "test"}:
         raise UserError(f"{shown(config)}: data.split must say train, valid and test")
+    if settings["reasoning"] not in REASONING:
+        raise UserError(f"{shown(config)}: data.reasoning must be one of {', '.join(REASONING)}")
     filters.check_policies(settings["policies"], f"{shown(config)}: data.policies")
     return {name: settings[name] for name in wanted}
 
@@ -174,6 +181,7 @@ class Account:
         self.dropped, self.repaired, self.kept = {}, {}, {}
         self.rows = []  # per kept row: outcome without its line, place in the spool
         self.languages = Counter()
+        self.thoughtful, self.thoughts = 0, 0  # rows in with thoughts, and their turns
         self.before, self.after = Counter(), Counter()
         self.measured = 0
         self.splits = []
@@ -181,6 +189,8 @@ class Account:
     def add(self, outcome: traces_record.Outcome, spool) -> None:
         """Count one outcome; the line of a row goes into the spool."""
         self.rows_in += 1
+        self.thoughtful += outcome.thoughts > 0
+        self.thoughts += outcome.thoughts
         if outcome.measured is not None:
             self.before[min(outcome.measured // BIN, BINS - 1)] += 1
             self.measured += 1
@@ -237,6 +247,7 @@ class Account:
             },
             "repairs": self.repaired,
             "keeps": self.kept,
+            "thoughts": {"rows_in": self.thoughtful, "turns_in": self.thoughts, "are": self.settings["reasoning"]},
             "languages": dict(self.languages),
             "token_lengths": {
                 "bin": BIN,
@@ -248,6 +259,8 @@ class Account:
             },
             "sizes": {
                 "tokens": sum(lengths),
+                "sequences": sum(outcome.sequences for outcome, _ in self.rows),
+                "sequence_tokens": sum(outcome.sequence_tokens for outcome, _ in self.rows),
                 "trained_tokens": sum(outcome.trained_tokens for outcome, _ in self.rows),
                 "shortest": lengths[0],
                 "median": lengths[len(lengths) // 2],

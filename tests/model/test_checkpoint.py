@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import ROOT
 from helpers import random_checkpoints
 from kxl.base.cli import UserError
 from kxl.model import checkpoint

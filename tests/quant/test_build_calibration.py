@@ -268,7 +268,7 @@ def test_building_stops_at_the_number_of_tokens_asked_for(build):
     [
         ('{"messages": [', "not JSON"),
         ("[]", "must be an object"),
-        ('{"messages": [], "split": "test"}', "split is 'test'"),
+        ('{"messages": [{"role": "assistant", "content": "hi"}], "split": "test"}', "split is 'test'"),
         ('{"messages": "hi", "split": "train"}', "messages must be a list"),
         ('{"messages": [{"role": "user", "content": "hi"}], "split": "train"}', "role assistant"),
         ('{"messages": [{"role": "assistant", "content": "hi"}], "tools": "all", "split": "train"}', "tools is 'all'"),
@@ -279,10 +279,10 @@ def test_a_malformed_row_is_named_by_file_and_line(build, line, complaint):
         build([call_row("fine", "calibration"), line])
 
 
-def test_a_row_the_template_cannot_render_is_named_by_its_line(build):
+def test_arguments_that_are_no_json_are_named_by_line_and_tool(build):
     broken = call_row("x", "calibration")
     broken["messages"][1]["tool_calls"][0]["function"]["arguments"] = "not an object"
-    with pytest.raises(UserError, match=r"rows\.jsonl:1: the chat template cannot render"):
+    with pytest.raises(UserError, match=r"rows\.jsonl:1: message 1: call 0: arguments of terminal: not JSON"):
         build([broken, call_row("z", "heldout")])
 
 

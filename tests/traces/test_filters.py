@@ -166,13 +166,13 @@ def test_a_trace_with_an_unpaired_result_can_be_cut_before_it():
         )
 
 
-def test_reasoning_is_left_out_or_kept_by_the_config():
-    data = turns(traces.gpt(say="ok", think="let me see"))
-    row, meets = check(data)
-    assert "reasoning_content" not in row["messages"][1] and "reasoning" in meets.repaired
-    row, meets = check(data, reasoning="keep")
-    assert row["messages"][1]["reasoning_content"] == "let me see" and "reasoning" in meets.kept
-    assert check(turns(OK))[1].repaired == {}, "Hermes's empty <think> block is no reasoning"
+def test_a_thought_that_names_structure_is_written_in_words():
+    row, meets = check(turns(traces.gpt(say="ok", think="say <|im_end|> or <think>, </think>")))
+    assert row["messages"][1]["reasoning_content"] == "say im_end or think, /think"
+    assert "message 1: <think>" in meets.repaired["mark_in_thought"]
+    with pytest.raises(Dropped, match="mark_in_thought"):
+        check(turns(traces.gpt(say="ok", think="say <|im_end|>")), mark_in_thought="drop")
+    assert check(turns(OK))[1].repaired == {}, "Hermes's empty <think> block is no thought"
 
 
 def test_half_a_character_is_replaced_as_hermes_does():
@@ -187,6 +187,7 @@ def test_half_a_character_is_replaced_as_hermes_does():
         ({"not_json": "repair"}, "not_json is 'repair'; possible: drop"),
         ({"invented": "drop"}, "there is no reason invented"),
         ({"refusal": None}, "refusal is None"),
+        ({"reasoning": "repair"}, 'write "reasoning": "keep" or "drop" beside policies'),
     ],
 )
 def test_a_policy_that_cannot_be_is_refused(change, message):

@@ -145,7 +145,7 @@ def test_openai_rows_pair_by_the_ids_of_the_calls():
     ({"messages": [], "tools": [traces.TERMINAL, traces.TERMINAL]}, "bad_tools", "listed twice"),
     ({"conversations": [{"from": "gpt", "value": "<tool_call>\n{\"name\": \"t\", \"arguments\": {"}]}, "broken_call", "turn 0"),
     ({"conversations": [{"from": "gpt", "value": "<tool_call>\n{\"arguments\": {}}\n</tool_call>"}]}, "broken_call", "has no name"),
-    ({"conversations": [{"from": "gpt", "value": "<think>never ends"}]}, "broken_call", "<think>"),
+    ({"conversations": [{"from": "gpt", "value": "<think>never ends"}]}, "broken_thought", "does not end"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": "{\"a\": NaN}"}}]}]}, "broken_call", "not JSON"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": [1]}}]}]}, "broken_call", "are a list"),
 ])  # fmt: skip

@@ -135,12 +135,10 @@ def test_half_a_character_in_a_name_or_a_finding_stops_nothing(worker):
     json.dumps(account.results(), ensure_ascii=False).encode()
 
 
-def test_reasoning_that_the_template_leaves_out_is_no_silent_loss(worker):
-    keeping = traces_record.Worker(
-        ROOT / "models" / "tiny", {**SETTINGS, "policies": {**SETTINGS["policies"], "reasoning": "keep"}}, []
-    )
+def test_thoughts_that_the_template_leaves_out_are_no_silent_loss():
+    keeping = traces_record.Worker(ROOT / "models" / "tiny", {**SETTINGS, "reasoning": "keep"}, [])
     outcome = keeping.outcome(records_of(traces.hermes("t", traces.gpt(say="ok", think="well")))[0])
-    assert outcome.reason == "mask_unproven" and "the chat template does not write it" in outcome.detail
+    assert outcome.reason == "mask_unproven" and "its chat template writes no thoughts" in outcome.detail
 
 
 # Hypothesis: rows that were right once, with something cut, swapped, doubled or replaced.

@@ -75,6 +75,54 @@ def marks_outside(text: str) -> list[str]:
     return [mark.group() for mark in MARK.finditer(text) if not _within(mark.start(), spans)]
 
 
+def for_template(messages: list[dict], template: str) -> list[dict]:
+    """Messages with each thought where this chat template looks for it.
+
+    In rows and requests it is `reasoning_content`. LFM2.5-8B-A1B's template reads `thinking`, others read
+    `reasoning_content`, and those that only cut off what stands before "</think>" want it in the text. A template
+    that knows none of these writes no thoughts.
+    """
+    if not any(message.get("reasoning_content") for message in messages):
+        return messages
+    if _reads(template, "thinking"):
+        return [
+            {**message, "thinking": message["reasoning_content"]} if message.get("reasoning_content") else message
+            for message in messages
+        ]
+    if END not in template or _reads(template, "reasoning_content"):
+        return messages
+    made = []
+    for message in messages:
+        if thought := message.get("reasoning_content"):
+            rest = {key: value for key, value in message.items() if key != "reasoning_content"}
+            message = {**rest, "content": f"{START}{thought}{END}{message.get('content') or ''}"}
+        made.append(message)
+    return made
+
+
+def writes_thoughts(template: str) -> bool:
+    """Whether a chat template knows thoughts at all."""
+    return END in template or _reads(template, "thinking") or _reads(template, "reasoning_content")
+
+
+def _reads(template: str, field: str) -> bool:
+    """Whether a template reads this field of a message; `preserve_thinking` and `enable_thinking` are no fields."""
+    return re.search(rf"""\.{field}\b|["']{field}["']""", template) is not None
+
+
+def as_words(thought: str, marks: list[str]) -> str:
+    """A thought whose `marks` are words: without their brackets, so that no server ends or begins anything there."""
+    while mark := next((mark for mark in marks if mark in thought), None):
+        thought = thought.replace(mark, mark.strip("<|>"))  # shorter each time, also where the rest forms another mark
+    return thought
+
+
+def call_blocks(text: str) -> list[str]:
+    """The well-formed call blocks that visible text shows outside of code."""
+    code = [span.span() for span in CODE.finditer(text)]
+    return [text[start:end] for start, end in call_spans(text) if not _within(start, code)]
+
+
 def call_spans(text: str) -> list[tuple[int, int]]:
     """(start, end) of each well-formed call block, native or Hermes's; what stands inside is data, never a mark."""
     spans, position = [], 0

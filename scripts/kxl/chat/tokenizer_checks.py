@@ -1,20 +1,27 @@
-"""Whether llama.cpp will cut text into the tokens that a checkpoint's tokenizer.json cuts it into.
+"""Whether llama.cpp will cut text into the tokens that a checkpoint's tokenizer.json cuts it into, and knows thoughts.
 
-In: a checkpoint folder. Out: nothing, or a UserError that says where they differ.
+In: a checkpoint folder. Out: nothing, or a UserError that says where they differ; `notes` says what may go wrong.
 """
 
+import ast
+import hashlib
 import json
 import re
 from pathlib import Path
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
+from kxl.chat import thoughts
+from kxl.setup import llama_cpp
 
 # How the text of tokenizer.json is split by what llama.cpp calls "lfm2" (src/llama-vocab.cpp: the pattern of Llama 3).
 SPLIT_PATTERNS = {
     "lfm2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 }
+# The tokens of llama.cpp's probe text by LFM2.5-8B-A1B's tokenizer as it was first published: the hash by which
+# conversion/base.py knows it. Its makers published another (commit feb5e04), to mend tool calls in llama.cpp.
+FIRST_RELEASE = "9e454714343b69b99b71795c1d27a68c2a1d15dab111f4d353109f966af29da7"
 
 
 def load(folder: Path):
@@ -71,3 +78,51 @@ def refuse_words_in_pieces(folder: Path) -> None:
             f"{shown(folder / 'tokenizer.json')}: cuts {different[0]!r} and {len(different) - 1} more words of its vocabulary "
             f"into pieces, llama.cpp takes them whole; set model.ignore_merges to true there, so that both agree"
         )
+
+
+def mark_tokens(tokenizer, mark: str) -> str:
+    """How a tokenizers.Tokenizer writes a mark: "one" token, "several", or "none" that would give it back."""
+    ids = tokenizer.encode(mark, add_special_tokens=False).ids
+    if tokenizer.decode(ids, skip_special_tokens=False) != mark:
+        return "none"
+    return "one" if len(ids) == 1 else "several"
+
+
+def thought_tokens(tokenizer) -> str:
+    """Both marks of a thought together: "one" token each, "several", or "none"."""
+    found = {mark_tokens(tokenizer, mark) for mark in (thoughts.START, thoughts.END)}
+    return next(word for word in ("none", "several", "one") if word in found)
+
+
+def notes(folder: Path, template: str) -> list[str]:
+    """What may go wrong with a checkpoint's tokenizer without being an error, one sentence each."""
+    found, tokenizer, path = [], load(folder), shown(Path(folder) / "tokenizer.json")
+    if thoughts.writes_thoughts(template):
+        written = thought_tokens(tokenizer)
+        if written == "none":
+            found.append(
+                f"{path}: cannot write {thoughts.START} and {thoughts.END}, which the chat template puts around thoughts;"
+                " take the tokenizer that belongs to the template"
+            )
+        elif written == "several":
+            found.append(
+                f"{path}: {thoughts.START} is several tokens; llama-server tells thoughts by their text,"
+                " mlx_lm.server only by one token and would show them as the answer"
+            )
+    if probe_hash(tokenizer) == FIRST_RELEASE:
+        found.append(
+            f"{path}: looks like LFM2.5-8B-A1B's tokenizer as it was first published; its makers mended it for tool"
+            " calls in llama.cpp (commit feb5e04), download the tokenizer files again"
+        )
+    return found
+
+
+def probe_hash(tokenizer) -> str | None:
+    """The hash by which llama.cpp's converter knows a tokenizer (get_vocab_base_pre); None without the pinned tree."""
+    try:
+        source = (llama_cpp.source_tree() / "conversion" / "base.py").read_text(encoding="utf-8")
+    except UserError:
+        return None
+    probe = re.search(r"^\s*chktxt = ('.*')$", source, re.MULTILINE)
+    ids = tokenizer.encode(ast.literal_eval(probe[1])).ids
+    return hashlib.sha256(str(ids).encode()).hexdigest()

@@ -33,8 +33,8 @@ class Journal:
         """Read what is there and open it for more; how many answers were found. UserError where they belong to
         something else."""
         lines = list(jsonl.survivors(self.path))
-        if lines:
-            self._refuse_other(lines[0])
+        if lines or (self.path.exists() and self.path.stat().st_size):
+            self._refuse_other(lines[0] if lines else None)
         for line in lines[1:]:
             # Anything else is the line that was being written when the process was killed.
             if (read := _answers(line)) is not None:

@@ -175,6 +175,9 @@ def llama_server(
         # One slot keeps its own prompt; the extra cache of older prompts would only take memory.
         "--cache-ram",
         "0",
+        # By default it shows a model all its earlier thoughts; LFM2.5's template, mlx_lm.server and vLLM do not, and
+        # so neither does training (kxl/chat/loss_mask.py).
+        "--no-reasoning-preserve",
         *extra,
     ]
     with _running(command, log, start_seconds, remote.without_keys(os.environ)) as server:

@@ -52,20 +52,25 @@ def load_model(folder: Path):
 
 
 def encode(chat: loss_mask.Chat, rows: list, shape: str, max_tokens: int) -> list[prefix.Example]:
-    """The rows as tokens and loss masks, in one of repair_settings.SHAPES. UserError for a row that is too long."""
+    """The rows as tokens and loss masks, in one of repair_settings.SHAPES. UserError for a row that is too long.
+
+    A row whose earlier thoughts the template leaves out is several examples (kxl/chat/loss_mask.py).
+    """
     examples = []
     for number, row in enumerate(rows, 1):
         if shape == "structured":
-            tokens, mask = loss_mask.tokens_and_mask(chat, row)
+            sequences = loss_mask.sequences(chat, row)
         else:
             text = chat.render(row["messages"], row["tools"] if shape == "server_text" else None)
             tokens = np.array(chat.tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
-            mask = np.ones(len(tokens), bool)
-        if len(tokens) > max_tokens:
-            raise UserError(
-                f"row {number} has {len(tokens):,} tokens and {max_tokens:,} are taken; shorten its tool list, leave it out or raise --max-tokens"
-            )
-        examples.append(prefix.Example(tokens, mask))
+            sequences = [(tokens, np.ones(len(tokens), bool))]
+        for tokens, mask in sequences:
+            if len(tokens) > max_tokens:
+                raise UserError(
+                    f"row {number} has {len(tokens):,} tokens and {max_tokens:,} are taken; shorten its tool list,"
+                    " leave it out or raise --max-tokens"
+                )
+            examples.append(prefix.Example(tokens, mask))
     return examples
 
 

@@ -1,7 +1,7 @@
 """What is wrong with a chat row, by name, and what is done about it: drop the row, repair it, or keep it as it is.
 
     meets = Meets(policies)                  # policies: {reason: "drop" | "repair" | "keep"}, the config's data.policies
-    check_row(row, meets, rules)             # raises Dropped; what it repaired and kept is in meets.repaired, meets.kept
+    check_row(row, meets, vanished, tokens)  # raises Dropped; what it repaired and kept is in meets.repaired, meets.kept
 
 REASONS has every reason with its words for people and what may be done about it; the first is what the configs
 choose. Reasons about tokens (the cap, the proof of mask and calls) are met in traces_prepare.py, those about
@@ -13,8 +13,10 @@ import json
 import re
 
 import jsonschema
+import jsonschema_specifications
 
 from kxl.base.cli import UserError
+from kxl.chat import thoughts
 from kxl.traces.formats import Dropped
 
 DROP, REPAIR, KEEP = "drop", "repair", "keep"
@@ -28,7 +30,11 @@ REASONS = {
     "broken_call": ("with a call that cannot be read", (DROP,)),
     "python_literals": ("with calls in Python's literals instead of JSON", (REPAIR, DROP)),
     "lone_surrogate": ("with half a character", (REPAIR, DROP)),
-    "reasoning": ("with reasoning", (REPAIR, KEEP, DROP)),
+    "broken_thought": ("with a thought that cannot be told from the answer", (DROP,)),
+    "thought_marks": ("with the marks of a thought in the middle of a text", (DROP, KEEP)),
+    "mark_in_thought": ("with marks inside a thought that would end it or begin a call", (REPAIR, DROP)),
+    "call_in_text": ("that show a call as words", (KEEP, DROP)),
+    "missing_arguments": ("with a call whose arguments are missing", (DROP, KEEP)),
     "bad_order": ("in an order no agent makes", (DROP,)),
     "ends_without_answer": ("that end without an answer", (REPAIR, DROP)),
     "empty_turn": ("with an empty assistant turn", (DROP,)),
@@ -45,6 +51,7 @@ REASONS = {
     "exact_duplicate": ("exact duplicates", (DROP, KEEP)),
     "near_duplicate": ("near duplicates", (DROP, KEEP)),
     "eval_overlap": ("that overlap an eval suite", (DROP, KEEP)),
+    "check_failed": ("on which a check of this program failed", (DROP,)),
 }
 
 # Answers that are no answers; only at the beginning of the last turn, since later they may report what a tool said.
@@ -82,6 +89,8 @@ class Meets:
 def check_policies(policies: dict, where: str) -> dict:
     """A config's policies, complete and possible; UserError names the one that is not."""
     for reason, policy in policies.items():
+        if reason == "reasoning":
+            raise UserError(f'{where}: write "reasoning": "keep" or "drop" beside policies; it is no policy any more')
         if reason not in REASONS:
             raise UserError(f"{where}: there is no reason {reason}; there are {', '.join(REASONS)}")
         if policy not in REASONS[reason][1]:
@@ -101,7 +110,7 @@ def in_words(reason: str) -> str:
 def check_row(row: dict, meets: Meets, vanished: list, control_tokens: list) -> None:
     """Check and mend one row in place; every reason that needs neither tokens nor other rows."""
     _surrogates(row, meets)
-    _reasoning(row["messages"], meets)
+    _thoughts(row["messages"], meets, control_tokens)
     _vanished(row, meets, vanished)
     _order(row, meets)
     _pairs(row, meets)
@@ -132,16 +141,23 @@ def _surrogates(row: dict, meets: Meets) -> None:
         meets("lone_surrogate", f"U+{ord(found.group()):04X}", replace)
 
 
-def _reasoning(messages: list, meets: Meets) -> None:
-    thoughtful = [message for message in messages if "reasoning_content" in message]
-    if thoughtful:
+def thought_marks(control_tokens: list) -> list[str]:
+    """What no thought may hold: servers end it there, or take it for structure."""
+    return [thoughts.START, thoughts.END, *(token for token in control_tokens if token.strip("<|>") != token)]
 
-        def remove() -> str:
-            for message in thoughtful:
-                del message["reasoning_content"]
-            return "left out"
 
-        meets("reasoning", f"in {len(thoughtful)} turns", remove)
+def _thoughts(messages: list, meets: Meets, control_tokens: list) -> None:
+    """What every server would read as the end of the thought, or as structure, becomes words."""
+    marks = thought_marks(control_tokens)
+    for place, message in enumerate(messages):
+        thought = message.get("reasoning_content", "")
+        if found := next((mark for mark in marks if mark in thought), None):
+
+            def rewrite() -> str:
+                message["reasoning_content"] = thoughts.as_words(thought, marks)
+                return "written without its brackets"
+
+            meets("mark_in_thought", f"message {place}: {found}", rewrite)
 
 
 def _vanished(row: dict, meets: Meets, vanished: list) -> None:
@@ -262,21 +278,37 @@ def _write_default(function: dict, properties: dict) -> str | None:
 
 
 def _coerce(function: dict, schema: dict, validator) -> str | None:
-    """Numbers and booleans that stand in quotes become what the schema wants, as Hermes does before it runs a tool."""
-    changed = {}
+    """Numbers and booleans that stand in quotes become what the schema wants, as Hermes does before it runs a tool.
+
+    An argument that is null where the tool takes none goes: Arrow fills what a call leaves out with null.
+    """
+    changed, gone = {}, []
     for name, value in function["arguments"].items():
-        wanted = schema.get("properties", {}).get(name, {}).get("type")
+        wanted = _property(schema, name).get("type")
         if isinstance(value, str) and wanted in ("integer", "number", "boolean"):
             try:
                 read = json.loads(value.strip().lower() if wanted == "boolean" else value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             changed[name] = read
-    fixed = {**function["arguments"], **changed}
-    if not changed or _violation(schema, validator, fixed):
+        elif value is None and name not in _names(schema.get("required")):
+            gone.append(name)
+    fixed = {name: value for name, value in {**function["arguments"], **changed}.items() if name not in gone}
+    if fixed == function["arguments"] and not gone or _violation(schema, validator, fixed):
         return None
     function["arguments"] = fixed
-    return ", ".join(f"{name} read as {json.dumps(value)}" for name, value in changed.items())
+    said = [f"{name} read as {json.dumps(value)}" for name, value in changed.items()]
+    return ", ".join(said + [f"{name}=null left out" for name in gone])
+
+
+def _property(schema: dict, name: str) -> dict:
+    """The subschema of an argument; {} where it has none that is an object (true takes anything)."""
+    found = schema.get("properties", {}).get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _names(value) -> list:
+    return value if isinstance(value, list) else []
 
 
 def _violation(schema: dict, validator, arguments: dict) -> str | None:
@@ -302,7 +334,8 @@ def _validator(schema: str):
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
         return f"its schema is no schema: {error.message}"[:200]
-    return jsonschema.Draft202012Validator(schema)
+    # With a registry of its own it never looks up a $ref on the network.
+    return jsonschema.Draft202012Validator(schema, registry=jsonschema_specifications.REGISTRY)
 
 
 def strings(value):

@@ -1,7 +1,7 @@
 """One trace from its bytes to a row that is proven to train what it should, or the reason why not.
 
     worker = Worker(model, settings, suites)
-    outcome = worker.outcome(record)          # a trace_sources.Record in, an Outcome out
+    outcome = worker.outcome(record)          # a sources.Record in, an Outcome out
 
 Everything that needs only the row itself happens here, so it can happen in several processes; what needs the
 other rows (duplicates, the split) is left to traces_prepare.py, which gets no more than it needs for that.
@@ -37,13 +37,16 @@ class Outcome:
     kept: dict = field(default_factory=dict)
     request: str = ""  # the beginning of the first one, to tell the language by
     measured: int | None = None  # tokens before anything was dropped or cut; None where the row could not be rendered
-    tokens: int = 0
+    tokens: int = 0  # of the longest sequence: what the caps are about
+    sequence_tokens: int = 0  # of all sequences: what one pass of training reads
+    sequences: int = 0  # more than one where the template leaves out thoughts of earlier turns
     trained_tokens: int = 0
+    thoughts: int = 0  # turns that had one, kept or not
     messages: int = 0
     calls: int = 0
     line: bytes = b""
     content: str = ""  # sha256 of messages and tools
-    fingerprint: bytes = b""  # trace_overlap.fingerprint
+    fingerprint: bytes = b""  # duplicates.fingerprint
     tasks: list = field(default_factory=list)  # what makes other rows variants of the same task
 
 
@@ -53,7 +56,8 @@ class Worker:
     def __init__(self, model: Path, settings: dict, suites: list[Path]):
         self.settings = settings
         self.chat = loss_mask.load(model)
-        self.control_tokens = [token.content for token in self.chat.tokenizer.get_added_tokens_decoder().values()]
+        self.hermes = formats.MARKS["call"][0] in self.chat.template  # its calls are <tool_call> JSON
+        self.control_tokens = self.chat.control_tokens
         self.suites = duplicates.Suites(suites, settings["eval_ngram_words"])
 
     def outcome(self, record: Record) -> Outcome:
@@ -67,6 +71,10 @@ class Worker:
             data = formats.parse_json(record.data) if isinstance(record.data, bytes) else record.data
             row = formats.to_row(data, meets)
             out.name = whole(row["id"] or record.where)
+            out.thoughts = sum("reasoning_content" in message for message in row["messages"])
+            if self.settings["reasoning"] == "drop":
+                for message in row["messages"]:
+                    message.pop("reasoning_content", None)
             self._describe(row, out)
             filters.check_row(row, meets, self.settings["vanished_tools"], self.control_tokens)
             self._prove(row, meets, out)
@@ -75,6 +83,8 @@ class Worker:
             out.reason, out.detail = dropped.reason, dropped.detail
             if row is not None and out.measured is None:
                 out.measured = self._length(row)
+        except Exception as problem:  # one row must not end a run of thousands; the report names it, loudly
+            out.reason, out.detail = "check_failed", f"{type(problem).__name__}: {problem}"[:300]
         # These go into UTF-8 files whatever was in the row.
         out.name, out.detail = whole(out.name), whole(out.detail)
         out.repaired, out.kept = (
@@ -92,47 +102,47 @@ class Worker:
         ]
 
     def _length(self, row: dict) -> int | None:
+        """Tokens of the longest sequence; None for a row that cannot be rendered."""
         try:
-            return len(
-                self.chat.tokenizer.encode(
-                    self.chat.render(row["messages"], row["tools"]), add_special_tokens=False
-                ).ids
-            )
-        except (loss_mask.MaskError, UnicodeEncodeError):
+            texts = [view.text for view in self.chat.views(row["messages"], row["tools"])] or [""]
+            return max(len(self.chat.tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
+        except (loss_mask.MaskError, UnicodeEncodeError, TypeError):
             return None
 
     def _prove(self, row: dict, meets: filters.Meets, out: Outcome) -> None:
         """Tokens within the cap; each assistant turn's trained tokens say what the structured message says."""
-        tokens, mask = self._trained(row)
-        out.measured = len(tokens)
+        sequences = self._trained(row)
+        out.measured = max(len(tokens) for tokens, _ in sequences)
         caps = sorted(self.settings["caps"], reverse=True)
-        if over := next((cap for cap in caps if len(tokens) > cap), None):
+        if over := next((cap for cap in caps if out.measured > cap), None):
             meets(
                 f"over_{over}_tokens",
-                f"{len(tokens):,} tokens",
+                f"{out.measured:,} tokens",
                 functools.partial(self._cut, row, caps[-1]),
                 policy="too_long",
             )
-            tokens, mask = self._trained(row)
-        out.tokens, out.trained_tokens = len(tokens), int(mask.sum())
+            sequences = self._trained(row)
+        out.tokens = max(len(tokens) for tokens, _ in sequences)
+        out.sequence_tokens = sum(len(tokens) for tokens, _ in sequences)
+        out.sequences = len(sequences)
+        out.trained_tokens = int(sum(mask.sum() for _, mask in sequences))
 
-    def _trained(self, row: dict) -> tuple:
+    def _trained(self, row: dict) -> list:
+        """(tokens, mask) of each sequence of the row, proven."""
+        made, turn = [], 0
         try:
-            text, spans = self.chat.turns(row["messages"], row["tools"])
-            tokens, mask, pieces = loss_mask.encode(self.chat, text, spans)
+            for view in self.chat.views(row["messages"], row["tools"]):
+                spans = list(view.spans.values())
+                tokens, mask, pieces = loss_mask.encode(self.chat, view.text, spans, self.settings["reasoning_loss"])
+                for place, piece in zip(view.spans, pieces):
+                    said = piece.removesuffix(self.chat.end)
+                    if problem := roundtrip.same_turn(row["messages"][place], said, self.hermes):
+                        raise Dropped("broken_round_trip", f"assistant turn {turn}: {problem}")
+                    turn += 1
+                made.append((tokens, mask))
         except loss_mask.MaskError as error:
             raise Dropped("mask_unproven", str(error)) from None
-        turns = [message for message in row["messages"] if message["role"] == "assistant"]
-        thoughts = [message["reasoning_content"].strip() for message in turns if "reasoning_content" in message]
-        if thoughts and not any(thought in text for thought in thoughts):
-            raise Dropped(
-                "mask_unproven",
-                "its reasoning is to be kept, but the chat template does not write it; let data.policies.reasoning be repair",
-            )
-        for place, (message, piece) in enumerate(zip(turns, pieces)):
-            if problem := roundtrip.same_turn(message, piece.removesuffix(self.chat.end)):
-                raise Dropped("broken_round_trip", f"assistant turn {place}: {problem}")
-        return tokens, mask
+        return made
 
     def _cut(self, row: dict, cap: int) -> str | None:
         """Cut the row after the last assistant turn within `cap` tokens; None where not even the first is."""
@@ -154,6 +164,9 @@ class Worker:
         out.fingerprint = duplicates.fingerprint(hashes).tobytes()
         out.messages = len(row["messages"])
         out.calls = sum(len(message.get("tool_calls", [])) for message in row["messages"])
-        content = json.dumps({"messages": row["messages"], "tools": row["tools"]}, ensure_ascii=False)
+        made = {"messages": row["messages"], "tools": row["tools"]}
+        if not self.settings["reasoning_loss"] and any("reasoning_content" in message for message in row["messages"]):
+            made["reasoning_loss"] = False  # rows say it themselves, so that no trainer forgets it
+        content = json.dumps(made, ensure_ascii=False)
         out.content = hashlib.sha256(content.encode()).hexdigest()
         out.line = f'{{"id": {json.dumps(out.name, ensure_ascii=False)}, {content[1:]}\n'.encode()

@@ -8,7 +8,7 @@ turn. kxl/traces/parsers.py asks the other parsers.
 
 import json
 
-from kxl.chat import tool_syntax
+from kxl.chat import thoughts, tool_syntax
 from kxl.traces import formats
 
 
@@ -25,16 +25,21 @@ def calls_of(message: dict) -> list[dict]:
     ]
 
 
-def same_turn(message: dict, text: str) -> str | None:
-    """Why `text` does not say what `message` says, read by our parsers (native calls, or Hermes's JSON blocks); None when it does."""
-    text = formats.THINK.sub("", text)
-    if formats.MARKS["call"][0] in text and tool_syntax.CALL_START not in text:
+def same_turn(message: dict, text: str, hermes: bool = False) -> str | None:
+    """Why `text` does not say what `message` says, read by our parsers; None when it does.
+
+    `hermes`: the template writes calls as <tool_call> JSON; elsewhere those marks are words.
+    """
+    thought, visible = thoughts.split_thought(text)
+    if (thought or "") != message.get("reasoning_content", ""):
+        return f"the thought became {(thought or '')[:120]!r}"
+    if hermes and tool_syntax.CALL_START not in visible:
         try:
-            content, _, calls, _ = formats.split_turn(text)
+            content, calls, _ = formats.marked_calls(visible)
         except formats.Dropped as problem:
             return problem.detail
     else:
-        parsed = tool_syntax.parse(text)
+        parsed = tool_syntax.parse(visible)
         if parsed.errors:
             return parsed.errors[0]
         content, calls = parsed.content, parsed.calls

@@ -5,7 +5,8 @@
         record.data       # the JSON text as bytes, or a dict (parquet); None where there is a problem
         record.problem    # (reason, detail) of a record that cannot be read at all
 
-JSON lines (.jsonl, .ndjson and whatever else has one object a line), JSON arrays (.json), parquet. A folder
+JSON lines (.jsonl, .ndjson and whatever else has one object a line), JSON arrays (.json), objects that are written
+over many lines (a session file of Hermes, or several such objects one after another), parquet. A folder
 gives its files of those kinds in the order of their names; the others are listed in `ignored`. A dataset id of
 the hub is fetched once into huggingface_hub's cache. A record longer than `limit` bytes is counted and skipped
 unread. A file that is missing, empty or no parquet at all is a UserError: that is not one bad row.
@@ -101,11 +102,10 @@ def _of_file(name: str, path: Path, limit: int) -> Iterator[Record]:
         yield from _of_parquet(name, path)
         return
     with open(path, "rb") as file:
-        pieces = (
-            elements(file, limit)
-            if path.suffix.lower() == ".json" and _begins_array(file)
-            else jsonl.lines(file, limit)
-        )
+        if path.suffix.lower() == ".json" and _begins(file) == b"[":
+            pieces = elements(file, limit)
+        else:
+            pieces = objects(file, limit) if _object_over_lines(file) else jsonl.lines(file, limit)
         for number, data, size in pieces:
             where = f"{name}:{number}"
             yield (
@@ -115,10 +115,27 @@ def _of_file(name: str, path: Path, limit: int) -> Iterator[Record]:
             )
 
 
-def _begins_array(file) -> bool:
+def _begins(file) -> bytes:
     start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     file.seek(0)
-    return start.startswith(b"[")
+    return start[:1]
+
+
+def _object_over_lines(file) -> bool:
+    """Whether a file begins with an object that goes on in the next line: `{`, and behind it a key or another value.
+
+    A line that was cut off is no such object: what follows it begins with `{` again, and at the margin.
+    """
+    found = []
+    while len(found) < 2 and (line := file.readline(4096)):
+        if not found and not line.endswith(b"\n"):
+            break  # one long line
+        if line.removeprefix(b"\xef\xbb\xbf").strip():
+            found.append(line.removeprefix(b"\xef\xbb\xbf").rstrip())
+    file.seek(0)
+    if len(found) < 2 or not found[0].lstrip().startswith(b"{"):
+        return False
+    return found[0][-1:] in b"{[,:" and (found[1][:1] in b'"}' or found[1][:1].isspace())
 
 
 STRUCTURE = re.compile(rb'["\\{}\[\],\n]')
@@ -164,6 +181,55 @@ def elements(file, limit: int) -> Iterator[tuple[int, bytes | None, int]]:
         size += len(chunk) - begin
         element += chunk[begin:] if size <= limit else b""
     yield first_line + _blank_lines(element), bytes(element).strip() or b"[" if size <= limit else None, size
+
+
+def objects(file, limit: int) -> Iterator[tuple[int, bytes | None, int]]:
+    """(line number, text or None, bytes) of every JSON object in a file of them, each over as many lines as it likes.
+
+    What stands between two objects, and an object that does not end, is text that is not JSON.
+    """
+    depth, in_string, escaped = 0, False, -1  # as in elements
+    line, first_line, piece, size = 1, 1, bytearray(), 0
+
+    def cut(rest: bytes):
+        nonlocal size
+        size += len(rest)
+        piece.extend(rest if size <= limit else b"")
+        text = bytes(piece).removeprefix(b"\xef\xbb\xbf").strip() if size <= limit else None
+        made = [] if text == b"" else [(first_line, text, size)]
+        piece.clear()
+        size = 0
+        return made
+
+    while chunk := file.read(CHUNK):
+        begin = 0  # of the current object, or of what stands between two, in this chunk
+        for match in STRUCTURE.finditer(chunk):
+            place, what = match.start(), match.group()
+            if what == b"\n":
+                line += 1
+                in_string = False  # no string of JSON goes over a line: one that does ends its own object only
+            if place == escaped or what in b"\n,":
+                continue
+            if in_string or what in b'"\\':
+                if what == b"\\":
+                    escaped = place + 1
+                elif depth:
+                    in_string = (what == b'"') != in_string
+                continue
+            if what in b"{[":
+                if not depth:
+                    yield from cut(chunk[begin:place])
+                    begin, first_line = place, line
+                depth += 1
+            elif depth:
+                depth -= 1
+                if not depth:
+                    yield from cut(chunk[begin : place + 1])
+                    begin, first_line = place + 1, line
+        escaped = 0 if escaped == len(chunk) else -1
+        size += len(chunk) - begin
+        piece += chunk[begin:] if size <= limit else b""
+    yield from cut(b"")
 
 
 def _blank_lines(element: bytearray) -> int:

@@ -102,6 +102,9 @@ class Code:
             write_text(self.cache, json.dumps(self.known, sort_keys=True))
 
 
+_read = {}  # what this process has read of each folder's code, good while file time and size stay the same
+
+
 def running_script() -> str | None:
     """Name of the script in `scripts/` that called us, however deep; None where none did, as in a test of a room."""
     found, frame = None, sys._getframe()
@@ -122,4 +125,5 @@ def describe(script: str | None, scripts: Path = SCRIPTS) -> dict | None:
     if script is None:
         return None
     code = Code(scripts)
+    code.known = _read.setdefault(scripts, {})
     return {"script": script, "sha256": code.hash(script) if code.newest(script) < cli.STARTED else None}

@@ -1,7 +1,7 @@
 """Tell make what each script's code is: one stamp a script, which is new when the code is, and only then.
 
 In:  scripts/ and scripts/kxl/. Out: runs/code/SCRIPT, whose text is the sha256 of the syntax trees of the script and
-     of all that it imports (kxl/house/code.py); make takes its file time. A stamp that is not there yet gets the time
+     of all that it imports (kxl/base/code.py); make takes its file time. A stamp that is not there yet gets the time
      of its youngest source, as a file of make's own would have.
 
   python3 scripts/depends.py
@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from kxl.base import cli
+from kxl.base.code import SCRIPTS, Code
 from kxl.base.files import ROOT, write_text
-from kxl.house.code import SCRIPTS, Code
 
 
 def main() -> None:

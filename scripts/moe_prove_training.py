@@ -100,7 +100,8 @@ def main() -> None:
             f"exact rows {before} -> {results[name]['exact_after']} of {len(rows)}"
         )
     missed = misses(results)
-    report.write_gated(args.report, not missed, [args.train, args.valid, args.core / "config.json"], settings, results)
+    inputs = [args.train, args.valid, args.core, args.config]
+    report.write_gated(args.report, not missed, inputs, settings, results)
     if missed:
         raise UserError(
             f"{shown(report.failed_path(args.report))}: {'; '.join(missed)} (settings: {shown(args.config)})"

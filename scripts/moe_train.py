@@ -67,10 +67,10 @@ def train(args) -> None:
     from kxl.moe import core as moe_core
     from kxl.moe import hardware, memory
     from kxl.moe import rows as moe_rows
-    from kxl.moe.run import Run, check_same, check_settings, checkpoints, require_room, steps_of
+    from kxl.moe.run import Run, check_same, check_settings, checkpoints, overridden, require_room, steps_of
 
     given = {key: getattr(args, key) for key in OVERRIDES if getattr(args, key) is not None}
-    settings = check_settings({**read_json(args.config), **given}, shown(args.config))
+    settings = check_settings(overridden(read_json(args.config), given), shown(args.config))
     profile = hardware.load_profile(args.hardware)
     stop = int(profile["memory_stop_gib"] * hardware.GIB)
     mx.set_cache_limit(memory.CACHE)  # freed buffers beyond this go back to the system

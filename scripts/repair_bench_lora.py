@@ -1,14 +1,16 @@
-"""Measure one masked LoRA step of ours against stock `mlx_lm.lora`, on the same rows and adapters.
+"""Measure one masked LoRA step of ours against stock `mlx_lm.lora`, on the same rows, adapters, batch and BLAS.
 
-In:  a checkpoint and a repair set. Out: a report with the seconds per step and per row of either side.
+In:  a checkpoint and a repair set. Out: a report. In `results`:
+     equal_blas    {ours_seconds, stock_seconds, ratio}: a step of either side with the same OpenBLAS in front of MLX
+     as_installed  {stock_seconds, ratio}: stock as pip installs it, without that; on Linux only, where it matters
 
   .venv/bin/python scripts/repair_bench_lora.py --model models/tiny --data repair_datasets/iter01 \\
       --report reports/tiny/lora_speed.json
 
-Stock is `python -m mlx_lm lora --mask-prompt` in the same environment, without the BLAS that we put in front of MLX on
-Linux (kxl/model/blas.py). It gets what it needs to run at all: on a CPU MLX has expert matmuls in float32 only, so the
-checkpoint is a float32 copy for both sides. Its loss is on the last assistant turn, ours on all of them. Steps are timed
-from one progress line to the next; the first, which compiles, is left out.
+Stock is `python -m mlx_lm lora --mask-prompt` in the same environment. It gets what it needs to run at all: on a CPU
+MLX has expert matmuls in float32 only, so the checkpoint is a float32 copy for both sides. Its loss is on the last
+assistant turn, ours on all of them. Steps are timed from one progress line to the next; the first, which compiles, is
+left out. Cores that are at work already are refused: what one side shares with other work the other may not.
 """
 
 import json
@@ -21,6 +23,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from kxl.base import cli, report
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown, write_json
@@ -28,6 +32,7 @@ from kxl.lora.settings import MODULES, Settings
 from kxl.model import blas, checkpoint
 from kxl.repair import rows as repair_rows
 
+BUSY = 10  # per cent of all cores
 STEP_LINE = re.compile(r"^\s*(\d+)\s+\d+\.\d+ [▼▲]")
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # it writes colours into a pipe, too
 # mlx_lm.lora wants paths inside a layer where we name the last part.
@@ -48,51 +53,71 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="repair set with train.jsonl")
     parser.add_argument("--report", type=Path, required=True, help="report to write (JSON)")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4], help="rows per step")
-    parser.add_argument("--steps", type=int, default=3, help="steps that are timed, after one that is not")
+    parser.add_argument("--batch-size", type=int, default=1, help="rows per step, on both sides")
+    parser.add_argument("--steps", type=int, default=5, help="steps that are timed, after one that is not")
     parser.add_argument("--max-tokens", type=int, default=8192, help="longest row in tokens")
-    parser.add_argument(
-        "--stock-first",
-        action="store_true",
-        help="measure stock with the first batch size alone: its time per row hardly depends on it",
-    )
+    parser.add_argument("--busy", action="store_true", help="measure beside other work; the report says so")
     args = parser.parse_args()
+    busy = psutil.cpu_percent(interval=2)
+    if busy > BUSY and not args.busy:
+        raise UserError(
+            f"the cores are {busy:.0f} % at work, and a comparison wants them idle; wait, or give --busy, which the "
+            "report then says"
+        )
 
-    measured = {}
+    preloaded = blas.child_env(keep_memory=True)
+    plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     with tempfile.TemporaryDirectory(prefix="hermes-kxl-bench-") as folder:
         folder = Path(folder)
         model = float32_copy(args.model, folder / "model")
-        for size in args.batch_sizes:
-            rows = pick(args.data / "train.jsonl", size * (args.steps + 1))
-            write_rows(folder / "data", rows)
-            cli.say(f"{size} rows a step: ours")
-            ours = time_ours(model, folder / "data", size, args)
-            stock = None
-            if size == args.batch_sizes[0] or not args.stock_first:
-                cli.say(f"{size} rows a step: stock mlx_lm.lora")
-                stock = time_stock(model, folder, size, args)
-            measured[str(size)] = {"ours": ours, "stock": stock}
-    first = measured[str(args.batch_sizes[0])]["stock"]["seconds_per_row"]
-    for one in measured.values():
-        one["times_as_fast"] = round(
-            (one["stock"] or {"seconds_per_row": first})["seconds_per_row"] / one["ours"]["seconds_per_row"], 2
-        )
+        write_rows(folder / "data", pick(args.data / "train.jsonl", args.batch_size * (args.steps + 1)))
+        measured = {}
+        for side, time_side, environment in (
+            ("ours", time_ours, preloaded),
+            ("stock", time_stock, preloaded),
+            ("stock as installed", time_stock, plain if blas.fast_blas() else None),
+        ):
+            if environment is not None:
+                cli.say(f"{side}: {args.steps + 1} steps of {args.batch_size} rows")
+                measured[side] = time_side(model, folder, environment, args)
+    results = compare(measured)
     report.write(
         args.report,
         [args.model, args.data / "train.jsonl"],
         {
-            "batch_sizes": args.batch_sizes,
+            "batch_size": args.batch_size,
             "steps": args.steps,
             "max_tokens": args.max_tokens,
             "blas": blas.fast_blas() and Path(blas.fast_blas()).name,
             "blas_threads": blas.blas_threads(),
+            "beside_other_work": busy > BUSY,
         },
-        {"batch_sizes": measured, "times_as_fast": {size: one["times_as_fast"] for size, one in measured.items()}},
+        results,
     )
-    for size, one in measured.items():
-        print(
-            f"{size} rows a step: {one['ours']['seconds_per_row']} s a row, stock mlx_lm.lora {(one['stock'] or {'seconds_per_row': first})['seconds_per_row']} s: {one['times_as_fast']} times as fast"
-        )
+    equal, installed = results["equal_blas"], results["as_installed"]
+    print(
+        f"a step of {args.batch_size} rows: ours {equal['ours_seconds']} s, mlx_lm.lora with the same BLAS "
+        f"{equal['stock_seconds']} s ({equal['ratio']} times)"
+        + (f", as installed {installed['stock_seconds']} s ({installed['ratio']} times)" if installed else "")
+    )
+
+
+def compare(measured: dict[str, list[float]]) -> dict:
+    """Seconds of each timed step by side -> the report's results: means, and how many times as long stock takes."""
+    mean = {side: sum(steps) / len(steps) for side, steps in measured.items()}
+    ratio = {side: round(seconds / mean["ours"], 2) for side, seconds in mean.items()}
+    installed = "stock as installed"
+    return {
+        "equal_blas": {
+            "ours_seconds": round(mean["ours"], 3),
+            "stock_seconds": round(mean["stock"], 3),
+            "ratio": ratio["stock"],
+        },
+        "as_installed": {"stock_seconds": round(mean[installed], 3), "ratio": ratio[installed]}
+        if installed in mean
+        else None,
+        "steps": {side: [round(step, 3) for step in steps] for side, steps in measured.items()},
+    }
 
 
 def float32_copy(model: Path, out: Path) -> Path:
@@ -114,13 +139,14 @@ def pick(path: Path, count: int) -> list[dict]:
     rows = max(groups.values(), key=len)[:count]
     if len(rows) < count:
         raise UserError(
-            f"{shown(path)}: has {len(rows)} rows with one tool list, {count} are needed; fewer --steps or smaller --batch-sizes"
+            f"{shown(path)}: has {len(rows)} rows with one tool list, {count} are needed; fewer --steps or a smaller "
+            "--batch-size"
         )
     return rows
 
 
 def write_rows(folder: Path, rows: list[dict]) -> None:
-    """The rows, schemas and all: train.jsonl and valid.jsonl for us, and stock/ without a valid.jsonl, which it would want a batch of."""
+    """The rows, schemas and all: train.jsonl and valid.jsonl for us, stock/ without the latter: it wants a batch."""
     folder.mkdir(exist_ok=True)
     for path, found in (
         (folder / "train.jsonl", rows),
@@ -134,93 +160,38 @@ def write_rows(folder: Path, rows: list[dict]) -> None:
         )
 
 
-def seconds(times: list[float], size: int) -> dict:
-    """Times of the progress lines -> seconds per step and per row, the first step left out."""
-    steps = [after - before for before, after in zip(times, times[1:])]
-    mean = sum(steps) / len(steps)
-    return {
-        "seconds_per_step": round(mean, 3),
-        "seconds_per_row": round(mean / size, 3),
-        "steps": [round(step, 3) for step in steps],
-    }
+def timed(ends: list[float]) -> list[float]:
+    """When each step ended -> how long each took, the first left out."""
+    return [after - before for before, after in zip(ends, ends[1:])]
 
 
-def time_ours(model: Path, data: Path, size: int, args) -> dict:
-    """repair_train.py in a process of its own, which has the fast BLAS."""
-    with tempfile.TemporaryDirectory(prefix="hermes-kxl-bench-") as folder:
-        told = Path(folder) / "training.json"
-        command = [
-            sys.executable,
-            str(Path(__file__).with_name("repair_train.py")),
-            "--model",
-            model,
-            "--data",
-            data,
-            "--adapter",
-            f"{folder}/adapter",
-            "--report",
-            told,
-            "--steps",
-            args.steps + 1,
-            "--batch-size",
-            size,
-            "--max-tokens",
-            args.max_tokens,
-        ]
-        if subprocess.run(list(map(str, command))).returncode:
+def time_ours(model: Path, folder: Path, environment: dict, args) -> list[float]:
+    """Seconds of each timed step of repair_train.py."""
+    with tempfile.TemporaryDirectory(prefix="hermes-kxl-bench-") as scratch:
+        summary = Path(scratch) / "training.json"
+        command = [sys.executable, str(Path(__file__).with_name("repair_train.py"))]
+        command += ["--model", model, "--data", folder / "data", "--adapter", f"{scratch}/adapter", "--report", summary]
+        command += ["--steps", args.steps + 1, "--batch-size", args.batch_size, "--max-tokens", args.max_tokens]
+        if subprocess.run(list(map(str, command)), env=environment).returncode:
             raise UserError("repair_train.py failed (its error is above)")
-        return seconds(read_json(told)["results"]["step_ends"], size)
+        return timed(read_json(summary)["results"]["step_ends"])
 
 
-def time_stock(model: Path, folder: Path, size: int, args) -> dict:
-    """mlx_lm.lora as it is installed, its lines timed as they come."""
-    settings = Settings()
-    write_json(
-        folder / "stock.yaml",
-        {
-            "lora_parameters": {  # JSON is YAML
-                "rank": settings.rank,
-                "scale": settings.alpha / settings.rank,
-                "dropout": 0.0,
-                "keys": [path for name in MODULES for path in PATHS[name]],
-            }
-        },
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "mlx_lm",
-        "lora",
-        "--train",
-        "--model",
-        model,
-        "--data",
-        folder / "data" / "stock",
-        "--adapter-path",
-        folder / "stock",
-        "--mask-prompt",
-        "--num-layers",
-        -1,
-        "--batch-size",
-        size,
-        "--iters",
-        args.steps + 1,
-        "--steps-per-report",
-        1,
-        "--val-batches",
-        1,
-        "--steps-per-eval",
-        10**6,
-        "--save-every",
-        10**6,
-        "--max-seq-length",
-        args.max_tokens,
-        "--learning-rate",
-        settings.learning_rate,
-        "-c",
-        folder / "stock.yaml",
-    ]
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+def time_stock(model: Path, folder: Path, environment: dict, args) -> list[float]:
+    """Seconds of each timed step of mlx_lm.lora as it is installed, its lines timed as they come."""
+    settings, config = Settings(), folder / "stock.yaml"
+    lora = {
+        "rank": settings.rank,
+        "scale": settings.alpha / settings.rank,
+        "dropout": 0.0,
+        "keys": [path for name in MODULES for path in PATHS[name]],
+    }
+    write_json(config, {"lora_parameters": lora})  # JSON is YAML
+    command = [sys.executable, "-m", "mlx_lm", "lora", "--train", "-c", config, "--model", model]
+    command += ["--data", folder / "data" / "stock", "--adapter-path", folder / "stock", "--mask-prompt"]
+    command += ["--num-layers", -1, "--batch-size", args.batch_size, "--iters", args.steps + 1]
+    command += ["--steps-per-report", 1, "--val-batches", 1, "--steps-per-eval", 10**6, "--save-every", 10**6]
+    command += ["--max-seq-length", args.max_tokens, "--learning-rate", settings.learning_rate]
     times, lines = [], []
     with subprocess.Popen(
         list(map(str, command)),
@@ -241,9 +212,10 @@ def time_stock(model: Path, folder: Path, size: int, args) -> dict:
             raise
     if process.returncode or len(times) != args.steps + 1:
         raise UserError(
-            f"mlx_lm.lora printed {len(times)} steps of {args.steps + 1} and ended with {process.returncode}; it ends:\n{''.join(lines[-15:])}"
+            f"mlx_lm.lora printed {len(times)} steps of {args.steps + 1} and ended with {process.returncode}; "
+            f"it ends:\n{''.join(lines[-15:])}"
         )
-    return seconds(times, size)
+    return timed(times)
 
 
 if __name__ == "__main__":

@@ -65,21 +65,35 @@ def main() -> None:
     valid_after = prefix.mean_loss(model, splits["valid"], args.batch_size)
 
     adapter.save(args.adapter, adapter.trainable(model), {"lora": settings.adapter, "token_ids": []})
-    results = {
-        "losses": [round(loss, 4) for loss in trainer.losses],
-        "valid_before": round(valid_before, 4),
-        "valid_after": round(valid_after, 4),
-        "rows": {split: len(examples) for split, examples in splits.items()},
-        "scored_tokens": scored,
-        "seconds": round(seconds, 1),
-        "step_ends": ends,
-        "peak_memory_gib": round(mx.get_peak_memory() / 2**30, 2),
-    }
+    results = summary(
+        losses=trainer.losses,
+        valid=(valid_before, valid_after),
+        rows={split: len(examples) for split, examples in splits.items()},
+        scored=scored,
+        ends=ends,
+        seconds=seconds,
+        peak_bytes=mx.get_peak_memory(),
+    )
     report.write(args.report, inputs, {"shape": args.shape, **asdict(settings)}, results)
     trainer.forget()
     print(
-        f"{shown(args.adapter)}: {settings.steps} steps in {seconds:.0f} s, validation loss {valid_before:.4f} before, {valid_after:.4f} after"
+        f"{shown(args.adapter)}: {settings.steps} steps in {seconds:.0f} s, validation loss {valid_before:.4f} before, "
+        f"{valid_after:.4f} after"
     )
+
+
+def summary(losses: list, valid: tuple, rows: dict, scored: int, ends: list, seconds: float, peak_bytes: int) -> dict:
+    """The report's results. `valid`: loss before and after; `ends`: when each step ended, in seconds since the start."""
+    return {
+        "losses": [round(loss, 4) for loss in losses],
+        "valid_before": round(valid[0], 4),
+        "valid_after": round(valid[1], 4),
+        "rows": rows,
+        "scored_tokens": scored,
+        "seconds": round(seconds, 1),
+        "step_ends": ends,
+        "peak_memory_gib": round(peak_bytes / 2**30, 2),
+    }
 
 
 def arguments():

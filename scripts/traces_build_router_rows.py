@@ -18,6 +18,7 @@ from kxl.tiny import rows as tiny_rows
 
 # What the prompts look like: the fixed surface that the evals use, short lists, Hermes's own prompt.
 CONTEXTS = {"fixed": 0.6, "compact": 0.25, "hermes_terminal": 0.1, "hermes_files": 0.05}
+ROWS, SEED = 600, 11
 
 
 def rows(count: int, seed: int, contexts: dict = CONTEXTS) -> list[dict]:
@@ -48,9 +49,8 @@ def task(row: dict) -> str:
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
-    # With the shipped traces as many rows are left as the reference trained on: 582, 29 and 26.
-    parser.add_argument("--rows", type=int, default=604, help="how many")
-    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--rows", type=int, default=ROWS, help="how many")
+    parser.add_argument("--seed", type=int, default=SEED, help="another one draws other rows")
     parser.add_argument(
         "--context",
         choices=list(CONTEXTS),

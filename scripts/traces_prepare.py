@@ -70,7 +70,7 @@ def main() -> None:
         if not account.rows:
             raise UserError(f"of {account.rows_in:,} rows none is left: {account.summary()}; first: {account.first()}")
         account.split()
-        described = [{**report.describe_input(path), "path": name} for name, path in sources]
+        described = [describe_source(name, path) for name, path in sources]
         model = [
             args.model / name for name in ("tokenizer.json", "chat_template.jinja") if (args.model / name).is_file()
         ]
@@ -94,6 +94,12 @@ def main() -> None:
                 account.results(),
             )
     print(account.summary_line())
+
+
+def describe_source(name: str, path: Path) -> dict:
+    """What was read: a file of the repository by its path, so that its place can be looked at; others by their name."""
+    entry = report.describe_input(path)
+    return {**entry, "path": name} if Path(entry["path"]).is_absolute() else entry
 
 
 def data_settings(config: Path) -> dict:

@@ -1,11 +1,11 @@
-"""Random cores of small LFM2-MoE shapes, and mlx_lm's own model with the same weights, for tests of training."""
+"""Random cores of small LFM2-MoE shapes, for tests of training."""
 
 import numpy as np
 
-from kxl.model import checkpoint
 from kxl.moe import core as moe_core
 
-# Expert count, top-k, layer order, dense layers, heads, biases and head differ. (Of one chosen expert, normed weights would be a constant.)
+# Expert count, top-k, layer order, dense layers, heads, biases and head differ.
+# (Of one chosen expert, normed weights would be a constant.)
 SHAPES = {
     "six": dict(
         vocab_size=300,
@@ -70,20 +70,3 @@ def examples(core, lengths, seed: int = 0) -> list:
     """[(tokens, mask)] of random tokens, two of three scored."""
     rng = np.random.default_rng(seed)
     return [(rng.integers(0, core.config["vocab_size"], n).astype(np.int32), rng.random(n) < 0.67) for n in lengths]
-
-
-def mlx_lm_model(core, folder):
-    """mlx_lm's model with the core's dequantized weights in float32, read back from disk as any checkpoint."""
-    import mlx.core as mx
-    from mlx_lm.models import lfm2_moe
-
-    moe_core.save(folder, core)
-    saved = checkpoint.read(folder)
-    arguments = {"full_attn_idxs": None, **saved.config}
-    if not saved.config["tie_word_embeddings"]:
-        arguments["vocab_size"] = core.config["vocab_size"]
-    model = lfm2_moe.Model(lfm2_moe.ModelArgs.from_dict(arguments))
-    weights = {tensor.name: mx.array(tensor.read()) for tensor in checkpoint.mlx_tensors(saved)}
-    head = weights.pop("lm_head.weight", None)
-    model.load_weights(list(weights.items()))
-    return model, head

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from kxl.house.code import Code
+from kxl.base.code import Code
 
 MODULES = sorted(str(path.relative_to(ROOT / "scripts")) for path in (ROOT / "scripts").glob("kxl/*/*.py"))
 

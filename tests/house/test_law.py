@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from kxl.house.code import Code
+from kxl.base.code import Code
 
 SCRIPTS = ROOT / "scripts"
 ROOMS = {path.name: path for path in (SCRIPTS / "kxl").iterdir() if path.is_dir() and path.name != "__pycache__"}

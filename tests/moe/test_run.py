@@ -162,12 +162,26 @@ def test_a_loss_that_is_not_finite_names_row_and_layer(tmp_path):
         ({"batch": 0}, "batch is 0"),
         ({"groups": 4}, "groups is not a setting"),
         ({"blocks": {"rows": 3}}, "blocks"),
-        ({"epochs": "3"}, "epochs is '3'"),
+        ({"steps": None, "epochs": "3"}, "epochs is '3'"),
+        ({"steps": 0}, "steps is 0; it takes a whole number, 1 or more"),
+        ({"epochs": 3}, "steps is 6 and epochs is 3; a run is as long as steps or as epochs says: set one of the two"),
+        ({"steps": None}, "neither is set; a run is as long as steps or as epochs says"),
     ],
 )
 def test_a_wrong_setting_is_named(changes, message):
     with pytest.raises(UserError, match=message):
         check_settings({**SETTINGS, **changes}, "configs/x.json")
+
+
+@pytest.mark.parametrize("name", ["tiny-moe", "lfm2.5-8b-a1b-moe"])
+def test_a_flag_for_the_length_takes_the_place_of_the_configs(name):
+    config = read_json(ROOT / f"configs/{name}.json")
+    assert check_settings(moe_run.overridden(config, {}), "x")["steps"] == config.get("steps")
+    for key, other in (("steps", "epochs"), ("epochs", "steps")):
+        settings = check_settings(moe_run.overridden(config, {key: 7}), "x")
+        assert (settings[key], settings[other]) == (7, None)
+    with pytest.raises(UserError, match="steps is 7 and epochs is 2"):
+        check_settings(moe_run.overridden(config, {"steps": 7, "epochs": 2}), "x")
 
 
 def test_the_reference_run_is_1746_steps():

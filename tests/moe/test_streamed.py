@@ -1,70 +1,21 @@
 """Streamed and grouped gradients are those of mx.grad through mlx_lm's own model."""
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 
+import moe_check_gradients
 from helpers import random_cores
 from kxl.base.cli import UserError
 from kxl.moe.core import router_name
 from kxl.moe.grouped import grouped_step, groups_of
 from kxl.moe.layers import Blocks
 from kxl.moe.streamed import How, NotFinite, loss_of, make_batch, streamed_step
+from moe_check_gradients import keep_gradients, mlx_lm_model, whole_gradients
 
 # Smaller than the sequences, so that every blocked loop takes several turns.
 SMALL = Blocks(tokens=7, queries=5, logits=4, vocabulary=100)
 # A sum in another order may round a kept BF16 value the other way, which is no longer a float32 error.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3}
-PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
-
-
-def collect(found: dict):
-    def update(number, layer, expert, gradients):
-        for place, gradient in enumerate(gradients):
-            key = (layer, expert, place)
-            assert key not in found, "a gradient was handed out twice"
-            found[key] = np.array(gradient)
-
-    return update
-
-
-def reference(model, head, batch, keep):
-    """{(layer, expert or None, matrix): gradient} of the whole model at once, and the loss."""
-    rounded = {
-        "float32": lambda x: x,
-        # What is kept is rounded; the gradient goes straight through.
-        "bfloat16": lambda x: x + mx.stop_gradient(x.astype(mx.bfloat16).astype(mx.float32) - x),
-    }[keep]
-    tokens, targets, weights = mx.array(batch.tokens), mx.array(batch.targets), mx.array(batch.weights)
-    layers = model.model.layers
-    moe = [i for i, layer in enumerate(layers) if hasattr(layer.feed_forward, "switch_mlp")]
-
-    def loss(parameters):
-        for i, one in zip(moe, parameters):
-            layers[i].feed_forward.update(
-                {"gate": {"weight": one[0]}, "switch_mlp": {n: {"weight": w} for n, w in zip(PROJECTIONS, one[1:])}}
-            )
-        x = model.model.embed_tokens(tokens)
-        for i, layer in enumerate(layers):
-            x = layer(rounded(x) if i in moe else x, "causal" if layer.is_attention_layer else None)
-        x = model.model.embedding_norm(x)
-        logits = x @ head.T if head is not None else model.model.embed_tokens.as_linear(x)
-        return (nn.losses.cross_entropy(logits, targets) * weights).sum() / weights.sum()
-
-    parameters = [
-        [layers[i].feed_forward.gate.weight, *(layers[i].feed_forward.switch_mlp[n].weight for n in PROJECTIONS)]
-        for i in moe
-    ]
-    value, gradients = mx.value_and_grad(loss)(parameters)
-    mx.eval(value, gradients)
-    found = {}
-    for i, (gate, *matrices) in zip(moe, gradients):
-        found[i, None, 0] = np.array(gate)
-        for place, stacked in enumerate(matrices):
-            for expert, gradient in enumerate(np.array(stacked)):
-                found[i, expert, place] = gradient
-    return value.item(), found
 
 
 def relative_error(found, exact):
@@ -76,10 +27,10 @@ def relative_error(found, exact):
 def test_every_gradient_equals_autograd_through_the_whole_model(shape, keep, tmp_path):
     core = random_cores.random_core(shape)
     batch = make_batch(random_cores.examples(core, (24, 17)))
-    loss, exact = reference(*random_cores.mlx_lm_model(core, tmp_path / "core"), batch, keep)
+    loss, exact = whole_gradients(*mlx_lm_model(core, tmp_path / "core"), batch, keep)
 
     streamed = {}
-    outcome = streamed_step(core, batch, collect(streamed), How(SMALL, keep))
+    outcome = streamed_step(core, batch, keep_gradients(streamed), How(SMALL, keep))
     assert abs(outcome.loss - loss) < TOLERANCE[keep] * loss
     assert loss_of(core, batch, How(SMALL, keep)) == outcome.loss
     for key, gradient in exact.items():
@@ -98,7 +49,7 @@ def test_every_gradient_equals_autograd_through_the_whole_model(shape, keep, tmp
 
         def update(which, *found):
             if which == number:
-                collect(grouped)(which, *found)
+                keep_gradients(grouped)(which, *found)
 
         assert grouped_step(core, batch, update, How(SMALL, keep), size, stride).loss == outcome.loss
         assert {key for key in grouped} == {key for key in streamed if key[0] in group}
@@ -106,15 +57,30 @@ def test_every_gradient_equals_autograd_through_the_whole_model(shape, keep, tmp
             assert relative_error(gradient, exact[key]) < TOLERANCE[keep], key
 
 
+@pytest.mark.parametrize("shape", random_cores.SHAPES)
+def test_as_shipped_the_gradient_is_some_per_cent_from_autograds_and_in_float32_it_is_the_same(shape):
+    core = random_cores.random_core(shape)
+    rows = [
+        {"row": number, "tokens": tokens, "mask": mask}
+        for number, (tokens, mask) in enumerate(random_cores.examples(core, (24, 17)))
+    ]
+    blocks = vars(SMALL)
+    exact = moe_check_gradients.compare(core, rows, blocks, "float32")
+    shipped = moe_check_gradients.compare(core, rows, blocks, How().keep)
+    assert How().keep == "bfloat16" and exact["matrices"] == shipped["matrices"]
+    assert exact["largest"] < 1e-5
+    assert 1e-3 < shipped["together"] < 0.2 and shipped["largest"] > 1e-3
+
+
 def test_a_layer_is_updated_only_after_its_gradients_went_on(tmp_path):
     """Weights that change during the step must not change the gradients of the layers below."""
     core, batch = random_cores.random_core("six"), None
     batch = make_batch(random_cores.examples(core, (20,)))
     still, moving = {}, {}
-    streamed_step(core, batch, collect(still), How(SMALL))
+    streamed_step(core, batch, keep_gradients(still), How(SMALL))
 
     def destroy(number, layer, expert, gradients):
-        collect(moving)(number, layer, expert, gradients)
+        keep_gradients(moving)(number, layer, expert, gradients)
         if expert is None:
             core.plain[router_name(layer)][...] = 0
         else:
@@ -135,7 +101,7 @@ def test_the_second_group_sees_what_the_first_has_changed():
 
         def update(number, layer, expert, gradients):
             if number == 1:
-                collect(found)(number, layer, expert, gradients)
+                keep_gradients(found)(number, layer, expert, gradients)
             elif change and expert is None:
                 core.plain[router_name(layer)][...] = 0
 
@@ -153,8 +119,8 @@ def test_padding_is_nobodys_token():
     padded, alone = {}, {}
     batch = make_batch([short, long])
     batch.weights[1] = 0  # only the short one is scored
-    streamed_step(core, batch, collect(padded), How(SMALL, "float32"))
-    streamed_step(core, make_batch([short]), collect(alone), How(SMALL, "float32"))
+    streamed_step(core, batch, keep_gradients(padded), How(SMALL, "float32"))
+    streamed_step(core, make_batch([short]), keep_gradients(alone), How(SMALL, "float32"))
     for key, gradient in alone.items():
         assert relative_error(padded[key], gradient) < 1e-5, key
 

@@ -8,7 +8,7 @@ import pytest
 import live_run
 import traces_build_router_rows
 from conftest import ROOT
-from kxl.base.files import read_json
+from kxl.base.files import read_json, sha256
 from kxl.eval import suites, verdicts
 from kxl.live import task as live_task
 
@@ -88,11 +88,11 @@ def test_a_live_run_did_what_its_conversations_show(path):
 
 def test_the_dataset_was_made_of_the_shipped_traces_and_of_what_the_generator_draws_today():
     made = {item["path"]: item["sha256"] for item in read_json(ROOT / "reports/tiny/dataset.json")["inputs"]}
-    drawn = "".join(
-        json.dumps(row, ensure_ascii=False) + "\n" for row in traces_build_router_rows.rows(604, 11)
-    ).encode()
-    assert made["router_rows.jsonl"] == hashlib.sha256(drawn).hexdigest(), "the generator changed since: run make data"
-    assert made["traces.jsonl"] == hashlib.sha256((ROOT / "datasets/hermes/traces.jsonl").read_bytes()).hexdigest()
+    rows = traces_build_router_rows.rows(traces_build_router_rows.ROWS, traces_build_router_rows.SEED)
+    drawn = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    changed = "the generator changed since: run make data"
+    assert made["runs/tiny/router_rows.jsonl"] == hashlib.sha256(drawn).hexdigest(), changed
+    assert made["datasets/hermes/traces.jsonl"] == sha256(ROOT / "datasets/hermes/traces.jsonl")
 
 
 def test_every_quant_of_the_config_passed_the_hand_written_suite():

@@ -84,14 +84,18 @@ def test_the_tiny_model_learns_in_both_modes_and_not_with_rounding_to_nearest():
         assert one["gain"] == pytest.approx(one["validation"][0]["loss"] - one["validation"][-1]["loss"], abs=1e-5)
 
 
-def test_a_masked_lora_step_is_five_times_as_fast_as_mlx_loras():
-    results = committed("reports/tiny/lora_speed.json", "repair-speed")["results"]
-    stock = results["batch_sizes"]["1"]["stock"]["seconds_per_row"]
-    for size, one in results["batch_sizes"].items():
-        assert (
-            results["times_as_fast"][size] == pytest.approx(stock / one["ours"]["seconds_per_row"], abs=0.01)
-            and results["times_as_fast"][size] >= 5
-        )
+SPEED = "reports/tiny/lora_speed.json"
+
+
+@pytest.mark.xfail(not (ROOT / SPEED).exists(), run=False, reason="not measured at equal BLAS yet: make repair-speed")
+def test_a_masked_lora_step_is_faster_than_mlx_loras_with_the_same_blas():
+    report = committed(SPEED, "repair-speed")
+    results, settings = report["results"], report["settings"]
+    assert settings["steps"] >= 5 and not settings["beside_other_work"]
+    means = {side: sum(steps) / len(steps) for side, steps in results["steps"].items()}
+    equal = results["equal_blas"]
+    assert equal["ratio"] == pytest.approx(means["stock"] / means["ours"], abs=0.01) and equal["ratio"] > 1
+    assert results["as_installed"]["ratio"] == pytest.approx(means["stock as installed"] / means["ours"], abs=0.01)
 
 
 def test_traces_are_prepared_at_half_the_speed_of_tokenizing_in_a_gigabyte():

@@ -1,18 +1,28 @@
-"""The loop's decisions, and the loop itself with every stage replaced by one that only notes its call."""
+"""The loop's decisions, and the loop itself on real evaluations and rows; only training and weights are played."""
 
+import functools
+import json
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import matplotlib
 import pytest
 
+import eval_run
 import repair_build_set
 import repair_check_parser
 import repair_loop
+import repair_train
 from conftest import ROOT
+from helpers import chat_server
+from kxl.base import report
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json, write_text
+from kxl.eval import suites as eval_suites
 from kxl.eval.verdicts import Answer
 from kxl.figures import repair, style
 from kxl.lora.settings import Settings
@@ -21,24 +31,69 @@ from kxl.repair import decisions
 SUITES = {"structured_6": 6, "colloquial_20": 20}
 
 
-def score(name, six, twenty, leaks=0, parent="start", accepted=True):
-    def suite(passed, cases):
-        return {
-            "cases": cases,
-            "passed": passed,
-            "raw_passed": passed,
-            "leaks": leaks,
-            "false_positives": 0,
-            "meets": passed == cases and not leaks,
-        }
+def call_main(module, *flags):
+    """A script's main() with its flags, in this process."""
+    argv, sys.argv = sys.argv, [f"{module.__name__}.py", *map(str, flags)]
+    try:
+        module.main()
+    finally:
+        sys.argv = argv
 
+
+def right(case: dict) -> tuple:
+    """(content, calls) that a case asks for."""
+
+    def value(rule):
+        if "regex" in rule:  # what is left of it without its optional parts
+            assert re.fullmatch(rule["regex"], found := re.sub(r"\([^)]*\)[*?]", "", rule["regex"]))
+            return found
+        return rule["exact"] if "exact" in rule else rule["set"][0]
+
+    calls = [
+        (call["name"], {name: value(rule) for name, rule in call["arguments"].items()})
+        for call in case.get("calls", [])
+    ]
+    return " ".join(case.get("answer", {}).get("contains", [])) or ("" if calls else "Hello."), calls
+
+
+@functools.cache
+def evaluation(name: str, passed: int, leaks: int = 0, false_calls: int = 0) -> str:
+    """The report, as text, of eval_run.py on a suite of which `passed` cases are answered rightly.
+
+    Of the others `false_calls` call a tool where none is wanted, `leaks` write their call as text, the rest refuse.
+    """
+    cases = eval_suites.load(ROOT / f"evals/suites/{name}.json").cases
+    quiet = [case for case in cases if case["kind"] == "no_tool"]
+    failing = [case for case in cases if case["kind"] == "tool_call"]
+    failing += [case for case in cases if case["kind"] == "finalization"]
+    calling, failing = quiet[:false_calls], failing[: len(cases) - passed - false_calls]
+    assert len(calling) + len(failing) == len(cases) - passed
+    answers = {json.dumps(case["messages"]): right(case) for case in cases}
+    answers |= {json.dumps(case["messages"]): ("No, sorry.", []) for case in failing[leaks:]}
+    answers |= {json.dumps(case["messages"]): ("[terminal(command='ls')]", []) for case in failing[:leaks]}
+    answers |= {json.dumps(case["messages"]): ("", [("terminal", {"command": "ls"})]) for case in calling}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "report.json"
+        with chat_server.serving(lambda body: answers[json.dumps(body["messages"])]) as server:
+            suite = ROOT / f"evals/suites/{name}.json"
+            flags = ("--backend", "openai", "--url", server.url, "--artifact", "x", "--out", out)
+            call_main(eval_run, "--suite", suite, *flags)
+        return out.read_text(encoding="utf-8")
+
+
+def score(name, six, twenty, parent="start", accepted=True, **faults):
+    """A checkpoint's score as the loop makes it of its reports; `faults` are of the suite of six."""
+    results = {
+        "structured_6": json.loads(evaluation("structured_6", six, **faults))["results"],
+        "colloquial_20": json.loads(evaluation("colloquial_20", twenty))["results"],
+    }
     return {
         "name": name,
         "parent": parent,
         "accepted": accepted,
         "refused": [],
         "seconds": 60,
-        "suites": {"structured_6": suite(six, 6), "colloquial_20": suite(twenty, 20)},
+        "suites": {suite: decisions.score(results[suite], SUITES[suite]) for suite in SUITES},
     }
 
 
@@ -46,7 +101,9 @@ def test_an_iteration_that_breaks_a_suite_which_passed_is_refused_with_the_numbe
     assert decisions.broken(score("start", 6, 10), score("iter01", 6, 9)) == []
     refused = decisions.broken(score("start", 6, 10), score("iter01", 5, 20))
     assert refused == ["structured_6 had 6 of 6 and was met, now 5 with 0 leaks and 0 false calls"]
-    assert decisions.broken(score("start", 6, 10), score("iter01", 6, 20, leaks=1))
+    assert decisions.broken(score("start", 6, 10), score("iter01", 5, 20, leaks=1)) == [
+        "structured_6 had 6 of 6 and was met, now 5 with 1 leaks and 0 false calls"
+    ]
 
 
 def test_the_best_has_most_suites_met_then_most_cases_then_is_the_earliest():
@@ -56,14 +113,18 @@ def test_the_best_has_most_suites_met_then_most_cases_then_is_the_earliest():
 
 
 def test_leaks_and_false_calls_keep_a_suite_from_being_met():
-    results = {"cases": 6, "passed": 6, "raw": {"passed": 6}, "text_tool_leaks": 0, "no_tool": {"false_positives": 0}}
-    assert decisions.score(results, 6)["meets"]
-    assert not decisions.score({**results, "text_tool_leaks": 1}, 6)["meets"]
-    assert not decisions.score({**results, "no_tool": {"false_positives": 1}}, 6)["meets"]
+    def met(**faults):
+        return decisions.score(json.loads(evaluation("colloquial_20", 15, **faults))["results"], 15)["meets"]
+
+    assert met() and not met(leaks=1) and not met(false_calls=1)
 
 
 class Stages:
-    """Stands in for subprocess.run: each verb makes its files. `passed` is what each checkpoint scores per suite."""
+    """Stands in for subprocess.run. `passed` is what each checkpoint scores per suite.
+
+    Evaluations are eval_run.py's own on a scripted server, rows are repair_build_set.py's own. Training and fusing,
+    which would take hours, leave what repair_train.py reports, and a checkpoint's config that says what it was made of.
+    """
 
     def __init__(self, passed: dict):
         self.passed, self.ran, self.fail = passed, [], None
@@ -74,71 +135,22 @@ class Stages:
         def flag(name):
             return flags[flags.index(name) + 1]
 
-        self.ran.append(
-            (
-                script,
-                flag("--artifact")
-                if script == "eval_run.py"
-                else flag("--out")
-                if "--out" in flags
-                else flag("--adapter"),
-            )
-        )
+        outcome = "--artifact" if script == "eval_run.py" else "--out" if "--out" in flags else "--adapter"
+        self.ran.append((script, flag(outcome)))
         if self.fail == script:
             return subprocess.CompletedProcess(command, 2)
         if script == "eval_run.py":
-            suite = flag("--suite").rsplit("/", 1)[-1].removesuffix(".json")
-            cases = read_json(ROOT / f"evals/suites/{suite}.json")["cases"]
-            passed = self.passed[flag("--artifact")][suite]
-            details = [
-                {
-                    "id": case["id"],
-                    "kind": case["kind"],
-                    "category": case["category"],
-                    "passed": index < passed,
-                    "calls": [],
-                    "leaks": [],
-                    "finish_reason": "stop",
-                    "why": [] if index < passed else ["no"],
-                    "raw": None,
-                }
-                for index, case in enumerate(cases)
-            ]
-            write_json(
-                flag_path(flag("--out")),
-                {
-                    "settings": {"suite": suite},
-                    "results": {
-                        "cases": len(cases),
-                        "passed": passed,
-                        "raw": None,
-                        "text_tool_leaks": 0,
-                        "no_tool": {"false_positives": 0},
-                        "details": details,
-                    },
-                },
-            )
+            suite = Path(flag("--suite")).stem
+            write_text(Path(flag("--out")), evaluation(suite, self.passed[flag("--artifact")][suite]))
         elif script == "repair_build_set.py":
-            failures, _ = repair_build_set.read_evals(
-                [flag_path(flags[i + 1]) for i, word in enumerate(flags) if word == "--eval"]
-            )
-            write_json(
-                flag_path(flag("--out")) / "manifest.json",
-                {"failures": failures, "rows": {"train": 9, "valid": 1}, "purposes": {}},
-            )
+            call_main(repair_build_set, *flags)
         elif script == "repair_train.py":
             self.rate = flag("--learning-rate")
-            write_json(
-                flag_path(flag("--report")),
-                {"results": dict(valid_before=2.0, valid_after=1.0, scored_tokens=9, seconds=3, peak_memory_gib=1.0)},
-            )
+            results = repair_train.summary([2.0, 1.0], (2.0, 1.0), {"train": 9, "valid": 1}, 9, [1.0, 2.0], 3.0, 2**30)
+            report.write(Path(flag("--report")), [], {}, results)
         else:
-            write_text(flag_path(flag("--out")) / "config.json", flag("--adapter"))
+            write_text(Path(flag("--out")) / "config.json", flag("--adapter"))
         return subprocess.CompletedProcess(command, 0)
-
-
-def flag_path(text):
-    return repair_loop.Path(text)
 
 
 @pytest.fixture
@@ -272,7 +284,7 @@ def test_the_progression_can_be_read(theme, columns):
     story = [
         score("start", 2, 9, parent=None),
         score("iter01", 6, 19),
-        {**score("iter01.text", 0, 3, leaks=2), "accepted": False},
+        {**score("iter01.text", 0, 4, leaks=2), "accepted": False},
         {**score("iter01.server_text", 6, 11), "accepted": False},
         {**score("iter02", 5, 20), "refused": ["x"], "accepted": False},
         score("iter03", 6, 20),

@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 import tiny_generate_suite
 import tiny_train
 from kxl.base.files import ROOT, read_json
+from kxl.chat import hermes_tools
 from kxl.eval import suites
 from kxl.model import checkpoint
 from kxl.tiny import requests
@@ -113,6 +115,21 @@ def test_training_arguments_never_hold_a_held_out_word():
 # Held-out by their hash, but parts of fixed names that people use all the time (extensions, programs, folders).
 USUAL = {w for text in (*requests.arguments.PLAIN, *requests.arguments.FILES, *requests.arguments.SITES, *requests.w.TASKS, *requests.arguments.FOLDERS)
          for w in "".join(c if c.isalpha() else " " for c in text).split()} | set(requests.arguments.EXTENSIONS) | set("def class import function return".split())  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", tiny_rows.CONTEXTS)
+def test_every_generated_call_obeys_the_schema_that_hermes_checks_it_by(kind):
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in hermes_tools.load()}
+    rng, limits = random.Random(f"schemas {kind}"), []
+    names = tiny_rows.tool_names(tiny_rows.context(rng, kind))
+    drawn = [requests.request(rng, name)[1] for name in names if name in requests.SHARES for _ in range(300)]
+    for _ in range(400):
+        messages = tiny_rows.row(rng, names, in_a_row=0.2)["messages"]
+        drawn += [call["function"] for message in messages for call in message.get("tool_calls", [])]
+    for call in drawn:
+        jsonschema.validate(call["arguments"], schemas[call["name"]])
+        limits += [call["arguments"]["limit"]] if call["name"] == "read_file" and "limit" in call["arguments"] else []
+    assert "read_file" not in names or max(limits) > 1000  # long ones are asked for, and kept to what the tool takes
 
 
 def test_the_generated_suite_is_the_committed_one_and_new_to_training():

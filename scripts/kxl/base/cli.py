@@ -7,9 +7,12 @@ traceback (exit code 1). Ctrl-C exits with 130 and says that finished work is ke
 
 import argparse
 import sys
+import time
 
 from kxl.base import history
 from kxl.base.errors import UserError
+
+STARTED = time.time_ns()  # when this command began, in nanoseconds
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

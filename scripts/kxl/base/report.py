@@ -1,7 +1,8 @@
-"""The report every stage leaves: inputs, settings, environment, results (DESIGN: Reports).
+"""The report every stage leaves: inputs, settings, code, environment, results (DESIGN: Reports).
 
-`results` holds no timestamps, keys are sorted and the file is written atomically, so that a
-rerun that changes nothing changes no file.
+Inputs and code are named by hash: a number counts only while the model, the settings and the code that it came from
+can be told. `results` holds no timestamps, keys are sorted and the file is written atomically, so that a rerun that
+changes nothing changes no file.
 """
 
 import importlib.metadata
@@ -9,6 +10,7 @@ import os
 import platform
 from pathlib import Path
 
+from kxl.base import code
 from kxl.base.files import read_json, sha256, shown, write_json
 
 PACKAGES = ("mlx", "mlx-lm", "torch", "transformers", "gguf", "numpy")
@@ -52,12 +54,16 @@ def describe_input(path: Path) -> dict:
 
 
 def write(path: Path, inputs: list, settings: dict, results: dict) -> None:
-    """Write one report. `inputs` are paths, or what describe_input said of them; `settings` and `results` are plain JSON values."""
+    """Write one report. `inputs` are paths, or what describe_input said of them.
+
+    `settings` and `results` are plain JSON values. Added is `code`: the script that runs and the hash of all its code.
+    """
     write_json(
         path,
         {
             "inputs": [i if isinstance(i, dict) else describe_input(i) for i in inputs],
             "settings": settings,
+            "code": code.describe(code.running_script()),
             "environment": environment(),
             "results": results,
         },

@@ -36,13 +36,12 @@ from kxl.moe.streamed import KEEP, How, NotFinite, loss_of, make_batch, streamed
 
 MODES = ("streamed", "grouped")
 # What may differ between a run and its continuation: it decides no weight.
-FREE = ("checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows")
+FREE = ("epochs", "checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows")  # steps are compared
 CHOICES = {"mode": MODES, "optimizer": KINDS, "rounding": ROUNDINGS, "layer_inputs": tuple(KEEP)}
 LEAST = {
     "group_size": 1,
     "group_layers": 1,
     "group_stride": 1,
-    "epochs": 1,
     "batch": 1,
     "max_tokens": 2,
     "seed": 0,
@@ -52,24 +51,30 @@ LEAST = {
     "checkpoint_every": 1,
     "keep_checkpoints": 1,
 }  # whole numbers
+LENGTHS = ("steps", "epochs")  # how long a run is: one of them, a whole number from 1 on
 SHARES = ("update_clip", "learning_rate", "final_rate")  # any number from 0 on
 
 
 def check_settings(settings: dict, path: str) -> dict:
-    """The settings with `steps` present; UserError names the key that is missing, unknown or of no use."""
-    settings = {"steps": None, **settings}
-    for key in sorted(settings.keys() ^ (CHOICES.keys() | LEAST.keys() | {*SHARES, "blocks", "steps"})):
+    """The settings with both LENGTHS present, one of them None; UserError names the key that is missing or of no use."""
+    settings = {**dict.fromkeys(LENGTHS), **settings}
+    for key in sorted(settings.keys() ^ (CHOICES.keys() | LEAST.keys() | {*SHARES, *LENGTHS, "blocks"})):
         raise UserError(
-            f"{path}: {key} is {'not a setting of MoE training' if key in settings else 'missing'}; see configs/tiny-moe.json"
+            f"{path}: {key} is {'not a setting of MoE training' if key in settings else 'missing'}; "
+            "see configs/tiny-moe.json"
         )
 
     def wrong(key, takes):
         raise UserError(f"{path}: {key} is {settings[key]!r}; it takes {takes}")
 
+    lengths = [key for key in LENGTHS if settings[key] is not None]
+    if len(lengths) != 1:
+        told = f"steps is {settings['steps']} and epochs is {settings['epochs']}" if lengths else "neither is set"
+        raise UserError(f"{path}: {told}; a run is as long as steps or as epochs says: set one of the two")
     for key, choices in CHOICES.items():
         if settings[key] not in choices:
             wrong(key, " or ".join(choices))
-    for key, least in {**LEAST, **({"steps": 1} if settings["steps"] is not None else {})}.items():
+    for key, least in {**LEAST, lengths[0]: 1}.items():
         if type(settings[key]) is not int or settings[key] < least:
             wrong(key, f"a whole number, {least} or more")
     for key in SHARES:
@@ -82,8 +87,14 @@ def check_settings(settings: dict, path: str) -> dict:
     return settings
 
 
+def overridden(config: dict, flags: dict) -> dict:
+    """The config's settings with those of the command line: --steps or --epochs takes the place of either."""
+    length = {} if flags.keys().isdisjoint(LENGTHS) else dict.fromkeys(LENGTHS)
+    return {**config, **length, **flags}
+
+
 def steps_of(settings: dict, rows: int) -> int:
-    """Number of steps: `steps` if set, else `epochs` times the batches of an epoch."""
+    """Number of steps: `steps`, or `epochs` times the batches of an epoch."""
     if rows < settings["batch"]:
         raise UserError(f"{rows} rows fill no batch of {settings['batch']}; add rows or lower batch")
     return settings["steps"] or settings["epochs"] * (rows // settings["batch"])

@@ -8,7 +8,9 @@ writes them when it replays a history.
 import random
 import re
 from dataclasses import dataclass
+from functools import cache
 
+from kxl.chat import hermes_tools
 from kxl.tiny import arguments
 from kxl.tiny import wording as w
 from kxl.tiny.wording import ask, either, question, quoted
@@ -56,15 +58,27 @@ def run(rng: random.Random, command: str) -> str:
     return either(rng, w.RUN, w.RUN_QUESTIONS, 0.06, q=quoted(rng, command, 0.62), b=quoted(rng, command, 0.5))
 
 
+@cache
+def most_lines() -> int:
+    """How many lines read_file returns at most, by Hermes's own schema."""
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in hermes_tools.load()}
+    return schemas["read_file"]["properties"]["limit"]["maximum"]
+
+
+def limit(rng: random.Random) -> int:
+    """A number of lines that read_file takes; as many draws as `number`, so that nothing else changes."""
+    return 1 + (number(rng) - 1) % most_lines()
+
+
 def read_file(rng: random.Random, heldout: bool) -> tuple[str, dict]:
     args = {"path": arguments.path(rng, heldout)}
     kind = rng.random()
     if kind < 0.12:
-        args["limit"] = number(rng)
+        args["limit"] = limit(rng)
     elif kind < 0.17:
         args["offset"] = number(rng)
     elif kind < 0.2:
-        args.update(limit=number(rng), offset=number(rng))
+        args.update(limit=limit(rng), offset=number(rng))
     return wording(rng, made := call("read_file", **args)), made
 
 

@@ -1,14 +1,16 @@
 """What a script's code is: the syntax trees of the script and of all that it imports, without docstrings.
 
-A comment, a docstring or a new layout changes no tree, so it makes nothing stale. The standard library alone: make
-asks before there is an environment.
+A comment, a docstring or a new layout changes no tree, so it makes nothing stale. Make asks for it before there is an
+environment (the standard library alone), and every report names the code that wrote it.
 """
 
 import ast
 import hashlib
 import json
+import sys
 from pathlib import Path
 
+from kxl.base import cli
 from kxl.base.files import ROOT, write_text
 
 SCRIPTS = ROOT / "scripts"
@@ -98,3 +100,30 @@ class Code:
         """Keep what was read for the next time."""
         if self.cache and self.fresh:
             write_text(self.cache, json.dumps(self.known, sort_keys=True))
+
+
+_read = {}  # what this process has read of each folder's code, good while file time and size stay the same
+
+
+def running_script() -> str | None:
+    """Name of the script in `scripts/` that called us, however deep; None where none did, as in a test of a room."""
+    found, frame = None, sys._getframe()
+    while frame:
+        path = Path(frame.f_code.co_filename)
+        if path.suffix == ".py" and path.resolve().parent == SCRIPTS:
+            found = path.name  # the outermost: what the person called
+        frame = frame.f_back
+    return found
+
+
+def describe(script: str | None, scripts: Path = SCRIPTS) -> dict | None:
+    """{"script", "sha256"} for a report of `script`, None for none.
+
+    The hash is None, too, where a file of the code was written after this command began: what ran is not what lies
+    there now, and nobody can say what it was.
+    """
+    if script is None:
+        return None
+    code = Code(scripts)
+    code.known = _read.setdefault(scripts, {})
+    return {"script": script, "sha256": code.hash(script) if code.newest(script) < cli.STARTED else None}

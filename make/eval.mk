@@ -1,5 +1,5 @@
 ## Does it still call tools
-.PHONY: eval hard eval-html bfcl compare
+.PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare
 #: A, B  two reports of one suite, for `make compare`
 QUANT_EVALS := $(foreach suite,$(SUITES),$(foreach name,bf16 $(KXL),$(EVALS)/$(suite).llama_cpp.$(name).json))
 HARDER      := hard_157 long_15
@@ -15,6 +15,21 @@ $$(EVALS)/$(1).llama_cpp.%.json: $$(GGUF) evals/suites/$(1).json $$(EVALUATED) |
 	  --config $$(CONFIG) --gguf $$< --artifact $$* --out $$@ --server-log $$(HEAVY)/server.$(1).$$*.log)
 endef
 $(foreach suite,$(sort $(SUITES) $(HARDER)),$(eval $(call llama_evaluation,$(suite))))
+# MLX's variants of MODEL, each judged on every suite of the config by mlx_lm.server as it is installed.
+VARIANTS := 8bit 6bit mixed
+MLX_EVAL  = $(foreach suite,$(SUITES),$(EVALS)/$(suite).mlx.$(1).json)
+mlx-evals: $(call MLX_EVAL,bf16)  ## every suite of the config on MODEL, served by mlx_lm.server
+mlx-variants: $(foreach variant,bf16 $(VARIANTS),$(call MLX_EVAL,$(variant)))  ## 8-bit, 6-bit, mixed; judged
+# $(1) suite, $(2) variant, $(3) its folder, $(4) the files to wait for.
+define mlx_evaluation
+$$(EVALS)/$(1).mlx.$(2).json: $(4) evals/suites/$(1).json $$(EVALUATED) | $$(VENV)
+	$$(call logged,eval.$(1).mlx.$(2),$$(PY) scripts/eval_run.py --suite evals/suites/$(1).json --config $$(CONFIG) \
+	  --backend mlx --model $(3) --artifact $(2) --out $$@ --server-log $$(HEAVY)/server.$(1).mlx.$(2).log)
+endef
+$(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(MODEL_FILES) $(call part,model))) \
+  $(foreach variant,$(VARIANTS),$(eval \
+  $(call mlx_evaluation,$(suite),$(variant),$(HEAVY)/mlx/$(variant),$(HEAVY)/mlx/$(variant)/config.json))))
+
 hard: $(HARD_EVALS)  ## the harder hand-written suites on QUANT: parallel, missing, irrelevant, recovering, long
 eval-html: $(VENV)  ## runs/RUN/evals.html: every evaluation of this run on one page, failing cases first
 	$(PY) scripts/eval_build_html.py --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json \

@@ -1,5 +1,5 @@
 ## Repair, on MLX
-.PHONY: repair repair-loop mlx-evals mlx-variants check-parser repair-speed
+.PHONY: repair repair-loop check-parser repair-speed
 #: ITER         the repair iteration to stop after, as 03
 #: START        the checkpoint that the loop starts from (MODEL, or the weak one that shows the loop)
 #: REPAIR_DATA  folder of the repair rows (repair_datasets)
@@ -23,24 +23,11 @@ $(WEAK)/config.json: $(wildcard models/tiny/*) $(TINY_DATA) \
 	  --steps 60 --learning-rate 0.0005 --batch-size 16 --max-tokens 8192 --prefix-gradient 0.25
 	$(PY) scripts/repair_fuse.py --model models/tiny --adapter $(WEAK)-adapter --out $(WEAK)
 
-# MLX's variants of MODEL, each judged on every suite of the config by mlx_lm.server as it is installed.
-VARIANTS := 8bit 6bit mixed
-MLX_EVAL  = $(foreach suite,$(SUITES),$(EVALS)/$(suite).mlx.$(1).json)
-mlx-evals: $(call MLX_EVAL,bf16)  ## every suite of the config on MODEL, served by mlx_lm.server
-mlx-variants: $(foreach variant,bf16 $(VARIANTS),$(call MLX_EVAL,$(variant)))  ## 8-bit, 6-bit, mixed; judged
+# MLX's variants of MODEL; `make mlx-variants` judges them.
 VARIANT_FILES := $(patsubst %,$(HEAVY)/mlx/%/config.json,$(VARIANTS))
 $(VARIANT_FILES): $(HEAVY)/mlx/%/config.json: $(MODEL_FILES) $(call part,model) $(call code,repair_build_variant) \
   | $(VENV)
 	$(PY) scripts/repair_build_variant.py --model $(MODEL) --variant $* --out $(@D) --report $(REPORTS)/variant.$*.json
-# $(1) suite, $(2) variant, $(3) its folder, $(4) the files to wait for.
-define mlx_evaluation
-$$(EVALS)/$(1).mlx.$(2).json: $(4) evals/suites/$(1).json $$(EVALUATED) | $$(VENV)
-	$$(call logged,eval.$(1).mlx.$(2),$$(PY) scripts/eval_run.py --suite evals/suites/$(1).json --config $$(CONFIG) \
-	  --backend mlx --model $(3) --artifact $(2) --out $$@ --server-log $$(HEAVY)/server.$(1).mlx.$(2).log)
-endef
-$(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(MODEL_FILES) $(call part,model))) \
-  $(foreach variant,$(VARIANTS),$(eval \
-  $(call mlx_evaluation,$(suite),$(variant),$(HEAVY)/mlx/$(variant),$(HEAVY)/mlx/$(variant)/config.json))))
 
 check-parser: $(VENV)  ## proof that MODEL, served by mlx_lm.server, answers with structured tool calls
 	$(PY) scripts/repair_check_parser.py --model $(MODEL)

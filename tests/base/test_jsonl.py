@@ -13,7 +13,7 @@ import traces_check_template
 from conftest import ROOT
 from kxl.base import jsonl
 from kxl.base.cli import UserError
-from kxl.eval import journal, suites
+from kxl.eval import journal, suites, verdicts
 from kxl.repair import rows as repair_rows
 from kxl.smol import rows as smol_rows
 from kxl.traces import sources as traces_sources
@@ -127,7 +127,7 @@ def test_the_template_check_reads_a_call_with_such_text(tmp_path):
 
 
 def test_an_evaluation_remembers_an_answer_with_such_text(tmp_path):
-    found = suites.Answer(content=ODD + "\ud83d", calls=[], finish_reason="stop")
+    found = verdicts.Answer(content=ODD + "\ud83d", calls=[], finish_reason="stop")
     first = journal.Journal(tmp_path / "answers.jsonl", {"suite": ODD})
     first.open()
     first.add("case", 0, found, None)

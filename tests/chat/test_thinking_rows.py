@@ -163,13 +163,13 @@ def test_encoded_rows_and_repair_examples_hold_every_sequence(chats, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"messages": three()}) + "\n\n" + json.dumps({"messages": three(thinks=False)}) + "\n")
     lines, counts = moe_encode_rows.encode(chats["ours"], path, 4096)
-    assert [json.loads(line)["row"] for line in lines] == [1, 1, 1, 3] and counts["rows"] == 4
+    assert [line["row"] for line in lines] == [1, 1, 1, 3] and counts["rows"] == 4
     read = [row for _, row in rows.read(path)]
     examples = repair_training.encode(chats["ours"], read, "structured", 4096)
     for line, example in zip(lines, examples, strict=True):
-        assert json.loads(line)["tokens"] == example.tokens.tolist()
+        assert line["tokens"] == example.tokens.tolist()
         edges = np.flatnonzero(np.diff(np.concatenate([[0], example.mask.astype(int), [0]]))).reshape(-1, 2)
-        assert json.loads(line)["scored"] == edges.tolist()
+        assert line["scored"] == edges.tolist()
 
 
 def test_llama_server_feeds_what_training_saw(chats, llama_bin, tmp_path):

@@ -21,6 +21,8 @@ from pathlib import Path
 from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, sha256, shown, write_json
+from kxl.base.gates import Gate
+from kxl.base.gates import evaluation as evaluation_gates
 
 SINGLE = ("quants", "imatrix", "parity", "sizes")
 # What an artifact depends on besides its reports.
@@ -88,7 +90,7 @@ def main() -> None:
 
 
 def gate(name: str, required, measured, passed: bool) -> dict:
-    return {"gate": name, "required": required, "measured": measured, "passed": bool(passed)}
+    return Gate(name, required, measured, bool(passed)).as_json()
 
 
 def file_gates(reports: dict, evals: list) -> list:
@@ -189,29 +191,8 @@ def eval_gates(config: dict, evals: list) -> list:
     ]
     gates = [gate(f"{name} was evaluated", "yes", "yes" if name in done else "no", name in done) for name in wanted]
     for one in evals:
-        results, limits, name = one["results"], suites.get(one["settings"]["suite"], {}), eval_name(one)
-        if "threshold" in limits:
-            gates.append(
-                gate(
-                    f"{name} passed",
-                    f"at least {limits['threshold']} of {results['cases']}",
-                    results["passed"],
-                    results["passed"] >= limits["threshold"],
-                )
-            )
-        if "raw_threshold" in limits:
-            raw = results["raw"]["passed"] if results["raw"] else None
-            gates.append(
-                gate(
-                    f"{name} passed raw",
-                    f"at least {limits['raw_threshold']} of {results['cases']}",
-                    raw,
-                    raw is not None and raw >= limits["raw_threshold"],
-                )
-            )
-        gates.append(gate(f"{name} text-tool leaks", 0, results["text_tool_leaks"], results["text_tool_leaks"] == 0))
-        false = results["no_tool"]["false_positives"]
-        gates.append(gate(f"{name} false-positive calls", 0, false, false == 0))
+        limits = suites.get(one["settings"]["suite"], {})
+        gates += [found.as_json() for found in evaluation_gates(one["results"], limits, eval_name(one))]
     return gates
 
 

@@ -1,6 +1,6 @@
 """From answers to a report's results: the verdict on each case, the counts, the gate, the lines for people."""
 
-from kxl.base import statistics
+from kxl.base import gates, statistics
 from kxl.eval import verdicts
 from kxl.eval.suites import KINDS, Suite
 from kxl.eval.verdicts import Answer
@@ -143,20 +143,7 @@ def tally(entries: list) -> dict:
 
 def gate(results: dict, thresholds: dict | None) -> list:
     """Which gates the results fail, with numbers; `thresholds` has threshold and raw_threshold (cases to pass)."""
-    if not thresholds:
-        return []
-    failures = []
-    if results["passed"] < thresholds["threshold"]:
-        failures.append(
-            f"{results['passed']} of {results['cases']} cases passed, {thresholds['threshold']} are required"
-        )
-    if (wanted := thresholds.get("raw_threshold")) and results["raw"] and results["raw"]["passed"] < wanted:
-        failures.append(f"{results['raw']['passed']} of {results['raw']['cases']} passed raw, {wanted} are required")
-    if leaks := results["text_tool_leaks"]:
-        failures.append(f"{leaks} answers had a tool call in their text, none may")
-    if false := results["no_tool"]["false_positives"]:
-        failures.append(f"{false} calls where none was wanted, none may be")
-    return failures
+    return gates.missed(gates.evaluation(results, thresholds)) if thresholds else []
 
 
 def summary(results: dict) -> str:

@@ -7,20 +7,21 @@ Refused   an iteration that no longer meets a suite which its parent met; its pa
 Best      most suites met, then most cases passed, then fewest leaks and false calls, then the earliest
 """
 
+from kxl.base import gates
+
 BEST_RULE = "most suites met, then most cases passed, then fewest leaks and false calls, then the earliest"
 REFUSAL_RULE = "an iteration that breaks a suite which its parent met is refused; the next one starts from the parent, with other rows and half the learning rate"
 
 
 def score(results: dict, threshold: int) -> dict:
     """One suite's part of a score, from the results of eval_run.py. `threshold`: cases that must pass."""
-    leaks, false_positives = results["text_tool_leaks"], results["no_tool"]["false_positives"]
     return {
         "cases": results["cases"],
         "passed": results["passed"],
         "raw_passed": results["raw"]["passed"] if results["raw"] else None,
-        "leaks": leaks,
-        "false_positives": false_positives,
-        "meets": results["passed"] >= threshold and not leaks and not false_positives,
+        "leaks": results["text_tool_leaks"],
+        "false_positives": results["no_tool"]["false_positives"],
+        "meets": not gates.missed(gates.evaluation(results, {"threshold": threshold})),
     }
 
 

@@ -2,7 +2,7 @@
 .PHONY: data check-template hermes-traces bench-data
 DATA          := $(HEAVY)/data
 SUITE_FILES   := $(wildcard evals/suites/*.json evals/live/*.json)
-SUITE_FLAGS   := $(addprefix --suite ,$(wildcard evals/suites/*.json))
+SUITE_FLAGS   := $(addprefix --suite ,$(SUITE_FILES))
 TEMPLATE_FILES = $(wildcard $(addprefix $(MODEL)/,tokenizer.json tokenizer_config.json chat_template.jinja))
 ROUTER        := $(HEAVY)/router_rows.jsonl
 TRACE_FILES   := $(or $(TRACES),datasets/hermes/traces.jsonl $(ROUTER))

@@ -37,7 +37,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import shown, write_text
 from kxl.chat import rows as chat_rows
 from kxl.chat import thoughts
-from kxl.eval import suites
+from kxl.eval import contamination, suites
 
 SPLITS = ("train", "calibration", "heldout")
 TEXT_SPLITS = ("calibration", "heldout")
@@ -66,7 +66,7 @@ def main() -> None:
     args = config.parse(parser, {"session_tokens": "kld.context_tokens"})
 
     splits = read_rows(args.rows)
-    evaluated = suites.requests_of_suites(args.suite)
+    evaluated = contamination.Prompts(args.suite)
     kept, dropped = keep_apart(splits, evaluated)
     for why, where in dropped.items():
         if where:
@@ -123,7 +123,7 @@ def read_rows(paths: list) -> dict:
     return splits
 
 
-def keep_apart(splits: dict, evaluated: set) -> tuple:
+def keep_apart(splits: dict, evaluated: contamination.Prompts) -> tuple:
     """Drop rows that repeat an evaluated request or leak between splits; return (rows by split, where by reason)."""
     dropped = {"request of an evaluation suite": [], "held-out request that occurs in another split": []}
     seen = {
@@ -136,7 +136,7 @@ def keep_apart(splits: dict, evaluated: set) -> tuple:
     for split in TEXT_SPLITS:
         for row in splits[split]:
             requests = suites.requests_of(row["messages"])
-            if not evaluated.isdisjoint(requests):
+            if evaluated.of_row(row["messages"]):
                 dropped["request of an evaluation suite"].append(row["where"])
             elif split == "heldout" and not seen.isdisjoint(requests):
                 dropped["held-out request that occurs in another split"].append(row["where"])

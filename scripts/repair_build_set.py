@@ -34,7 +34,7 @@ def main() -> None:
     failures, passed = read_evals(args.eval)
     if not failures:
         raise UserError(f"nothing failed in {', '.join(map(shown, args.eval))}; there is nothing to repair")
-    prompts = contamination.Prompts(sorted(SUITES.glob("*.json")))
+    prompts = contamination.everything()
     rng = random.Random(f"repair {args.iteration} {args.seed}")
     rows, drawn_again = draw(rng, failures, args.rows, prompts)
     added = own_rows(args.add, prompts)

@@ -14,7 +14,7 @@ import random
 from pathlib import Path
 
 from kxl.base import cli, jsonl
-from kxl.base.files import ROOT, atomic_dir, shown
+from kxl.base.files import atomic_dir, shown
 from kxl.eval import contamination
 from kxl.tiny import requests
 from kxl.tiny import rows as tiny_rows
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     rng = random.Random(f"weak {args.seed}")
-    prompts = contamination.Prompts(sorted((ROOT / "evals" / "suites").glob("*.json")))
+    prompts = contamination.everything()
     context = tiny_rows.context(rng, "fixed")
     context["system"] = tiny_rows.SYSTEMS[0]
     rows = []

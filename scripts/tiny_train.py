@@ -28,7 +28,7 @@ from tqdm import tqdm
 from kxl.base import cli, jsonl, report
 from kxl.base.files import ROOT, atomic_path, read_json, shown
 from kxl.chat.tool_syntax import render_calls
-from kxl.eval import suites
+from kxl.eval import contamination
 from kxl.model import checkpoint, freed_memory
 from kxl.tiny import requests
 from kxl.tiny import rows as tiny_rows
@@ -91,7 +91,7 @@ def draw_batch(
     count: int,
     longest: int,
     max_tokens: int,
-    forbidden: set,
+    forbidden: contamination.Prompts,
     heldout: bool = False,
     simple: bool = False,
     **shares: float,
@@ -101,7 +101,7 @@ def draw_batch(
     pool = []
     while len(pool) < 4 * count:
         row = tiny_rows.row(rng, names, heldout, simple, None if heldout else encoder.pieces, **shares)
-        if not forbidden.isdisjoint(suites.requests_of(row["messages"])):
+        if forbidden.of_row(row["messages"]):
             continue
         ids, emitted = encoder.row(row["messages"])
         if len(ids) <= longest:
@@ -145,7 +145,13 @@ def loss_of(model: TinyLfm2Moe, states: list, batch, other_weight: float) -> tup
 
 @torch.no_grad()
 def exact_rows(
-    model: TinyLfm2Moe, encoder: Encoder, settings: dict, forbidden: set, kinds: list[str], batches: int, seed: int
+    model: TinyLfm2Moe,
+    encoder: Encoder,
+    settings: dict,
+    forbidden: contamination.Prompts,
+    kinds: list[str],
+    batches: int,
+    seed: int,
 ) -> dict:
     """Share of held-out rows of which every emitted token is the model's first choice, by context and kind of row."""
     model.eval()
@@ -233,7 +239,7 @@ def train(settings: dict, encoder: Encoder, work: Path, start_from: Path | None 
             optimizer.load_state_dict(held)
         start, history = saved["step"], saved["history"]
         cli.say(f"resuming at step {start}")
-    forbidden = suites.requests_of_suites(sorted((ROOT / "evals/suites").glob("*.json")))
+    forbidden = contamination.everything()
     shares = shares_of(settings)
     bar = tqdm(range(start, settings["steps"]), initial=start, total=settings["steps"], unit="step", dynamic_ncols=True)
     seen = history[-1]["tokens"] if history else 0

@@ -13,7 +13,7 @@ import traces_check_template
 from conftest import ROOT
 from kxl.base import jsonl
 from kxl.base.cli import UserError
-from kxl.eval import journal, suites, verdicts
+from kxl.eval import journal, verdicts
 from kxl.repair import rows as repair_rows
 from kxl.smol import rows as smol_rows
 from kxl.traces import sources as traces_sources

@@ -114,7 +114,9 @@ def test_a_set_is_balanced_over_the_failures_and_the_same_each_time(monkeypatch,
 def test_rows_are_structured_and_repeat_no_eval_prompt(monkeypatch, report, tmp_path):
     build(monkeypatch, report, tmp_path / "iter01", "--iteration", "01")
     rows = [row for split in ("train", "valid") for row in repair_rows.read(tmp_path / "iter01" / f"{split}.jsonl")]
-    forbidden = suites.requests_of_suites(SUITES)
+    forbidden = {
+        words for path in SUITES for case in suites.load(path).cases for words in suites.requests_of(case["messages"])
+    }
     for row in rows:
         assert forbidden.isdisjoint(suites.requests_of(row["messages"]))
         offered = {tool["function"]["name"]: tool["function"]["parameters"] for tool in row["tools"]}

@@ -14,7 +14,7 @@ import tiny_generate_suite
 import tiny_train
 from kxl.base.files import ROOT, read_json
 from kxl.chat import hermes_tools
-from kxl.eval import suites
+from kxl.eval import contamination, suites
 from kxl.model import checkpoint
 from kxl.tiny import requests
 from kxl.tiny import rows as tiny_rows
@@ -81,14 +81,20 @@ def test_the_loss_is_on_exactly_what_the_assistant_says(encoder):
         assert said == expected
 
 
-def test_an_eval_prompt_is_never_trained_on(encoder):
+def test_an_eval_prompt_is_never_trained_on(encoder, tmp_path):
     rng = random.Random("1 0")
     context = tiny_rows.context(rng, "compact")
     state = rng.getstate()
     names = tiny_rows.tool_names(context)
     prompts = {r for _ in range(30) for r in suites.requests_of(tiny_rows.row(rng, names)["messages"])}
+    suite = {"name": "seen", "tools": None, "system": None, "max_tokens": 1}
+    suite["cases"] = [
+        {"id": f"c{i}", "kind": "no_tool", "category": "c", "prompt": text} for i, text in enumerate(sorted(prompts))
+    ]
+    (tmp_path / "seen.json").write_text(json.dumps(suite))
+    seen = contamination.Prompts([tmp_path / "seen.json"])
     rng.setstate(state)
-    ids, _, _, _ = tiny_train.draw_batch(rng, encoder, context, 8, 400, 4000, forbidden=prompts)
+    ids, _, _, _ = tiny_train.draw_batch(rng, encoder, context, 8, 400, 4000, forbidden=seen)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     for row in ids.tolist():
         for turn in tokenizer.decode(row).split("<|im_start|>user\n")[1:]:

@@ -1,6 +1,7 @@
 """Rows that say the same are found however they are written; rows that only look alike are not."""
 
 import json
+import re
 
 from kxl.traces import duplicates
 from kxl.traces.duplicates import Rows, Suites, hashed, ngrams, words
@@ -67,7 +68,8 @@ def test_a_suite_is_found_in_any_turn_and_a_short_request_only_as_a_whole(tmp_pa
     def overlap(*texts):
         return suites.overlap(row(*texts), found := words(row(*texts)), hashed(found))
 
-    assert "8 words in a row" in overlap("hello", "Could you PLEASE read the file notes today md, and tell me more?")
+    assert "case long" in overlap("hello", "Could you PLEASE read the file notes today md, and tell me more?")
     assert overlap("please read the file notes/tomorrow.md and tell me what is in there") is None
-    assert overlap("list my files") == "asks the same: list my files"
+    assert re.fullmatch("asks the same as .*suite.json, case short: List my files!", overlap("list my files"))
+    assert "case short" in overlap("please could you list files now, thanks")  # nearly the same words
     assert overlap("list my files in the folder src") is None

@@ -48,21 +48,15 @@ def same_words(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
+def text_of(message: dict) -> str:
+    """A message's text; one of parts counts by its text parts."""
+    content = message.get("content") or ""
+    return "".join(part.get("text", "") for part in content) if isinstance(content, list) else content
+
+
 def requests_of(messages: list) -> list[str]:
-    """The words of each user message; a message of parts counts by its text parts."""
-    found = []
-    for message in messages:
-        if message["role"] == "user":
-            content = message.get("content") or ""
-            if isinstance(content, list):
-                content = "".join(part.get("text", "") for part in content)
-            found.append(same_words(content))
-    return found
-
-
-def requests_of_suites(paths: list) -> set[str]:
-    """The words of every user message in evaluation suites: no training text may repeat one."""
-    return {request for path in paths for case in load(path).cases for request in requests_of(case["messages"])}
+    """The words of each user message."""
+    return [same_words(text_of(message)) for message in messages if message["role"] == "user"]
 
 
 _RULE = {

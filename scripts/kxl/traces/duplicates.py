@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 from datasketch import MinHash, MinHashLSH
 
-from kxl.eval import suites
+from kxl.eval import contamination, suites
 
 SHINGLE, PERMUTATIONS = 5, 64
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio: spreads the bits of a 64-bit product
@@ -88,23 +88,22 @@ class Rows:
 
 
 class Suites:
-    """The requests of evaluation suites. `n` words in a row of one of them are an overlap."""
+    """The prompts of evaluations. A request that repeats one, or `n` words in a row of one anywhere, are an overlap."""
 
     def __init__(self, paths: list, n: int):
-        self.n, self.short, self.runs = n, set(), {}
-        for request in sorted(suites.requests_of_suites(paths)):
+        self.n, self.prompts, self.runs = n, contamination.Prompts(paths), {}
+        for request in sorted(
+            {suites.same_words(text) for path in paths for text, _ in contamination.prompts_of(path)}
+        ):
             split = request.split()
-            if len(split) < n:
-                self.short.add(request)
             for place, run in enumerate(ngrams(hashed(split), n).tolist()):
                 self.runs[run] = " ".join(split[place : place + n])
         self.hashes = np.array(sorted(self.runs), dtype=np.uint64)
 
     def overlap(self, row: dict, found: list[str], hashes: np.ndarray) -> str | None:
         """What a row shares with a suite, in words; `found` are the row's words and `hashes` theirs."""
-        for request in suites.requests_of(row["messages"]):
-            if request in self.short:
-                return f"asks the same: {request}"
+        if repeated := self.prompts.of_row(row["messages"]):
+            return f"asks the same as {repeated[1]}: {repeated[0]}"
         own = ngrams(hashes, self.n)
         for place in np.flatnonzero(np.isin(own, self.hashes)).tolist():
             if (run := self.runs[int(own[place])]) == " ".join(found[place : place + self.n]):

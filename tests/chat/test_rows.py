@@ -35,7 +35,7 @@ def test_arguments_are_an_object_however_they_were_written(call):
 @pytest.mark.parametrize("message, complaint", [
     (assistant(tool_calls=[{"function": {"name": "terminal", "arguments": "ls"}}]),
      "message 1: call 0: arguments of terminal: not JSON"),
-    (assistant(tool_calls=[{"function": {"name": "terminal", "arguments": "[1]"}}]), "must be an object, or one as JSON text"),
+    (assistant(tool_calls=[{"function": {"name": "terminal", "arguments": "[1]"}}]), "an object, or one as JSON text"),
     (assistant(tool_calls=[{"function": {"name": "terminal"}}]), "arguments of terminal must be an object"),
     (assistant(tool_calls=[{"function": {"arguments": {}}}]), "call 0 must be an object with function.name"),
     (assistant(tool_calls={"a": 1}), "message 1: tool_calls must be a list"),

@@ -1,4 +1,4 @@
-"""Traces that went wrong once, and others of their kinds: what a user expects of each, through the whole check of a row."""
+"""Traces that went wrong once, and others of their kinds: what a user expects of each, after all checks of a row."""
 
 import json
 from pathlib import Path
@@ -57,6 +57,9 @@ def block(value):
     return f"<tool_call>\n{json.dumps(value)}\n</tool_call>"
 
 
+LIST = {"name": "terminal", "arguments": {"command": "ls"}}
+WRITE = {"name": "write_file", "arguments": {"path": "a", "content": "</think>"}}
+
 # Kind 1: marks of a thought.
 
 
@@ -88,9 +91,9 @@ def test_nothing_of_a_thought_that_names_its_end_is_an_answer(dropping, keeping)
 
 
 @pytest.mark.parametrize("text, said", [
-    (f"<think>so</think>\n{block({'name': 'write_file', 'arguments': {'path': 'a', 'content': '</think>'}})}", '"</think>"'),
+    (f"<think>so</think>\n{block(WRITE)}", '"</think>"'),
     ("<think>\nperhaps <tool_call> first\n</think>\nHello.", "Hello.<|im_end|>"),
-    (f"<think>no {block({'name': 'terminal', 'arguments': {'command': 'ls'}})} now</think>\nHello.", "Hello.<|im_end|>"),
+    (f"<think>no {block(LIST)} now</think>\nHello.", "Hello.<|im_end|>"),
     ("</think>\n\nHello.", "Hello.<|im_end|>"),
     ("<think>a</think>\n<think>b</think>\nHello.", "Hello.<|im_end|>"),
     ("It ends with `</think>`, no more.", "It ends with `</think>`, no more.<|im_end|>"),
@@ -263,7 +266,8 @@ def test_a_row_of_any_shape_is_dropped_under_a_name(dropping, data, reasons):
 
 
 @pytest.mark.parametrize("schema", [
-    {"type": "object", "properties": {"command": False}}, {"type": "object", "properties": {"command": {"type": ["string", 5]}}},
+    {"type": "object", "properties": {"command": False}},
+    {"type": "object", "properties": {"command": {"type": ["string", 5]}}},
     {"type": "object", "properties": {"command": {"$ref": "#/nowhere"}}}, {"type": "object", "required": True},
     {"type": "object", "properties": {"command": {"$ref": "http://127.0.0.1:9/schema"}}},
     {"type": "object", "properties": {"command": {"pattern": "("}}}, {"$ref": "#"}, {"type": "object", "required": [5]},

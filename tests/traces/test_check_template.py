@@ -122,7 +122,7 @@ def test_rows_that_are_not_there_are_named_with_the_target_that_makes_them(tmp_p
 def test_a_file_that_is_no_rows_is_named_with_its_line(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row([{"name": "first", "arguments": {"s": "x"}}])) + '\n{"text": 1}\n')
-    with pytest.raises(traces_check_template.UserError, match="rows.jsonl:2: not a row"):
+    with pytest.raises(traces_check_template.UserError, match="rows.jsonl:2: messages must be a list"):
         traces_check_template.rows(path)
 
 

@@ -111,8 +111,9 @@ def _call(call, where: str) -> dict:
     if isinstance(arguments, str):
         arguments = _text_as_json(arguments or "{}", f"{where}: arguments of {function['name']}")
     if not isinstance(arguments, dict):
+        said = _short(arguments)
         raise UserError(
-            f"{where}: arguments of {function['name']} must be an object, or one as JSON text; it is {_short(arguments)}"
+            f"{where}: arguments of {function['name']} must be an object, or one as JSON text; it is {said}"
         )
     wrapper = call if function is not call else {}
     return {"type": "function", **wrapper, "function": {"name": function["name"], "arguments": arguments}}

@@ -59,11 +59,12 @@ def test_our_template_breaks_no_difficult_thought_in_any_parser(thinking, ours):
         assert broken == [] and turns == len(rows) + 5, "the last row has six turns, in three sequences"
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"])).map(str.strip)
+# llama-server holds back an answer's last "<", which might have begun a call.
+texts = st.text(st.characters(exclude_categories=["Cs"])).map(lambda text: text.strip().rstrip("<|"))
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(thought=texts.filter(len), said=texts, calls=st.just([]) | calls)
+@given(thought=texts.map(str.strip).filter(len), said=texts.map(str.strip), calls=st.just([]) | calls)
 def test_any_thought_survives_our_template_and_all_three_parsers(thinking, ours, thought, said, calls):
     made = row(calls)
     made["messages"][1] |= {"reasoning_content": traces_check_template.prepared(thought, thinking), "content": said}

@@ -346,3 +346,27 @@ def test_a_broken_first_line_makes_no_one_object_of_the_lines_behind_it(tmp_path
     path = tmp_path / "rows.jsonl"
     path.write_text('{"id": "a", "messages": [\n' + json.dumps(traces.good("b")) + "\n" + json.dumps(traces.good("c")))
     assert len(records(path)) == 3
+
+
+# What the config chooses.
+
+
+def test_rows_say_themselves_that_thoughts_are_shown_without_loss(keeping):
+    data = openai({"role": "assistant", "content": "Hello.", "reasoning_content": "why not"})
+    shown = type(keeping)(keeping.chat.folder, {**keeping.settings, "reasoning_loss": False}, [])
+    row = of(shown, data)[1]
+    assert row["reasoning_loss"] is False and trained(shown, row)[0] == "Hello.<|im_end|>"
+    assert "<think>why not</think>Hello." in trained(shown, row)[1]
+    assert "reasoning_loss" not in of(keeping, data)[1]
+    assert "reasoning_loss" not in of(shown, openai({"role": "assistant", "content": "Hello."}))[1]
+
+
+def test_a_row_of_several_requests_counts_its_sequences_and_the_longest_meets_the_cap(keeping):
+    turns = [
+        {"role": "assistant", "content": "Hello.", "reasoning_content": "why not"},
+        {"role": "user", "content": "x"},
+    ]
+    outcome, row = of(keeping, openai(*turns, *turns, turns[0]))
+    lengths = [len(tokens) for tokens, _ in loss_mask.sequences(keeping.chat, row)]
+    assert outcome.sequences == 3 and outcome.thoughts == 3
+    assert outcome.tokens == outcome.measured == max(lengths) and outcome.sequence_tokens == sum(lengths)

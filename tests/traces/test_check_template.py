@@ -147,3 +147,12 @@ def test_the_report_counts_every_template_and_names_what_the_published_ones_brea
     assert set(instruct) == {"llama_server"}, "its server shows the thought as the answer"
     older = results["templates"]["LFM2-8B-A1B.jinja"]["broken"]["thought: plain, before an answer (kept)"]
     assert "writes no thoughts" in older["template"]
+
+
+def test_the_committed_report_counts_thoughts_and_names_every_broken_row():
+    results = json.loads((ROOT / "reports" / "tiny" / "template.json").read_text())["results"]["templates"]
+    ours = results["configs/templates/lfm2.5-tools.jinja"]
+    assert ours["broken"] == {} and ours["thoughts"]["kept"]["turns"] == len(traces_check_template.THOUGHTS) * 3 + 6
+    published = {name: one for name, one in results.items() if name.startswith("LFM")}
+    assert len(published) == 3
+    assert all(one["broken_rows"] == len(one["broken"]) > 0 for one in published.values())

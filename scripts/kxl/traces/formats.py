@@ -43,7 +43,6 @@ ROLES = {
 }
 SPACE = re.compile(r"\s*")
 ARGUMENTS = ("arguments", "parameters", "args", "input")  # what writers of traces call them, ours first
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 PROSE = "You are a function calling AI model"
 MARKS = {
     "call": ("<tool_call>", "</tool_call>"),
@@ -208,7 +207,7 @@ def _assistant(turn: dict, text: str, place: int, markup: bool, meets) -> dict:
 def _thought(turn: dict, in_text: str | None) -> str:
     """What a turn's fields and its text say as its thought, each said once."""
     parts = []
-    for text in (*(turn.get(key) for key in THOUGHTS), in_text):
+    for text in (*(turn.get(key) for key in thoughts.FIELDS), in_text):
         if isinstance(text, str):
             marked = thoughts.split(text)
             text = (marked.thought if marked.thought is not None and not marked.visible.strip() else text).strip()

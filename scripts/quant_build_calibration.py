@@ -7,12 +7,13 @@ In:  chat rows (JSON lines, kxl/chat/rows.py): {"messages": [...], "tools": "fix
 Out: calibration.txt from the rows of split calibration (for llama-imatrix --parse-special),
      heldout.txt from the rows of split heldout (for KL divergence), and a report with their counts.
 
-A text is sessions: the system message and tool list that some rows share, then the turns of one such row
-after the other, as one conversation that the template renders, cut at --session-tokens. A tool list is
-thousands of tokens before a call of twenty, so without sharing it would be nearly all of the text; without
-it the model would be asked for calls to tools that it was not given. Thoughts of all turns are written, as the
-model wrote each when its turn was the last (preserve_thinking, where the template knows it). Give --session-tokens the chunk size
-of quant_measure.py: it scores the second half of each chunk, which then holds turns, list in context.
+A text is sessions: the system message and tool list that some rows share, then the turns of one such row after
+the other, as one conversation that the template renders, cut at --session-tokens. A tool list is thousands of
+tokens before a call of twenty, so without sharing it would be nearly all of the text; without it the model
+would be asked for calls to tools that it was not given. Thoughts of all turns are written, as the model wrote
+each when its turn was the last (preserve_thinking, where the template knows it). Give --session-tokens the
+chunk size of quant_measure.py: it scores the second half of each chunk, which then holds turns, list in
+context.
 
 No request in either text is a prompt of an evaluation suite, and no held-out request occurs in
 another split: such rows are left out and counted. Two requests are the same when their words are,

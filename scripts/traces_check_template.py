@@ -22,10 +22,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from kxl.base import cli, jsonl, report
+from kxl.base import cli, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, sha256, shown
 from kxl.chat import loss_mask, thoughts
+from kxl.chat import rows as chat_rows
 from kxl.setup import llama_cpp
 from kxl.traces import filters, parsers, roundtrip
 
@@ -264,10 +265,9 @@ def without_thoughts(row: dict) -> dict:
 def rows(path: Path) -> list[dict]:
     """The rows of a file that have calls or thoughts."""
     found = []
-    for where, row in jsonl.objects(path, "`make data`"):
-        if not isinstance(row.get("messages"), list):
-            raise UserError(f"{where}: not a row of traces_prepare.py: it has no list of messages")
-        found.append({"id": row.get("id") or where, "messages": row["messages"], "tools": row.get("tools") or []})
+    for where, row in chat_rows.read(path):
+        tools = chat_rows.tools_of(row) or []
+        found.append({"id": str(row.get("id") or where), "messages": row["messages"], "tools": tools})
     return [row for row in found if any(map(worth_reading, row["messages"]))]
 
 

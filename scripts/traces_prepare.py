@@ -288,7 +288,8 @@ class Account:
         )
 
     def summary_line(self) -> str:
-        return f"{', '.join(f'{self.splits.count(split):,} {split}' for split in ('train', 'valid', 'test'))}; {self.summary()}"
+        counts = ", ".join(f"{self.splits.count(split):,} {split}" for split in ("train", "valid", "test"))
+        return f"{counts}; {self.summary()}"
 
     def first(self) -> str:
         """Where the first row of the most frequent reason is, and what is wrong there."""
@@ -309,7 +310,10 @@ def bars(counts: Counter) -> list[int]:
 
 
 def write_rows(account: Account, spool, out: Path, stack: contextlib.ExitStack) -> dict:
-    """Copy the rows from the spool into the files of their splits, named when `stack` ends; {file: rows, tokens, bytes, sha256}."""
+    """Copy the rows from the spool into the files of their splits, named when `stack` ends.
+
+    Returns {file: {rows, tokens, bytes, sha256}}.
+    """
     files = {}
     for split in ("train", "valid", "test"):
         partial = stack.enter_context(atomic_path(out / f"{split}.jsonl"))

@@ -35,7 +35,7 @@ def test_arguments_are_an_object_however_they_were_written(call):
 @pytest.mark.parametrize("message, complaint", [
     (assistant(tool_calls=[{"function": {"name": "terminal", "arguments": "ls"}}]),
      "message 1: call 0: arguments of terminal: not JSON"),
-    (assistant(tool_calls=[{"function": {"name": "terminal", "arguments": "[1]"}}]), "must be an object, or one as JSON text"),
+    (assistant(tool_calls=[{"function": {"name": "terminal", "arguments": "[1]"}}]), "an object, or one as JSON text"),
     (assistant(tool_calls=[{"function": {"name": "terminal"}}]), "arguments of terminal must be an object"),
     (assistant(tool_calls=[{"function": {"arguments": {}}}]), "call 0 must be an object with function.name"),
     (assistant(tool_calls={"a": 1}), "message 1: tool_calls must be a list"),
@@ -81,7 +81,7 @@ def test_a_file_is_read_line_by_line_and_says_which_line_is_wrong(tmp_path):
         (b"{", "not JSON"),
         (b"\xff", "not UTF-8"),
         (b'{"a": NaN}', "NaN"),
-        (b"[" * 9999, "nested too deeply"),
+        (b"[" * 9999, "nested too"),
     ):
         path.write_bytes(good + b"\n" + wrong + b"\n")
         with pytest.raises(UserError, match=f"rows.jsonl:2: .*{complaint}"):

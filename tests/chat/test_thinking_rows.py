@@ -162,14 +162,14 @@ def test_each_template_gets_thoughts_under_the_name_it_reads(template, where):
 def test_encoded_rows_and_repair_examples_hold_every_sequence(chats, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"messages": three()}) + "\n\n" + json.dumps({"messages": three(thinks=False)}) + "\n")
-    lines, counts = moe_encode_rows.encode(chats["ours"], path, 4096)
-    assert [line["row"] for line in lines] == [1, 1, 1, 3] and counts["rows"] == 4
+    encoded, counts = moe_encode_rows.encode(chats["ours"], path, 4096)
+    assert [one["row"] for one in encoded] == [1, 1, 1, 3] and counts["rows"] == 4
     read = [row for _, row in rows.read(path)]
     examples = repair_training.encode(chats["ours"], read, "structured", 4096)
-    for line, example in zip(lines, examples, strict=True):
-        assert line["tokens"] == example.tokens.tolist()
+    for one, example in zip(encoded, examples, strict=True):
+        assert one["tokens"] == example.tokens.tolist()
         edges = np.flatnonzero(np.diff(np.concatenate([[0], example.mask.astype(int), [0]]))).reshape(-1, 2)
-        assert line["scored"] == edges.tolist()
+        assert one["scored"] == edges.tolist()
 
 
 def test_llama_server_feeds_what_training_saw(chats, llama_bin, tmp_path):

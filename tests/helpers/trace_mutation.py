@@ -5,13 +5,14 @@ import json
 import random
 
 ATOMS = [
-    None, True, False, 0, -1, 1.5, 10**30, "", " ", "null", "x", [], {}, [[]], [None], {"": None}, "\ud800", "\x00", "é",
-    "<think>", "</think>", "<think>a</think>", "<tool_call>", "</tool_call>", "<tool_response>", "<tools>", "<|im_end|>",
-    "```", "assistant", "tool", "user", "system", "arguments", "function", "[{", '{"a": 1}', '{"name": "terminal"}',
+    None, True, False, 0, -1, 1.5, 10**30, "", " ", "null", "x", [], {}, [[]], [None], {"": None}, "\ud800", "\x00",
+    "<think>", "</think>", "<think>a</think>", "<tool_call>", "</tool_call>", "<tool_response>", "<tools>", "é",
+    "<|im_end|>", "```", "assistant", "tool", "user", "system", "arguments", "function", "[{",
+    '{"a": 1}', '{"name": "terminal"}',
     {"type": "object"}, {"$ref": "#"}, {"type": "text", "text": "x"}, ["a", 1, {}],
 ]  # fmt: skip
-PIECES = [b"", b'"', b"{", b"}", b"[", b"]", b",", b"\\", b"\n", b"\xff", b"\xc3", b"null", b"NaN", b"1e999", b"</think>",
-          b"\\ud800", b"\x00", b"<tool_call>", b"\\u0000", b"[" * 400, b"-", b"0" * 5000]  # fmt: skip
+PIECES = [b"", b'"', b"{", b"}", b"[", b"]", b",", b"\\", b"\n", b"\xff", b"\xc3", b"null", b"NaN", b"1e999",
+          b"</think>", b"\\ud800", b"\x00", b"<tool_call>", b"\\u0000", b"[" * 400, b"-", b"0" * 5000]  # fmt: skip
 
 
 def places(value, path=()):

@@ -289,3 +289,37 @@ def test_arguments_that_are_no_json_are_named_by_line_and_tool(build):
 def test_an_empty_split_is_an_error_that_says_which(build):
     with pytest.raises(UserError, match="no rows of split 'heldout'"):
         build([call_row("x", "calibration")])
+
+
+def plain_row(request, **said):
+    message = {"role": "assistant", "content": f"about {request}", **said}
+    return {"messages": [{"role": "user", "content": request}, message], "tools": None}
+
+
+def test_rows_without_a_split_are_dealt_out_and_no_request_is_in_both_texts(build):
+    requests = [f"what is number {number}" for number in range(7)]
+    calibration, heldout, report = build([plain_row(request) for request in requests for _ in "ab"])
+    in_both = [request for request in requests if request + "<" in calibration and request + "<" in heldout]
+    assert in_both == [] and all(request in calibration + heldout for request in requests)
+    assert report["results"]["calibration"]["conversations"] == 8 and report["results"]["heldout"]["conversations"] == 6
+    assert sum(report["results"]["left_out"].values()) == 0
+
+
+def test_rows_of_one_request_alone_cannot_be_dealt_out(build):
+    with pytest.raises(UserError, match="rows of several requests without any split"):
+        build([plain_row("what is it")])
+
+
+def test_arguments_as_json_text_are_written_as_the_object_that_they_are(build):
+    row = call_row("is it clean", "calibration")
+    row["messages"][1]["tool_calls"][0]["function"]["arguments"] = '{"command": "git status"}'
+    calibration, _, _ = build([row, call_row("show me what changed", "heldout")])
+    assert '<|tool_call_start|>[terminal(command="git status")]<|tool_call_end|>' in calibration
+
+
+def test_thoughts_of_all_rows_of_a_session_are_in_the_text(build):
+    rows = [plain_row(f"what is number {number}", reasoning_content=f"so {number}") for number in range(6)]
+    calibration, heldout, _ = build(rows)
+    assert all(
+        f"<think>so {number}</think>about what is number {number}" in calibration + heldout for number in range(6)
+    )

@@ -1,4 +1,4 @@
-"""Traces that went wrong once, and others of their kinds: what a user expects of each, through the whole check of a row."""
+"""Traces that went wrong once, and others of their kinds: what a user expects of each, after all checks of a row."""
 
 import json
 from pathlib import Path
@@ -57,6 +57,9 @@ def block(value):
     return f"<tool_call>\n{json.dumps(value)}\n</tool_call>"
 
 
+LIST = {"name": "terminal", "arguments": {"command": "ls"}}
+WRITE = {"name": "write_file", "arguments": {"path": "a", "content": "</think>"}}
+
 # Kind 1: marks of a thought.
 
 
@@ -88,9 +91,9 @@ def test_nothing_of_a_thought_that_names_its_end_is_an_answer(dropping, keeping)
 
 
 @pytest.mark.parametrize("text, said", [
-    (f"<think>so</think>\n{block({'name': 'write_file', 'arguments': {'path': 'a', 'content': '</think>'}})}", '"</think>"'),
+    (f"<think>so</think>\n{block(WRITE)}", '"</think>"'),
     ("<think>\nperhaps <tool_call> first\n</think>\nHello.", "Hello.<|im_end|>"),
-    (f"<think>no {block({'name': 'terminal', 'arguments': {'command': 'ls'}})} now</think>\nHello.", "Hello.<|im_end|>"),
+    (f"<think>no {block(LIST)} now</think>\nHello.", "Hello.<|im_end|>"),
     ("</think>\n\nHello.", "Hello.<|im_end|>"),
     ("<think>a</think>\n<think>b</think>\nHello.", "Hello.<|im_end|>"),
     ("It ends with `</think>`, no more.", "It ends with `</think>`, no more.<|im_end|>"),
@@ -263,7 +266,8 @@ def test_a_row_of_any_shape_is_dropped_under_a_name(dropping, data, reasons):
 
 
 @pytest.mark.parametrize("schema", [
-    {"type": "object", "properties": {"command": False}}, {"type": "object", "properties": {"command": {"type": ["string", 5]}}},
+    {"type": "object", "properties": {"command": False}},
+    {"type": "object", "properties": {"command": {"type": ["string", 5]}}},
     {"type": "object", "properties": {"command": {"$ref": "#/nowhere"}}}, {"type": "object", "required": True},
     {"type": "object", "properties": {"command": {"$ref": "http://127.0.0.1:9/schema"}}},
     {"type": "object", "properties": {"command": {"pattern": "("}}}, {"$ref": "#"}, {"type": "object", "required": [5]},
@@ -342,3 +346,27 @@ def test_a_broken_first_line_makes_no_one_object_of_the_lines_behind_it(tmp_path
     path = tmp_path / "rows.jsonl"
     path.write_text('{"id": "a", "messages": [\n' + json.dumps(traces.good("b")) + "\n" + json.dumps(traces.good("c")))
     assert len(records(path)) == 3
+
+
+# What the config chooses.
+
+
+def test_rows_say_themselves_that_thoughts_are_shown_without_loss(keeping):
+    data = openai({"role": "assistant", "content": "Hello.", "reasoning_content": "why not"})
+    shown = type(keeping)(keeping.chat.folder, {**keeping.settings, "reasoning_loss": False}, [])
+    row = of(shown, data)[1]
+    assert row["reasoning_loss"] is False and trained(shown, row)[0] == "Hello.<|im_end|>"
+    assert "<think>why not</think>Hello." in trained(shown, row)[1]
+    assert "reasoning_loss" not in of(keeping, data)[1]
+    assert "reasoning_loss" not in of(shown, openai({"role": "assistant", "content": "Hello."}))[1]
+
+
+def test_a_row_of_several_requests_counts_its_sequences_and_the_longest_meets_the_cap(keeping):
+    turns = [
+        {"role": "assistant", "content": "Hello.", "reasoning_content": "why not"},
+        {"role": "user", "content": "x"},
+    ]
+    outcome, row = of(keeping, openai(*turns, *turns, turns[0]))
+    lengths = [len(tokens) for tokens, _ in loss_mask.sequences(keeping.chat, row)]
+    assert outcome.sequences == 3 and outcome.thoughts == 3
+    assert outcome.tokens == outcome.measured == max(lengths) and outcome.sequence_tokens == sum(lengths)

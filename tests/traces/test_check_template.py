@@ -59,11 +59,12 @@ def test_our_template_breaks_no_difficult_thought_in_any_parser(thinking, ours):
         assert broken == [] and turns == len(rows) + 5, "the last row has six turns, in three sequences"
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"])).map(str.strip)
+# llama-server holds back an answer's last "<", which might have begun a call.
+texts = st.text(st.characters(exclude_categories=["Cs"])).map(lambda text: text.strip().rstrip("<|"))
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(thought=texts.filter(len), said=texts, calls=st.just([]) | calls)
+@given(thought=texts.map(str.strip).filter(len), said=texts.map(str.strip), calls=st.just([]) | calls)
 def test_any_thought_survives_our_template_and_all_three_parsers(thinking, ours, thought, said, calls):
     made = row(calls)
     made["messages"][1] |= {"reasoning_content": traces_check_template.prepared(thought, thinking), "content": said}
@@ -122,7 +123,7 @@ def test_rows_that_are_not_there_are_named_with_the_target_that_makes_them(tmp_p
 def test_a_file_that_is_no_rows_is_named_with_its_line(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row([{"name": "first", "arguments": {"s": "x"}}])) + '\n{"text": 1}\n')
-    with pytest.raises(traces_check_template.UserError, match="rows.jsonl:2: not a row"):
+    with pytest.raises(traces_check_template.UserError, match="rows.jsonl:2: messages must be a list"):
         traces_check_template.rows(path)
 
 
@@ -146,3 +147,12 @@ def test_the_report_counts_every_template_and_names_what_the_published_ones_brea
     assert set(instruct) == {"llama_server"}, "its server shows the thought as the answer"
     older = results["templates"]["LFM2-8B-A1B.jinja"]["broken"]["thought: plain, before an answer (kept)"]
     assert "writes no thoughts" in older["template"]
+
+
+def test_the_committed_report_counts_thoughts_and_names_every_broken_row():
+    results = json.loads((ROOT / "reports" / "tiny" / "template.json").read_text())["results"]["templates"]
+    ours = results["configs/templates/lfm2.5-tools.jinja"]
+    assert ours["broken"] == {} and ours["thoughts"]["kept"]["turns"] == len(traces_check_template.THOUGHTS) * 3 + 6
+    published = {name: one for name, one in results.items() if name.startswith("LFM")}
+    assert len(published) == 3
+    assert all(one["broken_rows"] == len(one["broken"]) > 0 for one in published.values())

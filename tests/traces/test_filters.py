@@ -1,4 +1,4 @@
-"""Each thing that can be wrong with a row has its own reason; the config decides between dropping, mending and keeping."""
+"""Each thing that can be wrong with a row has its own reason; the config decides to drop, mend or keep."""
 
 import copy
 import json

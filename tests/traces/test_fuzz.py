@@ -67,7 +67,8 @@ def test_a_damaged_file_is_read_record_by_record(tmp_path, seed, count):
 
 ROWS = [
     {"messages": traces.openai("b")["messages"], "tools": "fixed_hermes", "split": "train"},
-    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "c"}] * 2},
+    {"messages": [{"role": "user", "content": "a"},
+                  {"role": "assistant", "content": "b", "reasoning_content": "c"}] * 2},
     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>x</think>b",
       "tool_calls": [{"function": {"name": "f", "arguments": {"a": [1, {"b": None}]}}}]}], "tools": [], "kind": "x"},
 ]  # fmt: skip

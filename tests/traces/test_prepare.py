@@ -1,4 +1,4 @@
-"""No row is lost from the account, whatever is wrong with it; the same traces give the same files; the last line says it all."""
+"""No row is lost from the account, whatever is wrong with it; the same traces give the same files."""
 
 import collections
 import hashlib

@@ -42,7 +42,7 @@ class MaskError(UserError):
 
 @dataclass(frozen=True)
 class View:
-    """One text that is trained on: `spans` are the characters of each assistant turn with loss, by its message's place."""
+    """One text that is trained on. `spans`: the characters of each assistant turn with loss, by its message's place."""
 
     text: str
     spans: dict[int, tuple[int, int]]
@@ -164,8 +164,8 @@ class Chat:
                 with_turn = self.render(messages[: place + 1], tools)
                 if not (text.startswith(with_turn) and with_turn.startswith(prompt)):
                     raise MaskError(
-                        f"{shown(self.folder)}: the template writes message {place} otherwise once later messages follow;"
-                        " give it {% generation %} blocks around what the assistant says"
+                        f"{shown(self.folder)}: the template writes message {place} otherwise once later messages"
+                        " follow; give it {% generation %} blocks around what the assistant says"
                     )
                 spans.append((len(prompt), len(with_turn)))
         return spans
@@ -181,7 +181,8 @@ class Chat:
             end += len(self.end)
         if rest.strip():
             raise MaskError(
-                f"{shown(self.folder)}: an assistant turn does not end with {self.end}: …{text[max(start, end - 60) : end]!r}"
+                f"{shown(self.folder)}: an assistant turn does not end with {self.end}:"
+                f" …{text[max(start, end - 60) : end]!r}"
             )
         return start, end
 
@@ -286,7 +287,8 @@ def encode(chat: Chat, text: str, spans: list, reasoning_loss: bool = True) -> t
         pieces.append(chat.tokenizer.decode(tokens[first:last].tolist(), skip_special_tokens=False))
         if pieces[-1] != text[start:end]:
             raise MaskError(
-                f"{shown(chat.folder)}: the tokens of assistant turn {turn} decode to {_excerpt(pieces[-1])}, its text is {_excerpt(text[start:end])}"
+                f"{shown(chat.folder)}: the tokens of assistant turn {turn} decode to {_excerpt(pieces[-1])},"
+                f" its text is {_excerpt(text[start:end])}"
             )
     return tokens, mask, pieces
 

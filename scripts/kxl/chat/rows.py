@@ -19,8 +19,6 @@ from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.chat import hermes_tools, thoughts
 
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-
 
 def read(path: Path) -> Iterator[tuple[str, dict]]:
     """("file:line", row) of every line that is not blank. UserError names the line that is no row, and why."""
@@ -65,7 +63,7 @@ def _message(message, where: str) -> dict:
     if message["role"] == "assistant":
         calls = _calls(message, where)
         thought = _thought(message, made)
-        for key in (*THOUGHTS, "tool_calls", "function_call"):
+        for key in (*thoughts.FIELDS, "tool_calls", "function_call"):
             made.pop(key, None)
         made |= {"reasoning_content": thought} if thought.strip() else {}
         made |= {"tool_calls": calls} if calls else {}
@@ -74,7 +72,9 @@ def _message(message, where: str) -> dict:
 
 def _thought(message: dict, made: dict) -> str:
     """The thought of an assistant's message; one at the head of its text is taken out of that."""
-    named = next((message[key] for key in THOUGHTS if isinstance(message.get(key), str) and message[key].strip()), "")
+    named = next(
+        (message[key] for key in thoughts.FIELDS if isinstance(message.get(key), str) and message[key].strip()), ""
+    )
     if not named and thoughts.HEAD.match(made["content"]):
         turn = thoughts.split(made["content"])
         if turn.ended and turn.clear:
@@ -111,8 +111,9 @@ def _call(call, where: str) -> dict:
     if isinstance(arguments, str):
         arguments = _text_as_json(arguments or "{}", f"{where}: arguments of {function['name']}")
     if not isinstance(arguments, dict):
+        said = _short(arguments)
         raise UserError(
-            f"{where}: arguments of {function['name']} must be an object, or one as JSON text; it is {_short(arguments)}"
+            f"{where}: arguments of {function['name']} must be an object, or one as JSON text; it is {said}"
         )
     wrapper = call if function is not call else {}
     return {"type": "function", **wrapper, "function": {"name": function["name"], "arguments": arguments}}

@@ -17,6 +17,7 @@ import re
 from typing import NamedTuple
 
 START, END = "<think>", "</think>"
+FIELDS = ("reasoning_content", "reasoning", "thinking")  # what writers call a message's thought, our name first
 MARK = re.compile(re.escape(START) + "|" + re.escape(END))
 SPACE, IN_LINE = re.compile(r"\s*"), re.compile(r" \S")
 HEAD = re.compile(r"\s*" + re.escape(START))

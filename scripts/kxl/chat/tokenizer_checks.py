@@ -101,7 +101,7 @@ def notes(folder: Path, template: str) -> list[str]:
         written = thought_tokens(tokenizer)
         if written == "none":
             found.append(
-                f"{path}: cannot write {thoughts.START} and {thoughts.END}, which the chat template puts around thoughts;"
+                f"{path}: cannot write {thoughts.START} and {thoughts.END}, which the template puts around thoughts;"
                 " take the tokenizer that belongs to the template"
             )
         elif written == "several":

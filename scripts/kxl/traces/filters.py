@@ -1,7 +1,7 @@
 """What is wrong with a chat row, by name, and what is done about it: drop the row, repair it, or keep it as it is.
 
-    meets = Meets(policies)                  # policies: {reason: "drop" | "repair" | "keep"}, the config's data.policies
-    check_row(row, meets, vanished, tokens)  # raises Dropped; what it repaired and kept is in meets.repaired, meets.kept
+    meets = Meets(policies)                  # policies: {reason: "drop" | "repair" | "keep"}, as in data.policies
+    check_row(row, meets, vanished, tokens)  # raises Dropped; what it mended and kept: meets.repaired, meets.kept
 
 REASONS has every reason with its words for people and what may be done about it; the first is what the configs
 choose. Reasons about tokens (the cap, the proof of mask and calls) are met in traces_prepare.py, those about
@@ -56,8 +56,10 @@ REASONS = {
 
 # Answers that are no answers; only at the beginning of the last turn, since later they may report what a tool said.
 REFUSAL = re.compile(
-    r"(?:i(?:'|’)?m (?:really |very |so )?sorry,? (?:but |however,? )?|unfortunately,? |apologies,? (?:but )?|as an ai(?: language)?(?: model| assistant)?,? )*"
-    r"(?:i (?:can(?:no|')t|can’t|am (?:not able|unable) to|won't|will not|must decline|don't have (?:the ability|access)|do not have (?:the ability|access))"
+    r"(?:i(?:'|’)?m (?:really |very |so )?sorry,? (?:but |however,? )?|unfortunately,? |apologies,? (?:but )?"
+    r"|as an ai(?: language)?(?: model| assistant)?,? )*"
+    r"(?:i (?:can(?:no|')t|can’t|am (?:not able|unable) to|won't|will not|must decline"
+    r"|don't have (?:the ability|access)|do not have (?:the ability|access))"
     r"|as an ai(?: language)? model)",
     re.IGNORECASE,
 )
@@ -65,13 +67,13 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Meets:
-    """What a row's problems come to, by policy. Calling it raises Dropped, or notes the repair or that the row is kept."""
+    """What a row's problems come to, by policy. A call raises Dropped, or notes the repair or that the row is kept."""
 
     def __init__(self, policies: dict):
         self.policies, self.repaired, self.kept = policies, {}, {}
 
     def __call__(self, reason: str, detail: str, repair=None, policy: str | None = None) -> bool:
-        """True when repaired. `repair()` mends the row and says how, or returns None where it cannot: then the row is dropped.
+        """True when repaired. `repair()` mends the row and says how, or returns None: then the row is dropped.
 
         `policy` is the reason to look up where several are counted apart (too_long for over_10240_tokens).
         """
@@ -219,7 +221,7 @@ def _order(row: dict, meets: Meets) -> None:
 
 
 def _pairs(row: dict, meets: Meets) -> None:
-    """Every result answers a call of the assistant turn before it, and a conversation goes on only when all calls are answered."""
+    """Every result answers a call of the assistant turn before it, and all are answered before the next turn."""
     open_calls, problem = {}, None
     for place, message in enumerate(row["messages"]):
         if message["role"] == "tool":
@@ -256,7 +258,7 @@ def _calls(row: dict, meets: Meets) -> None:
             if name not in schemas:
                 meets("unknown_tool", name)
                 continue
-            # The reader of llama.cpp wants an argument wherever the tool has any (chat-peg-parser.cpp, python_style_tool_calls).
+            # llama.cpp wants an argument wherever the tool has any (chat-peg-parser.cpp, python_style_tool_calls).
             properties = schemas[name].get("properties", {})
             if not arguments and properties:
                 meets("no_arguments", f"{name}()", functools.partial(_write_default, function, properties))
@@ -352,7 +354,7 @@ def strings(value):
 
 
 def _control_tokens(row: dict, control_tokens: list) -> None:
-    """Text that the tokenizer would take for structure: it would end a turn or begin a call in the middle of a string."""
+    """Text that the tokenizer would take for structure: it would end a turn or begin a call inside a string."""
     if (known := _checked_tools.get(id(row["tools"]))) is None or known[0] is not row["tools"]:
         if len(_checked_tools) > 256:
             _checked_tools.clear()

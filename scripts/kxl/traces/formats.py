@@ -2,7 +2,7 @@
 
     row = to_row(data, meets)      # {"id", "task", "messages", "tools"}
 
-  Hermes ShareGPT             {"conversations": [{"from": "gpt", "value": "<think>…</think><tool_call>{…}</tool_call>"}, …],
+  Hermes ShareGPT             {"conversations": [{"from": "gpt", "value": "<think>…</think><tool_call>{…}…"}, …],
                               "tools": "[…]"}; several calls are several blocks, all their results stand in the next
                               tool turn; the prompt's prose also says <tools> </tools>, before the real list
   Hermes-Function-Calling-V1  the same with tools in the system message only, and Python literals in places
@@ -43,7 +43,6 @@ ROLES = {
 }
 SPACE = re.compile(r"\s*")
 ARGUMENTS = ("arguments", "parameters", "args", "input")  # what writers of traces call them, ours first
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 PROSE = "You are a function calling AI model"
 MARKS = {
     "call": ("<tool_call>", "</tool_call>"),
@@ -208,7 +207,7 @@ def _assistant(turn: dict, text: str, place: int, markup: bool, meets) -> dict:
 def _thought(turn: dict, in_text: str | None) -> str:
     """What a turn's fields and its text say as its thought, each said once."""
     parts = []
-    for text in (*(turn.get(key) for key in THOUGHTS), in_text):
+    for text in (*(turn.get(key) for key in thoughts.FIELDS), in_text):
         if isinstance(text, str):
             marked = thoughts.split(text)
             text = (marked.thought if marked.thought is not None and not marked.visible.strip() else text).strip()
@@ -258,7 +257,10 @@ def marked_calls(text: str, where: str = "the turn") -> tuple[str, list[dict], s
 
 
 def _blocks(text: str, kind: str):
-    """(text before, text inside, its value, "json" | "literal" | "unread") of every marked block, then (text behind, "", None, "rest")."""
+    """(text before, text inside, its value, "json" | "literal" | "unread") of every marked block.
+
+    At last (text behind, "", None, "rest").
+    """
     start_mark, end_mark = MARKS[kind]
     position = 0
     while (start := text.find(start_mark, position)) >= 0:
@@ -269,7 +271,7 @@ def _blocks(text: str, kind: str):
 
 
 def _block(text: str, start: int, end_mark: str) -> tuple:
-    """(text inside, value, how, end). JSON first, and not just up to the end mark, because a string in it may hold that."""
+    """(text inside, value, how, end). JSON first, not just up to the end mark: a string in it may hold that."""
     value, after = _json_at(text, start)
     if after is not None and text.startswith(end_mark, after):
         return text[start:after], value, "json", after + len(end_mark)
@@ -346,7 +348,7 @@ def _results(turn: dict, text: str, markup: bool) -> list[dict]:
             and "content" in value
             and value.keys() <= {"tool_call_id", "name", "content"}
         ):
-            # Hermes parses the JSON that a tool returned before it writes the trace: this is how its tools had written it.
+            # Hermes parses a tool's JSON before it writes the trace: this is how the tool had written it.
             content = (
                 value["content"]
                 if isinstance(value["content"], str)
@@ -426,7 +428,7 @@ def _listed(text: str, position: int) -> list | None:
 
 @functools.lru_cache(maxsize=64)
 def read_tools(text: str) -> list[dict]:
-    """A tools column (JSON text) as OpenAI tools. Dropped bad_tools. Callers share the result and must not change it."""
+    """A tools column (JSON text) as OpenAI tools. Dropped bad_tools. Callers share the result: do not change it."""
     try:
         tools = _without_nulls(_DECODER.decode(text))
     except (ValueError, RecursionError) as error:

@@ -144,7 +144,10 @@ def test_another_kind_of_model_is_refused(tmp_path, changes, said):
         (lambda data: data[:8] + b"\xff" * 8 + data[16:], "tensors do not fit into"),
         (lambda data: data[:16] + b"\xff" * 8 + data[24:], "keys and"),
         (lambda data: data.replace(b"general.architecture", b"general.architectur\xff"), "is not UTF-8"),
-        (lambda data: data.replace(b"llama.context_length", b"llama.block_count\0\0\0"), "llama.context_length is missing"),
+        (
+            lambda data: data.replace(b"llama.context_length", b"llama.block_count\0\0\0"),
+            "llama.context_length is missing",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_place(tmp_path, spoil, said):

@@ -452,7 +452,9 @@ def test_a_template_is_taken_from_wherever_it_is_kept(six, llama_tree, tmp_path,
 def test_a_folder_without_a_template_is_said_to_have_none(six, llama_tree, tmp_path):
     shutil.copytree(six, tmp_path / "model")
     (tmp_path / "model" / "chat_template.jinja").unlink()
-    assert "has no chat template" in run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "o.gguf")
+    assert "has no chat template" in run(
+        "quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "o.gguf"
+    )
 
 
 @pytest.mark.parametrize("change", [{"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, {"added_tokens": None}])

@@ -53,8 +53,7 @@ def tiny() -> list[policy.Tensor]:
     """The tensors of a small LFM2-MoE as its BF16 GGUF lists them."""
     config = normalize_config(TINY, "TINY")
     return [
-        policy.Tensor(name, tuple(reversed(shape)), kind)
-        for name, (shape, kind) in sparse.gguf_tensors(config).items()
+        policy.Tensor(name, tuple(reversed(shape)), kind) for name, (shape, kind) in sparse.gguf_tensors(config).items()
     ]
 
 
@@ -160,8 +159,7 @@ def test_a_base_type_under_which_rules_are_ignored_is_refused(tiny, tmp_path, ba
 def test_rows_that_k_quants_cannot_hold_are_refused_by_tensor(tmp_path):
     config = normalize_config({**TINY, "moe_intermediate_size": 192}, "TINY")
     tensors = [
-        policy.Tensor(name, tuple(reversed(shape)), kind)
-        for name, (shape, kind) in sparse.gguf_tensors(config).items()
+        policy.Tensor(name, tuple(reversed(shape)), kind) for name, (shape, kind) in sparse.gguf_tensors(config).items()
     ]
     text = problems(GOOD, tensors, tmp_path)
     assert "blk.5.ffn_down_exps.weight has rows of 192, q6_k needs multiples of 256" in text
@@ -259,9 +257,7 @@ def test_what_no_policy_uses_may_be_missing_from_a_given_imatrix(bf16, tmp_path)
     """Q8_0 does not look at the imatrix."""
     tensors = policy.read_tensors(bf16)
     write_imatrix(tmp_path / "given.gguf", tensors, change=spoil(UP, sums=0, counts=0))
-    quant_quantize.check_imatrix(
-        tmp_path / "given.gguf", tensors, policy.assign(policy.load("q8kxl"), tensors)
-    )
+    quant_quantize.check_imatrix(tmp_path / "given.gguf", tensors, policy.assign(policy.load("q8kxl"), tensors))
 
 
 def test_an_imatrix_without_counts_or_with_those_of_other_experts_is_refused(bf16, tmp_path):

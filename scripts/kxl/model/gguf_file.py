@@ -114,7 +114,7 @@ def _skip_value(cursor: _Cursor, kind: int, key: str) -> None:
             if count > cursor.size // 8:
                 raise _Broken(f"{key} cannot have {count} entries")
             for _ in range(count):
-                cursor.skip(cursor.number("<Q", key), key)
+                cursor.text(key)
         elif inner in SCALAR_BYTES:
             cursor.skip(count * SCALAR_BYTES[inner], key)
         else:

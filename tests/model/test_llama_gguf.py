@@ -137,7 +137,8 @@ def test_another_kind_of_model_is_refused(tmp_path, changes, said):
     "spoil, said",
     [
         (lambda data: data[:10], "10 bytes hold no header"),
-        (lambda data: data[:200], "it ends inside"),
+        (lambda data: data[:200], "tensors do not fit into 200 bytes"),
+        (lambda data: data[:700], "it ends inside"),
         (lambda data: data[:-100], "it ends inside"),
         (lambda data: b"GGML" + data[4:], "it does not begin with GGUF"),
         (lambda data: data[:4] + b"\x09" + data[5:], "its version is 9"),

@@ -190,7 +190,7 @@ def _read_index(folder: Path) -> dict[str, str] | None:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{shown(path)}: has no weight_map")
     for tensor, file in weight_map.items():
-        if not isinstance(file, str) or not file or Path(file).name != file:
+        if not isinstance(file, str) or not file or not file.isprintable() or Path(file).name != file:
             raise UserError(f"{shown(path)}: {tensor} should be in {file!r}, which is no file name of this folder")
     return weight_map
 

@@ -411,15 +411,22 @@ def test_a_wrapper_around_the_model_is_named_with_its_cure(six, tmp_path, rename
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-@pytest.mark.parametrize("named", [["Lfm2MoeModel"], ["PeftModelForCausalLM"], [], "Lfm2MoeForCausalLM", [None]])
-def test_an_architecture_that_the_weights_are_not_is_no_obstacle(six, llama_tree, tmp_path, named):
+@pytest.mark.parametrize("named", [["Lfm2MoeModel"], ["PeftModelForCausalLM"], [], "Lfm2MoeForCausalLM", [None], None])
+def test_the_architecture_is_what_the_weights_are(six, tmp_path, named):
     shutil.copytree(six, tmp_path / "model")
     config = json.loads((six / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "architectures": named}))
+    assert checkpoint.read(tmp_path / "model").config["architectures"] == ["Lfm2MoeForCausalLM"]
+
+
+def test_an_architecture_that_the_weights_are_not_is_said_and_converted(six, six_gguf, tmp_path):
+    shutil.copytree(six, tmp_path / "model")
+    config = json.loads((six / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "architectures": ["PeftModelForCausalLM"]}))
     said = run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", "--name", "six")
-    assert f"architectures is {named}" in said and "Lfm2MoeForCausalLM, so that is what is converted" in said
-    run("quant_convert.py", "--model", six, "--out", tmp_path / "right.gguf", "--name", "six")
-    assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "right.gguf").read_bytes()
+    assert "architectures is ['PeftModelForCausalLM']" in said and "Lfm2MoeForCausalLM, so that is what is" in said
+    made, right = (gguf.GGUFReader(path).tensors for path in (tmp_path / "out.gguf", six_gguf))
+    assert [(one.name, one.data.tobytes()) for one in made] == [(one.name, one.data.tobytes()) for one in right]
 
 
 @pytest.mark.parametrize("lost", ["tokenizer_config.json", "tokenizer.json"])
@@ -431,21 +438,34 @@ def test_a_missing_tokenizer_file_is_named_although_a_template_is_there(six, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-@pytest.mark.parametrize("kept", ["chat_template.jinja", "chat_template.json", "a string", "a list"])
-def test_a_template_is_taken_from_wherever_it_is_kept(six, llama_tree, tmp_path, kept):
-    shutil.copytree(six, tmp_path / "model")
-    path, template = tmp_path / "model" / "chat_template.jinja", random_checkpoints.TEMPLATE
+def with_template(six: Path, folder: Path, kept: str) -> Path:
+    """The checkpoint with its chat template kept in one of the places that transformers knows."""
+    shutil.copytree(six, folder)
+    path, template = folder / "chat_template.jinja", random_checkpoints.TEMPLATE
     if kept != path.name:
         path.unlink()
     if kept == "chat_template.json":
-        (tmp_path / "model" / kept).write_text(json.dumps({"chat_template": template}))
+        (folder / kept).write_text(json.dumps({"chat_template": template}))
     if kept.startswith("a "):
         several = [{"name": "default", "template": template}, {"name": "rag", "template": "no"}]
         config = json.loads((six / "tokenizer_config.json").read_text())
         config["chat_template"] = template if kept == "a string" else several
-        (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(config))
-    said = run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf")
-    assert gguf.GGUFReader(tmp_path / "out.gguf").fields["tokenizer.chat_template"].contents() == template
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("kept", ["chat_template.jinja", "chat_template.json", "a string", "a list"])
+def test_a_template_is_found_wherever_it_is_kept(six, tmp_path, kept):
+    folder = with_template(six, tmp_path / "model", kept)
+    assert tokenizer_checks.chat_template(folder) == random_checkpoints.TEMPLATE
+
+
+@pytest.mark.parametrize("kept", ["chat_template.json", "a list"])
+def test_a_template_of_an_older_form_arrives_in_the_gguf(six, llama_tree, tmp_path, kept):
+    folder = with_template(six, tmp_path / "model", kept)
+    said = run("quant_convert.py", "--model", folder, "--out", tmp_path / "out.gguf")
+    fields = gguf.GGUFReader(tmp_path / "out.gguf").fields
+    assert fields["tokenizer.chat_template"].contents() == random_checkpoints.TEMPLATE
     assert "has no chat template" not in said
 
 

@@ -341,8 +341,13 @@ class Tree:
         return found
 
     def older_code(self, path: str) -> str | None:
-        """The script of a report whose code is another by now, or was never named; None for one of today's code."""
-        code = self.reports.get(path, {}).get("code") or {}
+        """The script of a report whose code is another by now, or was never named; None for one of today's code.
+
+        A file that is no report has no code.
+        """
+        if path not in self.reports:
+            return None
+        code = self.reports[path].get("code") or {}
         script = code.get("script")
         if script and (self.root / "scripts" / script).is_file() and self._code.hash(script) == code["sha256"]:
             return None

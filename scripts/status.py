@@ -21,6 +21,7 @@ from kxl.base import cli, history, report
 from kxl.base.files import ROOT, read_json, sha256, shown
 from kxl.release import claims
 from kxl.release.folder import SUMMARY
+from kxl.release.provenance import Tree
 
 HASH_AT_MOST = 1 << 30  # a larger input counts as changed when its size differs or it is newer than the report
 
@@ -37,7 +38,7 @@ def main() -> None:
 
     ran = history.last(args.history)
     digest = functools.cache(sha256)  # many reports name the same files
-    tree = claims.Tree()
+    tree = Tree()
     rows, next_target = [], None
     for stage in args.stage:
         target, _, name = stage.partition("=")
@@ -61,7 +62,7 @@ def main() -> None:
         print(line)
 
 
-def told_by_older_code(tree: claims.Tree) -> list[str]:
+def told_by_older_code(tree: Tree) -> list[str]:
     """Which published numbers are of code that has changed since, by the script that would make them again."""
     found = claims.told_by_older_code(tree, claims.load(tree.root))
     lines = [f"  {script}: {', '.join(paths)}" for script, paths in sorted(found.items())]

@@ -188,6 +188,15 @@ def test_a_number_that_nothing_backs_any_more_is_named(checkout, path, old, new,
     assert any(re.search(said, fault) for fault in found), found
 
 
+def test_a_stage_of_a_training_counts_while_its_end_is_the_model_in_the_tree(checkout):
+    made = {"path": "runs/t/2/model.safetensors", "sha256": sha256(checkout / "models/m/model.safetensors")}
+    start = {"path": "runs/t/1/model.safetensors", "sha256": "of the first stage"}
+    write_json(checkout / "reports/r/mean.json", {"inputs": [start], "settings": {}, "results": {}})
+    assert "no report of run t ties it" in Tree(checkout).faults("reports/r/mean.json")[0]
+    write_json(checkout / "reports/r/last.json", {"inputs": [start], "settings": {}, "results": {"made": made}})
+    assert Tree(checkout).faults("reports/r/mean.json") == []
+
+
 def test_an_entry_of_another_form_is_refused(checkout):
     edit(checkout / "docs/claims.json", '"quote"', '"words"')
     with pytest.raises(UserError, match="entry 3 needs file and text"):

@@ -63,7 +63,8 @@ class Tree:
         """Runs of which a report names, by hash, weights that are in the tree or pinned."""
         runs = set()
         for path, report in self.reports.items():
-            weights = [entry for entry in files_of(report) if entry["path"].endswith(WEIGHTS)]
+            named = [*files_of(report), *files_made(path, report)]
+            weights = [entry for entry in named if entry["path"].endswith(WEIGHTS)]
             if any(entry["sha256"] in self.pinned for entry in weights) and not self._changed(report):
                 runs |= {run_of(path), *(run_of(entry["path"]) for entry in weights)}
         return runs - {None}
@@ -136,11 +137,9 @@ def files_of(report: dict) -> list[dict]:
 
 
 def files_made(path: str, report: dict) -> list[dict]:
-    """Heavy files of its run that a report names as its results (quant_measure.py)."""
-    made = [
-        value for value in report["results"].values() if isinstance(value, dict) and {"file", "sha256"} <= set(value)
-    ]
-    return [{"path": f"runs/{run_of(path)}/{value['file']}", "sha256": value["sha256"]} for value in made]
+    """Files that a report names among its results: by path, or by their name in the heavy folder of its run."""
+    values = [value for value in report["results"].values() if isinstance(value, dict) and "sha256" in value]
+    return [{"path": value.get("path") or f"runs/{run_of(path)}/{value['file']}", **value} for value in values]
 
 
 def run_of(path: str) -> str | None:

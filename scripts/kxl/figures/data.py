@@ -39,7 +39,8 @@ def subtitle(results: dict) -> str:
     rows, sizes = results["rows_out"], results["sizes"]
     return (
         f"{sources(results['sources'])}. {rows['train']:,} train, {rows['valid']:,} valid, {rows['test']:,} test;\n"
-        f"{sizes['tokens']:,} tokens by the model's own tokenizer and template, {sizes['trained_tokens']:,} are trained."
+        f"{sizes['tokens']:,} tokens by the model's own tokenizer and template, "
+        f"{sizes['trained_tokens']:,} are trained."
     )
 
 

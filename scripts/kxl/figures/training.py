@@ -100,7 +100,8 @@ def credit(results: dict) -> str:
     streamed, grouped = results.get("streamed"), results.get("grouped")
     if not (streamed and grouped and alike([streamed, grouped])):
         return ""
-    return "\nStreamed and grouped steps peak alike: what fits is the int8 core, of which one expert is worked on at a time."
+    why = "what fits is the int8 core, of which one expert is worked on at a time."
+    return f"\nStreamed and grouped steps peak alike: {why}"
 
 
 def alike(steps: list) -> bool:
@@ -126,7 +127,8 @@ def sweep(report: dict, theme: Theme):
         f"One training step of the first {settings['layers']} layers of LFM2-8B-A1B, {settings['tokens']:,} tokens, "
         "each in a process of its own.\n"
     )
-    times = f"Groups of {other['group_layers']} take {other['seconds'] / streamed['seconds']:.1f} times as long as streaming"
+    ratio = other["seconds"] / streamed["seconds"]
+    times = f"Groups of {other['group_layers']} take {ratio:.1f} times as long as streaming"
     ticks = "Ticks: what the memory model predicts."
     if alike(steps):
         title = "Group size buys no memory here; it costs time"

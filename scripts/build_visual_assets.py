@@ -9,7 +9,7 @@ Out: NAME-light.svg, NAME-dark.svg and the same as .png (1700 pixels, to be show
   quant-sizes-8b  predicted sizes of LFM2-8B-A1B against their budgets
   training-memory peak memory of training an 8B MoE by length of the example
   group-sweep     time and memory of a training step by group size
-  dataset         which traces became rows, and what each filter took
+  dataset         which rows were kept, and what each filter took
   smol-emission   a small model's tool-call tokens before and after training
   repair          what the suites scored over the iterations of a repair loop
 
@@ -49,7 +49,7 @@ FIGURES = {
     "dataset": (
         ("dataset",),
         lambda reports, theme: data.filtering(reports["dataset"], theme, reports["reference"]),
-        "How many traces there are at each length in tokens, where the cap cuts, and how many rows each filter took.",
+        "How many rows there are at each length in tokens, where the caps cut, and how many each filter took.",
     ),
     "quant-sizes-8b": (
         ("sizes",),
@@ -68,7 +68,7 @@ FIGURES = {
     ),
     "group-sweep": (
         ("sweep",),
-        lambda reports, theme: training.sweep(reports["sweep"], theme, reports["reference"]),
+        lambda reports, theme: training.sweep(reports["sweep"], theme),
         "Seconds and peak memory of a training step by group size, beside the streamed step.",
     ),
     "repair": (

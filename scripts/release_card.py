@@ -3,7 +3,8 @@
 In:  the config (title, limits, licence), release_summary.json, the training reports of the run.
 Out: Markdown with YAML front matter. Every number is read from a report.
 
-  .venv/bin/python scripts/release_card.py --config configs/tiny.json --summary release_summary.json --out reports/tiny/MODEL_CARD.md
+  .venv/bin/python scripts/release_card.py --config configs/tiny.json --summary release_summary.json \\
+      --out reports/tiny/MODEL_CARD.md
 """
 
 from pathlib import Path
@@ -49,7 +50,10 @@ def main() -> None:
 
 def values(config: dict, summary: dict, training: list[Path]) -> dict:
     """What the template says, by name."""
-    suites = list(dict.fromkeys(name for one in summary["artifacts"].values() for name in one["evals"]))
+    artifacts = {name: one for name, one in summary["artifacts"].items() if name in config["quants"]}
+    gated = (name for one in artifacts.values() for name, score in one["evals"].items() if score["gated"])
+    suites = list(dict.fromkeys(gated))
+    asked = [row for one in artifacts.values() for row in asked_rows(config, one)]
     return {
         "name": summary["name"],
         "card": config["card"],
@@ -59,7 +63,9 @@ def values(config: dict, summary: dict, training: list[Path]) -> dict:
         "front_matter": front_matter(config),
         "license_line": license_line(config["license"]),
         "suites": suites,
-        "files": [file_row(one, suites) for name, one in summary["artifacts"].items() if name in config["quants"]],
+        "files": [file_row(one, suites) for one in artifacts.values()],
+        "asked": sorted(asked, key=lambda row: (not row["gate"], row["suite"])),
+        "live": [live_row(config, one) for one in artifacts.values() if one["live"]],
         "by_category": categories(config, summary),
         "training": [training_facts(path) for path in training],
     }
@@ -72,7 +78,8 @@ def front_matter(config: dict) -> str:
     if license["id"] == "other":
         if not (license.get("name") and license.get("link")):
             raise UserError(
-                f"the config of {config['name']}: license.id is `other`, so license.name and license.link must say which one"
+                f"the config of {config['name']}: license.id is `other`, so license.name and license.link must say "
+                "which one"
             )
         fields |= {"license_name": license["name"], "license_link": license["link"]}
     fields |= {
@@ -105,10 +112,45 @@ def file_row(one: dict, suites: list[str]) -> dict:
 
 def score(one: dict | None) -> str:
     """`43/43 (92–100 %)`; empty where it was not evaluated."""
-    if one is None:
-        return ""
-    low, high = wilson(one["passed"], one["cases"])
-    return f"{one['passed']}/{one['cases']} ({100 * low:.0f}–{100 * high:.0f} %)"
+    return share(one["passed"], one["cases"]) if one else ""
+
+
+def share(passed: int, cases: int) -> str:
+    low, high = wilson(passed, cases)
+    return f"{passed}/{cases} ({100 * low:.0f}–{100 * high:.0f} %)"
+
+
+def asked_rows(config: dict, one: dict) -> list[dict]:
+    """What one file scored on each suite that it was asked, gated or not, with its false calls."""
+    rows = []
+    for name, scored in one["evals"].items():
+        suite, server = name.split(".")
+        false, quiet = scored["false_positives"], scored["no_tool_cases"]
+        rows.append(
+            {
+                "suite": suite,
+                "file": one["file"],
+                "server": "mlx_lm.server" if server == "mlx" else "llama-server",
+                "passed": score(scored),
+                "false_calls": f"{false} of {quiet}" if quiet else "no such case",
+                "calls_unasked": bool(false),
+                "leaks": scored["text_tool_leaks"],
+                "gate": f"at least {config['eval']['suites'][suite]['threshold']}" if scored["gated"] else "",
+            }
+        )
+    return rows
+
+
+def live_row(config: dict, one: dict) -> dict:
+    """What one file did in the real agent."""
+    live, threshold = one["live"], config["eval"].get("live", {}).get("threshold")
+    by_calls = ", ".join(f"{number}: {tally['passed']}/{tally['tasks']}" for number, tally in live["by_calls"].items())
+    return {
+        "file": one["file"],
+        "done": share(live["passed"], live["tasks"]),
+        "by_calls": by_calls,
+        "gate": f"at least {threshold}" if threshold else "none",
+    }
 
 
 def categories(config: dict, summary: dict) -> dict | None:

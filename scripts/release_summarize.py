@@ -1,14 +1,15 @@
 """Gather a run's reports into release_summary.json, and refuse when a gate failed.
 
-In:  the config and the reports of one run: quants, imatrix, parity, one evaluation per artifact and
-     suite, and the predicted sizes. Nothing is measured here.
+In:  the config and the reports of one run: quants, imatrix, parity, every evaluation and live run, and the predicted
+     sizes. Nothing is measured here.
 Out: release_summary.json for machines: what each artifact is (file, bytes, sha256, policy), what it lost,
      what it scored, and every gate with its limit and its number.
 
 All reports must speak of the same files: an evaluation, imatrix or parity report of another build of
 a GGUF than the one in the quants report fails its gate, and so does an evaluation on MLX of another
 checkpoint than the one in the parity report. When a gate fails nothing is written, the
-failures are listed and the exit code is 2.
+failures are listed and the exit code is 2. A suite that the config does not name is no gate; what it scored
+is in the summary all the same.
 
   python scripts/release_summarize.py --config configs/tiny.json --quants reports/tiny/quants.json \\
       --imatrix reports/tiny/imatrix.json --parity reports/tiny/parity.json --sizes reports/lfm2.5-8b-a1b/sizes.json \\
@@ -25,6 +26,8 @@ from kxl.base.gates import Gate
 from kxl.base.gates import evaluation as evaluation_gates
 
 SINGLE = ("quants", "imatrix", "parity", "sizes")
+SERVERS = ("llama_cpp", "mlx")  # ours; of others nobody knows which file they served
+LIVE = "hermes_live"  # a live run's report has no suite of cases
 # What an artifact depends on besides its reports.
 MADE_FROM = ("third_party/*.lock", "patches/*.patch", "gguf/*", "configs/templates/*")
 
@@ -37,7 +40,11 @@ def main() -> None:
     parser.add_argument("--parity", type=Path, required=True, help="report of quant_check_parity.py")
     parser.add_argument("--sizes", type=Path, required=True, help="report of quant_predict_sizes.py")
     parser.add_argument(
-        "--eval", type=Path, action="append", required=True, help="report of eval_run.py; may be given several times"
+        "--eval",
+        type=Path,
+        action="append",
+        required=True,
+        help="report of eval_run.py or live_run.py; give every one of the run, gated or not",
     )
     parser.add_argument(
         "--training",
@@ -56,12 +63,13 @@ def main() -> None:
             f"{shown(args.config)}: license.id is missing; a release must say under which licence its weights are"
         )
     reports = {name: read_json(getattr(args, name)) for name in SINGLE}
-    evals = [read_json(path) for path in args.eval]
+    evals, live = evaluations(args.eval)
     gates = [
-        *file_gates(reports, evals),
+        *file_gates(reports, [*evals, *live]),
         *parity_gates(reports["parity"]),
         *imatrix_gates(config, reports["imatrix"]),
         *eval_gates(config, evals),
+        *live_gates(config, live),
         *size_gates(reports["sizes"]),
     ]
     if failed := [gate for gate in gates if not gate["passed"]]:
@@ -73,7 +81,7 @@ def main() -> None:
         {
             **{key: config[key] for key in ("name", "architecture", "license", "base_model")},
             "run": args.run,
-            "artifacts": artifacts(config, reports["quants"]["results"], evals),
+            "artifacts": artifacts(config, reports["quants"]["results"], evals, live),
             "gates": gates,
             "imatrix": {key: reports["imatrix"]["results"][key] for key in ("tokens", "fewest_tokens")},
             "kld_text": reports["quants"]["settings"],
@@ -87,6 +95,25 @@ def main() -> None:
         },
     )
     print(f"{shown(args.out)}: {len(gates)} gates passed, {len(reports['quants']['results'])} artifacts")
+
+
+def evaluations(paths: list[Path]) -> tuple[list, list]:
+    """(reports of eval_run.py, reports of live_run.py). UserError for two of one name.
+
+    What another server answered is left out, and said: nobody knows which file it served.
+    """
+    evals, live, names = [], [], set()
+    for path in paths:
+        one = read_json(path)
+        one["settings"].setdefault("suite", LIVE)
+        if one["settings"]["backend"] not in SERVERS:
+            cli.say(f"{shown(path)}: of a server of somebody else's, left out")
+        elif eval_name(one) in names:
+            raise UserError(f"{shown(path)}: a second report of {eval_name(one)}; remove the one that is out of date")
+        else:
+            (live if one["settings"]["suite"] == LIVE else evals).append(one)
+            names.add(eval_name(one))
+    return evals, live
 
 
 def gate(name: str, required, measured, passed: bool) -> dict:
@@ -190,10 +217,25 @@ def eval_gates(config: dict, evals: list) -> list:
         for server in ("mlx.bf16", *(f"llama_cpp.{name}" for name in config["quants"]))
     ]
     gates = [gate(f"{name} was evaluated", "yes", "yes" if name in done else "no", name in done) for name in wanted]
-    for one in evals:
-        limits = suites.get(one["settings"]["suite"], {})
+    for one in (one for one in evals if one["settings"]["suite"] in suites):
+        limits = suites[one["settings"]["suite"]]
         gates += [found.as_json() for found in evaluation_gates(one["results"], limits, eval_name(one))]
     return gates
+
+
+def live_gates(config: dict, live: list) -> list:
+    """As many live tasks done as the config asks for, where it asks for any."""
+    needed = config["eval"].get("live", {}).get("threshold")
+    return [
+        gate(
+            f"{eval_name(one)} done",
+            f"at least {needed} of {one['results']['tasks']}",
+            one["results"]["passed"],
+            one["results"]["passed"] >= needed,
+        )
+        for one in live
+        if needed
+    ]
 
 
 def size_gates(sizes: dict) -> list:
@@ -241,23 +283,27 @@ def provenance() -> dict:
     return {"commit": commit.stdout.strip() or None, "files": {shown(path): sha256(path) for path in files}}
 
 
-def artifacts(config: dict, quants: dict, evals: list) -> dict:
-    """Each measured file, under the name it is released by, with the scores of its evaluations."""
+def artifacts(config: dict, quants: dict, evals: list, live: list) -> dict:
+    """Each measured file, under the name it is released by, with what it scored on every suite that was asked."""
     found = {
-        name: {**one, "file": config["release_pattern"].replace("{POLICY}", name.upper()), "evals": {}}
+        name: {**one, "file": config["release_pattern"].replace("{POLICY}", name.upper()), "evals": {}, "live": None}
         for name, one in quants.items()
     }
-    for one in evals:
+    for one in (one for one in evals if one["settings"]["artifact"] in found):
         results, settings = one["results"], one["settings"]
-        if settings["artifact"] in found:
-            found[settings["artifact"]]["evals"][f"{settings['suite']}.{settings['backend']}"] = {
-                "cases": results["cases"],
-                "passed": results["passed"],
-                "raw": results["raw"],
-                "text_tool_leaks": results["text_tool_leaks"],
-                "false_positives": results["no_tool"]["false_positives"],
-                "by_category": results["by_category"],
-            }
+        found[settings["artifact"]]["evals"][f"{settings['suite']}.{settings['backend']}"] = {
+            "gated": settings["suite"] in config["eval"]["suites"],
+            "cases": results["cases"],
+            "passed": results["passed"],
+            "raw": results["raw"],
+            "text_tool_leaks": results["text_tool_leaks"],
+            "no_tool_cases": results["no_tool"]["cases"],
+            "false_positives": results["no_tool"]["false_positives"],
+            "by_category": results["by_category"],
+        }
+    for one in (one for one in live if one["settings"]["artifact"] in found):
+        results = {key: one["results"][key] for key in ("tasks", "passed", "by_calls")}
+        found[one["settings"]["artifact"]]["live"] = {"gated": "live" in config["eval"], **results}
     return found
 
 

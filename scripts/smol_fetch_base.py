@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, atomic_dir, read_json, shown
+from kxl.base.files import ROOT, atomic_dir, read_json, sha256, shown
 from kxl.chat import loss_mask
 from kxl.model import blas, llama_gguf
 from kxl.model.checkpoint import copy_tokenizer
@@ -40,10 +40,19 @@ def build(config: dict, source: str, model: Path | None, folder: Path) -> None:
             llama_gguf.write_folder(llama_gguf.open_gguf(weights), folder)
     else:
         raise UserError(
-            f"{source}: no wheel has {config['base_model']}; name its checkpoint folder with --model (make: SMOL_MODEL=folder)"
+            f"{source}: no wheel has {config['base_model']}; name its checkpoint folder with --model "
+            "(make: SMOL_MODEL=folder)"
         )
     smol_tokens.rename(config, folder)
     shutil.copyfile(ROOT / config["template"], folder / "chat_template.jinja")
+
+
+def check_weights(weights: Path, lock: Path) -> None:
+    """Say so where this machine dequantizes to other bits than those that the published numbers are of."""
+    if (made := sha256(weights)) != read_json(lock)["checkpoint_sha256"]:
+        cli.say(
+            f"the weights have sha256 {made}, {shown(lock)} another one: numbers may differ from the published ones"
+        )
 
 
 def link(model: Path, folder: Path) -> None:
@@ -83,6 +92,8 @@ def main() -> None:
     with atomic_dir(args.out) as partial:
         build(config, shown(args.config), args.model, partial)
         tokens = smol_tokens.resolve(config, loss_mask.load(partial).tokenizer, shown(args.config))
+        if config["lock"] and not args.model:
+            check_weights(partial / "model.safetensors", ROOT / config["lock"])
         said = answer(partial)
         if ANSWER not in said:
             raise UserError(

@@ -233,9 +233,10 @@ def main() -> None:
     for place in range(len(asked)):
         print(table(chat, [(name, entries[place]) for name, entries in found.items()], args.show) + "\n")
     if args.report:
-        report.write(
-            args.report, [args.config], {"max_tokens": args.max_tokens, "models": list(found)}, {"models": found}
-        )
+        folders = [path for path in (args.model, args.adapter, args.compare) if path]
+        weights = [path for inspected in folders for path in sorted(inspected.glob("*.safetensors"))]
+        settings = {"max_tokens": args.max_tokens, "models": list(found)}
+        report.write(args.report, [args.config, *weights], settings, {"models": found})
         print(f"wrote {shown(args.report)}")
 
 

@@ -4,10 +4,14 @@ In:  stages in order, each as TARGET=FILE (the report or artifact that the targe
      history (history.py). Out: a table on stdout.
 
 A stage is done when its file exists and every input that its report names (of a summary or a release
-folder, every report that it was made from) still has the recorded sha256; stale when one has another; failed, interrupted or running by the history or by a report
-kept as NAME.failed.json. `make` itself decides by file times; this looks at contents.
+folder, every report that it was made from) still has the recorded sha256; stale when one has another; failed,
+interrupted or running by the history or by a report kept as NAME.failed.json. `make` itself decides by file times;
+this looks at contents. A report whose code has changed since, or that names none, is done and said to be of older code.
 
-  .venv/bin/python scripts/status.py --stage q4kxl=evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json --history runs/tiny/history.jsonl
+  .venv/bin/python scripts/status.py --stage q4kxl=evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json \\
+      --history runs/tiny/history.jsonl
+
+With --claims the reports of older code that README and docs take numbers from are listed behind the table.
 """
 
 import functools
@@ -15,7 +19,9 @@ from pathlib import Path
 
 from kxl.base import cli, history, report
 from kxl.base.files import ROOT, read_json, sha256, shown
+from kxl.release import claims
 from kxl.release.folder import SUMMARY
+from kxl.release.provenance import Tree
 
 HASH_AT_MOST = 1 << 30  # a larger input counts as changed when its size differs or it is newer than the report
 
@@ -27,15 +33,19 @@ def main() -> None:
     )
     parser.add_argument("--history", type=Path, required=True, help="history.jsonl of the run")
     parser.add_argument("--again", default="", help="words to add to the command that is proposed, such as RUN=mine")
+    parser.add_argument("--claims", action="store_true", help="list published numbers that rest on older code")
     args = parser.parse_args()
 
     ran = history.last(args.history)
     digest = functools.cache(sha256)  # many reports name the same files
+    tree = Tree()
     rows, next_target = [], None
     for stage in args.stage:
         target, _, name = stage.partition("=")
         path = Path(name)
         state, detail = state_of(path, ran.get(name, {}), digest)
+        if state == "done" and tree.older_code(shown(path)):
+            detail += " (of older code)"
         if state != "done" and not next_target:
             next_target = target
         took = ran.get(name, {}).get("seconds")
@@ -48,6 +58,15 @@ def main() -> None:
         if next_target
         else "everything is made and fits together"
     )
+    for line in told_by_older_code(tree) if args.claims else ():
+        print(line)
+
+
+def told_by_older_code(tree: Tree) -> list[str]:
+    """Which published numbers are of code that has changed since, by the script that would make them again."""
+    found = claims.told_by_older_code(tree, claims.load(tree.root))
+    lines = [f"  {script}: {', '.join(paths)}" for script, paths in sorted(found.items())]
+    return ["README and docs take numbers from reports of older code:", *lines] if lines else []
 
 
 def state_of(path: Path, last: dict, digest) -> tuple[str, str]:

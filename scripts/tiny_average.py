@@ -65,12 +65,12 @@ def main() -> None:
         )
     checkpoint.save_mlx(args.out, checkpoint.Checkpoint(args.first, first.config, tensors))
     if args.report:
-        report.write(
-            args.report, inputs, {"share": args.share, "but": args.but}, {"tensors": len(tensors), "apart": apart}
-        )
+        made = report.describe_input(args.out / "model.safetensors")
+        results = {"tensors": len(tensors), "apart": apart, "made": made}
+        report.write(args.report, inputs, {"share": args.share, "but": args.but}, results)
     print(
-        f"{shown(args.out)}: {1 - args.share:g} of {shown(args.first)} and {args.share:g} of {shown(args.second)}, {len(tensors)} tensors"
-        + (f"; {args.but}" if part else "")
+        f"{shown(args.out)}: {1 - args.share:g} of {shown(args.first)} and {args.share:g} of {shown(args.second)}, "
+        f"{len(tensors)} tensors" + (f"; {args.but}" if part else "")
     )
 
 

@@ -337,9 +337,9 @@ def main() -> None:
     model, history = train(settings, encoder, args.work, args.start_from)
     save_checkpoint(model, settings, args.model)
     if args.report:
-        report.write(
-            args.report, used, settings, {"parameters": sum(p.numel() for p in model.parameters()), "history": history}
-        )
+        results = {"parameters": sum(p.numel() for p in model.parameters()), "history": history}
+        made = report.describe_input(args.model / "model.safetensors")  # ties the stages to the model that is shipped
+        report.write(args.report, used, settings, {**results, "made": made})
     if args.log:
         jsonl.write(args.log, history)
     print(f"tiny model: {settings['steps']} steps, {history[-1]['tokens']:,} tokens, in {shown(args.model)}")

@@ -185,6 +185,7 @@ class Account:
         self.settings, self.rows_in = settings, 0
         self.seen = duplicates.Rows(settings["near_duplicate"])
         self.dropped, self.repaired, self.kept = {}, {}, {}
+        self.sources = Counter()  # rows by the name of their file
         self.rows = []  # per kept row: outcome without its line, place in the spool
         self.languages = Counter()
         self.thoughtful, self.thoughts = 0, 0  # rows in with thoughts, and their turns
@@ -197,6 +198,7 @@ class Account:
         self.rows_in += 1
         self.thoughtful += outcome.thoughts > 0
         self.thoughts += outcome.thoughts
+        self.sources[source_of(outcome)] += 1
         if outcome.measured is not None:
             self.before[min(outcome.measured // BIN, BINS - 1)] += 1
             self.measured += 1
@@ -237,9 +239,11 @@ class Account:
         if self.rows_in != sum(rows_out.values()) + sum(dropped.values()):
             raise RuntimeError(f"{self.rows_in} rows came in, {rows_out} went out, {dropped} were dropped")
         lengths = sorted(outcome.tokens for outcome, _ in self.rows)
+        kept = Counter(source_of(outcome) for outcome, _ in self.rows)
         return {
             "rows_in": self.rows_in,
             "rows_out": rows_out,
+            "sources": {name: {"rows": count, "kept": kept[name]} for name, count in self.sources.items()},
             "dropped": dropped,
             "repaired": {reason: len(entries) for reason, entries in self.repaired.items()},
             "kept": {reason: len(entries) for reason, entries in self.kept.items()},
@@ -295,6 +299,11 @@ class Account:
         """Where the first row of the most frequent reason is, and what is wrong there."""
         entry = max(self.dropped.values(), key=len)[0]
         return f"{entry['where']}: {entry['detail']}"
+
+
+def source_of(outcome: traces_record.Outcome) -> str:
+    """The file that a row came from, without its line."""
+    return outcome.where.rsplit(":", 1)[0]
 
 
 def language(text: str) -> str:

@@ -17,6 +17,9 @@ REPORT = {
         "dropped": {"over_10240_tokens": 2100, "over_16384_tokens": 600, "near_duplicate": 200, "unknown_tool": 100, "not_json": 42},
         "drops": {"over_10240_tokens": {"in_words": "over 10,240 tokens"}, "over_16384_tokens": {"in_words": "over 16,384 tokens"},
                   "near_duplicate": {"in_words": "near duplicates"}, "unknown_tool": {"in_words": "with calls to a tool not on offer"}, "not_json": {"in_words": "not JSON"}},
+        "sources": {"a/long-name-of-a-file-of-traces.jsonl": {"rows": 3000, "kept": 500},
+                    "b.jsonl": {"rows": 9, "kept": 9}, "c.parquet": {"rows": 600, "kept": 100},
+                    "d.jsonl": {"rows": 70, "kept": 28}},
         "sizes": {"tokens": 5_000_000, "trained_tokens": 700_000},
         "token_lengths": {"bin": 512, "before": [0, 3, *range(40, 100), 300], "after": [0, 3, *range(30, 48)]},
     },
@@ -38,8 +41,11 @@ def test_the_figure_says_what_each_filter_took(theme, kind):
         texts = [text for text, _ in text_boxes(figure)]
         assert text_problems(figure) == []
     assert any(
-        "published: 582 train, 29 valid, 26 test rows; caps at 16,384 and 10,240 tokens" in text for text in texts
+        "published: 582 train, 29 valid, 26 test rows of its own traces; caps at 16,384 and 10,240 tokens" in text
+        for text in texts
     ) is (kind == "reference")
-    assert f"637 of {report['results']['rows_in']:,} traces become rows" in texts
+    assert f"637 of {report['results']['rows_in']:,} rows are kept" in texts
+    told = "Of long-name-of…traces.jsonl 500 of 3,000, of c.parquet 100 of 600, of 2 other files 37 of 79. 582 train"
+    assert any(text.startswith(told) for text in texts)
     if kind != "nothing dropped":
         assert {"2,100", "over 10,240 tokens", "42", "not JSON", "kept", "637"} <= set(texts)

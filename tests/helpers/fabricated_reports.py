@@ -110,6 +110,20 @@ def evaluation(artifact, suite="fixed_hermes_43", backend="llama_cpp", failing=(
     }
 
 
+def live(artifact="q4kxl", passed=15, backend="llama_cpp"):
+    """A report of live_run.py: 16 tasks, 10 of one call and 6 of two."""
+    return {
+        "inputs": [{"path": "tasks", "sha256": "tasks"}, {"path": f"{artifact}.gguf", "sha256": sha(artifact)}],
+        "environment": {},
+        "settings": {"backend": backend, "artifact": artifact, "context": 65536},
+        "results": {
+            "tasks": 16,
+            "passed": passed,
+            "by_calls": {"1": {"tasks": 10, "passed": 10}, "2": {"tasks": 6, "passed": passed - 10}},
+        },
+    }
+
+
 def sizes(gib=GIB):
     return {
         "inputs": [],
@@ -234,19 +248,19 @@ def proof(streamed=9.3, grouped=9.4):
     }
 
 
-def sweep(seconds=(61.0, 40.2, 33.3, 28.0, 13.1)):
+def sweep(seconds=(61.0, 40.2, 33.3, 28.0, 13.1), peaks=(3.61,) * 5):
     """A report of moe_sweep_groups.py --sweep: groups of 1, 2, 4 and 8 layers, then streamed."""
     steps = [
         {
             "group_layers": size,
             "seconds": taken,
-            "peak_rss_gib": 3.61,
+            "peak_rss_gib": peak,
             "predicted_gib": 3.7,
             "prediction_error": 0.02,
             "tokens": 256,
             "layers": 10,
         }
-        for size, taken in zip((1, 2, 4, 8, None), seconds)
+        for size, taken, peak in zip((1, 2, 4, 8, None), seconds, peaks)
     ]
     return {"inputs": [], "environment": {}, "settings": {"layers": 10, "tokens": 256}, "results": {"steps": steps}}
 

@@ -6,13 +6,12 @@ The proofs take minutes to hours; each test here takes milliseconds.
 import pytest
 
 import moe_compare_mlx_lm
-import moe_measure_step
 import moe_prove_8b
 import moe_prove_training
 import moe_sweep_groups
 from conftest import ROOT
 from kxl.base.files import read_json
-from kxl.moe import core, hardware, memory
+from kxl.moe import core, hardware, measure, memory
 
 CONFIG = core.check_config(read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), 64, "shapes")
 
@@ -25,7 +24,7 @@ def committed(path: str, target: str) -> dict:
 
 
 def predicted_gib(one: dict, settings: dict) -> float:
-    config = core.check_config(moe_measure_step.shapes(SHAPES, one.get("layers")), settings["group_size"], "shapes")
+    config = core.check_config(measure.shapes(SHAPES, one.get("layers")), settings["group_size"], "shapes")
     return memory.predict(config, settings, one["tokens"], one["tokens"])["peak"] / hardware.GIB
 
 
@@ -63,7 +62,7 @@ def test_the_sweep_agrees_with_the_model_and_streaming_is_the_fastest():
 
 def test_the_memory_model_report_says_what_the_model_says_now():
     report = committed("reports/lfm2.5-8b-a1b/memory_model.json", "sweep")
-    now = moe_sweep_groups.by_length(moe_measure_step.shapes(SHAPES, None), report["settings"])
+    now = moe_sweep_groups.by_length(measure.shapes(SHAPES, None), report["settings"])
     for one, other in zip(report["results"]["by_length"], now, strict=True):
         assert one["tokens"] == other["tokens"] and abs(one["peak_gib"] / other["peak_gib"] - 1) < 0.01
 
@@ -104,12 +103,8 @@ def test_traces_are_prepared_at_half_the_speed_of_tokenizing_in_a_gigabyte():
     assert results["speed_of_tokenizing_alone"] >= 0.5 and results["prepare"]["peak_mib"] < 1000
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs/hardware").glob("*.json")) or [None], ids=lambda path: path.stem if path else "none"
-)
-def test_a_hardware_profile_stops_a_run_before_the_machine_swaps(path):
-    if path is None:
-        pytest.skip("configs/hardware has no profile yet: make profile HARDWARE=name writes one")
-    profile = hardware.load_profile(path)
+@pytest.mark.parametrize("name", ["linux-2-cores-24gb"])
+def test_a_hardware_profile_stops_a_run_before_the_machine_swaps(name):
+    profile = hardware.load_profile(ROOT / f"configs/hardware/{name}.json")
     assert 0 < profile["memory_stop_gib"] < profile["memory_gib"] - 0.99
     assert profile["matmul_gflops"] > 0 and profile["disk_write_mib_s"] > 0

@@ -20,7 +20,7 @@ CONFIG = read_json(ROOT / "configs/tiny.json")
 def card(tmp_path, monkeypatch):
     """Summary and card from invented reports; return the card's text."""
 
-    def run(config=CONFIG, kld=9.1e-3, failing=(), training=()):
+    def run(config=CONFIG, kld=9.1e-3, failing=(), training=(), more=()):
         config = copy.deepcopy(config)
         config["quants"], config["eval"]["suites"] = ["bf16", "q4kxl"], {"fixed_hermes_43": {"threshold": 40}}
         quants = fabricated.quants({"bf16": (19.8, 0.0, 0.0), "q4kxl": (7.6, kld, 0.22)})
@@ -34,6 +34,7 @@ def card(tmp_path, monkeypatch):
                 fabricated.evaluation("bf16"),
                 fabricated.evaluation("bf16", backend="mlx"),
                 fabricated.evaluation("q4kxl", failing=failing),
+                *more,
             ],
         )
         write_json(tmp_path / "config.json", config)
@@ -104,6 +105,17 @@ def test_the_files_stand_in_one_table_of_as_many_columns_as_its_head(card):
     lines = card().split("## Files")[1].split("Scores are")[0].strip().splitlines()
     assert len(lines) == 2 + 2 and lines[1].startswith("|---")  # a blank line would end the table
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_every_suite_that_was_asked_is_told_with_its_false_calls_gated_or_not(card):
+    hard = fabricated.evaluation("q4kxl", "hard_157", failing=[0, 30, 31])
+    text = card(more=[hard, fabricated.live(passed=15)])
+    rows = [line for line in text.splitlines() if line.startswith("| fixed_hermes_43") or "hard_157 |" in line]
+    assert len(rows) == 4 and sum("| 0 of 10 | 0 | at least 40 |" in row for row in rows) == 3
+    assert "| 40/43 (81–98 %) | 2 of 10 | 0 | none |" in rows[-1]
+    assert "Where no tool is wanted, `hermes-kxl-tiny-Q4KXL.gguf` calls one in 2 of 10 cases of hard_157." in text
+    assert "| `hermes-kxl-tiny-Q4KXL.gguf` | 15/16 (72–99 %) | 1: 10/10, 2: 5/6 | at least 14 |" in text
+    assert "In the real agent" not in card() and "calls one in" not in card()
 
 
 def test_training_settings_are_named(card, tmp_path):

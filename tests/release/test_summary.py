@@ -18,6 +18,7 @@ CONFIG = {
     "eval": {
         "context": 65536,
         "suites": {"fixed_hermes_43": {"threshold": 43, "raw_threshold": 41}, "generated_200": {"threshold": 40}},
+        "live": {"threshold": 14},
     },
     "quants": ["bf16", "q4kxl"],
     "release_pattern": "Tuned-{POLICY}.gguf",
@@ -108,6 +109,17 @@ def but(place, **changed):
     return [*GOOD[:place], *made, *GOOD[place + 1 :]]
 
 
+def test_a_suite_that_is_no_gate_is_in_the_summary_with_its_false_calls_and_refuses_nothing(summarize):
+    hard = fabricated.evaluation("q4kxl", "hard_157", failing=[0, 30, 31])  # two of them want no call
+    summary = summarize([*GOOD, hard, fabricated.live(passed=15), fabricated.live(backend="openai", passed=3)])
+    one = summary["artifacts"]["q4kxl"]
+    scored = one["evals"]["hard_157.llama_cpp"]
+    assert (scored["gated"], scored["passed"], scored["no_tool_cases"], scored["false_positives"]) == (False, 40, 10, 2)
+    assert one["evals"]["fixed_hermes_43.llama_cpp"]["gated"]
+    assert (one["live"]["passed"], one["live"]["tasks"], one["live"]["gated"]) == (15, 16, True)
+    assert not any("hard_157" in gate["gate"] and "is of the measured" not in gate["gate"] for gate in summary["gates"])
+
+
 def unseen_experts():
     report = fabricated.imatrix()
     report["results"]["fewest_tokens"] = None
@@ -122,6 +134,15 @@ def unseen_experts():
         ({"evals": but(1, leaks=1)}, "text-tool leaks: 1, required 0"),
         ({"evals": but(4, failing=[30])}, "false-positive calls: 1, required 0"),
         ({"evals": but(2, failing=[0])}, r"fixed_hermes_43\.mlx\.bf16 passed: 42, required at least 43 of 43"),
+        (
+            {"evals": [*GOOD, fabricated.live(passed=13)]},
+            r"hermes_live\.llama_cpp\.q4kxl done: 13, required at least 14 of 16",
+        ),
+        (
+            {"evals": [*GOOD, another_build(fabricated.evaluation("q4kxl", "hard_157"))]},
+            r"hard_157\.llama_cpp\.q4kxl is of the measured q4kxl: another file",
+        ),
+        ({"evals": [*GOOD, GOOD[0]]}, r"a second report of fixed_hermes_43\.llama_cpp\.bf16"),
         ({"evals": but(4)}, r"generated_200\.llama_cpp\.q4kxl was evaluated: no"),
         ({"evals": but(0)}, r"fixed_hermes_43\.llama_cpp\.bf16 was evaluated: no"),
         ({"evals": but(5)}, r"generated_200\.mlx\.bf16 was evaluated: no"),

@@ -298,6 +298,22 @@ def test_the_progression_can_be_read(theme, columns):
         assert style.text_problems(repair.progression({"results": results}, theme)) == []
 
 
+def test_the_progression_says_where_a_suite_fell_and_was_taken_over_all_the_same():
+    story = [
+        score("start", 4, 9, parent=None),
+        {**score("iter01.text", 4, 15), "accepted": False},
+        score("iter01", 3, 19),
+        score("iter02", 6, 20, parent="iter01"),
+    ]
+    results = {"iterations": story, "best": "iter02", "seconds": 1800}
+    with matplotlib.rc_context(style.style(style.LIGHT)):
+        figure = repair.progression({"results": results}, style.LIGHT)
+        texts = [text for text, _ in style.text_boxes(figure)]
+    assert style.text_problems(figure) == []
+    assert any("iter01 was taken over though structured 6 fell from 4 to 3" in text for text in texts)
+    assert "3/6  (1 fewer)" in texts and {"plain text", "no tool list"} <= set(texts)
+
+
 CALL = {"name": "browser_navigate", "arguments": {"url": "https://example.com"}}
 
 

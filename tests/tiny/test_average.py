@@ -8,7 +8,7 @@ import pytest
 import tiny_average
 from conftest import ROOT
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, write_json
+from kxl.base.files import read_json, sha256, write_json
 from kxl.model import checkpoint
 
 
@@ -34,7 +34,9 @@ def test_each_weight_lies_between_and_the_tokenizer_comes_along(pair, tmp_path, 
             mean.tensors[name].read(), 1.25 * tensor.read(), rtol=2**-8, atol=1e-30, err_msg=name
         )
     assert (tmp_path / "mean/tokenizer.json").read_bytes() == (pair[0] / "tokenizer.json").read_bytes()
-    assert len(read_json(tmp_path / "report.json")["inputs"]) == 2
+    told = read_json(tmp_path / "report.json")
+    assert len(told["inputs"]) == 2
+    assert told["results"]["made"]["sha256"] == sha256(tmp_path / "mean/model.safetensors")
 
 
 def test_some_tensors_may_have_another_share(pair, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ def filtering(report: dict, theme: Theme, reference: dict | None = None):
     height = TOP + CHART + BOTTOM + GAP + BAR * (len(drops) + 1) + 0.25
     figure = new_figure(
         height,
-        f"{out:,} of {results['rows_in']:,} traces become rows",
+        f"{out:,} of {results['rows_in']:,} rows are kept",
         subtitle(results) + published(reference and theirs(reference["dataset"])),
         theme,
     )
@@ -31,22 +31,41 @@ def filtering(report: dict, theme: Theme, reference: dict | None = None):
 
 
 def theirs(one: dict) -> str:
-    return f"{', '.join(f'{count:,} {split}' for split, count in one['splits'].items())} rows; caps at {' and '.join(f'{cap:,}' for cap in one['token_caps'])} tokens"
+    splits = ", ".join(f"{count:,} {split}" for split, count in one["splits"].items())
+    return f"{splits} rows of its own traces; caps at {' and '.join(f'{cap:,}' for cap in one['token_caps'])} tokens"
 
 
 def subtitle(results: dict) -> str:
     rows, sizes = results["rows_out"], results["sizes"]
     return (
-        f"{rows['train']:,} train, {rows['valid']:,} valid, {rows['test']:,} test; {sizes['tokens']:,} tokens, of which {sizes['trained_tokens']:,} are trained.\n"
-        "Lengths are counted with the model's own tokenizer and template."
+        f"{sources(results['sources'])}. {rows['train']:,} train, {rows['valid']:,} valid, {rows['test']:,} test;\n"
+        f"{sizes['tokens']:,} tokens by the model's own tokenizer and template, "
+        f"{sizes['trained_tokens']:,} are trained."
     )
+
+
+def sources(counts: dict, shown: int = 2) -> str:
+    """`Of traces.jsonl 34 of 40, of router_rows.jsonl 600 of 600`; the largest files by name, the others together."""
+    ordered = sorted(counts, key=lambda name: -counts[name]["rows"])
+    parts = [(name, counts[name]) for name in sorted(ordered[:shown], key=list(counts).index)]
+    if more := ordered[shown:]:
+        rest = {key: sum(counts[name][key] for name in more) for key in ("rows", "kept")}
+        parts.append((f"{len(more)} other files", rest))
+    told = ", ".join(f"of {short(name)} {one['kept']:,} of {one['rows']:,}" for name, one in parts)
+    return told[0].upper() + told[1:]
+
+
+def short(name: str, longest: int = 24) -> str:
+    """A file's name without its folders, cut in the middle where it is long."""
+    name = name.rsplit("/", 1)[-1]
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 :]}"
 
 
 def histogram(figure, height: float, lengths: dict, caps: dict, theme: Theme) -> None:
     """Rows by length: all that could be measured behind, the kept ones in front; a line at each cap, with the rows that it took."""
     axes = figure.add_axes((LEFT / WIDTH, 1 - (TOP + CHART) / height, (WIDTH - LEFT - RIGHT) / WIDTH, CHART / height))
     bars = max(len(lengths["before"]), len(lengths["after"]), 1)
-    for key, colour, label in (("before", theme.muted, "all traces"), ("after", theme.ours, "kept rows")):
+    for key, colour, label in (("before", theme.muted, "all rows"), ("after", theme.ours, "kept rows")):
         axes.bar(
             [(place + 0.5) * lengths["bin"] / 1000 for place in range(len(lengths[key]))],
             lengths[key],
@@ -92,7 +111,7 @@ def reasons(figure, height: float, results: dict, drops: list, out: int, theme: 
     figure.text(
         0.18 / WIDTH,
         1 - (TOP + CHART + BOTTOM + GAP - 0.36) / height,
-        "What became of each trace",
+        "What became of each row",
         size=BODY,
         weight="bold",
         va="top",

@@ -8,7 +8,8 @@ from kxl.repair import decisions
 LABELS = 1.6  # inches for the suites' names
 ROW = 0.46  # inches per suite
 BAR = 0.09  # inches, height of a bar
-SHAPES = {"text": "text rows", "server_text": "server text"}
+# What the shapes for comparison are trained on, as kxl/lora/repair_training.py says: name, what is not as in the line.
+SHAPES = {"text": ("plain text", "no tool list"), "server_text": ("server text", "loss on all")}
 
 
 def progression(report: dict, theme: Theme, reference: dict | None = None):
@@ -17,20 +18,21 @@ def progression(report: dict, theme: Theme, reference: dict | None = None):
     columns = sorted(
         results["iterations"], key=lambda one: "." in one["name"]
     )  # stable: the line first, then the comparisons
-    suites = list(columns[0]["suites"])
-    height = 1.95 + ROW * (len(suites) + 1)
+    suites, by_name = list(columns[0]["suites"]), {one["name"]: one for one in columns}
+    height = 2.15 + ROW * (len(suites) + 1)
     figure = new_figure(
         height,
         headline(results),
         "Cases passed on MLX, per suite and checkpoint; bars from none to all. Blue = as many as the suite asks for, no leak, no false call.\n"
-        "Each iteration is trained on rows for what its parent failed."
+        "Each iteration is trained on rows for what its parent failed. "
+        + fallen(results["iterations"])
         + published(reference and theirs(reference["repair"])),
         theme,
     )
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.axis("off")
-    left, top = 0.18 + LABELS, 1.22
+    left, top = 0.18 + LABELS, 1.42
     step = (WIDTH - left - 0.1) / len(columns)
     for index, one in enumerate(columns):
         x, width = left + index * step, min(step - 0.16, 1.1)
@@ -52,7 +54,7 @@ def progression(report: dict, theme: Theme, reference: dict | None = None):
             axes.text(
                 x,
                 y - 0.06,
-                f"{entry['passed']}/{entry['cases']}",
+                f"{entry['passed']}/{entry['cases']}" + fall(by_name, one, suite),
                 size=SMALL,
                 va="center",
                 weight="normal" if entry["meets"] else "bold",
@@ -78,11 +80,33 @@ def theirs(one: dict) -> str:
     return f"{one['iterations']} iterations, on suites of {', '.join(map(str, one['suites']))} cases"
 
 
+def fall(by_name: dict, one: dict, suite: str) -> str:
+    """`  (1 fewer)` where a checkpoint passes fewer cases of a suite than the one that it was made of."""
+    parent = by_name.get(one["parent"])
+    lost = parent["suites"][suite]["passed"] - one["suites"][suite]["passed"] if parent else 0
+    return f"  ({lost} fewer)" if lost > 0 else ""
+
+
+def fallen(iterations: list) -> str:
+    """What was taken over although a suite fell, in a sentence; empty when nothing was."""
+    by_name = {one["name"]: one for one in iterations}
+    for one in iterations:
+        parent = by_name.get(one["parent"])
+        for suite, after in one["suites"].items() if parent and one["accepted"] else ():
+            if after["passed"] < (before := parent["suites"][suite]["passed"]):
+                return (
+                    f"{one['name']} was taken over though {suite.replace('_', ' ')} fell from {before} to "
+                    f"{after['passed']}:\nonly a suite that was met is guarded."
+                )
+    return ""
+
+
 def heading(one: dict, best: str, theme: Theme) -> tuple[str, str, str]:
     """(name, what became of it, colour of that)."""
     name, _, shape = one["name"].partition(".")
     if shape:
-        return SHAPES.get(shape, shape), "compared", theme.muted
+        label, note = SHAPES.get(shape, (shape, "compared"))
+        return label, note, theme.muted
     if one["refused"]:
         return name, "refused", theme.failed
     return (

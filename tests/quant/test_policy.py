@@ -13,7 +13,6 @@ from gguf import GGMLQuantizationType as Type
 
 import quant_predict_sizes
 import quant_quantize
-
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, write_text
 from kxl.model.shapes import expected_shapes, normalize_config

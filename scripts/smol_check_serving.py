@@ -14,7 +14,6 @@ prompts get that than the config's emission.min_right_tool, the report is named 
 import contextlib
 import math
 import sys
-import tempfile
 from pathlib import Path
 
 from tqdm import tqdm

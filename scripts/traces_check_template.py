@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, sha256, shown
+from kxl.base.files import ROOT, scratch_dir, sha256, shown
 from kxl.chat import loss_mask, thoughts
 from kxl.setup import llama_cpp
 from kxl.traces import filters, parsers, roundtrip

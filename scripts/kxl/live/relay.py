@@ -1,0 +1,214 @@
+"""The one way out of the box: chat requests to the model's server, and their answers, through a process outside.
+
+    with relay.serve(listener, "http://127.0.0.1:8080/v1", None, Transcript()) as seen: ...
+
+`listener` is a socket that stands in the box's own network; this end of it serves it outside. What passes is a short
+list of requests (ROUTES), each with the target exactly as it stands there: other targets of the same server can load
+other models, fetch from the network or write files. A redirect of the server is an error, an answer is cut at
+MOST_ANSWER, a request with anything but text in it (a picture's URL would make the server fetch it) is refused, and so
+is one more than transcript.MOST_REQUESTS. Each chat request and its answer are noted in the transcript.
+"""
+
+import contextlib
+import http.server
+import json
+import re
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+
+import requests
+
+from kxl.live.transcript import Answer, Transcript
+
+CHAT = "/v1/chat/completions"
+ROUTES = {("POST", CHAT), ("GET", "/v1/models"), ("GET", "/health"), ("GET", "/props")}
+MOST_BODY, MOST_ANSWER = 16 << 20, 64 << 20  # bytes
+AT_ONCE = 8  # requests; one more waits
+SECONDS = 60  # that the program inside may take to send or read a piece
+SERVER_SECONDS = (10, 600)  # to connect, and between two pieces of an answer
+
+
+class _Refused(Exception):
+    """(HTTP status, why) of a request that does not pass."""
+
+
+@contextlib.contextmanager
+def serve(listener: socket.socket, url: str, auth, seen: Transcript) -> Iterator[Transcript]:
+    """Serve `listener` (taken over) with the server at `url` (…/v1) until the block ends; then `seen` is closed.
+
+    `auth` (of requests, or None) is added here, outside: no program in the box sees the server's key.
+    """
+    fields = {"base": url.rstrip("/").removesuffix("/v1"), "auth": staticmethod(auth) if auth else None, "seen": seen}
+    handler = type("Handler", (_Handler,), fields)
+    server = _Server(listener, handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        seen.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
+    """A threading server on a socket that listens already."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, listener: socket.socket, handler: type):
+        super().__init__(listener.getsockname(), handler)
+        self.socket, self._places = listener, threading.Semaphore(AT_ONCE)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def get_request(self):
+        return self.socket.accept()
+
+    def process_request(self, request, client_address) -> None:
+        self._places.acquire()  # each connection ends after SECONDS without a piece
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request, client_address) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def shutdown_request(self, request) -> None:
+        with contextlib.suppress(OSError):  # the other end may be gone
+            request.shutdown(socket.SHUT_WR)
+        request.close()
+
+    def server_close(self) -> None:
+        self.socket.close()
+
+    def handle_error(self, request, client_address) -> None:
+        """A stranger's connection that broke is nobody's error here; the stranger sees it closed."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    base: str
+    auth: object
+    seen: Transcript
+    timeout = SECONDS
+
+    def address_string(self):
+        return "box"
+
+    def log_message(self, *_):  # the transcript is what is reported
+        return
+
+    def do_GET(self):
+        self._relay()
+
+    def do_POST(self):
+        self._relay()
+
+    def _relay(self) -> None:
+        try:
+            body = self._body()
+            request = self._request(body) if self.path == CHAT else None
+            if request is not None:
+                self.seen.asked(request)
+            with self._ask(body) as reply:
+                self._hand_back(reply, request)
+        except _Refused as refused:
+            self.send_error(*refused.args)
+
+    def _body(self) -> bytes:
+        """The request's body; _Refused for a request that does not pass whatever stands in it."""
+        if (self.command, self.path) not in ROUTES:
+            allowed = ", ".join(" ".join(route) for route in sorted(ROUTES))
+            raise _Refused(403, f"out of the box go only {allowed}")
+        length = self.headers.get_all("Content-Length", ["0"])
+        if "Transfer-Encoding" in self.headers or len(length) > 1 or not re.fullmatch(r"[0-9]{1,12}", length[0]):
+            raise _Refused(411, "a request needs one Content-Length")
+        if int(length[0]) > MOST_BODY:
+            raise _Refused(413, f"a request has at most {MOST_BODY} bytes")
+        if not self.seen.admit(int(length[0])):
+            raise _Refused(429, "this task has sent all the requests that it may")
+        body = self.rfile.read(int(length[0]))
+        if len(body) < int(length[0]):
+            raise _Refused(400, "the request ended early")
+        return body
+
+    def _request(self, body: bytes) -> dict:
+        """The body of a chat request, read."""
+        try:
+            request = json.loads(body)
+        except (ValueError, RecursionError):
+            raise _Refused(400, "a chat request is a JSON object") from None
+        if not isinstance(request, dict) or not isinstance(request.get("messages"), list):
+            raise _Refused(400, "a chat request is a JSON object with messages")
+        if not all(isinstance(message, dict) and _is_text(message.get("content")) for message in request["messages"]):
+            raise _Refused(400, "messages that go out of the box are text alone")
+        return request
+
+    @contextlib.contextmanager
+    def _ask(self, body: bytes) -> Iterator[requests.Response]:
+        """The server's answer, whose pieces are still to come."""
+        with requests.Session() as session:
+            # Loopback must not go through a proxy that the environment names.
+            session.trust_env = not self.base.startswith(("http://127.", "http://localhost", "http://[::1]"))
+            try:
+                reply = session.request(
+                    self.command,
+                    self.base + self.path,
+                    data=body or None,
+                    headers={"Content-Type": "application/json", "Accept": "*/*"},
+                    auth=self.auth,
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=SERVER_SECONDS,
+                )
+            except requests.RequestException as error:
+                raise _Refused(502, f"the server outside the box: {type(error).__name__}") from None
+            with reply:
+                if 300 <= reply.status_code < 400:
+                    raise _Refused(502, "the server outside the box answered with a redirect, which is not followed")
+                yield reply
+
+    def _hand_back(self, reply: requests.Response, request: dict | None) -> None:
+        """Pass the pieces of a stream on as they come, any other answer whole; note it before its end is passed on."""
+        kind = re.sub(r"[^ -~]", "", reply.headers.get("Content-Type", "application/json"))
+        stream, noted = kind.startswith("text/event-stream"), request is None or reply.status_code != 200
+        answer, held = Answer(stream), bytearray()
+        self.send_response(reply.status_code)
+        self.send_header("Content-Type", kind)
+        self.end_headers()  # HTTP/1.0: the answer ends with the connection
+        passed = 0
+        with contextlib.suppress(OSError, requests.RequestException):  # the agent hung up, or the server did
+            for piece in reply.iter_content(None):
+                passed += len(piece)
+                if passed > MOST_ANSWER:
+                    return
+                answer.feed(piece)
+                if stream:
+                    noted = noted or self._note(request, answer)
+                    self.wfile.write(piece)
+                else:
+                    held += piece
+            answer.end()
+            if not noted:
+                self.seen.answered(request, answer)
+            if not stream:
+                self.wfile.write(held)
+
+    def _note(self, request: dict, answer: Answer) -> bool:
+        """Note an answer whose message is whole; whether it was."""
+        if answer.finish:
+            self.seen.answered(request, answer)
+        return bool(answer.finish)
+
+
+def _is_text(content) -> bool:
+    """Whether a message's content is text: nothing, a string, or parts that are text."""
+    if isinstance(content, list):
+        return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
+    return content is None or isinstance(content, str)

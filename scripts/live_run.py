@@ -28,6 +28,7 @@ from kxl.eval import remote
 from kxl.eval import server as eval_server
 from kxl.live import agent, leftovers, net, sandbox
 from kxl.live import task as live_task
+from kxl.live.relay import Upstream
 from kxl.live.transcript import Transcript
 from kxl.setup.hermes_env import LOCK
 
@@ -175,12 +176,11 @@ def serve(args) -> Iterator[eval_server.Server]:
 
 def attempt(task: live_task.Task, server: eval_server.Server, args) -> dict:
     """Let Hermes try one task in a folder of its own; its entry in the report."""
-    url, seen = f"{server.url}/v1", Transcript(net=args.net)
+    upstream = Upstream(f"{server.url}/v1", server.http.auth, args.model_name)
+    seen = Transcript(net=args.net)
     python = agent.python()
     with (
-        sandbox.own_rights(url, server.http.auth, seen)
-        if args.no_isolation
-        else sandbox.box(url, [python.parent.parent], server.http.auth, seen)
+        sandbox.own_rights(upstream, seen) if args.no_isolation else sandbox.box(upstream, [python.parent.parent], seen)
     ) as place:
         home, work = place.root / "home" / ".hermes", place.root / "work"
         config = agent.config(place.url, args.model_name, args.context, plugins=(net.NAME,) if args.net else ())

@@ -9,6 +9,7 @@ import sys
 
 from kxl.base.cli import UserError
 from kxl.live import leftovers, sandbox
+from kxl.live.relay import Upstream
 
 
 def play(wanted: dict) -> dict:
@@ -18,7 +19,7 @@ def play(wanted: dict) -> dict:
     """
     limits = sandbox.Limits(**wanted.get("limits", {}))
     try:
-        with sandbox.box(wanted["server"], [], limits=limits) as box:
+        with sandbox.box(Upstream(wanted["server"], model=wanted.get("model")), [], limits=limits) as box:
             laid = {path: text.encode() for path, text in wanted.get("laid", {}).items()}
             ended = box.run(wanted["command"], laid, {"PATH": "/usr/bin:/bin"}, wanted["seconds"])
             try:

@@ -17,7 +17,9 @@ from kxl.base.files import read_json, shown
 from kxl.eval import server as eval_server
 from kxl.live import agent, leftovers, sandbox, scripted_server
 from kxl.live import task as live_task
+from kxl.live.relay import Upstream
 
+NOWHERE = Upstream("http://127.0.0.1:9/v1")
 TASKS = ROOT / "evals" / "live" / "hermes_16.json"
 # How a person would do each by hand; what it prints stands for what a tool returns.
 BY_HAND = {
@@ -183,8 +185,8 @@ def temporary(tmp_path, monkeypatch):
 
 
 def test_folders_without_a_box_have_plain_names_of_their_own_and_leave_nothing(temporary):
-    with sandbox.own_rights("http://127.0.0.1:9/v1") as one, pytest.raises(RuntimeError):
-        with sandbox.own_rights("http://127.0.0.1:9/v1") as other:
+    with sandbox.own_rights(NOWHERE) as one, pytest.raises(RuntimeError):
+        with sandbox.own_rights(NOWHERE) as other:
             assert (one.root.name, other.root.name) == ("hermes-live-1", "hermes-live-2")
             (other.root / "work").mkdir()
             raise RuntimeError("a task that fails")
@@ -194,7 +196,8 @@ def test_folders_without_a_box_have_plain_names_of_their_own_and_leave_nothing(t
 HOLDER = """
 import sys, time
 from kxl.live import sandbox
-with sandbox.own_rights("http://127.0.0.1:9/v1") as place:
+from kxl.live.relay import Upstream
+with sandbox.own_rights(Upstream("http://127.0.0.1:9/v1")) as place:
     (place.root / "work").mkdir()
     print(place.root, flush=True)
     place.run(["sleep", "987657"], {}, {"PATH": "/usr/bin:/bin"}, 600)
@@ -205,7 +208,7 @@ def test_what_a_killed_run_without_a_box_left_goes_with_the_next(temporary):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "TMPDIR": str(temporary)}
     holder = subprocess.Popen([sys.executable, "-c", HOLDER], env=environment, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline().strip() == str(temporary / "hermes-live-1")
-    with sandbox.own_rights("http://127.0.0.1:9/v1") as place:  # while the first one lives
+    with sandbox.own_rights(NOWHERE) as place:  # while the first one lives
         assert place.root.name == "hermes-live-2"
     holder.kill()
     holder.wait()
@@ -215,7 +218,7 @@ def test_what_a_killed_run_without_a_box_left_goes_with_the_next(temporary):
     ):
         time.sleep(0.1)
     assert not sleeping and (temporary / "hermes-live-1").is_dir()
-    with sandbox.own_rights("http://127.0.0.1:9/v1") as place:
+    with sandbox.own_rights(NOWHERE) as place:
         assert place.root.name == "hermes-live-1" and not (place.root / "work").exists()
     assert not list(temporary.iterdir())
 

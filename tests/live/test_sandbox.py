@@ -16,6 +16,7 @@ from conftest import ROOT
 from helpers import in_box, ordinary_user
 from kxl.base.cli import UserError
 from kxl.live import sandbox
+from kxl.live.relay import Upstream
 
 PROGRAM = str(ROOT / "tests/helpers/in_box.py")
 
@@ -306,6 +307,42 @@ print(post(json.dumps({{"messages": [{{"role": "user", "content": "hi"}}]}}).enc
     assert len(server.came) == 1
 
 
+def test_only_the_model_of_the_run_can_be_asked_for(server):
+    wanted = {"server": f"http://127.0.0.1:{server.port}/v1", "seconds": 60, "model": "mine"}
+    source = ASK + "print(*[post(b'{\"messages\": [], \"model\": \"%s\"}' % name) for name in (b'dear', b'mine')])"
+    said = in_box.play({**wanted, "command": [sandbox._interpreter(), "-c", source]})
+    if "no_box" in said:
+        pytest.skip(said["no_box"])
+    assert said["out"] == "403 200\n" and len(server.came) == 1, said
+
+
+def test_what_a_task_still_asks_when_it_ends_is_cut_off_at_the_server():
+    """Twenty requests to a server that answers none of them: no connection outlives the task."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = f"""{ASK}
+import threading, time
+for _ in range(20):
+    threading.Thread(target=post, args=(b'{{"messages": []}}',), daemon=True).start()
+time.sleep(3)
+"""
+        wanted = {"server": f"http://127.0.0.1:{silent.getsockname()[1]}/v1", "seconds": 60}
+        started = time.monotonic()
+        said = in_box.play({**wanted, "command": [sandbox._interpreter(), "-c", source]})
+        if "no_box" in said:
+            pytest.skip(said["no_box"])
+        assert said["exit_code"] == 0 and time.monotonic() - started < 15, said
+        silent.settimeout(5)
+        for _ in range(8):  # as many as may be under way at once
+            connection = silent.accept()[0]
+            connection.settimeout(5)
+            with connection:
+                while connection.recv(65536):
+                    pass
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
 def test_too_many_requests_are_refused_and_many_connections_do_not_stop_it(inside):
     said = inside(
         f"""{ASK}
@@ -588,7 +625,7 @@ def test_where_there_is_no_box_the_error_says_why(monkeypatch, tmp_path):
         ):
             monkeypatch.setenv("PATH", str(path))
             sandbox.unavailable.cache_clear()
-            with pytest.raises(UserError, match=why), sandbox.box("http://127.0.0.1:1/v1", []):
+            with pytest.raises(UserError, match=why), sandbox.box(Upstream("http://127.0.0.1:9/v1"), []):
                 raise AssertionError("not reached")
     finally:
         sandbox.unavailable.cache_clear()

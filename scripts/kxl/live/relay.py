@@ -1,12 +1,13 @@
 """The one way out of the box: chat requests to the model's server, and their answers, through a process outside.
 
-    with relay.serve(listener, "http://127.0.0.1:8080/v1", None, Transcript()) as seen: ...
+    with relay.serve(listener, Upstream("http://127.0.0.1:8080/v1"), Transcript()) as seen: ...
 
 `listener` is a socket that stands in the box's own network; this end of it serves it outside. What passes is a short
 list of requests (ROUTES), each with the target exactly as it stands there: other targets of the same server can load
 other models, fetch from the network or write files. A redirect of the server is an error, an answer is cut at
-MOST_ANSWER, a request with anything but text in it (a picture's URL would make the server fetch it) is refused, and so
-is one more than transcript.MOST_REQUESTS. Each chat request and its answer are noted in the transcript.
+MOST_ANSWER, a request with anything but text in it (a picture's URL would make the server fetch it) or for another
+model is refused, and so is one more than transcript.MOST_REQUESTS. Each chat request and its answer are noted in the
+transcript. At the end every connection to the server is cut, so that it works on nothing that a task left behind.
 """
 
 import contextlib
@@ -17,8 +18,10 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from kxl.live.transcript import Answer, Transcript
 
@@ -30,27 +33,36 @@ SECONDS = 60  # that the program inside may take to send or read a piece
 SERVER_SECONDS = (10, 600)  # to connect, and between two pieces of an answer
 
 
+@dataclass(frozen=True)
+class Upstream:
+    """The model's server: its `url` (…/v1), what requests needs to be let in, and the one model that may be asked for.
+
+    `auth` is added outside: no program in the box sees a key. `model` None allows any.
+    """
+
+    url: str
+    auth: object = None
+    model: str | None = None
+
+
 class _Refused(Exception):
     """(HTTP status, why) of a request that does not pass."""
 
 
 @contextlib.contextmanager
-def serve(listener: socket.socket, url: str, auth, seen: Transcript) -> Iterator[Transcript]:
-    """Serve `listener` (taken over) with the server at `url` (…/v1) until the block ends; then `seen` is closed.
-
-    `auth` (of requests, or None) is added here, outside: no program in the box sees the server's key.
-    """
-    fields = {"base": url.rstrip("/").removesuffix("/v1"), "auth": staticmethod(auth) if auth else None, "seen": seen}
-    handler = type("Handler", (_Handler,), fields)
-    server = _Server(listener, handler)
+def serve(listener: socket.socket, upstream: Upstream, seen: Transcript) -> Iterator[Transcript]:
+    """Serve `listener` (taken over) until the block ends; then `seen` is closed."""
+    server = _Server(listener, upstream, seen)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
         yield seen
     finally:
         seen.close()
+        server.closing = True
         server.shutdown()
         server.server_close()
+        server.cut()
         thread.join()
 
 
@@ -60,9 +72,25 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listener: socket.socket, handler: type):
-        super().__init__(listener.getsockname(), handler)
-        self.socket, self._places = listener, threading.Semaphore(AT_ONCE)
+    def __init__(self, listener: socket.socket, upstream: Upstream, seen: Transcript):
+        super().__init__(listener.getsockname(), _Handler)
+        self.socket, self.upstream, self.seen = listener, upstream, seen
+        self.base = upstream.url.rstrip("/").removesuffix("/v1")
+        self.closing = False
+        self._places = threading.Semaphore(AT_ONCE)
+        self._connections: set[socket.socket] = set()  # to the model's server
+
+    def connected(self, connection: socket.socket) -> None:
+        """Remember a connection to the model's server."""
+        self._connections.add(connection)
+        if self.closing:
+            self.cut()
+
+    def cut(self) -> None:
+        """End every connection to the model's server, also one on which an answer is waited for."""
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):  # ended already
+                connection.shutdown(socket.SHUT_RDWR)
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -71,7 +99,10 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
         return self.socket.accept()
 
     def process_request(self, request, client_address) -> None:
-        self._places.acquire()  # each connection ends after SECONDS without a piece
+        while not self._places.acquire(timeout=0.1):  # one ends after SECONDS without a piece
+            if self.closing:
+                self.shutdown_request(request)
+                return
         super().process_request(request, client_address)
 
     def process_request_thread(self, request, client_address) -> None:
@@ -92,10 +123,27 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
         """A stranger's connection that broke is nobody's error here; the stranger sees it closed."""
 
 
+class _Adapter(HTTPAdapter):
+    """requests' way to a server, which tells `server` each connection that it makes."""
+
+    def __init__(self, server: _Server):
+        super().__init__()
+        self.server = server
+
+    def get_connection_with_tls_context(self, *args, **options):
+        pool, connected = super().get_connection_with_tls_context(*args, **options), self.server.connected
+
+        class Connection(pool.ConnectionCls):
+            def connect(self):
+                super().connect()
+                connected(self.sock)
+
+        pool.ConnectionCls = Connection
+        return pool
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
-    base: str
-    auth: object
-    seen: Transcript
+    server: _Server
     timeout = SECONDS
 
     def address_string(self):
@@ -115,7 +163,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body = self._body()
             request = self._request(body) if self.path == CHAT else None
             if request is not None:
-                self.seen.asked(request)
+                self.server.seen.asked(request)
             with self._ask(body) as reply:
                 self._hand_back(reply, request)
         except _Refused as refused:
@@ -131,7 +179,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise _Refused(411, "a request needs one Content-Length")
         if int(length[0]) > MOST_BODY:
             raise _Refused(413, f"a request has at most {MOST_BODY} bytes")
-        if not self.seen.admit(int(length[0])):
+        if not self.server.seen.admit(int(length[0])):
             raise _Refused(429, "this task has sent all the requests that it may")
         body = self.rfile.read(int(length[0]))
         if len(body) < int(length[0]):
@@ -148,6 +196,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise _Refused(400, "a chat request is a JSON object with messages")
         if not all(isinstance(message, dict) and _is_text(message.get("content")) for message in request["messages"]):
             raise _Refused(400, "messages that go out of the box are text alone")
+        if self.server.upstream.model not in (None, request.get("model")):
+            raise _Refused(403, f"the model for this task is {self.server.upstream.model}")
         return request
 
     @contextlib.contextmanager
@@ -155,14 +205,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """The server's answer, whose pieces are still to come."""
         with requests.Session() as session:
             # Loopback must not go through a proxy that the environment names.
-            session.trust_env = not self.base.startswith(("http://127.", "http://localhost", "http://[::1]"))
+            session.trust_env = not self.server.base.startswith(("http://127.", "http://localhost", "http://[::1]"))
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, _Adapter(self.server))
             try:
                 reply = session.request(
                     self.command,
-                    self.base + self.path,
+                    self.server.base + self.path,
                     data=body or None,
                     headers={"Content-Type": "application/json", "Accept": "*/*"},
-                    auth=self.auth,
+                    auth=self.server.upstream.auth,
                     stream=True,
                     allow_redirects=False,
                     timeout=SERVER_SECONDS,
@@ -196,14 +248,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     held += piece
             answer.end()
             if not noted:
-                self.seen.answered(request, answer)
+                self.server.seen.answered(request, answer)
             if not stream:
                 self.wfile.write(held)
 
     def _note(self, request: dict, answer: Answer) -> bool:
         """Note an answer whose message is whole; whether it was."""
         if answer.finish:
-            self.seen.answered(request, answer)
+            self.server.seen.answered(request, answer)
         return bool(answer.finish)
 
 

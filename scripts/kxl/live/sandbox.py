@@ -1,6 +1,6 @@
 """The box: where a program runs that does what a model says.
 
-    with sandbox.box("http://127.0.0.1:8080/v1", [environment]) as box:
+    with sandbox.box(Upstream("http://127.0.0.1:8080/v1"), [environment]) as box:
         ended = box.run([python, "-m", "agent"], {"work/a.txt": b"hi"}, env={}, seconds=300)
         box.root, box.url                     # its one writable folder and the model's server, as it knows them
         box.seen                              # what the server saw: relay.py, transcript.py
@@ -34,6 +34,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from kxl.base import files, processes
 from kxl.base.cli import UserError, printable
 from kxl.base.processes import Ended
 from kxl.live import relay, seccomp
+from kxl.live.relay import Upstream
 from kxl.live.transcript import Transcript
 
 PORT = 8080  # inside; the network there is the box's own, so it is free
@@ -55,6 +57,7 @@ INSIDE_AT = "/box/inside.py"
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone", "mime.types")
+HIDDEN = ("acpi", "asound", "keys", "key-users", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats")
 FIRST_UID, UIDS = 61184, 4096  # systemd keeps these for users that own nothing
 USER_UID = 1000  # in a user namespace, where it is the caller in fact
 START_SECONDS = 60
@@ -81,8 +84,8 @@ class Box:
 
     root, url = ROOT, f"http://127.0.0.1:{PORT}/v1"
 
-    def __init__(self, server: str, environments: list, auth, seen: Transcript, limits: Limits):
-        self.server, self.environments, self.auth, self.seen, self.limits = server, environments, auth, seen, limits
+    def __init__(self, upstream: Upstream, environments: list, seen: Transcript, limits: Limits):
+        self.upstream, self.environments, self.seen, self.limits = upstream, environments, seen, limits
         self.folder = self._shared = self._proc = self._first = None  # open files
 
     def run(self, command: list, laid: dict[str, bytes], env: dict, seconds: float, cwd: Path | None = None) -> Ended:
@@ -102,7 +105,8 @@ class Box:
                 "RLIMIT_NOFILE": self.limits.open_files,
                 "RLIMIT_FSIZE": self.limits.file,
                 "RLIMIT_DATA": self.limits.data,
-                "RLIMIT_CORE": 0,
+                # At 0 the kernel still gives a crashed process to the host's own handler of crashes; at 1 it does not.
+                "RLIMIT_CORE": 1,
                 "RLIMIT_MEMLOCK": 1 << 16,
                 "RLIMIT_MSGQUEUE": 0,
             },
@@ -110,7 +114,7 @@ class Box:
         with contextlib.ExitStack() as stack:
             child, outside = self._start(stack, user)
             listener = self._meet(child, outside, wanted)
-            stack.enter_context(relay.serve(listener, self.server, self.auth, self.seen))
+            stack.enter_context(relay.serve(listener, self.upstream, self.seen))
             return processes.watch(child, seconds, self.limits.output, lambda: self._kill(child), self._breach)
 
     def _start(self, stack: contextlib.ExitStack, user: dict | None) -> tuple[subprocess.Popen, socket.socket]:
@@ -128,11 +132,12 @@ class Box:
                 *_namespaces(user is not None),
                 *_system_mounts(),
                 *_texts_of_etc(identity, self.root, data),
-                *["--proc", "/proc", "--dev", "/dev"],
+                *["--proc", "/proc", *_masked(), "--dev", "/dev"],
                 *["--perms", "1777", "--size", str(self.limits.shared), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"],
                 *["--perms", "1777", "--size", str(self.limits.disk), "--tmpfs", "/tmp"],
                 *["--dir", "/run", "--dir", "/var", "--symlink", "/tmp", "/var/tmp"],
-                *_read_only([Path(sys.base_prefix), *self.environments]),
+                *_python(),
+                *_read_only(self.environments),
                 *[
                     "--perms",
                     "0755",
@@ -213,15 +218,15 @@ class Box:
 
 @contextlib.contextmanager
 def box(
-    server: str, environments: list, auth=None, seen: Transcript | None = None, limits: Limits | None = None
+    upstream: Upstream, environments: list, seen: Transcript | None = None, limits: Limits | None = None
 ) -> Iterator[Box]:
-    """A Box whose program sees the folders `environments` (read-only) and reaches `server` (…/v1) alone.
+    """A Box whose program sees the folders `environments` (read-only) and reaches the server `upstream` alone.
 
-    `auth` is what requests needs for that server. UserError where this system allows no box.
+    UserError where this system allows no box.
     """
     if why := unavailable():
         raise UserError(f"this system allows no box around the agent: {why}")
-    made = Box(server, environments, auth, seen or Transcript(), limits or Limits())
+    made = Box(upstream, environments, seen or Transcript(), limits or Limits())
     try:
         yield made
     finally:
@@ -231,8 +236,8 @@ def box(
 class OwnRights:
     """What Box is, without a box: the program has all rights of this process, and a folder of the host."""
 
-    def __init__(self, server: str, root: Path, folder: int, auth, seen: Transcript):
-        self.server, self.root, self.folder, self.auth, self.seen = server, root, folder, auth, seen
+    def __init__(self, upstream: Upstream, root: Path, folder: int, seen: Transcript):
+        self.upstream, self.root, self.folder, self.seen = upstream, root, folder, seen
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
 
@@ -243,7 +248,7 @@ class OwnRights:
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             (self.root / name).write_bytes(text)
         cwd.mkdir(parents=True, exist_ok=True)
-        with relay.serve(self._listener, self.server, self.auth, self.seen):
+        with relay.serve(self._listener, self.upstream, self.seen):
             return run_bare(command, env, seconds, cwd)
 
 
@@ -258,7 +263,7 @@ def run_bare(command: list, env: dict, seconds: float, cwd: Path) -> Ended:
 
 
 @contextlib.contextmanager
-def own_rights(server: str, auth=None, seen: Transcript | None = None) -> Iterator[OwnRights]:
+def own_rights(upstream: Upstream, seen: Transcript | None = None) -> Iterator[OwnRights]:
     """An OwnRights with a new folder in the temporary folder; one that a killed run of ours left is removed first."""
     base = Path(tempfile.gettempdir()).resolve()
     for number in itertools.count(1):
@@ -271,7 +276,7 @@ def own_rights(server: str, auth=None, seen: Transcript | None = None) -> Iterat
             if (folder := files.take_dir(root)) is not None:
                 break
     try:
-        yield OwnRights(server, root, folder, auth, seen or Transcript())
+        yield OwnRights(upstream, root, folder, seen or Transcript())
     finally:
         files.remove_tree(root)
         os.close(folder)
@@ -286,7 +291,7 @@ def unavailable() -> str | None:
         return "bubblewrap is not installed (Debian: apt-get install bubblewrap)"
     if "--size" not in subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout:
         return "this bubblewrap is too old to bound the memory of a folder: 0.7 or newer is needed"
-    made = Box("http://127.0.0.1:9/v1", [], None, Transcript(), Limits())
+    made = Box(Upstream("http://127.0.0.1:9/v1"), [], Transcript(), Limits())
     try:
         ended = made.run(["/bin/sh", "-c", "exit 7"], {}, {}, START_SECONDS)
     except UserError as error:
@@ -344,14 +349,40 @@ def _texts_of_etc(user: dict, home: Path, data) -> list[str]:
     return flags
 
 
+def _masked() -> list[str]:
+    """What of /proc tells about the machine and its users rather than about processes, as containers hide it."""
+    flags = []
+    for path in (f"/proc/{name}" for name in HIDDEN):
+        if os.path.isdir(path):
+            flags += ["--tmpfs", path, "--remount-ro", path]
+        elif os.path.exists(path):
+            flags += ["--ro-bind", "/dev/null", path]
+    return flags
+
+
+def _python() -> list[str]:
+    """The Python that programs inside run with, and its standard library, without what somebody installed into it."""
+    interpreter, libraries = Path(_interpreter()), Path(sys.base_prefix).resolve() / "lib"
+    if interpreter.is_relative_to("/usr"):
+        return []
+    flags = [*_parents(interpreter), "--ro-bind", str(interpreter), str(interpreter)]
+    flags += [*_parents(libraries), "--ro-bind", str(libraries), str(libraries)]
+    packages = Path(sysconfig.get_path("stdlib")).resolve() / "site-packages"
+    if packages.is_dir() and packages.is_relative_to(libraries):
+        flags += ["--perms", "0755", "--tmpfs", str(packages), "--remount-ro", str(packages)]
+    return flags
+
+
 def _read_only(folders: list[Path]) -> list[str]:
     """Bind folders at their own paths, and each link on the way to the Python of a virtual environment among them."""
-    flags, bound = [], [Path(name) for name in SYSTEM]
+    flags, bound = [], [Path(name) for name in (*SYSTEM, _interpreter())]
     for folder in folders:
         real = Path(os.path.realpath(folder))
         if not any(real.is_relative_to(path) for path in bound):
             flags += [*_parents(real), "--ro-bind", str(real), str(real)]
             bound.append(real)
+        if (real / "pip.conf").exists():  # it may name a package index with its password
+            flags += ["--ro-bind", "/dev/null", str(real / "pip.conf")]
     for start in [*folders, *(Path(folder) / "bin" / "python" for folder in folders)]:
         for link, target in _links(Path(start)):
             if not any(link.is_relative_to(path) for path in bound):

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import requests
 from requests.adapters import HTTPAdapter
 
+from kxl.eval import remote
 from kxl.live.transcript import Answer, Transcript
 
 CHAT = "/v1/chat/completions"
@@ -205,7 +206,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """The server's answer, whose pieces are still to come."""
         with requests.Session() as session:
             # Loopback must not go through a proxy that the environment names.
-            session.trust_env = not self.server.base.startswith(("http://127.", "http://localhost", "http://[::1]"))
+            session.trust_env = not remote.is_loopback(self.server.base)
             for scheme in ("http://", "https://"):
                 session.mount(scheme, _Adapter(self.server))
             try:

@@ -32,9 +32,9 @@ def write(model: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def copy(model: Path, writer: Callable[[Path, Path], None] = write, store: Path = STORE) -> Iterator[Path]:
+def copy(model: Path, writer: Callable[[Path, Path], None] = write, store: Path | None = None) -> Iterator[Path]:
     """The float32 copy of `model`, made by `writer(model, folder)` unless it is there; it stays after the block."""
-    model = Path(model).resolve()
+    model, store = Path(model).resolve(), store or STORE
     folder = store / f"{model.name}-{_key(model)}"
     with files.lock(store / ".lock", f"another process makes a float32 copy in {files.shown(store)}; waiting for it"):
         if not folder.is_dir():

@@ -184,9 +184,10 @@ def attempt(task: live_task.Task, server: eval_server.Server, args) -> dict:
     ) as place:
         home, work = place.root / "home" / ".hermes", place.root / "work"
         config = agent.config(place.url, args.model_name, args.context, plugins=(net.NAME,) if args.net else ())
-        of_home = {"config.yaml": config.encode(), "../tmp/empty": b"", **(net.files() if args.net else {})}
+        of_home = {"config.yaml": config.encode(), **(net.files() if args.net else {})}
         laid = {f"work/{path}": text for path, text in task.laid().items()}
-        laid |= {str(Path("home/.hermes") / path): text for path, text in of_home.items()}
+        laid |= {f"home/.hermes/{path}": text for path, text in of_home.items()}
+        laid["home/tmp/.empty"] = b""  # TMPDIR must be there
         run = place.run(
             agent.command(task.prompt, task.toolsets), laid, agent.environment(home, work), args.timeout, work
         )

@@ -241,7 +241,7 @@ ATTACKS = {
 FORGE = """
 import json, urllib.request
 message = {"role": "tool", "tool_call_id": "x", "content": open("in.txt").read()}
-body = json.dumps({"messages": [{"role": "user", "content": "go"}, message], "tools": [1]}).encode()
+body = json.dumps({"model": "local", "messages": [{"role": "user", "content": "go"}, message]}).encode()
 urllib.request.urlopen(urllib.request.Request("{url}/chat/completions", body)).read()
 """
 DONE = "cat in.txt; printf 'one\\342\\200\\250two' > sep.txt; rm sep.txt; cp in.txt out.txt"

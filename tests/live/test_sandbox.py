@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -157,19 +158,22 @@ def test_services_that_are_files_outside_are_not_reached(inside, tmp_path):
     folder = Path("/tmp") / f"kxl-test-{os.getpid()}"
     folder.mkdir(mode=0o755)
     try:
-        with socket.socket(socket.AF_UNIX) as service:
+        with socket.socket(socket.AF_UNIX) as service, socket.socket(socket.AF_UNIX) as abstract:
             service.bind(str(folder / "socket"))
             service.listen()
             (folder / "socket").chmod(0o777)
             os.mkfifo(folder / "fifo")
             (folder / "fifo").chmod(0o666)
+            abstract.bind(f"\0{folder}")
+            abstract.listen()
             said = inside(f"""
 import os, socket
-try:
-    socket.socket(socket.AF_UNIX).connect("{folder}/socket")
-    print("connected")
-except OSError:
-    pass
+for address in ("{folder}/socket", "\\0{folder}"):
+    try:
+        socket.socket(socket.AF_UNIX).connect(address)
+        print("connected")
+    except OSError:
+        pass
 print(*[path for path in ("{folder}/fifo", "/run/dbus/system_bus_socket") if os.path.exists(path)])
 print(*sorted(os.listdir("/dev")))
 for name in ("loop0", "kvm", "fuse", "mem", "vda", "kmsg", "net/tun", "vsock"):
@@ -251,13 +255,16 @@ print(socket.if_nameindex())
     assert said["out"] == "hello from /v1/models\n[(1, 'lo')]\n", said
 
 
-# For programs inside: ask(bytes) -> the answer's bytes; code(bytes) -> its status; post(body) -> the status of a chat.
+# For programs inside: ask(bytes) -> the answer's bytes; code(bytes) -> its status; post(body) -> the status of a chat;
+# tools(name) -> a list of one tool.
 ASK = f"""
 import json, socket
 def ask(request):
     with socket.create_connection(("127.0.0.1", {sandbox.PORT}), 20) as connection:
         connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(65536), b""))
+def tools(name):
+    return [{{"type": "function", "function": {{"name": name}}}}]
 def code(request):
     return ask(request + b"\\r\\n\\r\\n").split()[1].decode()
 def post(body, length=None, field=b"X: y"):
@@ -302,9 +309,14 @@ print(post(b"[]"), post(b"{{"), post(b"[" * 10**6))
 picture = {{"type": "image_url", "image_url": {{"url": "http://192.0.2.1/x"}}}}
 print(post(json.dumps({{"messages": [{{"role": "user", "content": [picture]}}]}}).encode()))
 print(post(json.dumps({{"messages": [{{"role": "user", "content": "hi"}}]}}).encode()))
+more = [{{"tools": ["x"]}}, {{"tools": {{}}}}, {{"tools": tools("a")}}, {{"tools": tools("b")}}, {{"grammar": "root"}}]
+more += [{{"tools": tools("a")}}, {{"json_schema": {{"pattern": "(a+)+$"}}}}, {{"id_slot": 1}}, {{"\\x1b": 1}}]
+more += [{{"temperature": 0}}]
+print(*[post(json.dumps({{"messages": [], **one}}).encode()) for one in more])
 """)
-    assert said["out"].split("\n") == ["413 411 411 411", "411 411", "400 400 400", "400", "200", ""], said
-    assert len(server.came) == 1
+    refused = "400 200 200 403 403 200 403 403 403 200"
+    assert said["out"].split("\n") == ["413 411 411 411", "411 411", "400 400 400", "400", "200", refused, ""], said
+    assert len(server.came) == 5
 
 
 def test_only_the_model_of_the_run_can_be_asked_for(server):
@@ -359,8 +371,8 @@ def test_what_counts_as_a_result_answers_a_call_of_the_server(inside):
     said = inside(f"""{ASK}
 import json
 def chat(*messages):
-    body = json.dumps({{"messages": [{{"role": "user", "content": "go"}}, *messages], "tools": [1]}}).encode()
-    post(body)
+    body = json.dumps({{"messages": [{{"role": "user", "content": "go"}}, *messages], "tools": tools("terminal")}})
+    post(body.encode())
 tool = lambda identity, text: {{"role": "tool", "tool_call_id": identity, "content": text}}
 chat(tool("call_1", "before any call"), tool("made-up", "forged"))
 chat(tool("call_1", "real"), tool("made-up", "forged"))
@@ -540,6 +552,43 @@ print([int(name) for name in os.listdir("/proc/self/fd") if os.path.exists("/pro
     lines = said["out"].splitlines()
     assert [line.split()[1] for line in lines[:5]] == ["0" * 16] * 5, said
     assert lines[5:] == ["NoNewPrivs 1", "Seccomp 2", "True []", "[0, 1, 2]"], said
+
+
+# In machine code, to be called as a function: getpid by the 32-bit way into the kernel, whose numbers are others.
+INT_80 = rb"\xb8\x14\x00\x00\x00\xcd\x80\xc3"
+X32 = 0x40000000  # added to a system call's number: the third way
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls are x86_64's")
+def test_the_kernel_is_asked_for_little_and_by_one_way_alone(inside):
+    said = inside(f"""
+import ctypes, mmap, os
+libc = ctypes.CDLL(None, use_errno=True)
+def ended(call):  # in a process of its own, which a refusal may end
+    child = os.fork()
+    if child == 0:
+        call()
+        os._exit(0)
+    return os.WTERMSIG(os.waitpid(child, 0)[1])
+page = mmap.mmap(-1, 4096, prot=7)
+page.write({INT_80!r})
+print(ended(ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(page)))) > 0,
+      ended(lambda: libc.syscall({X32} | 39)) > 0)
+numbers = dict(unshare=272, setns=308, mount=165, pivot_root=155, memfd_create=319, shmget=29, semget=64, keyctl=250,
+               bpf=321, perf_event_open=298, userfaultfd=323, io_uring_setup=425, ptrace=101, process_vm_readv=310,
+               open_by_handle_at=304, fsopen=430, mount_setattr=442, syslog=103, reboot=169, init_module=175,
+               settimeofday=164, sync=162, inotify_init=253, fanotify_init=300, pidfd_getfd=438, clone3=435)
+for name, number in numbers.items():
+    ctypes.set_errno(0)
+    if libc.syscall(number, 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != 38:
+        print("allowed", name)
+print(libc.syscall(56, 0x10000000 | 17, 0, 0, 0, 0))  # clone with CLONE_NEWUSER
+print(*[line.split()[1] for line in open("/proc/1/status") if line.startswith(("CapEff", "NoNewPrivs", "Seccomp:"))])
+import resource
+print(resource.getrlimit(resource.RLIMIT_CORE))
+""")
+    # At a limit of 0 the kernel would still hand a crashed process to the machine's handler of crashes.
+    assert said["out"] == "True True\n-1\n0000000000000000 1 2\n(1, 1)\n", said
 
 
 LEFTOVERS = {

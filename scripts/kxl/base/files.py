@@ -193,7 +193,8 @@ def _sole_writer(path: Path):
 def _locked(name: Path):
     """`name`, open and locked. BlockingIOError where another process has it."""
     while True:
-        file = open(name, "a")
+        # A link of somebody else in a shared folder is an error, not followed.
+        file = open(os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(name)):

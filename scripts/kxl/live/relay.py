@@ -4,9 +4,10 @@
 
 `listener` is a socket that stands in the box's own network; this end of it serves it outside. What passes is a short
 list of requests (ROUTES), each with the target exactly as it stands there: other targets of the same server can load
-other models, fetch from the network or write files. A redirect of the server is an error, an answer is cut at
-MOST_ANSWER, a request with anything but text in it (a picture's URL would make the server fetch it) or for another
-model is refused, and so is one more than transcript.MOST_REQUESTS. Each chat request and its answer are noted in the
+other models, fetch from the network or write files. A chat request may have what an agent sends (FIELDS), text alone
+(a picture's URL would make the server fetch it), one model and the tools of the first request: a grammar or a schema
+made for it can crash a server or keep it busy for ever. A redirect of the server is an error, an answer is cut at
+MOST_ANSWER, and one more than transcript.MOST_REQUESTS is refused. Each chat request and its answer are noted in the
 transcript. At the end every connection to the server is cut, so that it works on nothing that a task left behind.
 """
 
@@ -27,8 +28,11 @@ from kxl.eval import remote
 from kxl.live.transcript import Answer, Transcript
 
 CHAT = "/v1/chat/completions"
-ROUTES = {("POST", CHAT), ("GET", "/v1/models"), ("GET", "/health"), ("GET", "/props")}
-MOST_BODY, MOST_ANSWER = 16 << 20, 64 << 20  # bytes
+ROUTES = {("POST", CHAT), ("GET", "/v1/models"), ("GET", "/health")}
+FIELDS = {"messages", "model", "tools", "tool_choice", "parallel_tool_calls", "stream", "stream_options", "user"}
+FIELDS |= {"max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop"}
+FIELDS |= {"presence_penalty", "frequency_penalty"}
+MOST_BODY, MOST_ANSWER = 4 << 20, 64 << 20  # bytes; a body of Hermes at 64K tokens of context has a third of a million
 AT_ONCE = 8  # requests; one more waits
 SECONDS = 60  # that the program inside may take to send or read a piece
 SERVER_SECONDS = (10, 600)  # to connect, and between two pieces of an answer
@@ -78,6 +82,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
         self.socket, self.upstream, self.seen = listener, upstream, seen
         self.base = upstream.url.rstrip("/").removesuffix("/v1")
         self.closing = False
+        self.reading = threading.Lock()  # one body at a time is parsed: as Python objects it takes thirty times as much
+        self.tools: list | None = None  # of the first request that has some
         self._places = threading.Semaphore(AT_ONCE)
         self._connections: set[socket.socket] = set()  # to the model's server
 
@@ -162,11 +168,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _relay(self) -> None:
         try:
             body = self._body()
-            request = self._request(body) if self.path == CHAT else None
-            if request is not None:
-                self.server.seen.asked(request)
+            tools = self._tools(body) if self.path == CHAT else None
             with self._ask(body) as reply:
-                self._hand_back(reply, request)
+                self._hand_back(reply, tools)
         except _Refused as refused:
             self.send_error(*refused.args)
 
@@ -187,8 +191,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise _Refused(400, "the request ended early")
         return body
 
+    def _tools(self, body: bytes) -> list[str]:
+        """The names of the tools that a chat request offers; its results are noted. _Refused where it may not pass."""
+        with self.server.reading:
+            request = self._request(body)
+            self.server.seen.asked(request["messages"])
+            return [tool["function"]["name"] for tool in request.get("tools") or []]
+
     def _request(self, body: bytes) -> dict:
-        """The body of a chat request, read."""
         try:
             request = json.loads(body)
         except (ValueError, RecursionError):
@@ -199,6 +209,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise _Refused(400, "messages that go out of the box are text alone")
         if self.server.upstream.model not in (None, request.get("model")):
             raise _Refused(403, f"the model for this task is {self.server.upstream.model}")
+        if strange := sorted(set(request) - FIELDS):
+            raise _Refused(403, f"out of the box go no {', '.join(strange)[:100]!a} in a chat request")
+        tools = request.get("tools") or []
+        if not isinstance(tools, list) or not all(map(_is_tool, tools)):
+            raise _Refused(400, "tools are a list of functions with names")
+        if self.server.tools is None and tools:
+            self.server.tools = tools
+        if any(tool not in self.server.tools for tool in tools):
+            raise _Refused(403, "the tools of a task stay those of its first request")
         return request
 
     @contextlib.contextmanager
@@ -227,10 +246,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     raise _Refused(502, "the server outside the box answered with a redirect, which is not followed")
                 yield reply
 
-    def _hand_back(self, reply: requests.Response, request: dict | None) -> None:
-        """Pass the pieces of a stream on as they come, any other answer whole; note it before its end is passed on."""
+    def _hand_back(self, reply: requests.Response, tools: list[str] | None) -> None:
+        """Pass the pieces of a stream on as they come, any other answer whole; note it before its end is passed on.
+
+        `tools` are those of a chat request.
+        """
         kind = re.sub(r"[^ -~]", "", reply.headers.get("Content-Type", "application/json"))
-        stream, noted = kind.startswith("text/event-stream"), request is None or reply.status_code != 200
+        stream, noted = kind.startswith("text/event-stream"), tools is None or reply.status_code != 200
         answer, held = Answer(stream), bytearray()
         self.send_response(reply.status_code)
         self.send_header("Content-Type", kind)
@@ -243,20 +265,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     return
                 answer.feed(piece)
                 if stream:
-                    noted = noted or self._note(request, answer)
+                    noted = noted or self._note(tools, answer)
                     self.wfile.write(piece)
                 else:
                     held += piece
             answer.end()
             if not noted:
-                self.server.seen.answered(request, answer)
+                self.server.seen.answered(tools, answer)
             if not stream:
                 self.wfile.write(held)
 
-    def _note(self, request: dict, answer: Answer) -> bool:
+    def _note(self, tools: list[str], answer: Answer) -> bool:
         """Note an answer whose message is whole; whether it was."""
         if answer.finish:
-            self.server.seen.answered(request, answer)
+            self.server.seen.answered(tools, answer)
         return bool(answer.finish)
 
 
@@ -265,3 +287,8 @@ def _is_text(content) -> bool:
     if isinstance(content, list):
         return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
     return content is None or isinstance(content, str)
+
+
+def _is_tool(tool) -> bool:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)

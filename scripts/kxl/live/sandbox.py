@@ -57,19 +57,20 @@ INSIDE_AT = "/box/inside.py"
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone", "mime.types")
-HIDDEN = ("acpi", "asound", "keys", "key-users", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats")
+HIDDEN = ("acpi", "asound", "keys", "key-users", "latency_stats", "pressure", "sched_debug", "scsi", "timer_list")
 FIRST_UID, UIDS = 61184, 4096  # systemd keeps these for users that own nothing
 USER_UID = 1000  # in a user namespace, where it is the caller in fact
 START_SECONDS = 60
-LITTLE_MEMORY = 256 << 20  # bytes that must stay free on this machine while a task runs
+# What must stay free of this machine's memory while a task runs: the kernel's buffers for sockets belong to no process.
+LEAST_FREE, LEAST_FREE_BYTES = 0.05, 256 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a program in the box may use; bytes where nothing else is said."""
 
-    processes: int = 256  # and threads
-    open_files: int = 512  # of each process
+    processes: int = 128  # and threads; Hermes at work has eleven
+    open_files: int = 256  # of each process
     file: int = 256 << 20  # the largest file
     data: int = 2 << 30  # memory of each process
     memory: int = 3 << 30  # of all processes together
@@ -164,7 +165,9 @@ class Box:
                 pass_fds=[int(word) for word in _numbers(flags)] + [inner.fileno()],
                 start_new_session=True,
             )
-        said = b"".join(iter(lambda: os.read(told, 4096), b""))
+        said = b""
+        while select.select([told], [], [], START_SECONDS)[0] and (piece := os.read(told, 4096)):
+            said += piece
         if found := re.search(rb'"child-pid":\s*(\d+)', said):
             with contextlib.suppress(ProcessLookupError):  # it failed at once: _meet says why
                 self._first = os.pidfd_open(int(found[1]))
@@ -207,8 +210,9 @@ class Box:
         there = [os.fstatvfs(folder) for folder in (self.folder, self._shared)]
         if sum(status.f_files - status.f_ffree for status in there) > self.limits.files:
             return f"it made more than {self.limits.files:,} files"
-        if _free_memory() < LITTLE_MEMORY:
-            return f"less than {files.size(LITTLE_MEMORY)} of this machine's memory were left"
+        free, total = _memory()
+        if free < max(LEAST_FREE * total, LEAST_FREE_BYTES):
+            return f"only {files.size(free)} of this machine's memory were left while it ran"
         return None
 
     def close(self) -> None:
@@ -442,9 +446,8 @@ def _used(proc: int) -> tuple[int, int]:
     return count, memory
 
 
-def _free_memory() -> int:
-    """Bytes that programs on this machine can still get."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return sys.maxsize
+def _memory() -> tuple[int, int]:
+    """(bytes that programs on this machine can still get, bytes that it has)."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    fields = {name: int(value.split()[0]) << 10 for name, value in (line.split(":", 1) for line in lines)}
+    return fields["MemAvailable"], fields["MemTotal"]

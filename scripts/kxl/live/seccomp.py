@@ -15,14 +15,15 @@ import tempfile
 from kxl.base.cli import UserError
 
 # By group. Missing on purpose: whatever makes namespaces or mounts, looks into other processes, loads programs into the
-# kernel, reaches keyrings or the kernel's log, holds memory that no limit counts (memfd_create, System V shared memory)
-# or keeps the whole machine's disks busy (sync). `clone`, `personality` and `socket` are allowed in part: _comparisons.
+# kernel, reaches keyrings or the kernel's log, holds memory that no limit counts (memfd_create, System V shared
+# memory), watches what others do with files (inotify) or keeps the whole machine's disks busy (sync). `clone`,
+# `personality` and `socket` are allowed in part: _comparisons says for which arguments.
 ALLOWED = {
     "files": """
         access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2
         fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr
         flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 getxattr
-        inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioctl lchown lgetxattr link linkat listxattr
+        ioctl lchown lgetxattr link linkat listxattr
         llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat mknod mknodat newfstatat open openat openat2
         pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr rename
         renameat renameat2 rmdir sendfile setxattr stat statfs statx symlink symlinkat sync_file_range

@@ -5,8 +5,8 @@ the wire, not what stands in a file that the task can write. A tool result count
 server made in this task and that nothing answered before.
 
     seen = Transcript()
-    seen.asked(request)               # the body of a chat request, before the server has it
-    seen.answered(request, answer)    # the server's whole Answer, before the task has its end
+    seen.asked(messages)              # those of a chat request, before the server has it
+    seen.answered(tools, answer)      # the server's whole Answer, before the task has its end
     seen.steps, seen.called(), seen.results(), seen.tokens(), seen.turns("the task")
 """
 
@@ -18,6 +18,7 @@ from kxl.chat import tool_syntax
 
 MOST_BYTES = 64 << 20  # of all requests of one task together
 MOST_REQUESTS = 500
+MOST_TEXT = 100_000  # characters of one tool result that the report keeps; Hermes itself hands on about as many
 
 
 @dataclass
@@ -52,12 +53,11 @@ class Transcript:
         with self._lock:
             self._closed = True
 
-    def asked(self, request: dict) -> None:
+    def asked(self, messages: list[dict]) -> None:
         """A chat request came: note the tool results in it."""
         with self._lock:
             if self._closed:
                 return
-            messages = [message for message in _list(request.get("messages")) if isinstance(message, dict)]
             if self.net:
                 self._adopt(messages)
             for message in reversed(messages):  # where a server uses an id again, its last result is the new one
@@ -66,18 +66,17 @@ class Transcript:
                     name = message.get("name") if isinstance(message.get("name"), str) else ""
                     self._open.pop(identity).results[identity] = name, _text(message.get("content"))
 
-    def answered(self, request: dict, answer: "Answer") -> None:
-        """The server answered it. Its count of tokens may come later than the rest."""
+    def answered(self, tools: list[str], answer: "Answer") -> None:
+        """The server answered a request with the tools of these names; its count of tokens may come later."""
         with self._lock:
-            if self._closed or not request.get("tools"):  # a title, a summary: no step of the task
+            if self._closed or not tools:  # a title, a summary: no step of the task
                 return
             step = Step(answer.message(), answer)
             self.steps_seen.append(step)
             for call in step.message["tool_calls"]:
                 self._open[call["id"]] = step
             if self.net and not step.message["tool_calls"]:
-                names = [tool["function"]["name"] for tool in _list(request["tools"]) if _names_a_function(tool)]
-                parsed = tool_syntax.parse(step.message["content"], names)
+                parsed = tool_syntax.parse(step.message["content"], tools)
                 self._in_text += [(call, step) for call in parsed.calls]
 
     def _adopt(self, messages: list[dict]) -> None:
@@ -138,7 +137,9 @@ class Transcript:
             if step.results:
                 answers = [
                     "<tool_response>\n"
-                    + json.dumps({"tool_call_id": identity, "name": name, "content": _parsed(text)}, ensure_ascii=False)
+                    + json.dumps(
+                        {"tool_call_id": identity, "name": name, "content": _parsed(_cut(text))}, ensure_ascii=False
+                    )
                     + "\n</tool_response>"
                     for identity, (name, text) in zip(_ids(step), _in_order(step))
                 ]
@@ -195,6 +196,11 @@ class Answer:
         return {"content": self._content, "reasoning_content": self._reasoning, "tool_calls": calls}
 
 
+def _cut(text: str) -> str:
+    """A text as the report keeps it."""
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}… and {len(text) - MOST_TEXT:,} characters more"
+
+
 def _ids(step: Step) -> list[str]:
     """The ids of a step's answered calls, in the order of the calls."""
     return [call["id"] for call in step.message["tool_calls"] if call["id"] in step.results]
@@ -210,11 +216,6 @@ def _call(call) -> dict | None:
     if not isinstance(function, dict) or not isinstance(call.get("id"), str):
         return None
     return {"id": call["id"], "name": function.get("name"), "arguments": _parsed(_text(function.get("arguments")))}
-
-
-def _names_a_function(tool) -> bool:
-    function = tool.get("function") if isinstance(tool, dict) else None
-    return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 def _text(content) -> str:

@@ -138,11 +138,13 @@ def write_gguf(source: Checkpoint, out: Path, outtype: str, pre_tokenizer: str, 
     Converter, gguf = converter_class(source.config["architectures"][0], llama_cpp.source_tree())
     parameters = sum(math.prod(tensor.shape) for tensor in source.tensors.values())
     require_space(out.parent, parameters * (4 if outtype == "f32" else 2))
-    with scratch_dir() as folder, atomic_path(out) as partial:
-        stage(source, Path(folder), card)
+    with scratch_dir() as scratch, atomic_path(out) as partial:
+        folder = scratch / "model"  # a plain name: gguf takes words out of the folder's for the file's own metadata
+        folder.mkdir()
+        stage(source, folder, card)
         try:
             converter = Converter(
-                source, pre_tokenizer, Path(folder), gguf.LlamaFileType[OUTTYPES[outtype]], partial, model_name=name
+                source, pre_tokenizer, folder, gguf.LlamaFileType[OUTTYPES[outtype]], partial, model_name=name
             )
             converter.write()
         except OSError as error:

@@ -252,7 +252,10 @@ def take_dir(path: Path) -> int | None:
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder whatever lies in it: closed folders, ten thousand levels, names that are not UTF-8."""
-    # rm and chmod go through folders one by one and follow no link; shutil.rmtree ends at a thousand levels.
+    with contextlib.suppress(OSError, RecursionError):  # of closed folders, and of a thousand levels
+        shutil.rmtree(folder)
+        return
+    # These go through folders one by one and follow no link either.
     for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
         subprocess.run([*command, "--", str(folder)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if folder.exists():

@@ -33,7 +33,7 @@ from kxl.model import blas
 from kxl.model.float32 import copy as float32_copy
 from kxl.setup import llama_cpp
 
-MLX_PROGRAM = ROOT / "scripts" / "kxl/eval/mlx_program.py"
+MLX_PROGRAM = ROOT / "scripts" / "kxl/model/mlx_program.py"
 PORT_TRIES = 3  # somebody may take the free port between our looking and the server's binding it
 
 

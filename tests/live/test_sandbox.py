@@ -144,6 +144,10 @@ for path in ("{tmp_path}/secret", "/etc/shadow", "/etc/hostname", "/root/.bashrc
              "/srv", "/sys", "{ROOT}/README.md", "/run/docker.sock", *glob.glob("/proc/*/root/home")):
     if os.path.exists(path):
         print(path)
+import sysconfig
+packages = sysconfig.get_path("stdlib") + "/site-packages"
+if not packages.startswith("/usr/") and os.listdir(packages):
+    print("what somebody installed, in", packages)
 for path in glob.glob("/proc/[0-9]*/environ"):
     try:
         if b"hunter2" in open(path, "rb").read():

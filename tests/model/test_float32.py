@@ -107,6 +107,19 @@ def test_what_was_killed_while_it_was_written_is_never_served_and_goes(model, tm
     assert copies(store) == [folder.parent.name]
 
 
+def test_what_was_killed_goes_also_where_nothing_new_is_made(model, tmp_path):
+    store, other = tmp_path / "store", tmp_path / "other"
+    shutil.copytree(model, other)
+    with float32.copy(other, light, store) as folder:
+        killed = holder(model, store, 600)
+        assert killed.stdout.readline() == "writing\n"
+        killed.kill()
+        killed.wait()
+        assert len(copies(store)) == 2
+        with float32.copy(other, refuse, store):
+            assert copies(store) == [folder.parent.name]
+
+
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(float32.files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="needs .* of disk"), float32.copy(ROOT / "models/tiny", store=tmp_path):

@@ -255,6 +255,9 @@ class OwnRights:
         with relay.serve(self._listener, self.upstream, self.seen):
             return run_bare(command, env, seconds, cwd)
 
+    def close(self) -> None:
+        self._listener.close()
+
 
 def run_bare(command: list, env: dict, seconds: float, cwd: Path) -> Ended:
     """Run `command` with this process's rights; time and output are bounded, and its processes end with it."""
@@ -279,9 +282,11 @@ def own_rights(upstream: Upstream, seen: Transcript | None = None) -> Iterator[O
             root.mkdir(mode=0o700)
             if (folder := files.take_dir(root)) is not None:
                 break
+    made = OwnRights(upstream, root, folder, seen or Transcript())
     try:
-        yield OwnRights(upstream, root, folder, seen or Transcript())
+        yield made
     finally:
+        made.close()
         files.remove_tree(root)
         os.close(folder)
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,8 +37,9 @@ def copy(model: Path, writer: Callable[[Path, Path], None] = write, store: Path 
     model, store = Path(model).resolve(), store or STORE
     folder = store / f"{model.name}-{_key(model)}"
     with files.lock(store / ".lock", f"another process makes a float32 copy in {files.shown(store)}; waiting for it"):
+        _remove(store.glob(".*.partial-*"))  # nobody writes now but us
         if not folder.is_dir():
-            _remove_unused(store)
+            _remove(store.iterdir())
             with files.atomic_dir(folder) as partial:
                 writer(model, partial / "model")
         used = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -58,18 +59,17 @@ def _key(model: Path) -> str:
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
 
 
-def _remove_unused(store: Path) -> None:
-    """Remove each copy that no process uses, also half-written ones; the store is locked, so nobody writes now."""
-    for folder in store.iterdir():
-        if folder.is_dir():
-            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(opened)
+def _remove(folders: Iterable[Path]) -> None:
+    """Remove each folder that no process uses."""
+    for folder in [path for path in folders if path.is_dir()]:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(opened)
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -303,7 +303,7 @@ def unavailable() -> str | None:
     made = Box(Upstream("http://127.0.0.1:9/v1"), [], Transcript(), Limits())
     try:
         ended = made.run(["/bin/sh", "-c", "exit 7"], {}, {}, START_SECONDS)
-    except UserError as error:
+    except (UserError, OSError) as error:  # such as a kernel before 5.3, which has no pidfd_open
         return str(error)
     finally:
         made.close()

@@ -183,7 +183,7 @@ def arguments():
         "--float32",
         action=argparse.BooleanOptionalAction,
         default=sys.platform == "linux",
-        help="serve a temporary float32 copy of --model: on a CPU the other types are slow",
+        help="serve a float32 copy of --model, kept in runs/float32: on a CPU the other types are slow",
     )
     parser.add_argument(
         "--threads",

@@ -9,16 +9,12 @@ Out:  a report: per task the verdict, what was checked, steps, seconds, tokens, 
   .venv/bin/python scripts/live_run.py --url http://127.0.0.1:8080/v1 --artifact mine --out live.json
 
 Each task gets an empty folder and a fresh Hermes home. The agent runs in a box (sandbox.py): it reaches the
-model's server and nothing else, and writes into its folder and nowhere else. Hermes's exit code and final words
-count for nothing, since it prints a call that came as text, does nothing, and exits with 0.
+model's server and nothing else, and writes into its folder and nowhere else. What counts is what lies in the folder
+afterwards, and what the server saw: Hermes's exit code, its final words and its own records count for nothing. A task
+whose leftovers cannot be read, or on which the server dies, has failed; the others go on.
 """
 
 import contextlib
-import itertools
-import json
-import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,8 +26,10 @@ from kxl.base.files import ROOT, read_json, shown
 from kxl.base.statistics import wilson
 from kxl.eval import remote
 from kxl.eval import server as eval_server
-from kxl.live import agent, net, sandbox
+from kxl.live import agent, leftovers, net, sandbox
 from kxl.live import task as live_task
+from kxl.live.relay import Upstream
+from kxl.live.transcript import Transcript
 from kxl.setup.hermes_env import LOCK
 
 TASKS = ROOT / "evals" / "live" / "hermes_16.json"
@@ -44,9 +42,13 @@ def main() -> None:
     if args.config and not wanted:
         cli.say(f"{shown(args.config)} has no eval.live.threshold: this run is scored but not gated")
     agent.python()  # made now, so that its minutes are no task's
+    if not args.no_isolation and (why := sandbox.unavailable()):
+        raise cli.UserError(
+            f"this system allows no box around the agent: {why}; --no-isolation (make: LIVE_FLAGS=--no-isolation)"
+            " runs its commands with your own rights"
+        )
     started = time.monotonic()
-    with serve(args) as server:
-        details = [attempt(task, server, args) for task in tqdm(tasks, desc=f"{name} {args.artifact}", unit="task")]
+    details, died = attempt_all(tasks, args, name)
     results = {
         "tasks": len(details),
         "passed": sum(entry["passed"] for entry in details),
@@ -58,15 +60,29 @@ def main() -> None:
         "seconds": round(time.monotonic() - started),
     }
     results["interval"] = [round(end, 4) for end in wilson(results["passed"], results["tasks"])]
-    settings = {"backend": "llama_cpp" if args.gguf else "openai", "artifact": args.artifact, "seed": args.seed, "context": args.context, "net": args.net,
-                "hermes": read_json(LOCK)["version"], "isolation": "none" if args.no_isolation else "namespaces", "temperature": 0 if args.gguf else None, "time_limit": args.timeout}  # fmt: skip
-    short = results["passed"] < wanted
+    settings = {
+        "backend": "llama_cpp" if args.gguf else "openai",
+        "artifact": args.artifact,
+        "seed": args.seed,
+        "context": args.context,
+        "net": args.net,
+        "hermes": read_json(LOCK)["version"],
+        "isolation": "none" if args.no_isolation else "namespaces",
+        "temperature": 0 if args.gguf else None,
+        "time_limit": args.timeout,
+    }
+    short = results["passed"] < wanted or died is not None
     inputs = [args.tasks, *filter(None, [args.gguf])]
     report.write_gated(args.out, not short, inputs, settings, remote.without_key(results))
     print(summary(results))
+    if died:
+        raise cli.UserError(
+            f"{died}\nthe {len(details)} tasks until then are in {shown(report.failed_path(args.out))}; run it again"
+        )
     if short:
         raise cli.UserError(
-            f"{results['passed']} of {results['tasks']} tasks done, {wanted} are required ({shown(args.config)}). Every run is in {shown(report.failed_path(args.out))}"
+            f"{results['passed']} of {results['tasks']} tasks done, {wanted} are required ({shown(args.config)})."
+            f" Every run is in {shown(report.failed_path(args.out))}"
         )
     print(f"wrote {shown(args.out)}")
 
@@ -110,8 +126,41 @@ def arguments():
     return args
 
 
+def attempt_all(tasks: list, args, name: str) -> tuple[list[dict], cli.UserError | None]:
+    """Each task's entry in the report, and the error that ended the run before its end, if one did.
+
+    A server of ours that dies on a task is started again for the next; where two tasks in a row kill it, it is no
+    task's fault.
+    """
+    details, todo, deaths = [], list(tasks), 0
+    with tqdm(total=len(todo), desc=f"{name} {args.artifact}", unit="task") as progress:
+        while todo:
+            done_before = len(details)
+            try:
+                with serve(args) as server:
+                    while todo and server.alive():
+                        details.append(attempt(todo[0], server, args))
+                        todo.pop(0)
+                        progress.update()
+                    if server.alive():
+                        break
+                    done = len(details) - done_before
+                    death = server.failure("died" if done else "does not answer")
+            except cli.UserError as error:  # no server, no box: what was done is kept
+                if not details:
+                    raise
+                return details, error
+            if done:
+                details[-1]["passed"] = False
+                details[-1]["why"].append(f"the model's server died on it: {str(death).splitlines()[0]}")
+            deaths = deaths + 1 if done <= 1 else 1
+            if args.url or not done or deaths > 1:
+                return details, death
+    return details, None
+
+
 @contextlib.contextmanager
-def serve(args):
+def serve(args) -> Iterator[eval_server.Server]:
     """The model's server."""
     if args.url:
         yield eval_server.external(args.url)
@@ -125,77 +174,47 @@ def serve(args):
         log.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A new folder with a plain name, as people work in: a row of random letters in every path that a tool returns is a trial
-    of its own for a small model."""
-    for number in itertools.count(1):
-        folder = Path(tempfile.gettempdir()).resolve() / f"hermes-live-{number}"
-        try:
-            folder.mkdir(mode=0o700)
-            break
-        except FileExistsError:
-            continue
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
 def attempt(task: live_task.Task, server: eval_server.Server, args) -> dict:
     """Let Hermes try one task in a folder of its own; its entry in the report."""
-    with contextlib.ExitStack() as stack:
-        root = stack.enter_context(scratch())
-        work, home = root / "work", root / "home" / ".hermes"
-        work.mkdir()
-        home.mkdir(parents=True)
-        task.prepare(work)
-        url, wrap = f"{server.url}/v1", list
-        if not args.no_isolation:
-            try:
-                box = stack.enter_context(sandbox.box([work, home.parent], url))
-            except cli.UserError as error:
-                raise cli.UserError(
-                    f"{error}; --no-isolation (make: LIVE_FLAGS=--no-isolation) runs its commands with your own rights"
-                ) from None
-            url, wrap = box.url, box.wrap
-        if args.net:
-            net.copy(home)
-        agent.configure(home, url, args.model_name, args.context, plugins=(net.NAME,) if args.net else ())
-        run = agent.run(task.prompt, url, work, task.toolsets, args.timeout, home, save_trajectory=True, wrap=wrap)
-        if not server.alive():
-            raise server.failure(f"died on task {task.id}")
-        turns = run.trajectory["conversations"] if run.trajectory else []
-        called, results = tool_turns(turns)
-        why = live_task.judge(task, work, results)
-        if run.exit_code is None:
-            why.append(f"Hermes had not ended after {args.timeout:.0f} s")
-        return {"id": task.id, "calls": task.calls, "toolsets": task.toolsets, "prompt": task.prompt, "passed": not why, "why": why,
-                "checked": live_task.checked(task), "called": called, "steps": run.usage.get("api_calls", 0), "seconds": round(run.seconds, 1),
-                "tokens": {"input": run.usage.get("input_tokens", 0), "cached": run.usage.get("cache_read_tokens", 0), "output": run.usage.get("output_tokens", 0)},
-                "answer": hide(run.answer, root), "errors": hide(run.errors, root), "exit_code": run.exit_code,
-                "conversation": json.loads(hide(json.dumps([turn for turn in turns if turn["from"] != "system"], ensure_ascii=False), root))}  # fmt: skip
-
-
-def tool_turns(turns: list[dict]) -> tuple[list[str], list[str]]:
-    """(names of the tools called, what they returned) from a ShareGPT conversation."""
-    names, results = [], []
-    for turn in turns:
-        if turn["from"] == "gpt":
-            names += filter(
-                None, map(tool_name, re.findall(r"<tool_call>\n(.*?)\n</tool_call>", turn["value"], re.DOTALL))
-            )
-        elif turn["from"] == "tool":
-            results += re.findall(r"<tool_response>\n(.*?)\n</tool_response>", turn["value"], re.DOTALL)
-    return names, results
-
-
-def tool_name(block: str) -> str | None:
-    """The tool that a call block names; None for one that the model only wrote as text, and broke."""
-    try:
-        return json.loads(block)["name"]
-    except (ValueError, TypeError, KeyError):
-        return None
+    upstream = Upstream(f"{server.url}/v1", server.http.auth, args.model_name)
+    seen = Transcript(net=args.net)
+    python = agent.python()
+    with (
+        sandbox.own_rights(upstream, seen) if args.no_isolation else sandbox.box(upstream, [python.parent.parent], seen)
+    ) as place:
+        home, work = place.root / "home" / ".hermes", place.root / "work"
+        config = agent.config(place.url, args.model_name, args.context, plugins=(net.NAME,) if args.net else ())
+        of_home = {"config.yaml": config.encode(), **(net.files() if args.net else {})}
+        laid = {f"work/{path}": text for path, text in task.laid().items()}
+        laid |= {f"home/.hermes/{path}": text for path, text in of_home.items()}
+        laid["home/tmp/.empty"] = b""  # TMPDIR must be there
+        run = place.run(
+            agent.command(task.prompt, task.toolsets), laid, agent.environment(home, work), args.timeout, work
+        )
+        try:
+            why = live_task.judge(task, leftovers.read(place.folder, "work"), seen.results())
+        except leftovers.Unreadable as error:
+            why = [f"its folder cannot be judged: {error}"]
+        if run.stopped:
+            why.append(f"Hermes was stopped: {run.stopped}")
+        turns = [{**turn, "value": hide(turn["value"], place.root)} for turn in seen.turns(task.prompt)]
+        return {
+            "id": task.id,
+            "calls": task.calls,
+            "toolsets": task.toolsets,
+            "prompt": task.prompt,
+            "passed": not why,
+            "why": why,
+            "checked": live_task.checked(task),
+            "called": seen.called(),
+            "steps": seen.steps,
+            "seconds": round(run.seconds, 1),
+            "tokens": seen.tokens(),
+            "answer": hide(run.out, place.root),
+            "errors": hide(run.err, place.root),
+            "exit_code": run.exit_code,
+            "conversation": turns,
+        }
 
 
 def hide(text: str, root: Path) -> str:
@@ -209,15 +228,16 @@ def tally(entries: list) -> dict:
 
 def summary(results: dict) -> str:
     lines = [
-        f"{entry['id']:<28} {'done' if entry['passed'] else 'FAILED':<7} {entry['steps']:>2} steps {entry['seconds']:>6} s"
-        + ("" if entry["passed"] else f"  {entry['why'][0]}")
+        f"{entry['id']:<28} {'done' if entry['passed'] else 'FAILED':<7} {entry['steps']:>2} steps"
+        f" {entry['seconds']:>6} s" + ("" if entry["passed"] else f"  {entry['why'][0]}")
         for entry in results["details"]
     ]
     low, high = results["interval"]
     return "\n".join(
         [
             *lines,
-            f"{results['passed']} of {results['tasks']} tasks done in {results['seconds']} s (95 %: {low:.0%} to {high:.0%} of such tasks)",
+            f"{results['passed']} of {results['tasks']} tasks done in {results['seconds']} s"
+            f" (95 %: {low:.0%} to {high:.0%} of such tasks)",
         ]
     )
 

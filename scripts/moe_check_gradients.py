@@ -13,12 +13,11 @@ is chosen. Every token of a row is scored: where a model knows an answer already
 large numbers, and either way of adding them up is noise.
 """
 
-import tempfile
 from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
+from kxl.base.files import read_json, scratch_dir, shown
 from kxl.model import blas
 
 SAME = 1e-5  # of float32 sums in another order, all gradients as one vector
@@ -75,7 +74,7 @@ def compare(core, rows: list[dict], blocks: dict, keep: str) -> dict:
     from kxl.moe.streamed import How, make_batch, streamed_step
 
     together, single = [], []
-    with tempfile.TemporaryDirectory(prefix="hermes-kxl-gradients-") as folder:
+    with scratch_dir() as folder:
         model, head = mlx_lm_model(core, Path(folder) / "core")
         for row in rows:
             batch, streamed = make_batch([(row["tokens"], np.ones(len(row["tokens"]), bool))]), {}

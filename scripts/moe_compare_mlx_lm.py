@@ -14,13 +14,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from kxl.base import cli, report
+from kxl.base import cli, processes, report
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, read_json, shown
+from kxl.base.files import ROOT, read_json, scratch_dir, shown
 from kxl.model import blas
 
 SHAPES = {
@@ -94,7 +93,7 @@ def one_side(side: str, args) -> dict:
         "--config",
         str(args.config),
     ]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **blas.child_env()})
+    ended = processes.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **blas.child_env()})
     if ended.returncode:
         raise UserError(f"the side {side} ended with {ended.returncode}; its message is above")
     return json.loads(ended.stdout.splitlines()[-1])
@@ -151,7 +150,7 @@ def theirs(args) -> dict:
             speeds.append(train_info["iterations_per_second"])
 
     optimizer = mlx.optimizers.Adafactor(learning_rate=1e-6, relative_step=False, scale_parameter=False)
-    with tempfile.TemporaryDirectory() as scratch:  # it saves what it trained
+    with scratch_dir() as scratch:  # it saves what it trained
         settings = TrainingArgs(
             batch_size=1,
             iters=args.steps + 1,

@@ -16,11 +16,10 @@ loss and raise the score in both modes, or when nearest rounding gains a fifth o
       --config configs/tiny-moe.json --work runs/tiny/moe/proof --report reports/tiny/moe_proof.json
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
-from kxl.base import cli
+from kxl.base import cli, processes
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
 from kxl.model import blas
@@ -58,7 +57,7 @@ def main() -> None:
     results = {"rows_scored": len(rows), "noise": noise, "exact_before": before}
     for name, (mode, rounding) in VARIANTS.items():
         out = args.work / f"{name}.json"
-        ended = subprocess.run(
+        ended = processes.run(
             [
                 sys.executable,
                 str(ROOT / "scripts/moe_train.py"),

@@ -23,7 +23,6 @@ Positions where MLX's two best tokens are closer than --tie-margin are left out 
 
 import math
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from tqdm import tqdm
 
 from kxl.base import cli, report
 from kxl.base.cli import UserError, say
-from kxl.base.files import require_space, shown
+from kxl.base.files import require_space, scratch_dir, shown
 from kxl.chat import tokenizer_checks
 from kxl.eval import server as eval_server
 from kxl.model import blas, checkpoint
@@ -242,7 +241,7 @@ def main() -> None:
         check_tokens(server, text, ids, args.model)
         results["as_served"] = compare(server, reference, args.top, letter, "as served")
     if not args.as_served_only:
-        with tempfile.TemporaryDirectory(prefix=".parity.partial-", dir=args.gguf.parent) as folder:
+        with scratch_dir(args.gguf.parent) as folder:
             require_space(args.gguf.parent, 2 * args.gguf.stat().st_size)
             copy = Path(folder) / "f32.gguf"
             llama_cpp.run("llama-quantize", [args.gguf, copy, "F32"], log)

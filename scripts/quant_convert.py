@@ -16,14 +16,13 @@ import logging
 import math
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import yaml
 
 from kxl.base import cli, config
 from kxl.base.cli import UserError, say
-from kxl.base.files import atomic_path, read_json, require_space, shown, write_json
+from kxl.base.files import atomic_path, read_json, require_space, scratch_dir, shown, write_json
 from kxl.chat import tokenizer_checks
 from kxl.model import checkpoint
 from kxl.model.checkpoint import Checkpoint, Tensor
@@ -139,11 +138,13 @@ def write_gguf(source: Checkpoint, out: Path, outtype: str, pre_tokenizer: str, 
     Converter, gguf = converter_class(source.config["architectures"][0], llama_cpp.source_tree())
     parameters = sum(math.prod(tensor.shape) for tensor in source.tensors.values())
     require_space(out.parent, parameters * (4 if outtype == "f32" else 2))
-    with tempfile.TemporaryDirectory() as folder, atomic_path(out) as partial:
-        stage(source, Path(folder), card)
+    with scratch_dir() as scratch, atomic_path(out) as partial:
+        folder = scratch / "model"  # a plain name: gguf takes words out of the folder's for the file's own metadata
+        folder.mkdir()
+        stage(source, folder, card)
         try:
             converter = Converter(
-                source, pre_tokenizer, Path(folder), gguf.LlamaFileType[OUTTYPES[outtype]], partial, model_name=name
+                source, pre_tokenizer, folder, gguf.LlamaFileType[OUTTYPES[outtype]], partial, model_name=name
             )
             converter.write()
         except OSError as error:

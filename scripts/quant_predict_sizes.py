@@ -11,12 +11,11 @@ tensors by its metadata, nearly all of it the tokenizer: --token-bytes per vocab
 """
 
 import re
-import tempfile
 from pathlib import Path
 
 from kxl.base import cli, report
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, shown, write_text
+from kxl.base.files import ROOT, scratch_dir, shown, write_text
 from kxl.quant import policy
 from kxl.quant.sparse import read_shapes, write_sparse
 from kxl.setup import llama_cpp
@@ -44,7 +43,7 @@ def predict(shapes: Path, plan_path: Path, token_bytes: int) -> dict:
     config, plan = read_shapes(shapes), policy.read_plan(plan_path)
     model_name = shapes.name.removesuffix(".shapes.json")
     artifacts = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_dir() as folder:
         sparse, log = Path(folder) / "sparse.gguf", Path(folder) / "quantize.log"
         write_sparse(config, sparse)
         tensors = policy.read_tensors(sparse)

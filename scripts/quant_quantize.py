@@ -12,7 +12,6 @@ anything is written. The tied embedding needs no imatrix: llama-imatrix cannot c
 
 import os
 import re
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_path, require_space, shown, write_text
+from kxl.base.files import atomic_path, require_space, scratch_dir, shown, write_text
 from kxl.quant import imatrix, policy
 from kxl.quant.policy import Type
 from kxl.setup import llama_cpp
@@ -62,7 +61,7 @@ def check_imatrix(path: Path, tensors: list, types: dict[str, Type] | None) -> N
 def quantize(source: Path, out: Path, base_type: str, imatrix: Path | None, rules: str | None, log: Path) -> str:
     """Run llama-quantize to `out`; return its output. Progress on stderr."""
     with (
-        tempfile.TemporaryDirectory() as folder,
+        scratch_dir() as folder,
         tqdm(desc=f"quantizing to {base_type}", unit="tensor", leave=False) as bar,
     ):
         options = []

@@ -18,16 +18,15 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
-from kxl.base import cli, report
+from kxl.base import cli, processes, report
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown, write_json
+from kxl.base.files import read_json, scratch_dir, shown, write_json
 from kxl.lora.settings import MODULES, Settings
 from kxl.model import blas, checkpoint
 from kxl.repair import rows as repair_rows
@@ -67,7 +66,7 @@ def main() -> None:
 
     preloaded = blas.child_env(keep_memory=True)
     plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    with tempfile.TemporaryDirectory(prefix="hermes-kxl-bench-") as folder:
+    with scratch_dir() as folder:
         folder = Path(folder)
         model = float32_copy(args.model, folder / "model")
         write_rows(folder / "data", pick(args.data / "train.jsonl", args.batch_size * (args.steps + 1)))
@@ -167,12 +166,12 @@ def timed(ends: list[float]) -> list[float]:
 
 def time_ours(model: Path, folder: Path, environment: dict, args) -> list[float]:
     """Seconds of each timed step of repair_train.py."""
-    with tempfile.TemporaryDirectory(prefix="hermes-kxl-bench-") as scratch:
+    with scratch_dir() as scratch:
         summary = Path(scratch) / "training.json"
         command = [sys.executable, str(Path(__file__).with_name("repair_train.py"))]
         command += ["--model", model, "--data", folder / "data", "--adapter", f"{scratch}/adapter", "--report", summary]
         command += ["--steps", args.steps + 1, "--batch-size", args.batch_size, "--max-tokens", args.max_tokens]
-        if subprocess.run(list(map(str, command)), env=environment).returncode:
+        if processes.run(command, env=environment).returncode:
             raise UserError("repair_train.py failed (its error is above)")
         return timed(read_json(summary)["results"]["step_ends"])
 
@@ -193,23 +192,17 @@ def time_stock(model: Path, folder: Path, environment: dict, args) -> list[float
     command += ["--steps-per-report", 1, "--val-batches", 1, "--steps-per-eval", 10**6, "--save-every", 10**6]
     command += ["--max-seq-length", args.max_tokens, "--learning-rate", settings.learning_rate]
     times, lines = [], []
-    with subprocess.Popen(
-        list(map(str, command)),
+    with processes.guarded(
+        command,
         stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
         text=True,
         env={**environment, "PYTHONUNBUFFERED": "1"},
-        start_new_session=True,
     ) as process:
-        try:
-            for line in process.stdout:
-                lines.append(line)
-                if STEP_LINE.match(COLOUR.sub("", line)):
-                    times.append(time.monotonic())
-        except BaseException:
-            process.kill()  # in a session of its own, where no Ctrl-C reaches it
-            raise
+        for line in process.stdout:
+            lines.append(line)
+            if STEP_LINE.match(COLOUR.sub("", line)):
+                times.append(time.monotonic())
     if process.returncode or len(times) != args.steps + 1:
         raise UserError(
             f"mlx_lm.lora printed {len(times)} steps of {args.steps + 1} and ended with {process.returncode}; "

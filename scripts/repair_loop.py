@@ -17,13 +17,12 @@ other shapes, too, for comparison only (kxl/lora/repair_training.py).
 
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-from kxl.base import cli, report
+from kxl.base import cli, processes, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_dir, read_json, shown, write_json
 from kxl.eval import suites as eval_suites
@@ -123,7 +122,7 @@ class Loop:
         if made.exists():
             return
         started = time.monotonic()
-        if subprocess.run([sys.executable, str(SCRIPTS / script), *map(str, flags)]).returncode:
+        if processes.run([sys.executable, str(SCRIPTS / script), *map(str, flags)]).returncode:
             raise UserError(
                 f"{script} failed on {name} (its error is above); mend it and run the loop again, finished steps are kept"
             )

@@ -13,12 +13,11 @@ import hashlib
 import json
 import os
 import subprocess
-import tempfile
 from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown, write_text
+from kxl.base.files import read_json, scratch_dir, shown, write_text
 from kxl.chat import hermes_tools
 from kxl.setup import hermes_env, llama_cpp
 from kxl.setup.hermes_env import LOCK, REQUIREMENTS
@@ -45,7 +44,7 @@ def digest(tools: list[dict]) -> str:
 
 def export(python: Path, toolsets: list[str]) -> list[dict]:
     """The schemas of `toolsets` from the Hermes Agent that `python` has installed."""
-    with tempfile.TemporaryDirectory() as home:
+    with scratch_dir() as home:
         out = Path(home) / "tools.json"
         variables = {
             "PATH": os.environ["PATH"],

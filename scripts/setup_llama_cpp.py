@@ -20,14 +20,13 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 
 from tqdm import tqdm
 
 from kxl.base import cli
 from kxl.base.cli import UserError, say
-from kxl.base.files import ROOT, atomic_dir, lock, shown, write_json
+from kxl.base.files import ROOT, atomic_dir, lock, scratch_dir, shown, write_json
 from kxl.setup import archive as setup_archive
 from kxl.setup import llama_cpp
 
@@ -106,7 +105,7 @@ def make_build(tree: Path, held) -> Path:
     with atomic_dir(finished) as partial:
         shutil.copytree(work / "bin", partial / "bin", symlinks=True)
         say("smoke test: quantize, read and generate with each quantized type")
-        with tempfile.TemporaryDirectory() as scratch:
+        with scratch_dir() as scratch:
             smoke_test.check(partial / "bin", Path(scratch))
         write_json(
             partial / "build.json",

@@ -12,11 +12,13 @@ Out:  on Debian and Ubuntu as root, the missing ones of the packages below, thro
   libopenblas0-pthread   fast float32 matmul for MLX on Linux CPUs (its own BLAS is 20 to 50 times slower)
   python3-venv           makes .venv
   chromium, fonts-dejavu-core   only with --browser: the tests look at HTML pages in it
+  bubblewrap, libseccomp2       only with --box: the box around a live agent (kxl/live/sandbox.py), on Linux
 
 Needs only the standard library: it runs before there is a .venv.
 """
 
 import argparse
+import ctypes
 import ctypes.util
 import importlib.util
 import os
@@ -39,7 +41,16 @@ def browser() -> str | None:
     return found or (app if os.path.exists(app) else None)
 
 
-def missing_packages(system: str, with_browser: bool = False) -> list[str]:
+def has_seccomp() -> bool:
+    """Is libseccomp there? Asked of the linker: `find_library` needs a compiler for that."""
+    try:
+        ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        return False
+    return True
+
+
+def missing_packages(system: str, with_browser: bool = False, with_box: bool = False) -> list[str]:
     """Names, as that system's package manager calls them, of what is not there."""
     programs = {
         "linux": {"g++": "c++", "cmake": "cmake", "ninja-build": "ninja", "git": "git"},
@@ -53,15 +64,18 @@ def missing_packages(system: str, with_browser: bool = False) -> list[str]:
             missing.append("python3-venv")
     if with_browser and not browser():
         missing += ["chromium", "fonts-dejavu-core"] if system == "linux" else ["google-chrome"]
+    if with_box and system == "linux":
+        missing += ["bubblewrap"] * (not shutil.which("bwrap")) + ["libseccomp2"] * (not has_seccomp())
     return missing
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--browser", action="store_true", help="also what the tests of HTML pages need")
-    with_browser = parser.parse_args().browser
-    system = "darwin" if sys.platform == "darwin" else "linux"
-    missing = missing_packages(system, with_browser)
+    parser.add_argument("--box", action="store_true", help="also what the box around a live agent is made with")
+    args = parser.parse_args()
+    wanted = ("darwin" if sys.platform == "darwin" else "linux", args.browser, args.box)
+    system, missing = wanted[0], missing_packages(*wanted)
     if not missing:
         print("system packages: all there")
         return 0
@@ -89,7 +103,7 @@ def main() -> int:
                 file=sys.stderr,
             )
             return 2
-    still = missing_packages(system, with_browser)
+    still = missing_packages(*wanted)
     if still:
         print(f"error: installed, and still not found: {' '.join(still)}", file=sys.stderr)
         return 2

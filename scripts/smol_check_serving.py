@@ -14,7 +14,6 @@ prompts get that than the config's emission.min_right_tool, the report is named 
 import contextlib
 import math
 import sys
-import tempfile
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,7 +24,7 @@ from kxl.base.files import read_json, shown, write_json
 from kxl.eval import client as eval_client
 from kxl.eval import server as eval_server
 from kxl.eval import suites, verdicts
-from kxl.model import checkpoint, safetensors_io
+from kxl.model import checkpoint, float32, safetensors_io
 from kxl.smol import rows as smol_rows
 
 CONTEXT = 4096
@@ -51,8 +50,8 @@ def serve(args, log: Path):
         with eval_server.llama_server(args.gguf, log, CONTEXT) as server:
             yield server
         return
-    with tempfile.TemporaryDirectory(prefix="hermes-kxl-float32-") as scratch:
-        folder = float32_copy(args.model, Path(scratch) / "model") if sys.platform == "linux" else args.model
+    linux = sys.platform == "linux"
+    with float32.copy(args.model, float32_copy) if linux else contextlib.nullcontext(args.model) as folder:
         with eval_server.mlx_server(folder, log, float32=False) as server:
             yield server
 

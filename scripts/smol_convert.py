@@ -11,14 +11,13 @@ its message. LFM2 checkpoints go through scripts/quant_convert.py, which reads t
 
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import gguf
 
-from kxl.base import cli
+from kxl.base import cli, processes
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_path, read_json, shown, write_json
+from kxl.base.files import atomic_path, read_json, scratch_dir, shown, write_json
 from kxl.setup import llama_cpp
 from kxl.smol import tokens
 
@@ -29,9 +28,9 @@ def convert(model: Path, out: Path, config: dict, log: Path) -> None:
         "general.name": f"{config['base_model'].split('/')[-1]} tools",
         "general.license": config["license"]["id"],
     }
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_dir() as scratch:
         write_json(Path(scratch) / "metadata.json", metadata)
-        ended = subprocess.run(
+        ended = processes.run(
             [
                 sys.executable,
                 str(llama_cpp.source_tree() / "convert_hf_to_gguf.py"),
@@ -43,7 +42,6 @@ def convert(model: Path, out: Path, config: dict, log: Path) -> None:
                 "--metadata",
                 str(Path(scratch) / "metadata.json"),
             ],
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

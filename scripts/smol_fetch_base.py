@@ -12,12 +12,11 @@ model answers "What is the capital of France?" with Paris, which a wrong row ord
 """
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, atomic_dir, read_json, sha256, shown
+from kxl.base.files import ROOT, atomic_dir, read_json, scratch_dir, sha256, shown
 from kxl.chat import loss_mask
 from kxl.model import blas, llama_gguf
 from kxl.model.checkpoint import copy_tokenizer
@@ -34,7 +33,7 @@ def build(config: dict, source: str, model: Path | None, folder: Path) -> None:
         link(model, folder)
     elif config["lock"]:
         pin = read_json(ROOT / config["lock"])
-        with tempfile.TemporaryDirectory() as scratch:
+        with scratch_dir() as scratch:
             weights = Path(scratch) / "model.gguf"
             archive.extract(archive.fetch(ROOT / config["lock"]), pin["member"], pin["member_sha256"], weights)
             llama_gguf.write_folder(llama_gguf.open_gguf(weights), folder)

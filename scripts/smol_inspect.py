@@ -12,12 +12,11 @@ broken_json, unclosed, code_dump (a program, or a call written as text), text.
 """
 
 import math
-import tempfile
 from pathlib import Path
 
 from kxl.base import cli, report
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
+from kxl.base.files import read_json, scratch_dir, shown
 from kxl.chat import loss_mask
 from kxl.model import blas
 from kxl.smol import emission
@@ -136,7 +135,7 @@ def inspect(source: Path, adapter: Path | None, chat, tokens, asked: list, max_t
     if source.is_dir():
         made = from_checkpoint(source, adapter, prompts, tokens, stop, max_tokens, top)
     else:
-        with tempfile.TemporaryDirectory() as scratch:
+        with scratch_dir() as scratch:
             made = from_gguf(source, prompts, tokens, stop, max_tokens, top, Path(scratch) / "server.log")
     entries = []
     for (name, _, tools), one in zip(asked, made):

@@ -17,7 +17,6 @@ import random
 import resource
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from kxl.base import cli, jsonl, report
-from kxl.base.files import ROOT, shown
+from kxl.base.files import ROOT, scratch_dir, shown
 from kxl.chat import hermes_tools, loss_mask
 from kxl.tiny.words import pick_word
 
@@ -195,7 +194,7 @@ def main() -> None:
     os.environ["RAYON_NUM_THREADS"] = str(args.jobs)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     chat = loss_mask.load(args.model)
-    with tempfile.TemporaryDirectory() as name:
+    with scratch_dir() as name:
         folder = Path(name)
         cli.say(f"writing {args.traces:,} traces")
         write_traces(folder / "traces.jsonl", chat, args.traces, args.tokens)

@@ -16,7 +16,6 @@ words first, as traces_prepare.py does. The model's own template is tried with t
 """
 
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from kxl.base import cli, report
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, sha256, shown
+from kxl.base.files import ROOT, scratch_dir, sha256, shown
 from kxl.chat import loss_mask, thoughts
 from kxl.chat import rows as chat_rows
 from kxl.setup import llama_cpp
@@ -182,7 +181,7 @@ def tried(chat: loss_mask.Chat, calling: list, thinking: list, thoughtful: list,
     kinds = {"calls": calling, "kept": kept, "dropped": [without_thoughts(row) for row in every]}
     made = {"broken": [], "turns": 0, "thoughts": {"written": thoughts.writes_thoughts(chat.template)}}
     known = {}
-    with tempfile.TemporaryDirectory() as folder, parsers.Readers(chat, Path(folder)) as readers:
+    with scratch_dir() as folder, parsers.Readers(chat, Path(folder)) as readers:
         for kind, some in kinds.items():
             broken, turns = check(chat, readers, some, known)
             made["broken"] += [{**one, "kind": kind} for one in broken]

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from kxl.base import cli, report
+from kxl.base import cli, processes, report
 from kxl.base.cli import UserError
 from kxl.base.files import atomic_path, read_json, require_space, sha256, shown, write_json
 from kxl.traces import duplicates, filters
@@ -135,6 +135,11 @@ _worker = None  # one per process
 
 
 def _start_worker(model: Path, settings: dict, suites: list[Path]) -> None:
+    processes.end_with_parent()  # it would wait for more rows for ever
+    _make_worker(model, settings, suites)
+
+
+def _make_worker(model: Path, settings: dict, suites: list[Path]) -> None:
     global _worker
     try:
         _worker = traces_record.Worker(model, settings, suites)
@@ -160,7 +165,7 @@ def outcomes(records, model: Path, settings: dict, suites: list[Path], jobs: int
 def map_batches(batches, model: Path, settings: dict, suites: list[Path], jobs: int):
     """_work over batches in order. With processes, only a few batches are read ahead: memory stays flat."""
     if jobs <= 1:
-        _start_worker(model, settings, suites)
+        _make_worker(model, settings, suites)
         yield from map(_work, batches)
         return
     # Spawned, not forked: the tokenizer's threads do not survive a fork.

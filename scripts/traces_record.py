@@ -9,14 +9,14 @@ Out: JSON lines in Hermes's own trace format (ShareGPT), with the columns of the
 """
 
 import json
-import tempfile
+import re
 from pathlib import Path
 
 from tqdm import tqdm
 
 from kxl.base import cli, jsonl
 from kxl.base.cli import UserError
-from kxl.base.files import shown
+from kxl.base.files import scratch_dir, shown
 from kxl.live import agent, scripted_server
 from kxl.live import scenarios as live_scenarios
 
@@ -25,8 +25,8 @@ HOME = "/home/user/project"
 
 def record(scenario: dict, toolsets: str, seconds: float) -> dict:
     """One trace. UserError when Hermes did not go through the whole script."""
-    with tempfile.TemporaryDirectory(prefix="hermes-kxl-") as name:
-        folder = Path(name).resolve() / "project"
+    with scratch_dir() as scratch:
+        folder = scratch / "project"
         folder.mkdir()
         for path, text in scenario["files"].items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -38,9 +38,11 @@ def record(scenario: dict, toolsets: str, seconds: float) -> dict:
         if run.trajectory is None or server.left():
             ending = (run.errors or run.answer).strip()[-500:]
             raise UserError(
-                f"{scenario['id']}: Hermes asked for {len(scenario['turns']) - server.left()} of {len(scenario['turns'])} turns"
-                f" and {'kept no' if run.trajectory is None else 'kept a'} trace; it printed at the end: {ending}"
+                f"{scenario['id']}: Hermes asked for {len(scenario['turns']) - server.left()} of"
+                f" {len(scenario['turns'])} turns and {'kept no' if run.trajectory is None else 'kept a'} trace;"
+                f" it printed at the end: {ending}"
             )
+        check_results(scenario["id"], run.trajectory["conversations"], server.requests)
         tools = next(body["tools"] for body in server.requests if body.get("tools"))
         text = json.dumps(run.trajectory["conversations"], ensure_ascii=False).replace(str(folder), HOME)
         if str(folder.parent) in text:
@@ -55,6 +57,30 @@ def record(scenario: dict, toolsets: str, seconds: float) -> dict:
         "task": scenario["prompt"],
         "completed": run.trajectory["completed"],
     }
+
+
+def check_results(name: str, turns: list[dict], requests: list[dict]) -> None:
+    """Refuse a trace whose tool results are not those that the server saw: the tools could have written its file."""
+    seen = {
+        message["tool_call_id"]: message["content"]
+        for request in requests
+        for message in request["messages"]
+        if message["role"] == "tool"
+    }
+    text = "".join(turn["value"] for turn in turns if turn["from"] == "tool")
+    blocks = [json.loads(block) for block in re.findall(r"<tool_response>\n(.*?)\n</tool_response>", text, re.DOTALL)]
+    kept = {block["tool_call_id"]: block["content"] for block in blocks}
+    if list(kept) != list(seen) or any(kept[key] not in (text, _value(text)) for key, text in seen.items()):
+        raise UserError(
+            f"{name}: the trace that Hermes kept has other tool results than the server saw; record it again"
+        )
+
+
+def _value(text: str):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def main() -> None:

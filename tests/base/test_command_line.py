@@ -36,3 +36,37 @@ def test_every_verb_has_help_that_opens_with_its_docstring_and_shows_a_command(p
     assert docstring.splitlines()[0] in ended.stdout
     assert f"scripts/{path.name}" in docstring, "the docstring shows no command"
     assert "error" not in ended.stderr.lower()
+
+
+EDGES = """
+import sys
+from kxl.base import cli
+def main():
+    print({text!r})
+    cli.say({text!r})
+    {end}
+cli.run(main)
+"""
+TEXT = "red\x1b[31m title\x1b]0;x\x07 \x9b2J over\rwrite \u202egnp.exe \u2028 name\udcff tab\t é 👩\u200d👧"
+SHOWN = "red\\x1b[31m title\\x1b]0;x\\x07 \\x9b2J over\\rwrite \\u202egnp.exe \\u2028 name\\udcff tab\t é 👩\u200d👧\n"
+
+
+@pytest.mark.parametrize(
+    "end, code", [("pass", 0), ("raise cli.UserError({text!r})", 2), ("raise RuntimeError({text!r})", 1)]
+)
+def test_what_a_model_or_a_name_says_is_shown_and_not_obeyed_by_the_terminal(end, code):
+    source = EDGES.format(text=TEXT, end=end.format(text=TEXT))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "PYTHONIOENCODING": "utf-8"}
+    ended = subprocess.run([sys.executable, "-c", source], capture_output=True, env=environment)
+    out, err = ended.stdout.decode(), ended.stderr.decode()
+    assert ended.returncode == code and out == SHOWN and err.startswith(SHOWN)
+    assert not set("\x1b\x07\x9b\u202e\u2028") & set(out + err) and ("red\\x1b" in err.removeprefix(SHOWN)) == bool(
+        code
+    )
+
+
+def test_a_progress_bar_still_draws_over_its_own_line():
+    source = "from kxl.base import cli\nfrom tqdm import tqdm\ncli.run(lambda: list(tqdm(range(3), desc='\\x1b[31mx')))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    ended = subprocess.run([sys.executable, "-c", source], capture_output=True, env=environment)
+    assert b"\r" in ended.stderr and b"3/3" in ended.stderr and b"\x1b" not in ended.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -230,6 +231,32 @@ def test_an_interrupted_run_goes_on_without_asking_again_what_it_knows(evaluate)
     ]
     assert [entry["id"] for entry in report["results"]["details"]] == [case["id"] for case in CASES]
     assert "answers of an interrupted run" not in evaluate()[0].stderr, "a finished run leaves nothing to go on with"
+
+
+def test_a_second_evaluation_into_the_same_report_is_refused_and_the_first_loses_nothing(tmp_path):
+    """The first one is stopped in the middle; the second begins meanwhile; then the first is killed and run again."""
+    suite, out = tmp_path / "suite.json", tmp_path / "out" / "report.json"
+    suite.write_text(json.dumps({"name": "s", "tools": [TOOL], "system": None, "max_tokens": 99, "cases": CASES}))
+    with ScriptedLlama(PERFECT) as server, server.running():
+        flags = ["--suite", suite, "--url", server.url, "--artifact", "x", "--out", out]
+        first = subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts" / "eval_run.py"), *map(str, flags)], stderr=subprocess.PIPE, text=True
+        )
+        journal = out.with_suffix(".answers.jsonl")
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
+            assert first.poll() is None, first.stderr.read()
+        first.send_signal(signal.SIGSTOP)
+        kept = journal.read_bytes()
+        second = script(*flags)
+        assert second.returncode == 2 and second.stderr.count("\n") == 1
+        assert f"is being written by another process (process {first.pid}: eval_run.py)" in second.stderr
+        assert journal.read_bytes() == kept
+        first.kill()
+        first.communicate()
+        third = script(*flags)
+    assert third.returncode == 0 and "answers of an interrupted run" in third.stderr, third.stderr
+    assert read_json(out)["results"]["passed"] == 4
+    assert [path.name for path in out.parent.iterdir()] == ["report.json"]
 
 
 def test_answers_of_another_model_or_setting_are_not_mixed_in(evaluate, tmp_path):

@@ -1,11 +1,16 @@
 """Servers start, are named when they fail, and never outlive us."""
 
+import http.server
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import pytest
 
@@ -14,6 +19,7 @@ from kxl.base.files import ROOT
 from kxl.eval import client as eval_client
 from kxl.eval import server as eval_server
 from kxl.eval.suites import Suite
+from kxl.model import float32
 from kxl.setup import random_gguf
 
 SUITE = Suite("s", [], 8, [{"id": "one", "kind": "no_tool", "messages": [{"role": "user", "content": "hi"}]}])
@@ -130,7 +136,8 @@ def test_a_broken_model_file_is_an_error_at_once_with_the_reason_from_the_log(ll
 
 def test_a_server_that_never_gets_ready_is_an_error(tmp_path):
     with pytest.raises(eval_server.ServerError, match="was not ready within 1 s"):
-        with eval_server._running([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log", 1):
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        with eval_server._running(command, tmp_path / "log", 1, lambda _: True):
             pass
 
 
@@ -147,7 +154,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers()
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
 """
-    with eval_server._running([sys.executable, "-c", script], tmp_path / "log", 20) as server:
+    with eval_server._running([sys.executable, "-c", script], tmp_path / "log", 20, lambda _: True) as server:
         assert server.alive()
     assert (tmp_path / "tries").read_text() == "xxx"
 
@@ -173,3 +180,66 @@ def test_a_prompt_too_long_for_the_context_is_an_error_and_not_a_failed_case(ggu
     with serve(gguf, tmp_path) as server:
         with pytest.raises(eval_server.ServerError, match="answered case long .* with HTTP 400"):
             eval_client.Client(server, "llama_cpp").ask(SUITE, long)
+
+
+class Impostor(http.server.BaseHTTPRequestHandler):
+    """Answers whatever a model's server is asked, as if it were one, and keeps the conversation."""
+
+    heard: ClassVar[list] = []
+
+    def log_message(self, *_):
+        return
+
+    def do_GET(self):
+        models = {"data": [{"id": "qwen"}], "status": "ok", "default_generation_settings": {"n_ctx": 1 << 20}}
+        self.reply(models)
+
+    def do_POST(self):
+        self.heard.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.reply({"choices": [{"message": {"content": "owned"}, "finish_reason": "stop"}]})
+
+    def reply(self, value):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+
+
+@pytest.fixture
+def impostor(monkeypatch):
+    """Another process's server, on the port that looks free to us `times` times."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Impostor) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        Impostor.heard.clear()
+
+        def on_free_ports(times: int):
+            class Probe(socket.socket):
+                left = times
+
+                def getsockname(self):
+                    Probe.left -= 1
+                    return server.server_address if Probe.left >= 0 else super().getsockname()
+
+            monkeypatch.setattr(eval_server.socket, "socket", Probe)
+
+        yield on_free_ports
+        server.shutdown()
+
+
+def test_another_process_on_the_port_is_not_taken_for_our_llama_server(gguf, tmp_path, impostor):
+    impostor(1)
+    with serve(gguf, tmp_path) as server:
+        answer = server.http.post(server.url + "/completion", json={"prompt": "a", "n_predict": 1}).json()
+    assert answer["tokens_predicted"] == 1 and Impostor.heard == []
+    impostor(3)
+    with pytest.raises(eval_server.ServerError, match="takes the ports that are free"), serve(gguf, tmp_path):
+        raise AssertionError("not reached")
+    assert Impostor.heard == []
+
+
+def test_another_process_on_the_port_is_not_taken_for_our_mlx_server(tmp_path, impostor, monkeypatch):
+    monkeypatch.setattr(float32, "STORE", tmp_path / "store")
+    impostor(1)
+    with eval_server.mlx_server(ROOT / "models/tiny", tmp_path / "log") as server:
+        answer = server.http.post(server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}).json()
+    assert answer["usage"]["completion_tokens"] == 1 and Impostor.heard == []

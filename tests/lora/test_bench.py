@@ -70,7 +70,7 @@ def bench(tmp_path, monkeypatch):
             return ended
 
     def run(*flags):
-        monkeypatch.setattr(subprocess, "Popen", Noted)  # subprocess.run starts one of these as well
+        monkeypatch.setattr(subprocess, "Popen", Noted)  # the guard of each is one of these
         report = tmp_path / "speed.json"
         paths = ("--model", str(model), "--data", str(tmp_path), "--report", str(report))
         monkeypatch.setattr(sys, "argv", ["repair_bench_lora.py", *paths, "--batch-size", "2", "--steps", "2", *flags])
@@ -82,7 +82,9 @@ def bench(tmp_path, monkeypatch):
 
 def test_both_sides_train_the_same_rows_with_the_same_batch_and_blas(bench):
     results, (ours, *stock) = bench("--busy")
-    assert "repair_train.py" in ours["command"][1] and all("mlx_lm" in one["command"] for one in stock)
+    assert any(word.endswith("repair_train.py") for word in ours["command"]) and all(
+        "mlx_lm" in one["command"] for one in stock
+    )
     assert len({one["rows"] for one in (ours, *stock)}) == 1 and ours["rows"].count("\n") == 6
     for one in (ours, *stock):
         assert one["command"][one["command"].index("--batch-size") + 1] == "2"

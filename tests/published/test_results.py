@@ -2,10 +2,10 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 
-import live_run
 import traces_build_router_rows
 from conftest import ROOT
 from kxl.base import report
@@ -121,7 +121,11 @@ def test_a_live_run_did_what_its_conversations_show(name):
     )
     for entry in results["details"]:
         assert entry["prompt"] == tasks[entry["id"]].prompt and entry["passed"] == (not entry["why"])
-        called, returned = live_run.tool_turns(entry["conversation"])
+        turns = {
+            kind: [turn["value"] for turn in entry["conversation"] if turn["from"] == kind] for kind in ("gpt", "tool")
+        }
+        calls = re.findall(r"<tool_call>\n(.*?)\n</tool_call>", "\n".join(turns["gpt"]), re.DOTALL)
+        called, returned = [json.loads(call)["name"] for call in calls], turns["tool"]
         assert called == entry["called"]
         if entry["passed"]:
             assert entry["steps"] > len(called) / 2 and all(

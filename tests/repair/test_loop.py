@@ -120,7 +120,7 @@ def test_leaks_and_false_calls_keep_a_suite_from_being_met():
 
 
 class Stages:
-    """Stands in for subprocess.run. `passed` is what each checkpoint scores per suite.
+    """Stands in for processes.run. `passed` is what each checkpoint scores per suite.
 
     Evaluations are eval_run.py's own on a scripted server, rows are repair_build_set.py's own. Training and fusing,
     which would take hours, leave what repair_train.py reports, and a checkpoint's config that says what it was made of.
@@ -166,7 +166,7 @@ def run(tmp_path, monkeypatch):
 
     def go(stages, *flags, **changes):
         write_json(tmp_path / "config.json", {"repair": {**section, **changes}})
-        monkeypatch.setattr(repair_loop.subprocess, "run", stages)
+        monkeypatch.setattr(repair_loop.processes, "run", stages)
         monkeypatch.setattr(
             sys,
             "argv",

@@ -21,7 +21,7 @@ def machine(monkeypatch):
         def run(self, command, **_):
             self.ran.append(command)
             if "install" in command:
-                self.programs |= EVERYTHING
+                self.programs |= EVERYTHING | {"bwrap"}
                 self.openblas = True
             return subprocess.CompletedProcess(command, 0)
 
@@ -31,6 +31,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["setup_system_packages.py"])
     monkeypatch.setattr(install.shutil, "which", lambda name: name if name in machine.programs else None)
     monkeypatch.setattr(install.ctypes.util, "find_library", lambda name: "lib" if machine.openblas else None)
+    monkeypatch.setattr(install, "has_seccomp", lambda: True)
     monkeypatch.setattr(install.os, "geteuid", lambda: 0 if machine.root else 1000)
     monkeypatch.setattr(install.subprocess, "run", machine.run)
     return machine
@@ -77,3 +78,11 @@ def test_a_failing_apt_get_is_an_error_with_the_command(machine, monkeypatch, ca
     monkeypatch.setattr(install.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 100))
     assert install.main() == 2
     assert "apt-get" in capsys.readouterr().err
+
+
+def test_the_box_is_asked_for_only_where_it_is_wanted(machine, monkeypatch):
+    assert install.main() == 0 and machine.ran == []
+    monkeypatch.setattr(sys, "argv", ["setup_system_packages.py", "--box"])
+    assert install.main() == 0
+    assert machine.ran[-1][-1] == "bubblewrap"
+    assert install.missing_packages("darwin", with_box=True) == []

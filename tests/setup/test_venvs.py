@@ -21,7 +21,7 @@ def calls(monkeypatch):
             (folder / "pyvenv.cfg").touch()
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(venvs.subprocess, "run", run)
+    monkeypatch.setattr(venvs.processes, "run", run)
     return made
 
 
@@ -40,19 +40,19 @@ def test_a_complete_environment_is_not_made_again(tmp_path, calls, requirements)
 
 
 def test_an_environment_whose_install_was_killed_is_made_anew(tmp_path, calls, requirements, monkeypatch):
-    whole = venvs.subprocess.run
+    whole = venvs.processes.run
 
     def killed_in_pip(command, **options):
         if "pip" in command:
             raise KeyboardInterrupt
         return whole(command, **options)
 
-    monkeypatch.setattr(venvs.subprocess, "run", killed_in_pip)
+    monkeypatch.setattr(venvs.processes, "run", killed_in_pip)
     with pytest.raises(KeyboardInterrupt):
         venvs.make(tmp_path / "venv", [requirements])
     (tmp_path / "venv" / "half a package").touch()
 
-    monkeypatch.setattr(venvs.subprocess, "run", whole)
+    monkeypatch.setattr(venvs.processes, "run", whole)
     venvs.make(tmp_path / "venv", [requirements])
     assert not (tmp_path / "venv" / "half a package").exists()
     assert (tmp_path / "venv" / venvs.STAMP).is_file()
@@ -60,7 +60,7 @@ def test_an_environment_whose_install_was_killed_is_made_anew(tmp_path, calls, r
 
 def test_a_failed_install_is_an_error_and_leaves_no_stamp(tmp_path, requirements, monkeypatch):
     monkeypatch.setattr(
-        venvs.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1 if "pip" in command else 0)
+        venvs.processes, "run", lambda command, **_: subprocess.CompletedProcess(command, 1 if "pip" in command else 0)
     )
     (tmp_path / "venv").mkdir()
     with pytest.raises(UserError, match="pip could not install"):

@@ -1,10 +1,16 @@
 """No row is lost from the account, whatever is wrong with it; the same traces give the same files."""
 
 import collections
+import contextlib
 import hashlib
 import io
 import json
+import os
+import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow
@@ -420,3 +426,32 @@ def test_a_wrong_config_is_one_clear_error(tmp_path, change, message):
     config.write_text("{}")
     with pytest.raises(UserError, match="has no data section"):
         traces_prepare.data_settings(config)
+
+
+def test_killing_the_main_process_leaves_no_worker(tmp_path):
+    rows = tmp_path / "traces.jsonl"
+    rows.write_bytes((ROOT / "datasets/hermes/traces.jsonl").read_bytes() * 40)
+    flags = ["--config", ROOT / "configs/tiny.json", "--model", ROOT / "models/tiny", "--out", tmp_path / "out"]
+    flags += ["--manifest", tmp_path / "manifest.json", "--report", tmp_path / "report.json", "--jobs", 2]
+    main = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts/traces_prepare.py"), str(rows), *map(str, flags)],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+    def members() -> int:
+        return subprocess.run(["pgrep", "-c", "-s", str(main.pid)], capture_output=True, text=True).stdout != "0\n"
+
+    shown = b""
+    while not re.search(rb"[1-9]\d* rows", shown):  # the progress bar shows that the workers work
+        shown = main.stderr.read1()
+        assert shown, "it ended by itself"
+    main.kill()
+    main.wait()
+    deadline = time.monotonic() + 20
+    while members() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = members()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(main.pid, signal.SIGKILL)  # those that a failure of this test would leave
+    assert not left

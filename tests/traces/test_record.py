@@ -1,5 +1,7 @@
 """The shipped traces are real, of the pinned Hermes, in its own format; and recording one works where Hermes is installed."""
 
+import contextlib
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 import traces_record
 from kxl.base import jsonl
+from kxl.base.cli import UserError
 from kxl.chat import hermes_tools
 from kxl.live import agent, scenarios
 from kxl.setup import llama_cpp
@@ -48,10 +51,13 @@ def test_their_tools_are_hermes_own_and_their_results_are_real(rows):
     assert texts["quotes-and-backslashes"][-1] == 'it\'s "C:\\new\\table"'
 
 
-@pytest.mark.skipif(
+HERMES = pytest.mark.skipif(
     not (llama_cpp.cache_dir() / "hermes-agent-full-0.19.0" / "complete").is_file(),
     reason="the whole Hermes Agent is not installed here (make hermes-traces installs it)",
 )
+
+
+@HERMES
 def test_recording_runs_the_tools_and_keeps_what_hermes_wrote():
     scenario = scenarios.scenario(
         "one",
@@ -67,3 +73,36 @@ def test_recording_runs_the_tools_and_keeps_what_hermes_wrote():
         and row["completed"]
         and row["task"] == "make a.txt"
     )
+
+
+@HERMES
+def test_a_trace_file_that_a_tool_made_a_link_of_is_refused():
+    scenario = scenarios.scenario(
+        "one",
+        "x",
+        "make a.txt",
+        {"b.txt": "old"},
+        scenarios.act(scenarios.shell("mkdir x && ln -s x/kept trajectory_samples.jsonl")),
+        scenarios.tell("Done."),
+    )
+    with pytest.raises(UserError, match="trajectory_samples.jsonl: is no trajectory of Hermes"):
+        traces_record.record(scenario, agent.TOOLSETS, 120)
+
+
+RESULT = '{"output": "a"}'
+SEEN = [{"messages": [{"role": "user", "content": "go"}, {"role": "tool", "tool_call_id": "c1", "content": RESULT}]}]
+
+
+@pytest.mark.parametrize(
+    "kept, refused",
+    [
+        ([{"tool_call_id": "c1", "name": "terminal", "content": {"output": "a"}}], False),
+        ([{"tool_call_id": "c1", "name": "terminal", "content": {"output": "b"}}], True),
+        ([{"tool_call_id": "c2", "name": "terminal", "content": {"output": "a"}}], True),
+        ([], True),
+    ],
+)
+def test_a_trace_with_other_results_than_the_server_saw_is_refused(kept, refused):
+    value = "\n".join(f"<tool_response>\n{json.dumps(result)}\n</tool_response>" for result in kept)
+    with pytest.raises(UserError, match="other tool results") if refused else contextlib.nullcontext():
+        traces_record.check_results("one", [{"from": "tool", "value": value}], SEEN)

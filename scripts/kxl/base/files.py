@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -88,8 +90,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value) -> None:
-    """Write JSON atomically: sorted keys, two-space indent, one trailing newline."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    """Write JSON atomically: sorted keys, two-space indent, one trailing newline.
+
+    A lone surrogate (a server's answer or a file name may hold one) is no UTF-8: such a value is written in ASCII.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    if not _is_unicode(text):
+        text = json.dumps(value, indent=2, sort_keys=True)
+    write_text(path, text + "\n")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_json(path: Path):
@@ -137,6 +153,113 @@ def lock(path: Path, waiting: str):
             say(waiting)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file
+
+
+@contextlib.contextmanager
+def sole_writer(paths: list):
+    """Hold the right to write `paths` until the block ends; where another process has it, UserError names that one.
+
+    The lock is a file `.NAME.lock` beside each; it goes with the block, and a killed process's does not hold.
+    """
+    with contextlib.ExitStack() as stack:
+        for path in sorted({Path(path).absolute() for path in paths}):
+            stack.enter_context(_sole_writer(path))
+        yield
+
+
+@contextlib.contextmanager
+def _sole_writer(path: Path):
+    name = path.parent / f".{path.name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(name)
+    except BlockingIOError:
+        raise UserError(
+            f"{shown(path)} is being written by another process ({name.read_text(errors='replace').strip()});"
+            " wait until it has ended, or write to another name"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be written: {error.strerror}: {error.filename}") from None
+    with file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()}: {Path(sys.argv[0]).name}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            name.unlink(missing_ok=True)
+
+
+def _locked(name: Path):
+    """`name`, open and locked. BlockingIOError where another process has it."""
+    while True:
+        # A link of somebody else in a shared folder is an error, not followed.
+        file = open(os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(name)):
+                return file
+        except FileNotFoundError:
+            pass  # the holder ended and removed it while we opened it: ours is no longer the file of that name
+        except OSError:
+            file.close()
+            raise
+        file.close()
+
+
+@contextlib.contextmanager
+def scratch_dir(base: Path | None = None):
+    """Yield a new folder in `base` (the system's temporary folder), removed at the end.
+
+    Those that killed processes of ours left there are removed first.
+    """
+    base = Path(base or tempfile.gettempdir()).resolve()
+    for left in base.glob(f"{SCRATCH}*"):
+        if (taken := take_dir(left)) is not None:
+            remove_tree(left)
+            os.close(taken)
+    # Another name until it is ours, so that nobody else takes it for one that was left.
+    fresh = Path(tempfile.mkdtemp(prefix=f"new-{SCRATCH}", dir=base))
+    folder = fresh.with_name(fresh.name.removeprefix("new-"))
+    taken = take_dir(fresh)
+    try:
+        fresh.rename(folder)
+        yield folder
+    finally:
+        remove_tree(folder if folder.exists() else fresh)
+        os.close(taken)
+
+
+SCRATCH = "kxl-scratch-"
+
+
+def take_dir(path: Path) -> int | None:
+    """Lock a folder of our own and return it open; None where it is a link, a stranger's or another process's."""
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        if os.fstat(folder).st_uid == os.geteuid():
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(folder), os.lstat(path)):
+                return folder
+    except OSError:
+        pass  # locked, or gone since
+    os.close(folder)
+    return None
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder whatever lies in it: closed folders, ten thousand levels, names that are not UTF-8."""
+    with contextlib.suppress(OSError, RecursionError):  # of closed folders, and of a thousand levels
+        shutil.rmtree(folder)
+        return
+    # These go through folders one by one and follow no link either.
+    for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        subprocess.run([*command, "--", str(folder)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if folder.exists():
+        raise UserError(f"{folder} cannot be removed; remove it by hand")
 
 
 def size(count: int) -> str:

@@ -14,6 +14,13 @@ from kxl.base import jsonl, processes
 
 VARIABLE = "HERMES_KXL_HISTORY"
 OUTPUTS = ("--out", "--report")
+OUTPUTS_IS = tuple(f"{flag}=" for flag in OUTPUTS)
+
+
+def outputs(argv: list[str]) -> list[str]:
+    """What a command line writes: the words behind OUTPUTS."""
+    words = [word for flag in argv for word in (flag.split("=", 1) if flag.startswith(OUTPUTS_IS) else [flag])]
+    return [word for flag, word in itertools.pairwise(words) if flag in OUTPUTS]
 
 
 @contextlib.contextmanager
@@ -53,10 +60,8 @@ def last(path: Path) -> dict[str, dict]:
     """
     events: dict[str, dict] = {}
     for entry in jsonl.survivors(path):
-        if not _is_entry(entry):
-            continue
-        for flag, word in itertools.pairwise(entry["argv"]):
-            if flag in OUTPUTS:
+        if _is_entry(entry):
+            for word in outputs(entry["argv"]):
                 events[word] = entry
     return {word: {**entry, "event": _state(entry)} for word, entry in events.items()}
 
@@ -79,8 +84,7 @@ def _state(entry: dict) -> str:
 
 
 def _is(pid: int, script: str) -> bool:
-    """Whether the process is that script, and not another one that has its number since. True where
-    the system does not tell."""
+    """Whether the process is that script, and not another that has its number since; True where nobody can tell."""
     try:
         return script.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -5,49 +5,36 @@
 
 The server runs under a guard process that holds a pipe to us: when this process ends in whatever way
 (done, error, Ctrl-C, kill -9) the pipe closes and the guard stops the server. A server that dies, hangs
-or never comes up is a ServerError with the end of its log.
+or never comes up is a ServerError with the end of its log. Before it is used, whatever answers on its port
+must say a token that only our server was told: another process may have taken the port.
 
 A server that somebody else runs is `external(url)`; what it may ask for, a key, is in remote.py.
 """
 
 import contextlib
 import os
-import signal
+import secrets
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 
+from kxl.base import processes
 from kxl.base.cli import UserError, say
-from kxl.base.files import shown
+from kxl.base.files import ROOT, shown
 from kxl.eval import remote
-from kxl.model import blas, checkpoint
+from kxl.model import blas
+from kxl.model.float32 import copy as float32_copy
 from kxl.setup import llama_cpp
 
+MLX_PROGRAM = ROOT / "scripts" / "kxl/model/mlx_program.py"
 PORT_TRIES = 3  # somebody may take the free port between our looking and the server's binding it
-
-# Runs the command given to it and stops it when stdin closes. Its exit code is the command's; 128 + N
-# for signal N. The sleep before SIGKILL is how long a server may take to put its memory away.
-GUARD = """
-import os, signal, subprocess, sys, threading
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-def watch():
-    os.read(0, 1)
-    child.terminate()
-    try:
-        child.wait(5)
-    except subprocess.TimeoutExpired:
-        child.kill()
-threading.Thread(target=watch, daemon=True).start()
-code = child.wait()
-sys.exit(code if code >= 0 else 128 - code)
-"""
 
 
 class ServerError(UserError):
@@ -96,7 +83,7 @@ class Server:
             # A crashing server closes its connections a moment before its exit code is there.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self.guard.wait(2)
-                what += f"; {llama_cpp.exit_reason('it', 128 - code if code > 128 else code)}"
+                what += f"; {llama_cpp.exit_reason('it', processes.ended_by(code))}"
         if not self.log:
             return ServerError(f"the server at {self.url} {what}")
         text = self.log.read_text(encoding="utf-8", errors="replace")
@@ -180,7 +167,15 @@ def llama_server(
         "--no-reasoning-preserve",
         *extra,
     ]
-    with _running(command, log, start_seconds, remote.without_keys(os.environ)) as server:
+    token = _token()
+
+    def ours(server: Server) -> bool:
+        models = server.http.get(server.url + "/v1/models", timeout=30).json()["data"]
+        return [model["id"] for model in models] == [token]
+
+    # By the environment, which other users cannot read; the command line they can.
+    environment = {**remote.without_keys(os.environ), "LLAMA_ARG_ALIAS": token}
+    with _running(command, log, start_seconds, ours, environment) as server:
         served = server.http.get(server.url + "/props", timeout=30).json()["default_generation_settings"]["n_ctx"]
         if served < context:
             raise server.failure(
@@ -194,84 +189,75 @@ def llama_server(
 def mlx_server(model: Path, log: Path, float32: bool = sys.platform == "linux", start_seconds: float = 300):
     """Serve a checkpoint with mlx_lm.server; yields a Server.
 
-    `float32` serves a temporary float32 copy: on a CPU only float32 goes through a fast BLAS.
+    `float32` serves a float32 copy (kxl/model/float32.py): on a CPU only float32 goes through a fast BLAS.
     """
-    with contextlib.ExitStack() as stack:
-        if float32:
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hermes-kxl-float32-")))
-            original = checkpoint.read(model)
-            model = scratch / "model"
-            tensors = {name: replace(tensor, dtype="F32") for name, tensor in original.tensors.items()}
-            checkpoint.save_mlx(model, replace(original, tensors=tensors))
-        command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--host", "127.0.0.1"]
-        server = stack.enter_context(
-            _running(command, log, start_seconds, remote.without_keys(blas.child_env(keep_memory=True)))
-        )
-        # It reports itself healthy before the model is loaded; the first answer proves that it is.
-        try:
-            reply = server.http.post(
-                server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=start_seconds
-            )
-        except requests.RequestException:
-            raise server.failure(f"did not load the model within {start_seconds:.0f} s") from None
-        if reply.status_code != 200:
-            raise server.failure(f"did not load the model: {reply.text.strip()[:200]}")
-        yield server
+    token = _token()
+
+    def ours(server: Server) -> bool:
+        return token in server.http.get(server.url + "/health", timeout=30).headers.get("Server", "")
+
+    with float32_copy(model) if float32 else contextlib.nullcontext(model) as folder:
+        command = [sys.executable, str(MLX_PROGRAM), "--model", str(folder), "--host", "127.0.0.1"]
+        environment = {**remote.without_keys(blas.child_env(keep_memory=True)), "HERMES_KXL_SERVER_TOKEN": token}
+        with _running(command, log, start_seconds, ours, environment) as server:
+            # It reports itself healthy before the model is loaded; the first answer proves that it is.
+            try:
+                reply = server.http.post(
+                    server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=start_seconds
+                )
+            except requests.RequestException:
+                raise server.failure(f"did not load the model within {start_seconds:.0f} s") from None
+            if reply.status_code != 200:
+                raise server.failure(f"did not load the model: {reply.text.strip()[:200]}")
+            yield server
+
+
+def _token() -> str:
+    return f"hermes-kxl-{secrets.token_hex(16)}"
 
 
 @contextlib.contextmanager
-def _running(command: list, log: Path, start_seconds: float, env: dict | None = None):
-    """Start `command --port N`, wait until it is healthy, stop it at the end."""
+def _running(command: list, log: Path, start_seconds: float, ours: Callable[[Server], bool], env: dict | None = None):
+    """Start `command --port N`, wait until it is healthy and proves to be `ours`, stop it at the end."""
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(PORT_TRIES):
-        server = _start(command, log, env)
-        try:
-            if not _healthy(server, start_seconds):
-                text = log.read_text(encoding="utf-8", errors="replace").lower()
-                if attempt + 1 < PORT_TRIES and ("address already in use" in text or "couldn't bind" in text):
-                    continue
+    env = remote.without_keys(os.environ) if env is None else env
+    for _ in range(PORT_TRIES):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        with (
+            open(log, "wb") as file,
+            processes.guarded([*command, "--port", port], stdout=file, stderr=subprocess.STDOUT, env=env) as guard,
+        ):
+            server = Server(f"http://127.0.0.1:{port}", guard, log)
+            state = _state(server, start_seconds, ours)
+            if state == READY:
+                yield server
+                return
+            text = log.read_text(encoding="utf-8", errors="replace").lower()
+            if state == ENDED and not ("address already in use" in text or "couldn't bind" in text):
                 raise server.failure("ended before it was ready")
-            yield server
-            return
-        finally:
-            _stop(server)
+    raise server.failure(f"is another process, for the {PORT_TRIES}rd time: something takes the ports that are free")
 
 
-def _start(command: list, log: Path, env: dict | None) -> Server:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with open(log, "wb") as file:
-        # Its own session: a Ctrl-C in the terminal reaches us alone, and we stop the server in order.
-        guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", GUARD, *command, "--port", str(port)],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,
-        )
-    return Server(f"http://127.0.0.1:{port}", guard, log)
+READY, ENDED, STRANGER = "ready", "ended", "stranger"
 
 
-def _healthy(server: Server, start_seconds: float) -> bool:
-    """Wait for /health; False when the process ended first."""
+def _state(server: Server, start_seconds: float, ours: Callable[[Server], bool]) -> str:
+    """Wait for /health: READY; ENDED, when the process did; or STRANGER, when another process answers there."""
     deadline = time.monotonic() + start_seconds
     while time.monotonic() < deadline:
         if server.guard.poll() is not None:
-            return False
-        with contextlib.suppress(requests.RequestException):
+            return ENDED
+        try:
             if server.http.get(server.url + "/health", timeout=5).status_code == 200:
-                return True
+                return READY if ours(server) else STRANGER
+        except requests.JSONDecodeError:
+            return STRANGER
+        except (KeyError, TypeError, AttributeError):  # JSON of another shape
+            return STRANGER
+        except requests.RequestException:
+            pass  # not listening yet
         time.sleep(0.05)
     raise server.failure(f"was not ready within {start_seconds:.0f} s")
-
-
-def _stop(server: Server) -> None:
-    server.guard.stdin.close()
-    try:
-        server.guard.wait(15)
-    except subprocess.TimeoutExpired:
-        server.guard.send_signal(signal.SIGKILL)
-        server.guard.wait()

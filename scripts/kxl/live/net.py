@@ -18,6 +18,11 @@ SOURCES = (
 )
 
 
+def files() -> dict[str, bytes]:
+    """{path below a HERMES_HOME: content} of the plugin, with the evaluator's own parser among its files."""
+    return {f"plugins/{NAME}/{source.name}": source.read_bytes() for source in SOURCES}
+
+
 def copy(home: Path) -> Path:
     """Put the plugin's files, with the evaluator's own parser among them, into `home`; return their folder."""
     folder = home / "plugins" / NAME

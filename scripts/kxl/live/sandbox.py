@@ -1,201 +1,458 @@
-"""A box for a program that executes what a model says: no network but one server, no file outside named folders.
+"""The box: where a program runs that does what a model says.
 
-    with sandbox.box([folder, home], "http://127.0.0.1:8080/v1") as box:
-        subprocess.run(box.wrap(["sh", "-c", "touch /etc/x"]))      # Read-only file system
-        box.url                                                     # the server, as the program inside reaches it
+    with sandbox.box(Upstream("http://127.0.0.1:8080/v1"), [environment]) as box:
+        ended = box.run([python, "-m", "agent"], {"work/a.txt": b"hi"}, env={}, seconds=300)
+        box.root, box.url                     # its one writable folder and the model's server, as it knows them
+        box.seen                              # what the server saw: relay.py, transcript.py
+        leftovers.read(box.folder)            # what it left; the box is dead by then, so nothing changes any more
 
-Linux only, by user, mount, network and process namespaces (`unshare` of util-linux). Inside, the whole file
-system is read-only except the named folders, the network has nothing but a loopback of its own, and every
-process is gone when the program ends. The way to the server is a relay in two halves: inside a TCP port, outside
-an HTTP client, between them a Unix socket, which is a file and so crosses network namespaces.
+What the program inside has (SECURITY.md has the promises):
+  files      /usr, the agent's environment and Python, a few of /etc, all read-only; box.root, /tmp and /dev/shm in
+             memory, bounded; null, zero, full, random, urandom, tty and pts of /dev; a /proc of its own
+  processes  its own alone: PID, IPC, UTS, mount and network namespaces; no capability, no way to get one back, and
+             the system calls of seccomp.py
+  network    a loopback of its own, with the relay to the model's server on PORT
+  limits     Limits, by the kernel where it can, else looked at five times a second
+
+bubblewrap makes it (Debian: `bubblewrap`; Flatpak runs every application in it): mounts, namespaces and the order in
+which rights are dropped are where such code goes wrong, and it is looked after. It needs no setuid. An ordinary user
+gets a user namespace; root makes the box directly and becomes a user that owns nothing (root's own id would keep
+root's files and has no limit on processes). Where neither is allowed `box` refuses. What bubblewrap lacks is in
+inside.py (limits, files, the other user) and seccomp.py. `own_rights` has the same shape without any of this.
 """
 
+import base64
 import contextlib
 import functools
-import http.server
+import itertools
 import json
-import socketserver
+import os
+import re
+import select
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
-import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
+from kxl.base import files, processes
+from kxl.base.cli import UserError, printable
+from kxl.base.processes import Ended
+from kxl.live import relay, seccomp
+from kxl.live.relay import Upstream
+from kxl.live.transcript import Transcript
 
-from kxl.base.cli import UserError
+PORT = 8080  # inside; the network there is the box's own, so it is free
+# A plain name, as people work in: a row of random letters in every path that a tool returns is a trial of its own for
+# a small model.
+FOLDER = "hermes-live"
+ROOT = Path("/tmp") / f"{FOLDER}-1"
+INSIDE = files.ROOT / "scripts" / "kxl/live/inside.py"
+INSIDE_AT = "/box/inside.py"
 
-PORT = 8080  # inside; the network there is our own, so it is free
-
-# Runs as the first program inside the namespaces: sets the box up, then runs the command in it. Numbers are the
-# kernel's: SIOCSIFFLAGS, IFF_UP | IFF_RUNNING; MS_BIND, MS_REC | MS_PRIVATE; mount_setattr (the same on every
-# architecture), AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY; PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS.
-INSIDE = """
-import ctypes, fcntl, json, os, socket, struct, subprocess, sys, threading
-writable, relay, port, command = json.loads(sys.argv[1])
-libc = ctypes.CDLL(None, use_errno=True)
-def must(result, what):
-    if result:
-        raise OSError(ctypes.get_errno(), what)
-def read_only(path, yes):
-    attributes = struct.pack("QQQQ", 1 if yes else 0, 0 if yes else 1, 0, 0)
-    must(libc.syscall(442, -100, path.encode(), 0x8000 if yes else 0, attributes, len(attributes)), "mount_setattr " + path)
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-    fcntl.ioctl(s, 0x8914, struct.pack("16sH14s", b"lo", 0x41, b""))
-must(libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None), "mount /")
-for path in writable:
-    must(libc.mount(path.encode(), path.encode(), None, 0x1000, None), "mount " + path)
-if os.path.isdir("/run"):  # sockets of services outside are files, too
-    must(libc.mount(b"tmpfs", b"/run", b"tmpfs", 0, None), "mount /run")
-read_only("/", True)
-for path in writable:
-    read_only(path, False)
-os.chdir(os.getcwd())  # by its path again: the folder we stood in lies under the mount
-for capability in range(64):  # with them a program could make the file system writable again
-    libc.prctl(24, capability, 0, 0, 0)
-must(libc.prctl(38, 1, 0, 0, 0), "no_new_privs")
-
-def pump(source, target):
-    try:
-        while piece := source.recv(65536):
-            target.sendall(piece)
-    except OSError:
-        pass  # either end hung up, which the other end is told below
-    finally:
-        try:
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it is gone already
-
-def serve(listener):
-    while True:
-        inner, _ = listener.accept()
-        outer = socket.socket(socket.AF_UNIX)
-        outer.connect(relay)
-        for ends in ((inner, outer), (outer, inner)):
-            threading.Thread(target=pump, args=ends, daemon=True).start()
-
-listener = socket.create_server(("127.0.0.1", port))
-threading.Thread(target=serve, args=(listener,), daemon=True).start()
-sys.exit(subprocess.call(command))
-"""
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone", "mime.types")
+HIDDEN = ("acpi", "asound", "keys", "key-users", "latency_stats", "pressure", "sched_debug", "scsi", "timer_list")
+FIRST_UID, UIDS = 61184, 4096  # systemd keeps these for users that own nothing
+USER_UID = 1000  # in a user namespace, where it is the caller in fact
+START_SECONDS = 60
+# What must stay free of this machine's memory while a task runs: the kernel's buffers for sockets belong to no process.
+LEAST_FREE, LEAST_FREE_BYTES = 0.05, 256 << 20
 
 
-@dataclass
+@dataclass(frozen=True)
+class Limits:
+    """What a program in the box may use; bytes where nothing else is said."""
+
+    processes: int = 128  # and threads; Hermes at work has eleven
+    open_files: int = 256  # of each process
+    file: int = 256 << 20  # the largest file
+    data: int = 2 << 30  # memory of each process
+    memory: int = 3 << 30  # of all processes together
+    disk: int = 512 << 20  # all files below /tmp
+    shared: int = 64 << 20  # /dev/shm
+    files: int = 50_000  # and folders, below /tmp and /dev/shm
+    output: int = 1 << 20  # what is kept of each of stdout and stderr; sixteen times as much ends the task
+
+
 class Box:
-    """`wrap(command)` is the command line that runs `command` inside; `url` is where it finds the server."""
+    """A box to run one program in. `folder` is `root` from outside, open, once the program has run."""
 
-    writable: list
-    socket: Path
-    flags: list
-    url: str
+    root, url = ROOT, f"http://127.0.0.1:{PORT}/v1"
 
-    def wrap(self, command: list) -> list[str]:
-        argument = json.dumps(
-            [[str(path) for path in self.writable], str(self.socket), PORT, [str(part) for part in command]]
-        )
-        # unshare must have one thread to make a user namespace; a preloaded OpenBLAS would start some in it.
-        return [
-            "env",
-            "-u",
-            "LD_PRELOAD",
-            "unshare",
-            *self.flags,
-            "--net",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            sys.executable,
-            "-I",
-            "-S",
-            "-c",
-            INSIDE,
-            argument,
-        ]
+    def __init__(self, upstream: Upstream, environments: list, seen: Transcript, limits: Limits):
+        self.upstream, self.environments, self.seen, self.limits = upstream, environments, seen, limits
+        self.folder = self._shared = self._proc = self._first = None  # open files
+
+    def run(self, command: list, laid: dict[str, bytes], env: dict, seconds: float, cwd: Path | None = None) -> Ended:
+        """Run `command` in `cwd` (root/work) with the files `laid`, {path below root: content}; no process lives on."""
+        user = {"uid": FIRST_UID + os.getpid() % UIDS, "gid": FIRST_UID + os.getpid() % UIDS} if _is_root() else None
+        wanted = {
+            "user": user,
+            "root": str(self.root),
+            "cwd": str(cwd or self.root / "work"),
+            "files": {name: base64.b64encode(text).decode() for name, text in laid.items()},
+            "port": PORT,
+            "command": [str(part) for part in command],
+            "env": env,
+            "limits": {
+                # Before 5.14 this one counted all processes of the user, also those outside.
+                **({"RLIMIT_NPROC": self.limits.processes} if user or _kernel() >= (5, 14) else {}),
+                "RLIMIT_NOFILE": self.limits.open_files,
+                "RLIMIT_FSIZE": self.limits.file,
+                "RLIMIT_DATA": self.limits.data,
+                # At 0 the kernel still gives a crashed process to the host's own handler of crashes; at 1 it does not.
+                "RLIMIT_CORE": 1,
+                "RLIMIT_MEMLOCK": 1 << 16,
+                "RLIMIT_MSGQUEUE": 0,
+            },
+        }
+        with contextlib.ExitStack() as stack:
+            child, outside = self._start(stack, user)
+            listener = self._meet(child, outside, wanted)
+            stack.enter_context(relay.serve(listener, self.upstream, self.seen))
+            return processes.watch(child, seconds, self.limits.output, lambda: self._kill(child), self._breach)
+
+    def _start(self, stack: contextlib.ExitStack, user: dict | None) -> tuple[subprocess.Popen, socket.socket]:
+        """Start bubblewrap with inside.py, which waits for its orders at the returned socket."""
+        outside, inner = socket.socketpair()
+        stack.enter_context(outside)
+        told, tell = os.pipe()  # bubblewrap says the number of the box's first process
+        with contextlib.ExitStack() as theirs:
+            theirs.enter_context(inner)
+            theirs.callback(os.close, tell)
+            stack.callback(os.close, told)
+            data = functools.partial(_data, theirs)
+            identity = user or {"uid": USER_UID, "gid": USER_UID}
+            flags = [
+                *_namespaces(user is not None),
+                *_system_mounts(),
+                *_texts_of_etc(identity, self.root, data),
+                *["--proc", "/proc", *_masked(), "--dev", "/dev"],
+                *["--perms", "1777", "--size", str(self.limits.shared), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"],
+                *["--perms", "1777", "--size", str(self.limits.disk), "--tmpfs", "/tmp"],
+                *["--dir", "/run", "--dir", "/var", "--symlink", "/tmp", "/var/tmp"],
+                *_python(),
+                *_read_only(self.environments),
+                *[
+                    "--perms",
+                    "0755",
+                    "--dir",
+                    "/box",
+                    "--ro-bind",
+                    str(INSIDE),
+                    INSIDE_AT,
+                    "--remount-ro",
+                    "/",
+                    "--chdir",
+                    "/",
+                ],
+                *["--seccomp", str(data(seccomp.filter_program())), "--info-fd", str(tell)],
+            ]
+            program = [_interpreter(), "-I", "-S", INSIDE_AT, str(inner.fileno())]
+            child = subprocess.Popen(
+                [shutil.which("bwrap"), *flags, "--", *program],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={},  # /proc/1/environ inside is bubblewrap's own
+                cwd="/",
+                pass_fds=[int(word) for word in _numbers(flags)] + [inner.fileno()],
+                start_new_session=True,
+            )
+        said = b""
+        while select.select([told], [], [], START_SECONDS)[0] and (piece := os.read(told, 4096)):
+            said += piece
+        if found := re.search(rb'"child-pid":\s*(\d+)', said):
+            with contextlib.suppress(ProcessLookupError):  # it failed at once: _meet says why
+                self._first = os.pidfd_open(int(found[1]))
+        return child, outside
+
+    def _meet(self, child: subprocess.Popen, outside: socket.socket, wanted: dict) -> socket.socket:
+        """Give inside.py its orders and take the open files that it sends; UserError where there is no box."""
+        outside.settimeout(START_SECONDS)
+        received: list[int] = []
+        with contextlib.suppress(OSError):  # it ended, and says on stderr why
+            outside.sendall(json.dumps(wanted).encode())
+            outside.shutdown(socket.SHUT_WR)
+            received = socket.recv_fds(outside, 16, 4)[1]
+        if len(received) != 4:
+            ended = processes.watch(child, 1, self.limits.output, lambda: self._kill(child))
+            lines = ended.err.strip().splitlines() or [f"bubblewrap ended with exit code {child.returncode}"]
+            raise UserError(f"the box could not be made: {printable(lines[-1])}")
+        listener, self.folder, self._shared, self._proc = received
+        return socket.socket(fileno=listener)
+
+    def _kill(self, child: subprocess.Popen) -> None:
+        """End the box's first process, and with it, says the kernel, every other; they are gone afterwards."""
+        if self._first is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._first, signal.SIGKILL)
+            select.select([self._first], [], [], START_SECONDS)
+        try:
+            child.wait(START_SECONDS if self._first is not None else 0)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def _breach(self) -> str | None:
+        """What the box uses too much of, in words."""
+        count, memory = _used(self._proc)
+        if count > self.limits.processes:
+            return f"it ran more than {self.limits.processes} processes"
+        if memory > self.limits.memory:
+            return f"it used more than {files.size(self.limits.memory)} of memory"
+        there = [os.fstatvfs(folder) for folder in (self.folder, self._shared)]
+        if sum(status.f_files - status.f_ffree for status in there) > self.limits.files:
+            return f"it made more than {self.limits.files:,} files"
+        free, total = _memory()
+        if free < max(LEAST_FREE * total, LEAST_FREE_BYTES):
+            return f"only {files.size(free)} of this machine's memory were left while it ran"
+        return None
+
+    def close(self) -> None:
+        for opened in filter(None, (self.folder, self._shared, self._proc, self._first)):
+            os.close(opened)
 
 
 @contextlib.contextmanager
-def box(writable: list, url: str):
-    """A Box in which only the folders `writable` can be written and only the server at `url` (…/v1) be reached.
+def box(
+    upstream: Upstream, environments: list, seen: Transcript | None = None, limits: Limits | None = None
+) -> Iterator[Box]:
+    """A Box whose program sees the folders `environments` (read-only) and reaches the server `upstream` alone.
 
-    UserError where this system allows no such box.
+    UserError where this system allows no box.
     """
-    flags, why = _flags()
-    if why:
-        raise UserError(f"this system allows no box around the agent ({why})")
-    with tempfile.TemporaryDirectory(prefix="hermes-kxl-relay-") as folder:
-        path = Path(folder) / "server"
-        handler = type("Handler", (_Relay,), {"base": url.rstrip("/").removesuffix("/v1")})
-        server = _UnixServer(str(path), handler)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield Box([Path(p).resolve() for p in writable], path, flags, f"http://127.0.0.1:{PORT}/v1")
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+    if why := unavailable():
+        raise UserError(f"this system allows no box around the agent: {why}")
+    made = Box(upstream, environments, seen or Transcript(), limits or Limits())
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class OwnRights:
+    """What Box is, without a box: the program has all rights of this process, and a folder of the host."""
+
+    def __init__(self, upstream: Upstream, root: Path, folder: int, seen: Transcript):
+        self.upstream, self.root, self.folder, self.seen = upstream, root, folder, seen
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+
+    def run(self, command: list, laid: dict[str, bytes], env: dict, seconds: float, cwd: Path | None = None) -> Ended:
+        """As Box.run; of the limits there are time and output."""
+        cwd = cwd or self.root / "work"
+        for name, text in laid.items():
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).write_bytes(text)
+        cwd.mkdir(parents=True, exist_ok=True)
+        with relay.serve(self._listener, self.upstream, self.seen):
+            return run_bare(command, env, seconds, cwd)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def run_bare(command: list, env: dict, seconds: float, cwd: Path) -> Ended:
+    """Run `command` with this process's rights; time and output are bounded, and its processes end with it."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with processes.guarded(command, cwd=cwd, env=env, **pipes) as child:
+        ended = processes.watch(child, seconds, Limits.output, child.end)
+    if ended.exit_code is not None:
+        ended.exit_code = processes.ended_by(ended.exit_code)
+    return ended
+
+
+@contextlib.contextmanager
+def own_rights(upstream: Upstream, seen: Transcript | None = None) -> Iterator[OwnRights]:
+    """An OwnRights with a new folder in the temporary folder; one that a killed run of ours left is removed first."""
+    base = Path(tempfile.gettempdir()).resolve()
+    for number in itertools.count(1):
+        root = base / f"{FOLDER}-{number}"
+        if root.exists() and (left := files.take_dir(root)) is not None:
+            files.remove_tree(root)
+            os.close(left)
+        with contextlib.suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+            if (folder := files.take_dir(root)) is not None:
+                break
+    made = OwnRights(upstream, root, folder, seen or Transcript())
+    try:
+        yield made
+    finally:
+        made.close()
+        files.remove_tree(root)
+        os.close(folder)
 
 
 @functools.cache
-def _flags() -> tuple:
-    """(flags of unshare that work here, None) or ([], why there is no box)."""
+def unavailable() -> str | None:
+    """Why there is no box here, in words; None where there is one."""
     if sys.platform != "linux":
-        return [], "namespaces are Linux's"
-    for flags in (["--user", "--map-root-user"], []):  # without a user namespace only for root
-        with tempfile.TemporaryDirectory() as folder:
-            attempt = Box([folder], Path(folder) / "nothing", flags, "").wrap([sys.executable, "-c", ""])
-            try:
-                ended = subprocess.run(attempt, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-            except FileNotFoundError:
-                return [], "there is no `unshare`: install util-linux"
-            if ended.returncode == 0:
-                return flags, None
-    return [], (ended.stderr.strip().splitlines() or ["unshare failed"])[-1]
+        return "namespaces are Linux's"
+    if not shutil.which("bwrap"):
+        return "bubblewrap is not installed (Debian: apt-get install bubblewrap)"
+    if "--size" not in subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout:
+        return "this bubblewrap is too old to bound the memory of a folder: 0.7 or newer is needed"
+    made = Box(Upstream("http://127.0.0.1:9/v1"), [], Transcript(), Limits())
+    try:
+        ended = made.run(["/bin/sh", "-c", "exit 7"], {}, {}, START_SECONDS)
+    except (UserError, OSError) as error:  # such as a kernel before 5.3, which has no pidfd_open
+        return str(error)
+    finally:
+        made.close()
+    return None if ended.exit_code == 7 else f"a program in it ended with {ended.exit_code}: {printable(ended.err)}"
 
 
-class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
+def _is_root() -> bool:
+    return os.geteuid() == 0
 
 
-class _Relay(http.server.BaseHTTPRequestHandler):
-    """The outer half: any request goes on to `base`; its answer is handed back piece by piece as it comes."""
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
-    base: str
 
-    def address_string(self):
-        return "box"
+def _interpreter() -> str:
+    """The Python that inside.py runs with: the one of this process, without its virtual environment."""
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
-    def log_message(self, *_):  # the agent's run is what is reported, not its requests
-        return
 
-    def do_GET(self):
-        self._forward(None)
+def _namespaces(root: bool) -> list[str]:
+    flags = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    flags += ["--hostname", "box", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    if root:  # what inside.py needs to become another user, who has none of them
+        return [*flags, *["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]]
+    return [*flags, "--unshare-user", "--uid", str(USER_UID), "--gid", str(USER_UID)]
 
-    def do_POST(self):
-        self._forward(self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
-    def _forward(self, body: bytes | None) -> None:
-        session = requests.Session()
-        session.trust_env = not self.base.startswith(
-            ("http://127.", "http://localhost")
-        )  # loopback not through a proxy
-        headers = {
-            name: self.headers[name] for name in ("Content-Type", "Authorization", "Accept") if name in self.headers
-        }
-        try:
-            reply = session.request(
-                self.command, self.base + self.path, data=body, headers=headers, stream=True, timeout=(10, 600)
-            )
-        except requests.RequestException as error:
-            self.send_error(502, f"the server outside the box: {type(error).__name__}")
+def _system_mounts() -> list[str]:
+    flags = []
+    for name in SYSTEM:
+        if os.path.islink(name):
+            flags += ["--symlink", os.readlink(name), name]
+        elif os.path.isdir(name):
+            flags += ["--ro-bind", name, name]
+    flags += ["--perms", "0755", "--dir", "/etc"]
+    for name in ETC:
+        flags += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    return flags
+
+
+def _texts_of_etc(user: dict, home: Path, data) -> list[str]:
+    """What programs look up about users and hosts, of nobody outside."""
+    texts = {
+        "passwd": f"user:x:{user['uid']}:{user['gid']}:user:{home}/home:/bin/sh\n",
+        "group": f"user:x:{user['gid']}:\n",
+        "hosts": "127.0.0.1 localhost box\n::1 localhost\n",
+        "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    }
+    flags = []
+    for name, text in texts.items():
+        flags += ["--perms", "0444", "--ro-bind-data", str(data(text.encode())), f"/etc/{name}"]
+    return flags
+
+
+def _masked() -> list[str]:
+    """What of /proc tells about the machine and its users rather than about processes, as containers hide it."""
+    flags = []
+    for path in (f"/proc/{name}" for name in HIDDEN):
+        if os.path.isdir(path):
+            flags += ["--tmpfs", path, "--remount-ro", path]
+        elif os.path.exists(path):
+            flags += ["--ro-bind", "/dev/null", path]
+    return flags
+
+
+def _python() -> list[str]:
+    """The Python that programs inside run with, and its standard library, without what somebody installed into it."""
+    interpreter, libraries = Path(_interpreter()), Path(sys.base_prefix).resolve() / "lib"
+    if interpreter.is_relative_to("/usr"):
+        return []
+    flags = [*_parents(interpreter), "--ro-bind", str(interpreter), str(interpreter)]
+    flags += [*_parents(libraries), "--ro-bind", str(libraries), str(libraries)]
+    packages = Path(sysconfig.get_path("stdlib")).resolve() / "site-packages"
+    if packages.is_dir() and packages.is_relative_to(libraries):
+        flags += ["--perms", "0755", "--tmpfs", str(packages), "--remount-ro", str(packages)]
+    return flags
+
+
+def _read_only(folders: list[Path]) -> list[str]:
+    """Bind folders at their own paths, and each link on the way to the Python of a virtual environment among them."""
+    flags, bound = [], [Path(name) for name in (*SYSTEM, _interpreter())]
+    for folder in folders:
+        real = Path(os.path.realpath(folder))
+        if not any(real.is_relative_to(path) for path in bound):
+            flags += [*_parents(real), "--ro-bind", str(real), str(real)]
+            bound.append(real)
+        if (real / "pip.conf").exists():  # it may name a package index with its password
+            flags += ["--ro-bind", "/dev/null", str(real / "pip.conf")]
+    for start in [*folders, *(Path(folder) / "bin" / "python" for folder in folders)]:
+        for link, target in _links(Path(start)):
+            if not any(link.is_relative_to(path) for path in bound):
+                flags += [*_parents(link), "--symlink", target, str(link)]
+                bound.append(link)
+    return flags
+
+
+def _parents(path: Path) -> list[str]:
+    """The folders above `path`, which bubblewrap would make for the box's first user alone."""
+    return [word for above in reversed(path.parents[:-1]) for word in ("--perms", "0755", "--dir", str(above))]
+
+
+def _links(path: Path) -> Iterator[tuple[Path, str]]:
+    """(link, target) for every symbolic link that is passed on the way to `path`."""
+    rest, here = list(path.absolute().parts[1:]), Path("/")
+    for _ in range(1000):
+        if not rest:
             return
-        with session, reply, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the agent may hang up
-            self.send_response(reply.status_code)
-            self.send_header("Content-Type", reply.headers.get("Content-Type", "application/json"))
-            self.end_headers()  # HTTP/1.0: the answer ends with the connection
-            for piece in reply.iter_content(None):
-                self.wfile.write(piece)
+        here /= rest.pop(0)
+        if here.name == "..":
+            here = here.parent.parent
+        elif here.is_symlink():
+            target = os.readlink(here)
+            yield here, target
+            rest[:0] = Path(target).parts[1:] if os.path.isabs(target) else Path(target).parts
+            here = Path("/") if os.path.isabs(target) else here.parent
+
+
+def _data(stack: contextlib.ExitStack, content: bytes) -> int:
+    """A file descriptor from which `content` can be read."""
+    file = stack.enter_context(tempfile.TemporaryFile())
+    file.write(content)
+    file.seek(0)
+    return file.fileno()
+
+
+def _numbers(flags: list[str]) -> list[str]:
+    """The file descriptors that bubblewrap's flags name."""
+    return [word for flag, word in itertools.pairwise(flags) if flag in ("--seccomp", "--info-fd", "--ro-bind-data")]
+
+
+def _used(proc: int) -> tuple[int, int]:
+    """(processes and threads, bytes of memory) of all in the box, by its own /proc.
+
+    Private and shared memory count, files of the system do not. What two processes share counts twice.
+    """
+    count = memory = 0
+    for name in os.listdir(proc):
+        if not name.isdigit():
+            continue
+        with contextlib.suppress(OSError, ValueError):  # it ended while we looked
+            with open(os.open(f"{name}/status", os.O_RDONLY, dir_fd=proc), errors="replace") as file:
+                fields = dict(line.split(":", 1) for line in file)
+            count += int(fields["Threads"])
+            memory += sum(int(fields.get(key, "0").split()[0]) for key in ("RssAnon", "RssShmem", "VmSwap")) << 10
+    return count, memory
+
+
+def _memory() -> tuple[int, int]:
+    """(bytes that programs on this machine can still get, bytes that it has)."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    fields = {name: int(value.split()[0]) << 10 for name, value in (line.split(":", 1) for line in lines)}
+    return fields["MemAvailable"], fields["MemTotal"]

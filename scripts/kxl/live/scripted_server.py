@@ -28,6 +28,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 MODEL = "scripted"
 CONTEXT = 65536
+MOST_BODY = 64 << 20  # bytes of a request
 
 
 class Server:
@@ -160,14 +161,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(404, {"error": {"message": f"no {self.path} here"}})
 
     def do_POST(self):
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = self.headers.get("Content-Length", "0")
+        if not length.isascii() or not length.isdigit() or int(length) > MOST_BODY:
+            self._json(413, {"error": {"message": f"a request has a Content-Length of at most {MOST_BODY}"}})
+            self.close_connection = True
+            return
+        raw = self.rfile.read(int(length))
         if not self.path.rstrip("/").endswith("/chat/completions"):
             self._json(404, {"error": {"message": f"no {self.path} here"}})
             return
         try:
             body = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self._json(400, {"error": {"message": f"the request is not JSON: {error}"}})
+            return
+        if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
+            self._json(400, {"error": {"message": "the request is no object with messages"}})
             return
         turn = self.script.answer(body)
         if turn.get("status", 200) != 200:

@@ -19,16 +19,18 @@ A file that no check names must be as it was, and no other may have appeared.
 import random
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from kxl.base.cli import UserError
+from kxl.base.cli import UserError, printable
 from kxl.base.files import read_json, shown
+from kxl.live.leftovers import Entry
 
 # What words are drawn from: short, in no shell's way. Two of them and a number are one of 170,280.
 WORDS = ("amber", "anchor", "apple", "arrow", "autumn", "basket", "beacon", "bridge", "butter", "candle", "camera", "castle", "cabin", "cloud", "copper", "carrot",
          "circle", "desert", "dragon", "eagle", "engine", "falcon", "feather", "forest", "garden", "doctor", "guitar", "harbor", "flower", "honey", "island", "ladder",
          "jungle", "lamp", "lemon", "river", "marble", "meadow", "mirror", "rocket", "ocean", "olive", "orange", "saddle")  # fmt: skip
 CHECKS = {"file": {"file", "equals"}, "folder": {"folder"}, "absent": {"absent"}, "result": {"result"}}
+MOST_REASONS = 20  # a task that made two thousand files fails as well with these
 NEEDED, ALLOWED = (
     {"id", "prompt", "toolsets", "calls", "checks"},
     {"id", "prompt", "toolsets", "calls", "checks", "files"},
@@ -46,11 +48,9 @@ class Task:
     files: dict
     checks: list
 
-    def prepare(self, folder: Path) -> None:
-        """Lay the task's files into the empty `folder`."""
-        for path, text in self.files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text, encoding="utf-8")
+    def laid(self) -> dict[str, bytes]:
+        """{path: content} of the files that stand in the folder before."""
+        return {path: text.encode() for path, text in self.files.items()}
 
 
 def load(path: Path, seed: int) -> tuple[str, list[Task]]:
@@ -72,6 +72,10 @@ def load(path: Path, seed: int) -> tuple[str, list[Task]]:
                 )
         if not task["checks"] or "{secret}" in task["prompt"]:
             raise UserError(f"{where}: needs checks, and no {{secret}} in its prompt")
+        named = [check[kind] for check in task["checks"] for kind in ("file", "folder", "absent") if kind in check]
+        for path in [*named, *task.get("files", {})]:
+            if not path or PurePosixPath(path).is_absolute() or {"", ".", ".."} & set(path.split("/")):
+                raise UserError(f"{where}: {path!r} must be a path inside the folder, such as notes/a.txt")
         tasks.append(Task(**{"files": {}, **_fill(task, words(task["id"], seed))}))
     return data["name"], tasks
 
@@ -96,36 +100,40 @@ def _fill(value, drawn: dict):
     return value
 
 
-def judge(task: Task, folder: Path, results: list[str]) -> list[str]:
-    """Why the task is not done, one sentence each; `results` is what its tools returned."""
+def judge(task: Task, found: dict[str, Entry], results: list[str]) -> list[str]:
+    """Why the task is not done, one sentence each.
+
+    `found` is what lies in its folder (leftovers.read), `results` what its tools returned.
+    """
     why = []
     for check in task.checks:
         kind = next(iter(check))
-        path = folder / check[kind]
+        entry = found.get(check[kind])
         if kind == "file":
-            found = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
-            if found is None:
-                why.append(f"there is no file {check['file']}")
-            elif found.removesuffix("\n") != check["equals"]:
-                why.append(f"{check['file']} holds {found[:200]!r}, expected {check['equals']!r}")
-        elif kind == "folder" and not path.is_dir():
+            if entry is None or entry.kind != "file":
+                why.append(f"there is no file {check['file']}" + (f", but a {entry.kind}" if entry else ""))
+            elif (text := entry.text.decode("utf-8", "replace")).removesuffix("\n") != check["equals"]:
+                why.append(f"{check['file']} holds {text[:200]!r}, expected {check['equals']!r}")
+        elif kind == "folder" and (entry is None or entry.kind != "folder"):
             why.append(f"there is no folder {check['folder']}")
-        elif kind == "absent" and path.exists():
+        elif kind == "absent" and entry is not None:
             why.append(f"{check['absent']} is still there")
         elif kind == "result" and not any(check["result"] in result for result in results):
             why.append(f"no tool returned {check['result']!r}")
     named = {check[kind] for check in task.checks for kind in ("file", "absent") if kind in check}
-    there = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    for path in sorted(set(there) | set(task.files)):
+    before = task.laid()
+    there = {path for path, entry in found.items() if entry.kind != "folder"}
+    for path in sorted(there | set(before)):
+        name = printable(path)[:200]
         if path in named:
             continue
         if path not in there:
-            why.append(f"{path} is gone")
-        elif path not in task.files:
-            why.append(f"{path} was not asked for")
-        elif there[path].read_text(encoding="utf-8", errors="replace") != task.files[path]:
-            why.append(f"{path} was changed")
-    return why
+            why.append(f"{name} is gone")
+        elif path not in before:
+            why.append(f"{name} was not asked for")
+        elif found[path].text != before[path]:
+            why.append(f"{name} was changed")
+    return why[:MOST_REASONS]
 
 
 def checked(task: Task) -> list[str]:

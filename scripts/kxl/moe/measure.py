@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from kxl.base import processes
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
 from kxl.model import blas
@@ -35,7 +36,7 @@ def shapes(path: Path, layers: int | None) -> dict:
 def measured(arguments: list[str]) -> dict:
     """What this script says, run in a fresh process. UserError with its last words if it fails."""
     command = [sys.executable, str(ROOT / "scripts/moe_measure_step.py"), *map(str, arguments)]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **blas.child_env()})
+    ended = processes.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **blas.child_env()})
     if ended.returncode:
         raise UserError(
             f"moe_measure_step.py {' '.join(map(str, arguments))} ended with {ended.returncode}; its message is above"

@@ -8,12 +8,11 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from kxl.base.cli import UserError, say
-from kxl.base.files import read_json, sha256, shown
+from kxl.base.files import read_json, scratch_dir, sha256, shown
 from kxl.setup import llama_cpp
 
 
@@ -28,7 +27,7 @@ def fetch(lock: Path, what: str = "", source: bool = False) -> Path:
         return archive
     archive.parent.mkdir(parents=True, exist_ok=True)
     say(f"fetching {pin['package']} {pin['version']}{what and f' ({what})'}")
-    with tempfile.TemporaryDirectory(prefix=".fetch.partial-", dir=archive.parent) as scratch:
+    with scratch_dir(archive.parent) as scratch:
         wanted = Path(scratch) / "requirements.txt"
         # With the hash in the requirement pip checks the file before it runs anything from it.
         wanted.write_text(f"{pin['package']}=={pin['version']} --hash=sha256:{pin['sha256']}\n", encoding="utf-8")

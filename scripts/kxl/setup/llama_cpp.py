@@ -23,6 +23,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+from kxl.base import processes
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
 
@@ -152,7 +153,10 @@ def binary(name: str) -> Path:
 
 def exit_reason(name: str, code: int) -> str:
     """How a child process ended, in words."""
-    return f"{name} was ended by {signal.Signals(-code).name}" if code < 0 else f"{name} ended with exit code {code}"
+    if code >= 0:
+        return f"{name} ended with exit code {code}"
+    known = -code in list(signal.Signals)  # the real-time signals have no names
+    return f"{name} was ended by {signal.Signals(-code).name if known else f'signal {-code}'}"
 
 
 def tail(text: str, lines: int = 15) -> str:
@@ -166,30 +170,24 @@ def run(name: str, args: list, log: Path, progress=None) -> str:
     `log` receives the whole output while it runs; called from the repository, paths in it are relative.
     `progress` is called with each line or, where the
     program rewrites one line, each rewrite. Raises UserError with the end of the output when the
-    program fails; the program does not outlive this process's Ctrl-C or error.
+    program fails; the program does not outlive this process, however that ends.
     """
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     with open(log, "w", encoding="utf-8") as file:
-        child = subprocess.Popen(
-            [str(binary(name)), *(shown(a) if isinstance(a, Path) and Path.cwd() == ROOT else str(a) for a in args)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        try:
+        command = [
+            str(binary(name)),
+            *(shown(a) if isinstance(a, Path) and Path.cwd() == ROOT else str(a) for a in args),
+        ]
+        with processes.guarded(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
             for line in _lines(child.stdout):
                 file.write(line + "\n")
                 file.flush()
                 lines.append(line)
                 if progress:
                     progress(line)
-            code = child.wait()
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+            code = processes.ended_by(child.wait())
     output = "\n".join(lines)
     if code != 0:
         raise UserError(f"{exit_reason(name, code)}; the whole output is in {shown(log)}, it ends:\n{tail(output)}")

@@ -8,6 +8,7 @@ generated from it (matrix times vector).
 
 import json
 import re
+import secrets
 import socket
 import subprocess
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from kxl.base import processes
 from kxl.base.cli import UserError
 from kxl.setup.llama_cpp import cpu_features, exit_reason, tail
 
@@ -123,13 +125,7 @@ def check(bin_dir: Path, scratch: Path) -> None:
 
 def _run(bin_dir: Path, name: str, kind: str, *args) -> str:
     """Run one program of the fresh build and return its output."""
-    ended = subprocess.run(
-        [str(bin_dir / name), *map(str, args)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=120,
-    )
+    ended = processes.run([str(bin_dir / name), *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
     output = ended.stdout.decode("utf-8", "replace")
     if ended.returncode != 0:
         raise _failure(name, kind, ended.returncode, output)
@@ -147,33 +143,22 @@ def _generate(bin_dir: Path, kind: str, quant: Path) -> None:
         headers={"Content-Type": "application/json"},
         data=json.dumps({"prompt": "The quick", "n_predict": 8, "ignore_eos": True}).encode(),
     )
-    with open(log, "wb") as file:
-        server = subprocess.Popen(
-            [
-                str(bin_dir / "llama-server"),
-                "-m",
-                str(quant),
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-                "-c",
-                "512",
-                "--no-warmup",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    try:
+    token = secrets.token_hex(16)  # its name, so that another process on the port is not taken for it
+    command = [str(bin_dir / "llama-server"), "-m", quant, "--host", "127.0.0.1", "--port", port]
+    command += ["--alias", token, "-c", 512, "--no-warmup"]
+    with open(log, "wb") as file, processes.guarded(command, stdout=file, stderr=subprocess.STDOUT) as server:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if server.poll() is not None:
-                raise _failure("llama-server", kind, server.returncode, log.read_text(errors="replace"))
+                code = processes.ended_by(server.returncode)
+                raise _failure("llama-server", kind, code, log.read_text(errors="replace"))
             try:
                 with urllib.request.urlopen(request, timeout=60) as response:
-                    if json.load(response)["tokens_predicted"] == 8:
-                        return
+                    said = json.load(response)
+                if said.get("model") == token and said["tokens_predicted"] == 8:
+                    return
+                if said.get("model") != token:
+                    raise UserError(f"another process took port {port} from llama-server; run this again")
                 raise UserError(f"llama-server generated fewer than the 8 tokens asked for with a {kind} model")
             except (urllib.error.URLError, ConnectionError):  # not listening yet, still loading (503), or just died
                 time.sleep(0.1)
@@ -181,9 +166,6 @@ def _generate(bin_dir: Path, kind: str, quant: Path) -> None:
             f"llama-server did not answer within 60 s with a {kind} model; its output ends:\n"
             f"{tail(log.read_text(errors='replace'))}"
         )
-    finally:
-        server.kill()
-        server.wait()
 
 
 def _failure(name: str, kind: str, code: int, output: str) -> UserError:

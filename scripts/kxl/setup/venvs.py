@@ -7,10 +7,10 @@ without the right stamp the environment is made anew.
 
 import hashlib
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+from kxl.base import processes
 from kxl.base.cli import UserError, say
 from kxl.base.files import lock, write_text
 
@@ -62,5 +62,5 @@ def make(venv: Path, requirements: list[Path], pip_args: tuple = ()) -> Path:
 
 
 def _run(command: list[str], what_failed: str) -> None:
-    if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode != 0:
+    if processes.run(command, stdout=sys.stderr).returncode != 0:
         raise UserError(f"{what_failed} (its message is above)")

@@ -4,10 +4,10 @@ import json
 import random
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from kxl.base import cli
+from kxl.base.files import scratch_dir
 from kxl.tiny import arguments
 from kxl.tiny.requests import call
 from kxl.tiny.words import pick_word
@@ -87,7 +87,7 @@ def _call(rng: random.Random, files: dict) -> dict:
 
 def run(episodes: list[dict], python: Path) -> list[dict]:
     """Execute all episodes in one Hermes process."""
-    with tempfile.TemporaryDirectory(prefix="hermes-kxl-") as name:
+    with scratch_dir() as name:
         root = Path(name).resolve()
         lines = []
         for i, item in enumerate(episodes):

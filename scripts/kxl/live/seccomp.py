@@ -1,0 +1,128 @@
+"""The system calls that a program in the box may make, as a filter that the kernel runs (seccomp).
+
+    sandbox.bwrap --seccomp FD      # FD holds filter_program()
+
+A list of what is allowed, not of what is forbidden: a system call that a later kernel brings stays closed. libseccomp
+(Debian: libseccomp2, which systemd needs, too) turns names into this machine's numbers and the list into the kernel's
+instructions; both differ from one architecture to the next, so neither is ours to write.
+"""
+
+import ctypes
+import errno
+import functools
+import tempfile
+
+from kxl.base.cli import UserError
+
+# By group. Missing on purpose: whatever makes namespaces or mounts, looks into other processes, loads programs into the
+# kernel, reaches keyrings or the kernel's log, holds memory that no limit counts (memfd_create, System V shared
+# memory), watches what others do with files (inotify) or keeps the whole machine's disks busy (sync). `clone`,
+# `personality` and `socket` are allowed in part: _comparisons says for which arguments.
+ALLOWED = {
+    "files": """
+        access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2
+        fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr
+        flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 getxattr
+        ioctl lchown lgetxattr link linkat listxattr
+        llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat mknod mknodat newfstatat open openat openat2
+        pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr rename
+        renameat renameat2 rmdir sendfile setxattr stat statfs statx symlink symlinkat sync_file_range
+        truncate umask unlink unlinkat utime utimensat utimes write writev
+    """,
+    "waiting": """
+        epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 poll ppoll
+        pselect6 select signalfd signalfd4 timerfd_create timerfd_gettime timerfd_settime pipe pipe2
+    """,
+    "processes": """
+        _exit arch_prctl capget capset execve execveat exit exit_group fork getcpu getegid geteuid getgid getgroups
+        getpgid getpgrp getpid getppid getpriority getresgid getresuid getrlimit getrusage getsid gettid getuid
+        get_robust_list get_thread_area ioprio_get kill membarrier pidfd_open pidfd_send_signal prctl prlimit64 rseq
+        sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_get_priority_max
+        sched_get_priority_min sched_rr_get_interval sched_setaffinity sched_yield setfsgid setfsuid setgid
+        setgroups setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setuid set_robust_list
+        set_thread_area set_tid_address sysinfo tgkill times tkill uname vfork wait4 waitid waitpid
+    """,
+    "memory": """
+        brk madvise mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall munmap pkey_alloc
+        pkey_free pkey_mprotect
+    """,
+    "signals and time": """
+        alarm clock_getres clock_gettime clock_nanosleep futex futex_waitv getitimer gettimeofday nanosleep pause
+        restart_syscall rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
+        rt_sigtimedwait rt_tgsigqueueinfo setitimer sigaltstack sigreturn time timer_create timer_delete
+        timer_getoverrun timer_gettime timer_settime
+    """,
+    "sockets": """
+        accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg
+        sendmsg sendto setsockopt shutdown socketpair
+    """,
+    "random numbers": """
+        getrandom
+    """,
+}
+
+ALLOW = 0x7FFF0000  # SCMP_ACT_ALLOW
+REFUSE = 0x00050000 | errno.ENOSYS  # SCMP_ACT_ERRNO: programs then try an older way, as on an older kernel
+EQUAL, MASKED_EQUAL = 4, 7  # SCMP_CMP_*
+
+# Of clone(2), clone flags: any new namespace. clone3 hides its flags in memory; without it libc takes clone.
+NEW_NAMESPACES = 0x7E020000
+SHOW_PERSONALITY = 0xFFFFFFFF
+# Address families: without these, AF_VSOCK would reach the host of a virtual machine, past every network namespace.
+UNIX, INET, INET6, NETLINK = 1, 2, 10, 16
+TCP_UDP_OR_DEFAULT = (0, 6, 17)
+NETLINK_ROUTE = 0  # the interfaces' addresses, which resolvers ask for
+
+
+class _Comparison(ctypes.Structure):
+    """struct scmp_arg_cmp: argument `arg` of the call, compared with `a` (and `b`)."""
+
+    _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64))
+
+
+def _comparisons() -> list[tuple[str, list[tuple]]]:
+    """(system call, comparisons that must all hold) for those that are allowed in part."""
+    only = [("clone", [(0, MASKED_EQUAL, NEW_NAMESPACES, 0)])]
+    only += [("personality", [(0, EQUAL, value, 0)]) for value in (0, SHOW_PERSONALITY)]
+    only += [("socket", [(0, EQUAL, UNIX, 0)]), ("socket", [(0, EQUAL, NETLINK, 0), (2, EQUAL, NETLINK_ROUTE, 0)])]
+    only += [
+        ("socket", [(0, EQUAL, family, 0), (2, EQUAL, protocol, 0)])
+        for family in (INET, INET6)
+        for protocol in TCP_UDP_OR_DEFAULT
+    ]
+    return only
+
+
+@functools.cache
+def filter_program() -> bytes:
+    """The filter as the kernel's BPF instructions, 8 bytes each. UserError where libseccomp is missing."""
+    try:
+        library = ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        raise UserError("libseccomp is not installed (Debian: apt-get install libseccomp2)") from None
+    library.seccomp_init.restype = ctypes.c_void_p
+    for name in ("seccomp_rule_add_array", "seccomp_export_bpf", "seccomp_release"):
+        getattr(library, name).argtypes = {
+            "seccomp_rule_add_array": [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p],
+            "seccomp_export_bpf": [ctypes.c_void_p, ctypes.c_int],
+            "seccomp_release": [ctypes.c_void_p],
+        }[name]
+    context = library.seccomp_init(REFUSE)
+    if not context:
+        raise UserError("libseccomp makes no filter on this system")
+    try:
+        names = {name for group in ALLOWED.values() for name in group.split()}
+        for name, comparisons in [*((name, []) for name in sorted(names)), *_comparisons()]:
+            number = library.seccomp_syscall_resolve_name(name.encode())
+            if number < 0:  # another architecture's, or younger than this libseccomp
+                continue
+            array = (_Comparison * len(comparisons))(*comparisons)
+            if code := library.seccomp_rule_add_array(context, ALLOW, number, len(comparisons), array):
+                raise UserError(f"libseccomp takes no rule for {name}: error {-code}")
+        with tempfile.TemporaryFile() as file:
+            if code := library.seccomp_export_bpf(context, file.fileno()):
+                raise UserError(f"libseccomp gives no filter: error {-code}")
+            file.seek(0)
+            return file.read()
+    finally:
+        library.seccomp_release(context)

@@ -13,18 +13,18 @@ can be quantized has an entry. The embedding is exempt: tied to the output, it i
       --out runs/tiny/imatrix.gguf --report reports/tiny/imatrix.json --log logs/tiny/imatrix.log
 """
 
+import math
 import os
 import re
 from pathlib import Path
 
-import gguf
 import numpy as np
 
 from kxl.base import cli, config, report
 from kxl.base.cli import UserError
 from kxl.base.files import atomic_path, shown
 from kxl.quant import chunks as quant_chunks
-from kxl.quant import policy
+from kxl.quant import imatrix, policy
 from kxl.setup import llama_cpp
 
 EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\.weight")
@@ -45,14 +45,17 @@ def main() -> None:
     args = config.parse(parser, {"context": "imatrix.context_tokens", "min_tokens": "imatrix.min_tokens_per_expert"})
 
     with atomic_path(args.out) as partial:
-        output = run_imatrix(args.gguf, args.text, partial, args.context, args.log)
-        counts = read_counts(partial)
+        # Nothing takes its place before everything about it is known to be right.
+        perplexity = final_perplexity(run_imatrix(args.gguf, args.text, partial, args.context, args.log), args.log)
+        entries, chunks = imatrix.read(partial)
+        counts = {name: entry.counts for name, entry in entries.items()}
         layers = expert_coverage(args.gguf, counts)
         refuse_gaps(args.gguf, counts, layers, args.min_tokens)
+        refuse_unusable(entries)
     results = {
-        "chunks": (chunks := chunk_count(args.out)),
+        "chunks": chunks,
         "tokens": chunks * args.context,
-        "perplexity": final_perplexity(output),
+        "perplexity": perplexity,
         "matrices": len(counts),
         "fewest_tokens": fewest(layers),
         "layers": layers,
@@ -95,29 +98,19 @@ def run_imatrix(model: Path, text: Path, out: Path, context: int, log: Path) -> 
         )
 
 
-def final_perplexity(output: str) -> float:
-    """Perplexity of the calibration text, from llama-imatrix's last line."""
-    found = re.search(r"Final estimate: PPL = ([\d.]+)", output)
-    if not found:
+def final_perplexity(output: str, log: Path) -> float:
+    """Perplexity of the calibration text, from llama-imatrix's last line. UserError where it is no number."""
+    found = re.search(r"Final estimate: PPL = (\S+)", output)
+    try:
+        value = float(found[1]) if found else math.nan
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
         raise UserError(
-            "llama-imatrix gave no final perplexity: the model may compute NaN; check its BF16 GGUF with `make parity`"
+            f"{shown(log)}: the calibration text has the perplexity {found[1] if found else 'that nobody printed'}: "
+            "the model computes NaN or infinity; check its BF16 GGUF with `make parity`, or take an earlier checkpoint"
         )
-    return float(found[1])
-
-
-def read_counts(imatrix: Path) -> dict:
-    """Tokens seen, by tensor name: int array [experts] for expert matrices, [1] for the others."""
-    suffix = ".counts"
-    return {
-        tensor.name.removesuffix(suffix): np.array(tensor.data).reshape(-1).astype(np.int64)
-        for tensor in gguf.GGUFReader(imatrix).tensors
-        if tensor.name.endswith(suffix)
-    }
-
-
-def chunk_count(imatrix: Path) -> int:
-    """Chunks of text that went into an imatrix."""
-    return int(gguf.GGUFReader(imatrix).get_field("imatrix.chunk_count").contents())
+    return value
 
 
 def needs_importance(model: Path) -> dict:
@@ -178,6 +171,12 @@ def refuse_gaps(model: Path, counts: dict, layers: list, min_tokens: int) -> Non
             f"the imatrix has no entry for {len(missing)} matrices of {shown(model)}: {listed(missing)}. "
             "Is the text for another model, or shorter than a chunk?"
         )
+
+
+def refuse_unusable(entries: dict) -> None:
+    """UserError for sums that are no numbers, by matrix and expert."""
+    if bad := [f"{name}: {why}" for name, entry in entries.items() if (why := entry.problem())]:
+        raise UserError(f"the imatrix cannot be used: {listed(bad)}. Check the BF16 GGUF with `make parity`")
 
 
 def listed(names: list) -> str:

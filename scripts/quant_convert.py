@@ -187,6 +187,12 @@ def verify(gguf, path: Path, source: Checkpoint, out: Path) -> None:
         )
         if not same:
             raise UserError(f"{shown(out)}: {arch}.{key} came out as {found}, config.json asks for {value}")
+    template = reader.fields.get("tokenizer.chat_template")
+    if template is None and tokenizer_checks.chat_template(source.folder):
+        raise UserError(
+            f"{shown(source.folder)}: has a chat template, which the converter did not take; "
+            f"put it into chat_template.jinja there and convert again"
+        )
 
 
 def main() -> None:
@@ -223,6 +229,7 @@ def main() -> None:
 
     source = checkpoint.read(args.model)
     refuse_unsupported(source)
+    tokenizer_checks.refuse_lost_files(source.folder)
     tokenizer_checks.refuse_large_ids(source.folder, source.config["vocab_size"])
     tokenizer_checks.refuse_words_in_pieces(source.folder)
     card = {
@@ -240,17 +247,20 @@ def main() -> None:
         logging.getLogger("gguf.gguf_writer").addFilter(
             lambda record: not str(record.msg).startswith(("Writing the", str(args.out.parent.resolve())))
         )
-    template = args.model / "chat_template.jinja"
-    for note in tokenizer_checks.notes(source.folder, template.read_text("utf-8") if template.is_file() else ""):
+    template = tokenizer_checks.chat_template(args.model)
+    for note in tokenizer_checks.notes(source.folder, template or ""):
         say(note)
-    if not any(
-        (args.model / name).is_file() for name in ("chat_template.jinja", "chat_template.json")
-    ) and "chat_template" not in read_json(args.model / "tokenizer_config.json"):
+    if template is None:
         say(f"{shown(args.model)}: has no chat template; llama-server will fall back to ChatML without tools")
+    named = read_json(args.model / "config.json").get("architectures")
+    if named not in (None, source.config["architectures"]):
+        say(
+            f"{shown(args.model / 'config.json')}: architectures is {named}; all names and shapes are those of "
+            f"{source.config['architectures'][0]}, so that is what is converted"
+        )
     write_gguf(source, args.out, args.outtype, args.pre_tokenizer, args.name or args.model.resolve().name, card)
-    print(
-        f"{shown(args.out)}: {args.outtype.upper()} GGUF of {shown(args.model)}, {args.out.stat().st_size / 2**20:.1f} MiB"
-    )
+    size = args.out.stat().st_size / 2**20
+    print(f"{shown(args.out)}: {args.outtype.upper()} GGUF of {shown(args.model)}, {size:.1f} MiB")
 
 
 if __name__ == "__main__":

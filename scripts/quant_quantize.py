@@ -16,13 +16,12 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-import gguf
 from tqdm import tqdm
 
 from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import atomic_path, require_space, shown, write_text
-from kxl.quant import policy
+from kxl.quant import imatrix, policy
 from kxl.quant.policy import Type
 from kxl.setup import llama_cpp
 
@@ -31,31 +30,32 @@ WITHOUT_IMATRIX = (Type.F32, Type.F16, Type.BF16, Type.Q8_0)
 
 
 def check_imatrix(path: Path, tensors: list, types: dict[str, Type] | None) -> None:
-    """Every quantized tensor that uses the imatrix must be in it, with its row length and expert count.
+    """Every quantized tensor that uses the imatrix must be in it, with its row length and expert count, and every
+    expert must have been reached.
 
-    `types` None (a stock type): every quantizable tensor. UserError names the tensor.
+    `types` None (a stock type): every quantizable tensor. UserError names the tensor and the expert.
     """
-    try:
-        entries = {entry.name: tuple(int(n) for n in entry.shape) for entry in gguf.GGUFReader(path).tensors}
-    except (FileNotFoundError, ValueError, IndexError, KeyError):
-        raise UserError(
-            f"{shown(path)}: no imatrix in GGUF format; make it with scripts/quant_compute_imatrix.py"
-        ) from None
+    entries, _ = imatrix.read(path)
     for tensor in tensors:
         if tensor.name == "token_embd.weight" or not policy.quantizable(tensor):
             continue
         if types and types[tensor.name] in WITHOUT_IMATRIX:
             continue
-        sums = entries.get(f"{tensor.name}.in_sum2")
+        entry = entries.get(tensor.name)
         experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
-        if sums is None:
+        if entry is None:
             raise UserError(
                 f"{shown(path)}: has nothing for {tensor.name}; it belongs to another model or is not complete"
             )
-        if sums[0] != tensor.shape[0] or (sums[1] if len(sums) > 1 else 1) != experts:
+        if entry.sums.shape != (experts, tensor.shape[0]):
             raise UserError(
-                f"{shown(path)}: {tensor.name} has {list(sums)} values, the GGUF's rows and experts are "
-                f"[{tensor.shape[0]}, {experts}]; it belongs to another model"
+                f"{shown(path)}: {tensor.name} has {list(reversed(entry.sums.shape))} values, the GGUF's rows and "
+                f"experts are [{tensor.shape[0]}, {experts}]; it belongs to another model"
+            )
+        if why := entry.problem():
+            raise UserError(
+                f"{shown(path)}: {tensor.name}: {why}. llama-quantize would weigh all its columns alike; "
+                "compute the imatrix from more and other text (scripts/quant_compute_imatrix.py)"
             )
 
 

@@ -21,6 +21,7 @@ from kxl.base.files import shown
 from kxl.chat import hermes_tools, parser_metadata, tool_syntax
 from kxl.eval import client as eval_client
 from kxl.eval import server as eval_server
+from kxl.eval import verdicts
 from kxl.eval.suites import Suite
 
 PROMPT = "Please open https://example.com in the browser."
@@ -37,6 +38,9 @@ def main() -> None:
         type=Path,
         help="the server's log (default: check_parser.log in the current folder, kept only after an error)",
     )
+    parser.add_argument(
+        "--thinking-tokens", type=int, default=0, metavar="N", help="tokens that a model which thinks may think first"
+    )
     args = parser.parse_args()
     if not (args.model / "config.json").is_file():
         raise UserError(f"{shown(args.model)}: no config.json there; MODEL must name a checkpoint folder")
@@ -52,7 +56,8 @@ def main() -> None:
     }
     suite = Suite("check_parser", hermes_tools.load(["browser_navigate"]), 128, [case])
     with eval_server.mlx_server(args.model, log) as server:
-        client = eval_client.Client(server, "mlx", tokenizer=eval_client.load_tokenizer(args.model))
+        tokenizer = eval_client.load_tokenizer(args.model)
+        client = eval_client.Client(server, "mlx", tokenizer=tokenizer, thinking_tokens=args.thinking_tokens)
         parsed, raw = client.ask(suite, case)
     if problem := verdict(parsed, raw):
         raise UserError(f"{shown(args.model)}: {problem}" + "".join(f"\n  - {one}" for one in missing))
@@ -70,6 +75,8 @@ def main() -> None:
 
 def verdict(parsed, raw) -> str | None:
     """What is wrong with the answer; None when it is one structured call of the browser."""
+    if problem := verdicts.thought_problem(parsed):
+        return f"no call came back, the answer is a thought: {problem}"
     if tool_syntax.CALL_START in parsed.content or tool_syntax.find_leaks(parsed.content):
         return (
             f"the server answered with the call as text ({parsed.content[:120]!r}): it does not know how this checkpoint writes calls. "

@@ -8,7 +8,8 @@ import pytest
 from helpers import mutation
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json
-from kxl.eval import client, schemas, suites, verdicts
+from kxl.chat import schemas
+from kxl.eval import client, suites, verdicts
 from kxl.eval.suites import Suite
 from kxl.eval.verdicts import Answer
 
@@ -152,7 +153,7 @@ def load(tmp_path, parameters) -> Suite:
     [
         ({"type": "objekt"}, "the parameters of tool look are no JSON Schema that can be applied: type: 'objekt'"),
         ({"properties": []}, "properties: [] is not of type 'object'"),
-        ({"properties": {"what": {"pattern": "["}}}, "properties what pattern: '[' is not a 'regex'"),
+        ({"properties": {"what": {"pattern": "["}}}, "the pattern '[' does not compile"),
         ({"properties": {"what": {"$ref": "#/$defs/W"}}}, "it refers to #/$defs/W, which is not in it"),
         ({"properties": {"what": {"$ref": "https://example.com/w"}}}, "it refers to https://example.com/w, which is"),
         ({"$ref": "#"}, "it refers to itself without end"),

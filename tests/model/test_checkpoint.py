@@ -1,6 +1,7 @@
 """Reading and writing checkpoints in both families of names, and what a broken one says."""
 
 import json
+import random
 import shutil
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from helpers import random_checkpoints
+from helpers import mutation, random_checkpoints
 from kxl.base.cli import UserError
 from kxl.model import checkpoint
 
@@ -275,6 +276,71 @@ def test_index_and_shards_of_different_checkpoints_are_refused(copy):
     index["weight_map"]["model.embed_tokens.weight"] = shards[-1]
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "model.embed_tokens.weight" in refusal(copy)
+
+
+def test_an_index_left_over_from_another_save_is_the_odd_one(six, tmp_path):
+    source = checkpoint.read(six)
+    checkpoint.save_hf(tmp_path / "one", source)
+    index = {"model.embed_tokens.weight": "model-00001-of-00002.safetensors", "x": "model-00002-of-00002.safetensors"}
+    (tmp_path / "one" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    message = refusal(tmp_path / "one")
+    assert "model.safetensors.index.json: is left over from another checkpoint" in message
+    assert "remove the index" in message and "model-00001-of-00002.safetensors" in message
+
+
+def test_a_single_file_beside_an_index_and_its_shards_is_one_checkpoint_too_many(copy, six, tmp_path):
+    checkpoint.save_hf(tmp_path / "one", checkpoint.read(six))
+    shutil.copy(tmp_path / "one" / "model.safetensors", copy)
+    assert "model.safetensors beside an index that does not name it" in refusal(copy)
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {"x": None}, {"x": ["a"]}, {"x": "../model.safetensors"}, {"x": ""}])
+def test_an_index_that_names_no_files_is_refused(copy, weight_map):
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert "model.safetensors.index.json: " in refusal(copy)
+
+
+def test_an_adapter_alone_is_said_to_be_one(copy):
+    for path in copy.glob("model*"):
+        path.unlink()
+    (copy / "adapter_model.safetensors").write_bytes(b"")
+    assert "an adapter alone is no checkpoint" in refusal(copy)
+
+
+def headers_survive(seeds, folder: Path, work: Path) -> None:
+    """Mutated headers, indexes and configs are read as they are, or refused by file."""
+    shards = sorted(folder.glob("model-*.safetensors"))
+    texts = {name: (folder / name).read_text() for name in ("config.json", "model.safetensors.index.json")}
+    shutil.copytree(folder, work)
+    for seed in seeds:
+        rng = random.Random(seed)
+        name = rng.choice([*texts, shards[0].name])
+        whole = (folder / name).read_bytes()
+        if name in texts:
+            changed = json.dumps(mutation.value(rng, json.loads(texts[name])))
+            changed = mutation.text(rng, changed) if rng.random() < 0.3 else changed
+            made = changed.encode("utf-8", "surrogatepass")
+        elif rng.random() < 0.5:
+            made = mutation.data(rng, whole, within=400)
+        else:
+            length = struct.unpack("<Q", whole[:8])[0]
+            header = json.dumps(mutation.value(rng, json.loads(whole[8 : 8 + length]))).encode()
+            made = struct.pack("<Q", len(header)) + header + whole[8 + length :]
+        (work / name).write_bytes(made)
+        try:
+            checkpoint.read(work)
+        except UserError as error:
+            assert str(work) in str(error)
+        (work / name).write_bytes(whole)
+
+
+def test_a_mutated_header_index_or_config_is_read_or_refused_by_file(six, tmp_path):
+    headers_survive(range(200), six, tmp_path / "work")
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutated_headers_are_read_or_refused_by_file(six, tmp_path):
+    headers_survive(range(200, 10_200), six, tmp_path / "work")
 
 
 def test_a_config_of_another_width_is_refused_by_tensor_name_and_both_shapes(copy):

@@ -2,7 +2,9 @@
 
 import ast
 import hashlib
+import random
 import re
+import shutil
 import subprocess
 import sys
 
@@ -15,11 +17,11 @@ import smol_check_serving
 import smol_convert
 import smol_fetch_base
 from conftest import ROOT
-from helpers import random_smol
+from helpers import mutation, random_smol
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
-from kxl.model import llama_gguf, safetensors_io
-from kxl.quant import policy
+from kxl.model import gguf_file, llama_gguf, safetensors_io
+from kxl.quant import imatrix, policy
 
 
 def write(path, pre="smollm", extra=()):
@@ -129,6 +131,81 @@ def test_another_kind_of_model_is_refused(tmp_path, changes, said):
     write(tmp_path / "m.gguf", **changes)
     with pytest.raises(UserError, match=said):
         llama_gguf.open_gguf(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda data: data[:10], "10 bytes hold no header"),
+        (lambda data: data[:200], "tensors do not fit into 200 bytes"),
+        (lambda data: data[:700], "it ends inside"),
+        (lambda data: data[:-100], "it ends inside"),
+        (lambda data: b"GGML" + data[4:], "it does not begin with GGUF"),
+        (lambda data: data[:4] + b"\x09" + data[5:], "its version is 9"),
+        (lambda data: data[:8] + b"\xff" * 8 + data[16:], "tensors do not fit into"),
+        (lambda data: data[:16] + b"\xff" * 8 + data[24:], "keys and"),
+        (lambda data: data.replace(b"general.architecture", b"general.architectur\xff"), "is not UTF-8"),
+        (
+            lambda data: data.replace(b"llama.context_length", b"llama.block_count\0\0\0"),
+            "llama.context_length is missing",
+        ),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_place(tmp_path, spoil, said):
+    write(tmp_path / "m.gguf")
+    (tmp_path / "m.gguf").write_bytes(spoil((tmp_path / "m.gguf").read_bytes()))
+    with pytest.raises(UserError) as error:
+        llama_gguf.write_folder(llama_gguf.open_gguf(tmp_path / "m.gguf"), tmp_path)
+    assert said in str(error.value) and "m.gguf" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_a_list_that_claims_to_be_endless_is_refused_at_once(tmp_path):
+    """GGUFReader itself would go through its 2^60 entries one by one."""
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_array("llama.layers", [1, 2, 3])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    data = (tmp_path / "m.gguf").read_bytes()
+    place = data.index(b"llama.layers") + len("llama.layers") + 8
+    (tmp_path / "m.gguf").write_bytes(data[:place] + (2**60).to_bytes(8, "little") + data[place + 8 :])
+    with pytest.raises(UserError, match="it ends inside llama.layers"):
+        gguf_file.open_reader(tmp_path / "m.gguf")
+
+
+def files_survive(seeds, folder) -> None:
+    """Mutated files are read whole, or refused by name with nothing written."""
+    write(folder / "whole.gguf")
+    whole, path = (folder / "whole.gguf").read_bytes(), folder / "m.gguf"
+    end = len(whole) - sum(tensor.n_bytes for tensor in gguf.GGUFReader(folder / "whole.gguf").tensors)
+    for seed in seeds:
+        path.write_bytes(mutation.data(random.Random(seed), whole, within=end))
+        made = folder / "made"
+        made.mkdir(exist_ok=True)
+        try:
+            with np.errstate(all="ignore"):
+                imatrix.read(path)
+        except UserError as error:
+            assert str(path) in str(error)
+        try:
+            reader = llama_gguf.open_gguf(path)
+            policy.read_tensors(path)
+            with np.errstate(all="ignore"):
+                llama_gguf.write_folder(reader, made)
+        except UserError as error:
+            assert str(error) and not [one for one in made.iterdir() if ".partial" in one.name]
+        shutil.rmtree(made)
+
+
+def test_a_mutated_file_is_read_or_refused_by_name(tmp_path):
+    files_survive(range(300), tmp_path)
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutated_files_are_read_or_refused_by_name(tmp_path):
+    files_survive(range(300, 10_300), tmp_path)
 
 
 def test_an_unknown_tensor_is_refused_by_name():

@@ -33,13 +33,13 @@ def matrices(model):
     return names
 
 
-def write_imatrix(path, counts):
-    """A GGUF imatrix with these counts, as llama-imatrix writes it."""
+def write_imatrix(path, counts, sums=None):
+    """A GGUF imatrix with these counts, as llama-imatrix writes it; `sums` has the sums of some matrices."""
     writer = gguf.GGUFWriter(path, arch="")
     writer.add_type("imatrix")
     writer.add_uint32("imatrix.chunk_count", 10)
     for name, seen in counts.items():
-        writer.add_tensor(f"{name}.in_sum2", np.ones((len(seen), 256), dtype=np.float32))
+        writer.add_tensor(f"{name}.in_sum2", (sums or {}).get(name, np.ones((len(seen), 256), dtype=np.float32)))
         writer.add_tensor(f"{name}.counts", np.array(seen, dtype=np.float32).reshape(-1, 1))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -51,13 +51,13 @@ def write_imatrix(path, counts):
 def compute(tmp_path, model, monkeypatch):
     """Run the script; `counts` replaces llama-imatrix by a file with these counts."""
 
-    def run(text=TEXT, counts=None, min_tokens=64):
+    def run(text=TEXT, counts=None, min_tokens=64, perplexity="2.5", sums=None, gguf=model):
         (tmp_path / "calibration.txt").write_text(text)
         if counts is not None:
 
             def instead(model, text, out, context, log):
-                write_imatrix(out, counts)
-                return "Final estimate: PPL = 2.5 +/- 0.1"
+                write_imatrix(out, counts, sums)
+                return f"Final estimate: PPL = {perplexity} +/- 0.1"
 
             monkeypatch.setattr(quant_compute_imatrix, "run_imatrix", instead)
         monkeypatch.setattr(
@@ -66,7 +66,7 @@ def compute(tmp_path, model, monkeypatch):
             [
                 "quant_compute_imatrix.py",
                 "--gguf",
-                str(model),
+                str(gguf),
                 "--text",
                 str(tmp_path / "calibration.txt"),
                 "--out",
@@ -133,6 +133,43 @@ def test_an_expert_below_the_threshold_is_named_and_no_imatrix_is_left(compute, 
     with pytest.raises(UserError, match=r"layer 2 expert 3: 63\b"):
         compute(counts=counts)
     assert [path.name for path in tmp_path.iterdir()] == ["calibration.txt"]
+
+
+def test_a_model_that_computes_nan_is_refused_and_nothing_is_kept(llama_bin, compute, tmp_path):
+    """The sums are finite there: only the last norm overflows, behind every matrix that the imatrix knows."""
+    broken = tmp_path / "broken.gguf"
+    smoke_test.write_model(broken)
+    reader = gguf.GGUFReader(broken, "r+")
+    next(tensor for tensor in reader.tensors if tensor.name == "token_embd_norm.weight").data[:] *= 2e38
+    reader.data.flush()
+    del reader
+    with pytest.raises(UserError):
+        compute(gguf=broken)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.gguf", "calibration.txt", "imatrix.log"]
+
+
+@pytest.mark.parametrize("perplexity", ["nan", "-nan", "inf", "-nan(ind)", "1e999", "much"])
+def test_a_perplexity_that_is_no_number_leaves_no_imatrix(compute, tmp_path, perplexity):
+    with pytest.raises(UserError, match="perplexity"):
+        compute(counts=even(), perplexity=perplexity)
+    assert [path.name for path in tmp_path.iterdir()] == ["calibration.txt"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1])
+def test_sums_that_are_no_numbers_are_named_by_matrix_and_expert(compute, tmp_path, value):
+    sums = np.ones((EXPERTS, 256), dtype=np.float32)
+    sums[2, 7] = value
+    with pytest.raises(UserError, match=r"blk\.2\.ffn_up_exps\.weight: expert 2: its sums are no finite numbers"):
+        compute(counts=even(), sums={"blk.2.ffn_up_exps.weight": sums})
+    assert [path.name for path in tmp_path.iterdir()] == ["calibration.txt"]
+
+
+def test_a_failed_run_leaves_the_imatrix_of_the_last_good_one(compute, tmp_path):
+    imatrix, _ = compute(counts=even())
+    good = imatrix.read_bytes()
+    with pytest.raises(UserError):
+        compute(counts=even(), perplexity="nan")
+    assert imatrix.read_bytes() == good
 
 
 def test_exactly_the_threshold_is_enough(compute):

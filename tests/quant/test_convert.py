@@ -377,6 +377,115 @@ def test_a_nan_found_while_writing_leaves_no_gguf(six, llama_tree, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
+# A checkpoint that was saved through a wrapper, or lies beside another's files
+
+
+def renamed(six: Path, folder: Path, rename) -> Path:
+    """The checkpoint with `rename(name)` for each tensor's name."""
+    source = checkpoint.read(six)
+    tensors = {rename(name): replace(tensor, name=rename(name)) for name, tensor in source.tensors.items()}
+    checkpoint.save_hf(folder, replace(source, tensors=tensors))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "rename, said, cure",
+    [
+        (lambda n: f"base_model.model.{n}", "'base_model.model.'", "merge_and_unload"),
+        (lambda n: f"base_model.model.{n.removeprefix('model.')}", "'base_model.model.'", "merge_and_unload"),
+        (lambda n: n.replace("q_proj.weight", "q_proj.base_layer.weight"), "'base_layer.'", "merge_and_unload"),
+        (lambda n: f"_orig_mod.{n}", "'_orig_mod.'", "model._orig_mod.save_pretrained"),
+        (lambda n: n.replace("model.", "model._orig_mod.", 1), "'_orig_mod.'", "torch.compile"),
+        (lambda n: f"module.{n}", "'module.'", "model.module.save_pretrained"),
+        (lambda n: n.replace(".feed_forward", "._fsdp_wrapped_module.feed_forward"), "'_fsdp_wrapped_module.'", "FSDP"),
+        (lambda n: f"language_model.{n}", "'language_model.'", "text and images"),
+        (lambda n: f"model.language_model.{n.removeprefix('model.')}", "'language_model.'", "text and images"),
+        (lambda n: n.removeprefix("model."), "lack the prefix 'model.'", "Lfm2MoeForCausalLM"),
+        (lambda n: f"student.{n}", "begin with 'student.model.' where 'model.' belongs", "rename the tensors"),
+    ],
+)
+def test_a_wrapper_around_the_model_is_named_with_its_cure(six, tmp_path, rename, said, cure):
+    model = renamed(six, tmp_path / "model", rename)
+    found = run("quant_convert.py", "--model", model, "--out", tmp_path / "out.gguf", code=2)
+    assert said in found and cure in found and found.count("\n") == 1, found
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+@pytest.mark.parametrize("named", [["Lfm2MoeModel"], ["PeftModelForCausalLM"], [], "Lfm2MoeForCausalLM", [None], None])
+def test_the_architecture_is_what_the_weights_are(six, tmp_path, named):
+    shutil.copytree(six, tmp_path / "model")
+    config = json.loads((six / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "architectures": named}))
+    assert checkpoint.read(tmp_path / "model").config["architectures"] == ["Lfm2MoeForCausalLM"]
+
+
+def test_an_architecture_that_the_weights_are_not_is_said_and_converted(six, six_gguf, tmp_path):
+    shutil.copytree(six, tmp_path / "model")
+    config = json.loads((six / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "architectures": ["PeftModelForCausalLM"]}))
+    said = run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", "--name", "six")
+    assert "architectures is ['PeftModelForCausalLM']" in said and "Lfm2MoeForCausalLM, so that is what is" in said
+    made, right = (gguf.GGUFReader(path).tensors for path in (tmp_path / "out.gguf", six_gguf))
+    assert [(one.name, one.data.tobytes()) for one in made] == [(one.name, one.data.tobytes()) for one in right]
+
+
+@pytest.mark.parametrize("lost", ["tokenizer_config.json", "tokenizer.json"])
+def test_a_missing_tokenizer_file_is_named_although_a_template_is_there(six, tmp_path, lost):
+    shutil.copytree(six, tmp_path / "model")
+    (tmp_path / "model" / lost).unlink()
+    found = run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+    assert f"{lost}: missing; without it the GGUF would lose" in found and found.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def with_template(six: Path, folder: Path, kept: str) -> Path:
+    """The checkpoint with its chat template kept in one of the places that transformers knows."""
+    shutil.copytree(six, folder)
+    path, template = folder / "chat_template.jinja", random_checkpoints.TEMPLATE
+    if kept != path.name:
+        path.unlink()
+    if kept == "chat_template.json":
+        (folder / kept).write_text(json.dumps({"chat_template": template}))
+    if kept.startswith("a "):
+        several = [{"name": "default", "template": template}, {"name": "rag", "template": "no"}]
+        config = json.loads((six / "tokenizer_config.json").read_text())
+        config["chat_template"] = template if kept == "a string" else several
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("kept", ["chat_template.jinja", "chat_template.json", "a string", "a list"])
+def test_a_template_is_found_wherever_it_is_kept(six, tmp_path, kept):
+    folder = with_template(six, tmp_path / "model", kept)
+    assert tokenizer_checks.chat_template(folder) == random_checkpoints.TEMPLATE
+
+
+@pytest.mark.parametrize("kept", ["chat_template.json", "a list"])
+def test_a_template_of_an_older_form_arrives_in_the_gguf(six, llama_tree, tmp_path, kept):
+    folder = with_template(six, tmp_path / "model", kept)
+    said = run("quant_convert.py", "--model", folder, "--out", tmp_path / "out.gguf")
+    fields = gguf.GGUFReader(tmp_path / "out.gguf").fields
+    assert fields["tokenizer.chat_template"].contents() == random_checkpoints.TEMPLATE
+    assert "has no chat template" not in said
+
+
+def test_a_folder_without_a_template_is_said_to_have_none(six, llama_tree, tmp_path):
+    shutil.copytree(six, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").unlink()
+    assert "has no chat template" in run(
+        "quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "o.gguf"
+    )
+
+
+@pytest.mark.parametrize("change", [{"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, {"added_tokens": None}])
+def test_a_tokenizer_of_another_kind_is_one_clear_line(six, tmp_path, change):
+    shutil.copytree(six, tmp_path / "model")
+    tokenizer = {**json.loads((six / "tokenizer.json").read_text()), **change}
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    said = run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
+    assert "has no vocabulary of a BPE tokenizer" in said and said.count("\n") == 1
+
+
 def test_a_header_that_does_not_say_what_the_config_says_is_refused(six, six_gguf):
     source = checkpoint.read(six)
     quant_convert.verify(gguf, six_gguf, source, six_gguf)

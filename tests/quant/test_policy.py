@@ -13,10 +13,11 @@ from gguf import GGMLQuantizationType as Type
 
 import quant_predict_sizes
 import quant_quantize
-import quant_sparse_gguf
+
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, write_text
-from kxl.quant import policy
+from kxl.model.shapes import expected_shapes, normalize_config
+from kxl.quant import policy, sparse
 
 SHAPES = ROOT / "gguf" / "lfm2-8b-a1b.shapes.json"
 TINY = dict(
@@ -50,10 +51,9 @@ def run(script: str, *args, code: int = 0) -> str:
 @pytest.fixture(scope="module")
 def tiny() -> list[policy.Tensor]:
     """The tensors of a small LFM2-MoE as its BF16 GGUF lists them."""
-    config = quant_sparse_gguf.normalize_config(TINY, "TINY")
+    config = normalize_config(TINY, "TINY")
     return [
-        policy.Tensor(name, tuple(reversed(shape)), kind)
-        for name, (shape, kind) in quant_sparse_gguf.gguf_tensors(config).items()
+        policy.Tensor(name, tuple(reversed(shape)), kind) for name, (shape, kind) in sparse.gguf_tensors(config).items()
     ]
 
 
@@ -61,8 +61,8 @@ def tiny() -> list[policy.Tensor]:
 def bf16(tmp_path_factory) -> Path:
     """A BF16 GGUF of the same shapes with random weights and a real imatrix's form beside it."""
     folder = tmp_path_factory.mktemp("bf16")
-    config = quant_sparse_gguf.normalize_config(TINY, "TINY")
-    quant_sparse_gguf.write_sparse(config, folder / "bf16.gguf")
+    config = normalize_config(TINY, "TINY")
+    sparse.write_sparse(config, folder / "bf16.gguf")
     random = np.random.default_rng(0)
     reader = gguf.GGUFReader(folder / "bf16.gguf", "r+")
     for entry in reader.tensors:
@@ -76,7 +76,8 @@ def bf16(tmp_path_factory) -> Path:
     return folder / "bf16.gguf"
 
 
-def write_imatrix(path: Path, tensors: list, leave_out: str = "", rows: int = 0) -> None:
+def write_imatrix(path: Path, tensors: list, leave_out: str = "", rows: int = 0, change=None) -> None:
+    """As llama-imatrix writes it; `change(name, sums, counts)` may spoil them."""
     random = np.random.default_rng(1)
     writer = gguf.GGUFWriter(path, "imatrix")
     writer.add_type("imatrix")
@@ -87,10 +88,12 @@ def write_imatrix(path: Path, tensors: list, leave_out: str = "", rows: int = 0)
         if not policy.quantizable(tensor) or tensor.name in ("token_embd.weight", leave_out):
             continue
         experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
-        writer.add_tensor(
-            f"{tensor.name}.in_sum2", random.random((experts, rows or tensor.shape[0]), dtype=np.float32) + 0.1
-        )
-        writer.add_tensor(f"{tensor.name}.counts", np.full((experts, 1), 100, dtype=np.float32))
+        sums = random.random((experts, rows or tensor.shape[0]), dtype=np.float32) + 0.1
+        counts = np.full((experts, 1), 100, dtype=np.float32)
+        if change:
+            change(tensor.name, sums, counts)
+        writer.add_tensor(f"{tensor.name}.in_sum2", sums)
+        writer.add_tensor(f"{tensor.name}.counts", counts)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -111,7 +114,7 @@ GOOD = (ROOT / "gguf" / "q4kxl.tensor-types").read_text()
 def test_every_policy_of_the_plan_fits_the_tiny_and_the_8b_shapes(name, tiny):
     big = [
         policy.Tensor(name, tuple(reversed(shape)), kind)
-        for name, (shape, kind) in quant_sparse_gguf.gguf_tensors(quant_sparse_gguf.read_shapes(SHAPES)).items()
+        for name, (shape, kind) in sparse.gguf_tensors(sparse.read_shapes(SHAPES)).items()
     ]
     for tensors in (tiny, big):
         assert policy.lint(policy.load(name), tensors) == []
@@ -154,10 +157,9 @@ def test_a_base_type_under_which_rules_are_ignored_is_refused(tiny, tmp_path, ba
 
 
 def test_rows_that_k_quants_cannot_hold_are_refused_by_tensor(tmp_path):
-    config = quant_sparse_gguf.normalize_config({**TINY, "moe_intermediate_size": 192}, "TINY")
+    config = normalize_config({**TINY, "moe_intermediate_size": 192}, "TINY")
     tensors = [
-        policy.Tensor(name, tuple(reversed(shape)), kind)
-        for name, (shape, kind) in quant_sparse_gguf.gguf_tensors(config).items()
+        policy.Tensor(name, tuple(reversed(shape)), kind) for name, (shape, kind) in sparse.gguf_tensors(config).items()
     ]
     text = problems(GOOD, tensors, tmp_path)
     assert "blk.5.ffn_down_exps.weight has rows of 192, q6_k needs multiples of 256" in text
@@ -213,6 +215,65 @@ def test_llama_quantize_gives_each_tensor_the_type_its_rule_says(name, bf16, lla
         == "F32"
     )
     assert str(tmp_path) not in (tmp_path / "out.log").read_text().replace(str(tmp_path / "out.gguf"), "")
+
+
+UP = "blk.3.ffn_up_exps.weight"
+
+
+def spoil(name: str, **values):
+    """A change that sets sums or counts of one expert, or of all (None), in one matrix."""
+
+    def change(found, sums, counts):
+        if found == name:
+            expert = values.get("expert", slice(None))
+            sums[expert] = values.get("sums", sums[expert])
+            counts[expert] = values.get("counts", counts[expert])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (spoil(UP, expert=4, sums=0, counts=0), f"{UP}: expert 4: no token reached it"),
+        (spoil(UP, expert=4, counts=0), f"{UP}: expert 4: no token reached it"),
+        (spoil(UP, expert=0, sums=0), f"{UP}: expert 0: no token reached it"),
+        (spoil(UP, expert=5, sums=np.nan), f"{UP}: expert 5: its sums are no finite numbers"),
+        (spoil("blk.2.attn_q.weight", sums=np.inf), "blk.2.attn_q.weight: its sums are no finite numbers"),
+        (spoil("blk.2.attn_q.weight", counts=0), "blk.2.attn_q.weight: no token reached it"),
+    ],
+)
+@pytest.mark.parametrize("how", [{"policy": "q4kxl"}, {"stock": "Q4_K_M"}])
+def test_a_given_imatrix_with_what_no_token_reached_is_refused_by_tensor_and_expert(bf16, tmp_path, change, said, how):
+    tensors = policy.read_tensors(bf16)
+    write_imatrix(tmp_path / "given.gguf", tensors, change=change)
+    types = policy.assign(policy.load(how["policy"]), tensors) if "policy" in how else None
+    with pytest.raises(UserError) as error:
+        quant_quantize.check_imatrix(tmp_path / "given.gguf", tensors, types)
+    assert said in str(error.value) and "given.gguf" in str(error.value)
+
+
+def test_what_no_policy_uses_may_be_missing_from_a_given_imatrix(bf16, tmp_path):
+    """Q8_0 does not look at the imatrix."""
+    tensors = policy.read_tensors(bf16)
+    write_imatrix(tmp_path / "given.gguf", tensors, change=spoil(UP, sums=0, counts=0))
+    quant_quantize.check_imatrix(tmp_path / "given.gguf", tensors, policy.assign(policy.load("q8kxl"), tensors))
+
+
+def test_an_imatrix_without_counts_or_with_those_of_other_experts_is_refused(bf16, tmp_path):
+    for counts, said in ((None, "has sums and no counts"), (2, "has sums of 3 experts and counts of 2")):
+        writer = gguf.GGUFWriter(tmp_path / "given.gguf", "imatrix")
+        writer.add_tensor("blk.0.x.weight.in_sum2", np.ones((3, 32), dtype=np.float32))
+        if counts:
+            writer.add_tensor("blk.0.x.weight.counts", np.ones((counts, 1), dtype=np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with pytest.raises(UserError, match=said):
+            quant_quantize.check_imatrix(tmp_path / "given.gguf", policy.read_tensors(bf16), None)
+    with pytest.raises(UserError, match="no imatrix in GGUF format"):
+        quant_quantize.check_imatrix(bf16, policy.read_tensors(bf16), None)
 
 
 def test_a_killed_or_failed_quantization_leaves_nothing(bf16, llama_bin, tmp_path):
@@ -340,8 +401,8 @@ def test_lint_policy_prints_what_each_rule_decides(bf16, tmp_path):
 
 
 def test_the_8b_shapes_have_the_parameters_of_lfm2_8b_a1b():
-    config = quant_sparse_gguf.read_shapes(SHAPES)
-    shapes = quant_sparse_gguf.expected_shapes(config)
+    config = sparse.read_shapes(SHAPES)
+    shapes = expected_shapes(config)
     total = sum(int(np.prod(shape)) for shape in shapes.values())
     experts = sum(int(np.prod(shape)) for name, shape in shapes.items() if ".experts." in name)
     assert round(total / 1e6, 1) == 8339.9 and round(experts / 1e6) == 7751
@@ -390,6 +451,6 @@ def test_rules_that_the_two_regex_engines_read_differently_are_noticed():
 
 
 def test_a_sparse_gguf_of_15_gib_takes_no_disk(tmp_path):
-    quant_sparse_gguf.write_sparse(quant_sparse_gguf.read_shapes(SHAPES), tmp_path / "sparse.gguf")
+    sparse.write_sparse(sparse.read_shapes(SHAPES), tmp_path / "sparse.gguf")
     status = (tmp_path / "sparse.gguf").stat()
     assert status.st_size > 15 * 2**30 and status.st_blocks * 512 < 2**20

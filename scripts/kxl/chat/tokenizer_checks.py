@@ -31,6 +31,36 @@ def load(folder: Path):
     return Tokenizer.from_str(json.dumps(read_json(folder / "tokenizer.json")))
 
 
+def chat_template(folder: Path) -> str | None:
+    """The chat template beside a checkpoint, from where transformers takes it; None without one."""
+    folder = Path(folder)
+    if (folder / "chat_template.jinja").is_file():
+        try:
+            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{shown(folder / 'chat_template.jinja')}: cannot be read: {error}") from None
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        content = read_json(folder / name) if (folder / name).is_file() else {}
+        found = content.get("chat_template") if isinstance(content, dict) else None
+        if isinstance(found, list):  # several, by name
+            named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+            found = named.get("default") or next(iter(named.values()), None)
+        if isinstance(found, str) and found:
+            return found
+    return None
+
+
+def refuse_lost_files(folder: Path) -> None:
+    """Refuse a folder from which upstream would take no template and no special tokens, without saying so."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{shown(folder / name)}: missing; without it the GGUF would lose its "
+                f"{'vocabulary' if name == 'tokenizer.json' else 'chat template and special tokens'}. "
+                f"Copy the file from the model that this one was trained from"
+            )
+
+
 def refuse_other_pattern(folder: Path, pre_tokenizer: str) -> None:
     """Refuse a tokenizer.json that splits text otherwise than llama.cpp's `pre_tokenizer` would."""
     path = folder / "tokenizer.json"
@@ -47,7 +77,12 @@ def refuse_large_ids(folder: Path, vocab_size: int) -> None:
     """Refuse a tokenizer with ids that the embedding has no row for."""
     path = folder / "tokenizer.json"
     tokenizer = read_json(path)
-    largest = max([*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])])
+    try:
+        largest = max([*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{shown(path)}: has no vocabulary of a BPE tokenizer; take the tokenizer of an LFM2 model"
+        ) from None
     if largest >= vocab_size:
         raise UserError(f"{shown(path)}: has token id {largest}, but model.embed_tokens.weight has {vocab_size} rows")
 

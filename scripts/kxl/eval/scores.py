@@ -152,7 +152,8 @@ def summary(results: dict) -> str:
     low, high = results["intervals"]["passed"]
     lines.append(
         f"{'all':<16} {results['passed']:>3}/{results['cases']}  (95 %: {low:.1%} to {high:.1%})"
-        f" in {results['seconds']} s, {results['text_tool_leaks']} leaks, {results['no_tool']['false_positives']} false positives"
+        f" in {results['seconds']} s, {results['text_tool_leaks']} leaks,"
+        f" {results['no_tool']['false_positives']} false positives"
     )
     if results["raw"]:
         lines.append(f"{'raw':<16} {results['raw']['passed']:>3}/{results['raw']['cases']}")

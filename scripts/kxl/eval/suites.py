@@ -36,8 +36,7 @@ import jsonschema
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
-from kxl.chat import hermes_tools
-from kxl.eval import schemas
+from kxl.chat import hermes_tools, schemas
 
 KINDS = ("tool_call", "no_tool", "finalization")
 LONGEST = 1 << 20  # tokens: of an answer, of a filled prompt
@@ -297,11 +296,8 @@ def expectation_problem(suite: Suite, case: dict) -> str | None:
         for name, rule in call["arguments"].items():
             if name not in schemas.properties(schema):
                 return f"{call['name']} has no argument {name}"
-            if "regex" in rule:
-                try:
-                    re.compile(rule["regex"])
-                except (re.error, OverflowError, RecursionError) as error:
-                    return f"the regex of {name} does not compile: {error}"
+            if "regex" in rule and (why := schemas.pattern_problem(rule["regex"])):
+                return f"the regex of {name} does not compile: {why}"
             for value in rule.get("set", [rule["exact"]] if "exact" in rule else []):
                 if any(place[:1] == (name,) for place, _ in schemas.errors(schema, {name: value})):
                     return f"{name}={json.dumps(value)} is not valid by the schema of {call['name']}"

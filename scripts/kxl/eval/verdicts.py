@@ -8,11 +8,10 @@ tokens while thinking, its thought never ends, or nothing follows the thought.
 
 import itertools
 import json
-import re
 from dataclasses import dataclass, field
 
-from kxl.chat import tool_syntax
-from kxl.eval import bfcl_match, repetition, schemas
+from kxl.chat import schemas, tool_syntax
+from kxl.eval import bfcl_match, repetition
 from kxl.eval.suites import Suite
 
 FINISH = {"tool_call": "tool_calls", "no_tool": "stop", "finalization": "stop"}
@@ -136,8 +135,13 @@ def _mismatches(suite: Suite, want: dict, call: dict) -> list:
             continue
         elif name not in call["arguments"] and name not in defaults:
             problems.append(f"{name} is missing, expected {described(rule)}")
-        elif not _matches(rule, given):
-            problems.append(f"{name} is {json.dumps(given, ensure_ascii=False)}, expected {described(rule)}")
+        else:
+            try:
+                right, why = _matches(rule, given), ""
+            except schemas.BadPattern as error:
+                right, why = False, f" ({error})"
+            if not right:
+                problems.append(f"{name} is {json.dumps(given, ensure_ascii=False)}, expected {described(rule)}{why}")
     return problems
 
 
@@ -145,7 +149,7 @@ def _matches(rule: dict, value) -> bool:
     if "ast" in rule:
         return bfcl_match.matches(value, rule["ast"])
     if "regex" in rule:
-        return re.fullmatch(rule["regex"], value if isinstance(value, str) else json.dumps(value)) is not None
+        return schemas.fullmatch(rule["regex"], value if isinstance(value, str) else json.dumps(value))
     return any(_same(value, allowed) for allowed in rule.get("set", [rule.get("exact")]))
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from kxl.base.cli import UserError
 from kxl.base.files import atomic_dir, read_json, shown, write_json
-from kxl.model import safetensors_io
+from kxl.model import safetensors_io, wrappers
 from kxl.model.safetensors_io import FLOATS, Stored
 from kxl.model.shapes import expected_shapes, normalize_config
 
@@ -85,8 +85,11 @@ def read(folder: Path) -> Checkpoint:
     folder = Path(folder)
     stored = safetensors_io.index_folder(folder)
     config = normalize_config(read_json(folder / "config.json"), shown(folder / "config.json"))
-    tensors, used = {}, set()
-    for name, shape in expected_shapes(config).items():
+    shapes, tensors, used = expected_shapes(config), {}, set()
+    known = {place[0] for name, shape in shapes.items() for place in _places(name, shape, config)}
+    if problem := wrappers.problem(list(stored), known, config["architectures"][0]):
+        raise UserError(f"{shown(folder)}: {problem}")
+    for name, shape in shapes.items():
         tensors[name] = _find(folder, name, shape, stored, config, used)
     unknown = sorted(set(stored) - used)
     if unknown:
@@ -105,6 +108,8 @@ def read_dense(folder: Path) -> Checkpoint:
             raise UserError(
                 f"{shown(entry.file)}: {name} has type {entry.dtype}; save the checkpoint as BF16, F16 or F32"
             )
+        if 0 in entry.shape:
+            raise UserError(f"{shown(entry.file)}: {name} has the shape {list(entry.shape)}, no number in it")
         tensors[name] = _tensor(name, entry.shape, _Source(entry, entry.shape, entry.dtype))
     return Checkpoint(folder, read_json(folder / "config.json"), tensors)
 
@@ -216,6 +221,7 @@ def _source(stored: dict, key: str, config: dict, used: set) -> _Source:
     settings = config.get("quantization") or {}
     settings = {**settings, **(settings.get(base) if isinstance(settings.get(base), dict) else {})}
     mode, bits, group = settings.get("mode", "affine"), settings.get("bits"), settings.get("group_size")
+    bits, group = (value if type(value) is int and value > 0 else None for value in (bits, group))
     if mode != "affine" or f"{base}.biases" not in stored:
         raise UserError(
             f"{shown(entry.file)}: {key} is quantized in mode {mode!r}; only affine is read here: "

@@ -6,6 +6,7 @@ q_proj and k_proj, which the converter permutes for llama.cpp's rope, put back i
 """
 
 import json
+import typing
 from pathlib import Path
 
 import gguf
@@ -13,7 +14,7 @@ import numpy as np
 
 from kxl.base.cli import UserError
 from kxl.base.files import shown, write_json
-from kxl.model import safetensors_io
+from kxl.model import gguf_file, safetensors_io
 from kxl.model.checkpoint import Tensor, from_array
 
 LAYER_NAMES = {
@@ -33,10 +34,7 @@ SPECIAL = 3  # tokenizer.ggml.token_type of a control token
 
 def open_gguf(path: Path) -> gguf.GGUFReader:
     """The file, if it is a dense Llama with tied embeddings and SmolLM's tokenizer; else a UserError."""
-    try:
-        reader = gguf.GGUFReader(path)
-    except (FileNotFoundError, ValueError, IndexError, KeyError) as error:
-        raise UserError(f"{shown(path)}: not a whole GGUF file ({error})") from None
+    reader = gguf_file.open_reader(path)
     wanted = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
     for key, value in wanted.items():
         if (found := field(reader, key)) != value:
@@ -51,11 +49,22 @@ def field(reader: gguf.GGUFReader, key: str):
     return reader.fields[key].contents() if key in reader.fields else None
 
 
+def needed(reader: gguf.GGUFReader, key: str, kind: type):
+    """A metadata value of a type, of list[...] every item. UserError that names the key where it is another or none."""
+    value = field(reader, key)
+    inner = typing.get_args(kind)
+    fits = isinstance(value, list) and all(isinstance(item, inner) for item in value) if inner else type(value) is kind
+    if not fits:
+        found = "missing" if value is None else f"{str(value)[:60]!r}"
+        raise UserError(f"{shown(reader.data.filename)}: {key} is {found}, a {kind} is needed; make the file again")
+    return value
+
+
 def config(reader: gguf.GGUFReader) -> dict:
     """transformers' config.json for the file."""
 
-    def number(key):
-        return field(reader, f"llama.{key}")
+    def number(key, kind=int):
+        return needed(reader, f"llama.{key}", kind)
 
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -69,9 +78,9 @@ def config(reader: gguf.GGUFReader) -> dict:
         "num_key_value_heads": number("attention.head_count_kv"),
         "max_position_embeddings": number("context_length"),
         "vocab_size": number("vocab_size"),
-        "rope_theta": number("rope.freq_base"),
+        "rope_theta": number("rope.freq_base", float),
         # Stored as float32, where 1e-5 reads 9.99999975e-06.
-        "rms_norm_eps": float(f"{number('attention.layer_norm_rms_epsilon'):.6g}"),
+        "rms_norm_eps": float(f"{number('attention.layer_norm_rms_epsilon', float):.6g}"),
         "attention_bias": False,
         "mlp_bias": False,
         "dtype": "bfloat16",
@@ -86,7 +95,13 @@ def hf_name(name: str) -> str:
     if name in TOP_NAMES:
         return TOP_NAMES[name]
     parts = name.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[3] == "weight" and parts[2] in LAYER_NAMES:
+    if (
+        len(parts) == 4
+        and parts[0] == "blk"
+        and parts[1].isdecimal()
+        and parts[3] == "weight"
+        and parts[2] in LAYER_NAMES
+    ):
         return f"model.layers.{parts[1]}.{LAYER_NAMES[parts[2]]}.weight"
     raise UserError(f"{name} is no tensor of a dense Llama")
 
@@ -100,16 +115,23 @@ def unpermute(weights: np.ndarray, heads: int) -> np.ndarray:
 def tensors(reader: gguf.GGUFReader) -> list[Tensor]:
     """Every tensor, dequantized, in transformers' names and order of rows, to be saved as BF16."""
     heads = {
-        "attn_q": field(reader, "llama.attention.head_count"),
-        "attn_k": field(reader, "llama.attention.head_count_kv"),
+        "attn_q": needed(reader, "llama.attention.head_count", int),
+        "attn_k": needed(reader, "llama.attention.head_count_kv", int),
     }
     made = []
     for entry in reader.tensors:
-        values = gguf.dequantize(entry.data, entry.tensor_type).reshape(tuple(int(n) for n in reversed(entry.shape)))
+        name, where = hf_name(entry.name), f"{shown(reader.data.filename)}: {entry.name}"
+        shape = tuple(int(n) for n in reversed(entry.shape))
+        try:
+            values = gguf.dequantize(entry.data, entry.tensor_type).reshape(shape)
+        except NotImplementedError:
+            raise UserError(f"{where} is {entry.tensor_type.name}, which cannot be read back") from None
         kind = entry.name.split(".")[2] if entry.name.startswith("blk.") else ""
         if kind in heads:
+            if heads[kind] < 1 or len(shape) != 2 or shape[0] % (2 * heads[kind]):
+                raise UserError(f"{where} has the shape {list(shape)}, which {heads[kind]} heads do not divide")
             values = unpermute(values, heads[kind])
-        made.append(from_array(hf_name(entry.name), values))
+        made.append(from_array(name, values))
     return sorted(made, key=lambda tensor: tensor.name)
 
 
@@ -118,7 +140,8 @@ def tokenizer(reader: gguf.GGUFReader) -> dict:
 
     llama.cpp's name for that is "smollm"; its converter recognises the result by the hash of one text.
     """
-    words, types = field(reader, "tokenizer.ggml.tokens"), field(reader, "tokenizer.ggml.token_type")
+    words = needed(reader, "tokenizer.ggml.tokens", list[str])
+    types = needed(reader, "tokenizer.ggml.token_type", list[int])
     added = [
         {
             "id": i,
@@ -155,21 +178,24 @@ def tokenizer(reader: gguf.GGUFReader) -> dict:
             "byte_fallback": False,
             "ignore_merges": False,
             "vocab": {word: i for i, word in enumerate(words)},
-            "merges": field(reader, "tokenizer.ggml.merges"),
+            "merges": needed(reader, "tokenizer.ggml.merges", list[str]),
         },
     }
 
 
 def write_folder(reader: gguf.GGUFReader, folder: Path) -> None:
     """Write the four files into an existing folder."""
-    words = field(reader, "tokenizer.ggml.tokens")
-    settings = config(reader)
+    settings, made = config(reader), tokenizer(reader)
+    words = needed(reader, "tokenizer.ggml.tokens", list[str])
+    for name in ("bos", "eos", "pad"):
+        place = settings[f"{name}_token_id"]
+        if type(place) is not int or not 0 <= place < len(words):
+            raise UserError(f"{shown(reader.data.filename)}: its {name} token is {place!r} of {len(words)} words")
     safetensors_io.write_file(folder / "model.safetensors", tensors(reader), {"format": "pt"})
     write_json(folder / "config.json", settings)
     # Not write_json: sorted keys would put "merges" and the ids of the vocabulary in no order a person can follow.
-    (folder / "tokenizer.json").write_text(
-        json.dumps(tokenizer(reader), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(made, ensure_ascii=False, indent=1) + "\n"
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     write_json(
         folder / "tokenizer_config.json",
         {

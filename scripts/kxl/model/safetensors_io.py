@@ -102,17 +102,20 @@ def read_header(path: Path) -> dict[str, Stored]:
             header = json.loads(file.read(length))
     except FileNotFoundError:
         raise UserError(f"{shown(path)}: no such file") from None
-    except ValueError:
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
         raise UserError(f"{shown(path)}: the safetensors header is not JSON; {again}") from None
 
-    try:
-        header.pop("__metadata__", None)
-        entries = sorted(
-            (*entry["data_offsets"], name, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()
-        )
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(f"{shown(path)}: the header is not a safetensors header; {again}") from None
-
+    if not isinstance(header, dict):
+        raise UserError(f"{shown(path)}: the header is not a safetensors header; {again}")
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if not _is_entry(entry):
+            raise UserError(f"{shown(path)}: the header's entry for {name} is not a safetensors entry; {again}")
+    entries = sorted(
+        (*entry["data_offsets"], name, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()
+    )
     stored, end = {}, 8 + length
     for begin, stop, name, dtype, shape in entries:
         begin, stop = begin + 8 + length, stop + 8 + length
@@ -130,6 +133,16 @@ def read_header(path: Path) -> dict[str, Stored]:
     return stored
 
 
+def _is_entry(entry) -> bool:
+    """Whether a value of the header says a tensor's type, shape and place."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        return False
+    return all(type(number) is int and number >= 0 for number in (*shape, *offsets))
+
+
 def index_folder(folder: Path) -> dict[str, Stored]:
     """All tensors of a checkpoint folder by name. UserError names the missing shard or tensor."""
     folder = Path(folder)
@@ -137,15 +150,11 @@ def index_folder(folder: Path) -> dict[str, Stored]:
         raise UserError(
             f"{shown(folder)}: no such folder; MODEL must name a checkpoint folder with config.json and *.safetensors"
         )
-    weight_map = None
-    if (folder / INDEX).exists():
-        weight_map = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise UserError(f"{shown(folder / INDEX)}: has no weight_map")
-        files = sorted(set(weight_map.values()))
-    else:
-        files = sorted(path.name for path in folder.glob("model*.safetensors"))
+    weight_map, files = _read_index(folder), sorted(path.name for path in folder.glob("model*.safetensors"))
+    if weight_map is None:
         files = _complete(folder, files)
+    else:
+        files = _indexed(folder, files, weight_map)
 
     stored = {}
     for name in files:
@@ -171,11 +180,46 @@ def index_folder(folder: Path) -> dict[str, Stored]:
     return stored
 
 
+def _read_index(folder: Path) -> dict[str, str] | None:
+    """The index's weight_map, tensor to file; None without an index."""
+    path = folder / INDEX
+    if not path.exists():
+        return None
+    index = read_json(path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{shown(path)}: has no weight_map")
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or not file or not file.isprintable() or Path(file).name != file:
+            raise UserError(f"{shown(path)}: {tensor} should be in {file!r}, which is no file name of this folder")
+    return weight_map
+
+
+def _indexed(folder: Path, here: list[str], weight_map: dict[str, str]) -> list[str]:
+    """The files that an index names. UserError where it does not go with the files that are there."""
+    files = sorted(set(weight_map.values()))
+    strangers = [name for name in here if name not in files]
+    if strangers and not any((folder / name).is_file() for name in files):
+        raise UserError(
+            f"{shown(folder / INDEX)}: is left over from another checkpoint: it names {files[0]}, which is not there, "
+            f"and not {strangers[0]}, which is; remove the index, or bring its {len(files)} files"
+        )
+    if "model.safetensors" in strangers:
+        raise UserError(
+            f"{shown(folder)}: has model.safetensors beside an index that does not name it, two checkpoints in one "
+            f"folder; remove that file, or {INDEX} and the files it names"
+        )
+    return files
+
+
 def _complete(folder: Path, files: list[str]) -> list[str]:
     """Without an index: one model.safetensors, or all N of model-XXXXX-of-N."""
     if not files:
         other = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".safetensors", ".npz"))
-        raise UserError(f"{shown(folder)}: no model*.safetensors" + (f" (only {', '.join(other)})" if other else ""))
+        adapter = "; an adapter alone is no checkpoint, fuse it into its base" if "adapter" in " ".join(other) else ""
+        raise UserError(
+            f"{shown(folder)}: no model*.safetensors" + (f" (only {', '.join(other)})" if other else "") + adapter
+        )
     numbered = [match for name in files if (match := re.fullmatch(r"model-(\d+)-of-(\d+)\.safetensors", name))]
     if numbered:
         total, width = int(numbered[0][2]), len(numbered[0][2])

@@ -11,15 +11,23 @@ SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"
 MOE_SIZES = ("intermediate_size", "moe_intermediate_size", "num_experts", "num_experts_per_tok", "num_dense_layers")
 
 
+LARGEST = {"num_hidden_layers": 1000, "num_experts": 4096}  # each tensor of each is listed by name
+
+
 def normalize_config(config: dict, path: str) -> dict:
     """A copy with architectures, layer_types and tie_word_embeddings filled in, and checked.
 
     Raises UserError naming `path` and the key.
     """
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: is no JSON object; take the config.json of the checkpoint")
     config = dict(config)
     model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise UserError(f"{path}: model_type is {model_type!r}; this reads {' and '.join(MODEL_TYPES)}")
+    for key in ("quantization_config", "quantization", "rope_parameters", "rope_scaling"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise UserError(f"{path}: {key} is {config[key]!r}, not an object")
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method:
         raise UserError(f"{path}: the checkpoint is quantized by {method!r}; save a BF16 one and use that")
@@ -27,7 +35,21 @@ def normalize_config(config: dict, path: str) -> dict:
         low = 0 if key == "num_dense_layers" else 1
         if type(config.get(key)) is not int or config[key] < low:
             raise UserError(f"{path}: {key} is {config.get(key)!r}, not a positive whole number")
-    config.setdefault("architectures", [MODEL_TYPES[model_type]])
+        if config[key] > LARGEST.get(key, 1 << 31):
+            raise UserError(f"{path}: {key} is {config[key]}, more than any such model has")
+    for key in ("block_ff_dim", "block_multiple_of") + (() if model_type == "lfm2_moe" else ("intermediate_size",)):
+        if config.get(key) is not None and (type(config[key]) is not int or not 0 < config[key] < 1 << 31):
+            raise UserError(f"{path}: {key} is {config[key]!r}, not a positive whole number")
+    if model_type == "lfm2" and config.get("block_ff_dim") is None and config.get("intermediate_size") is None:
+        raise UserError(
+            f"{path}: neither intermediate_size nor block_ff_dim tells how wide the feed-forward layers are"
+        )
+    for key in ("norm_eps", "rope_theta", "block_ffn_dim_multiplier"):
+        if config.get(key) is not None and not _is_positive(config[key]):
+            raise UserError(f"{path}: {key} is {config[key]!r}, not a positive number")
+    # What the weights belong to is said by their names and shapes, which are all checked; the entry is rewritten by
+    # whatever saved the checkpoint last (Lfm2MoeModel, PeftModelForCausalLM).
+    config["architectures"] = [MODEL_TYPES[model_type]]
     # LFM2 calls it tie_embedding, transformers tie_word_embeddings; the former wins there too
     config["tie_word_embeddings"] = bool(config.get("tie_embedding", config.get("tie_word_embeddings", True)))
 
@@ -36,8 +58,12 @@ def normalize_config(config: dict, path: str) -> dict:
         attention = config.get("full_attn_idxs")
         if attention is None:
             raise UserError(f"{path}: neither layer_types nor full_attn_idxs tells which layers are attention")
+        if not isinstance(attention, list):
+            raise UserError(f"{path}: full_attn_idxs is {attention!r}, not a list of layers")
         config["layer_types"] = ["full_attention" if i in attention else "conv" for i in range(layers)]
     kinds = config["layer_types"]
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise UserError(f"{path}: layer_types is {kinds!r}, not a list of conv and full_attention")
     if len(kinds) != layers or set(kinds) - {"conv", "full_attention"}:
         raise UserError(
             f"{path}: layer_types has {len(kinds)} entries of kind {sorted(set(kinds))}; "
@@ -55,6 +81,10 @@ def normalize_config(config: dict, path: str) -> dict:
     return config
 
 
+def _is_positive(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e30
+
+
 def dense_width(config: dict) -> int:
     """Width of the dense feed-forward layers.
 
@@ -63,9 +93,9 @@ def dense_width(config: dict) -> int:
     """
     if config["model_type"] == "lfm2_moe":
         return config["intermediate_size"]
-    width = config.get("block_ff_dim", config.get("intermediate_size"))
+    width = config["intermediate_size"] if config.get("block_ff_dim") is None else config["block_ff_dim"]
     if config.get("block_auto_adjust_ff_dim", True):
-        multiple = config.get("block_multiple_of", 256)
+        multiple = config.get("block_multiple_of") or 256
         width = int(2 * width / 3)
         if config.get("block_ffn_dim_multiplier", 1.0) is not None:
             width = int(config.get("block_ffn_dim_multiplier", 1.0) * width)

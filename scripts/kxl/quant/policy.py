@@ -11,12 +11,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
 from gguf import GGMLQuantizationType as Type
 from gguf.constants import GGML_QUANT_SIZES
 
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
+from kxl.model import gguf_file
 
 PLAN = ROOT / "gguf" / "export_plan.json"
 # Types llama-quantize writes without an imatrix. Others (q8_k, q8_1, i32) pass a dry run and then abort.
@@ -128,12 +128,7 @@ def plain(policy: Policy) -> str:
 
 def read_tensors(path: Path) -> list[Tensor]:
     """Name, shape and type of every tensor of a GGUF file. UserError when it is no whole GGUF file."""
-    try:
-        reader = gguf.GGUFReader(path)
-    except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file") from None
-    except (ValueError, IndexError, KeyError) as error:
-        raise UserError(f"{shown(path)}: not a whole GGUF file ({error}); make it again") from None
+    reader = gguf_file.open_reader(path)
     return [Tensor(entry.name, tuple(int(n) for n in entry.shape), entry.tensor_type) for entry in reader.tensors]
 
 

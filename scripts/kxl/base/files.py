@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -92,20 +93,46 @@ def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path):
-    """Read JSON; a missing or malformed file is a UserError that names file, line and column."""
+def read_json(path: Path, kind: type = dict):
+    """Read JSON of the given kind, an object unless said otherwise.
+
+    A missing or malformed file is a UserError that names file, line and column.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{shown(path)}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{shown(path)}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{shown(path)}: not UTF-8 at byte {error.start}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
-        raise UserError(f"{shown(path)}: not JSON that can be read: {error}") from None
+    except RecursionError:
+        raise UserError(f"{shown(path)}: nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{shown(path)}: not JSON: {str(error).split(';')[0]}") from None
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+    if not isinstance(value, kind):
+        names = {dict: "an object", list: "a list"}
+        raise UserError(f"{shown(path)}: holds {type(value).__name__}, not {names.get(kind, kind.__name__)}")
+    return value
+
+
+def require_regular(path: Path) -> None:
+    """UserError unless `path` is a file that can be read: no folder, pipe or device."""
+    path = Path(path)
+    name = Path(shown(path.parent)) / path.name  # of a link itself, not of what it leads to
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        broken = ", only a link that leads nowhere" if path.is_symlink() else ""
+        raise UserError(f"{name}: no such file{broken}") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{name}: is a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'}, not a file")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{name}: may not be read by this user")
 
 
 def require_space(folder: Path, bytes_needed: int) -> None:

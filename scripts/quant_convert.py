@@ -11,7 +11,6 @@ in about half a GiB of memory and needs no second copy on disk. What llama.cpp w
 from the checkpoint is refused, by key or tensor name.
 """
 
-import errno
 import logging
 import math
 import re
@@ -141,15 +140,10 @@ def write_gguf(source: Checkpoint, out: Path, outtype: str, pre_tokenizer: str, 
     require_space(out.parent, parameters * (4 if outtype == "f32" else 2))
     with tempfile.TemporaryDirectory() as folder, atomic_path(out) as partial:
         stage(source, Path(folder), card)
-        try:
-            converter = Converter(
-                source, pre_tokenizer, Path(folder), gguf.LlamaFileType[OUTTYPES[outtype]], partial, model_name=name
-            )
-            converter.write()
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise UserError(f"{shown(out.parent)}: the disk filled up; free space and run again") from None
+        converter = Converter(
+            source, pre_tokenizer, Path(folder), gguf.LlamaFileType[OUTTYPES[outtype]], partial, model_name=name
+        )
+        converter.write()
         verify(gguf, partial, source, out)
 
 

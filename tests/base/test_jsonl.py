@@ -13,7 +13,7 @@ import traces_check_template
 from conftest import ROOT
 from kxl.base import jsonl
 from kxl.base.cli import UserError
-from kxl.eval import journal, suites, verdicts
+from kxl.eval import journal, verdicts
 from kxl.repair import rows as repair_rows
 from kxl.smol import rows as smol_rows
 from kxl.traces import sources as traces_sources
@@ -64,11 +64,11 @@ def test_a_missing_file_says_what_writes_it(tmp_path):
 def test_a_file_without_newlines_does_not_fill_memory(tmp_path):
     path = tmp_path / "endless.jsonl"
     with open(path, "wb") as file:
-        file.truncate(3 << 30)  # sparse
+        file.truncate(1 << 29)  # sparse
     code = f"""
 import resource, sys
 sys.path.insert(0, {str(ROOT / "scripts")!r})
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))
 from kxl.base import jsonl
 list(jsonl.read({str(path)!r}))
 """

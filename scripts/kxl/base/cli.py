@@ -10,7 +10,7 @@ import sys
 import time
 
 from kxl.base import history
-from kxl.base.errors import UserError
+from kxl.base.errors import UserError, refusal
 
 STARTED = time.time_ns()  # when this command began, in nanoseconds
 
@@ -43,8 +43,13 @@ def run(main) -> None:
     except UserError as error:
         say(f"error: {error}")
         sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(141)
+    except OSError as error:
+        if (why := refusal(error)) is None:
+            raise
+        say(f"error: {error.filename or error.strerror or error}: {why}")
+        sys.exit(2)
     except KeyboardInterrupt:
         say("interrupted: what was finished is kept, nothing half-written was left; run the same command again")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)

@@ -23,7 +23,7 @@ import yaml
 from kxl.base import cli, config
 from kxl.base.cli import UserError, say
 from kxl.base.files import atomic_path, read_json, require_space, shown, write_json
-from kxl.chat import tokenizer_checks
+from kxl.chat import rendering, tokenizer_checks
 from kxl.model import checkpoint
 from kxl.model.checkpoint import Checkpoint, Tensor
 from kxl.setup import llama_cpp
@@ -242,6 +242,7 @@ def main() -> None:
             lambda record: not str(record.msg).startswith(("Writing the", str(args.out.parent.resolve())))
         )
     template = tokenizer_checks.chat_template(args.model)
+    rendering.try_out(template or "", shown(args.model))  # llama-server would hang over one that loops
     for note in tokenizer_checks.notes(source.folder, template or ""):
         say(note)
     if template is None:

@@ -23,7 +23,6 @@ TEMPLATES = {
     "raises to a power": ("{{ 9**9**9 }}", "raises to a power in line 1"),
     "repeats a text": ("{{ 'a' * 99999999999 }}", "has the number 99999999999 in line 1"),
     "counts too far": ("{% for a in range(10000000) %}{% endfor %}", "Range too big"),
-    "counts in floats": ("{{ (1e308 * 10) | int }}", "cannot convert float infinity"),
     "is no Jinja": ("{% for %}", "is no Jinja, line 1"),
     "looks for what is not there": ("{{ messages[99].content.x }}", "cannot render this conversation"),
     "reaches for Python": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "cannot render this conversation"),

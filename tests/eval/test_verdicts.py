@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 
@@ -166,6 +167,22 @@ def test_a_schema_that_cannot_be_applied_is_named_before_anything_is_asked(tmp_p
     with pytest.raises(UserError) as error:
         load(tmp_path, parameters)
     assert said in str(error.value) and str(error.value).startswith(str(tmp_path / "suite.json"))
+
+
+def test_parts_of_a_schema_are_found_and_patterns_end(tmp_path):
+    parameters = {
+        "type": "object",
+        "properties": {"what": {"$ref": "#/$defs/What"}},
+        "$defs": {"What": {"type": "string", "pattern": "^(a|a)*$"}},
+    }
+    suite = load(tmp_path, parameters)  # "a" is valid by the part
+    began = time.process_time()
+    long = verdicts.Answer("", [{"name": "look", "arguments": {"what": "a" * 5000 + "!"}}], "tool_calls")
+    assert any("takes more than 0.1 s" in why for why in verdicts.judge(suite, suite.cases[0], long))
+    suite.cases[0]["calls"][0]["arguments"] = {"what": {"regex": "(b|b)*"}}
+    slow = verdicts.Answer("", [{"name": "look", "arguments": {"what": "b" * 5000 + "!"}}], "tool_calls")
+    assert verdicts.judge(suite, suite.cases[0], slow)
+    assert time.process_time() - began < 3
 
 
 def test_two_tools_of_one_name_and_endless_caps_are_refused(tmp_path):

@@ -154,7 +154,7 @@ def load(tmp_path, parameters) -> Suite:
     [
         ({"type": "objekt"}, "the parameters of tool look are no JSON Schema that can be applied: type: 'objekt'"),
         ({"properties": []}, "properties: [] is not of type 'object'"),
-        ({"properties": {"what": {"pattern": "["}}}, "the pattern '[' does not compile"),
+        ({"properties": {"what": {"pattern": "["}}}, "properties what pattern: '[' is not a 'regex'"),
         ({"properties": {"what": {"$ref": "#/$defs/W"}}}, "it refers to #/$defs/W, which is not in it"),
         ({"properties": {"what": {"$ref": "https://example.com/w"}}}, "it refers to https://example.com/w, which is"),
         ({"$ref": "#"}, "it refers to itself without end"),

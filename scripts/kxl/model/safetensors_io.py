@@ -102,7 +102,9 @@ def read_header(path: Path) -> dict[str, Stored]:
         if 8 + length > size:
             raise UserError(f"{shown(path)}: truncated, {size} bytes do not hold its header; {again}")
         if length > LONGEST_HEADER:
-            raise UserError(f"{shown(path)}: a header of {length:,} bytes, the format allows {LONGEST_HEADER:,}; {again}")
+            raise UserError(
+                f"{shown(path)}: a header of {length:,} bytes, the format allows {LONGEST_HEADER:,}; {again}"
+            )
         text = file.read(length)
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_name_twice)

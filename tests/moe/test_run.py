@@ -138,6 +138,14 @@ def test_a_changed_config_is_refused_on_resume(changes, message, tmp_path):
     resumed(tmp_path / "work", checkpoint_every=1)  # decides no weight
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"settings": 7, "identity": {}, "steps": 1}', "{", '{"step": 1}'])
+def test_a_damaged_state_is_named_with_the_way_on(tmp_path, content):
+    a_run(tmp_path / "work").train(until=2)
+    (tmp_path / "work/step_00002/state.json").write_text(content)
+    with pytest.raises(UserError, match=r"step_00002/state\.json"):
+        resumed(tmp_path / "work")
+
+
 def test_other_rows_are_refused_on_resume(tmp_path):
     a_run(tmp_path / "work").train(until=2)
     with pytest.raises(UserError, match="trained with train 'rows', this run has 'others'"):

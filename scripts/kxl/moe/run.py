@@ -273,7 +273,14 @@ def check_same(folder: Path, settings: dict, identity: dict, steps: int) -> dict
     """The state of a checkpoint; UserError names what is not as it was."""
     state = read_json(folder / "state.json")
     now = {**settings, **identity, "steps": steps}
-    then = {**state["settings"], **state["identity"], "steps": state["steps"]}
+    try:
+        then = {**state["settings"], **state["identity"], "steps": state["steps"]}
+        state["step"], state["updates"], state["history"], state["validation"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{shown(folder / 'state.json')}: is no state of a training ({type(error).__name__}: {error}); remove "
+            f"{shown(folder)}, and the run goes on from the checkpoint before it"
+        ) from None
     for key in sorted(now.keys() | then.keys()):
         if key not in FREE and now.get(key) != then.get(key):
             raise UserError(

@@ -9,6 +9,7 @@ In:  scripts/ and scripts/kxl/. Out: runs/code/SCRIPT, whose text is the sha256 
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from kxl.base import cli
@@ -35,7 +36,8 @@ def stamp_all(folder: Path, scripts: Path = SCRIPTS) -> None:
         stamp, new = folder / path.stem, code.hash(path.name) + "\n"
         if not stamp.exists():
             write_text(stamp, new)
-            os.utime(stamp, ns=(newest := code.newest(path.name), newest))
+            # A source that is dated in the future would make everything old until then.
+            os.utime(stamp, ns=(newest := min(code.newest(path.name), time.time_ns()), newest))
         elif stamp.read_text() != new:
             write_text(stamp, new)
     code.save()

@@ -7,14 +7,13 @@ Out: --out, a checkpoint folder as transformers loads it, one matrix in memory a
   .venv/bin/python scripts/moe_materialize.py --step runs/tiny/moe/streamed/step_00100_final --out runs/tiny/moe/bf16
 """
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import require_space, shown
+from kxl.base.files import read_json, require_space, shown
 from kxl.model import checkpoint
 
 
@@ -33,7 +32,7 @@ def main() -> None:
     save = checkpoint.save_mlx if args.mlx else checkpoint.save_hf
     save(args.out, replace(core, config={**core.config, "dtype": "bfloat16"}))
     state = args.step / "state.json"
-    trained = f" after {json.loads(state.read_text())['step']} steps" if state.is_file() else ""
+    trained = f" after {read_json(state).get('step')} steps" if state.is_file() else ""
     print(f"{shown(args.out)}: BF16 of {shown(args.step)}{trained}, {count / 1e6:,.1f} M parameters")
 
 

@@ -30,14 +30,13 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import jinja2
 from tqdm import tqdm
 
 from kxl.base import cli, config, report
 from kxl.base.cli import UserError
 from kxl.base.files import shown, write_text
+from kxl.chat import rendering, thoughts
 from kxl.chat import rows as chat_rows
-from kxl.chat import thoughts
 from kxl.eval import contamination, suites
 
 SPLITS = ("train", "calibration", "heldout")
@@ -158,7 +157,8 @@ def chat_renderer(model: Path) -> tuple:
 
     def render(messages: list, tools: list | None) -> str:
         messages = thoughts.for_template(messages, tokenizer.chat_template)
-        return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, preserve_thinking=True)
+        with rendering.limited(str(tokenizer.chat_template), shown(model)):
+            return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, preserve_thinking=True)
 
     def token_ends(text: str) -> list:
         return [
@@ -220,8 +220,8 @@ def session(group: list, session_tokens: int, render, token_ends) -> tuple:
         messages += row["messages"][len(row["system"]) :]
         try:
             text = render(messages, tools)
-        except (jinja2.TemplateError, TypeError) as error:
-            raise UserError(f"{row['where']}: the chat template cannot render this row: {error}") from None
+        except rendering.TemplateProblem as problem:
+            raise UserError(f"{row['where']}: {problem}") from None
         ends = token_ends(text)
         if used == 1:
             listed = len(ends) - len(token_ends(render(messages, None)))

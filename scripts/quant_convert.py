@@ -11,7 +11,6 @@ in about half a GiB of memory and needs no second copy on disk. What llama.cpp w
 from the checkpoint is refused, by key or tensor name.
 """
 
-import errno
 import logging
 import math
 import re
@@ -23,7 +22,7 @@ import yaml
 from kxl.base import cli, config
 from kxl.base.cli import UserError, say
 from kxl.base.files import atomic_path, read_json, require_space, scratch_dir, shown, write_json
-from kxl.chat import tokenizer_checks
+from kxl.chat import rendering, tokenizer_checks
 from kxl.model import checkpoint
 from kxl.model.checkpoint import Checkpoint, Tensor
 from kxl.setup import llama_cpp
@@ -142,15 +141,10 @@ def write_gguf(source: Checkpoint, out: Path, outtype: str, pre_tokenizer: str, 
         folder = scratch / "model"  # a plain name: gguf takes words out of the folder's for the file's own metadata
         folder.mkdir()
         stage(source, folder, card)
-        try:
-            converter = Converter(
-                source, pre_tokenizer, folder, gguf.LlamaFileType[OUTTYPES[outtype]], partial, model_name=name
-            )
-            converter.write()
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise UserError(f"{shown(out.parent)}: the disk filled up; free space and run again") from None
+        converter = Converter(
+            source, pre_tokenizer, folder, gguf.LlamaFileType[OUTTYPES[outtype]], partial, model_name=name
+        )
+        converter.write()
         verify(gguf, partial, source, out)
 
 
@@ -249,6 +243,7 @@ def main() -> None:
             lambda record: not str(record.msg).startswith(("Writing the", str(args.out.parent.resolve())))
         )
     template = tokenizer_checks.chat_template(args.model)
+    rendering.try_out(template or "", shown(args.model))  # llama-server would hang over one that loops
     for note in tokenizer_checks.notes(source.folder, template or ""):
         say(note)
     if template is None:

@@ -32,6 +32,7 @@ import numpy as np
 from kxl.base import cli, config, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_path, lock, read_json, sha256, shown, write_json
+from kxl.model import gguf_file
 from kxl.quant import chunks as quant_chunks
 from kxl.setup import llama_cpp
 
@@ -181,7 +182,7 @@ def check_logits(logits: Path, base: Path, text: Path, context: int) -> dict:
             f"the log-probabilities of {shown(base)} need {expected / 2**30:.2f} GiB in {shown(logits.parent)}, "
             f"{logits.stat().st_size / 2**30:.2f} GiB were written and {free:.2f} GiB are free: make room and run again"
         )
-    types = np.array(gguf.GGUFReader(base).get_field("tokenizer.ggml.token_type").contents())
+    types = np.array(gguf_file.open_reader(base).get_field("tokenizer.ggml.token_type").contents())
     control = int((types[tokens] == gguf.TokenType.CONTROL).sum())
     return {"chunks": chunks, "tokens": len(tokens), "control_tokens": control, "scored_tokens": scored}
 
@@ -235,7 +236,7 @@ def number(pattern: str, output: str, log: str, group: int = 1) -> float:
 
 def size_of(path: Path) -> dict:
     """File size in bytes, parameters, and bits per weight (tensor data only, as llama-quantize counts)."""
-    tensors = gguf.GGUFReader(path).tensors
+    tensors = gguf_file.open_reader(path).tensors
     parameters = sum(int(tensor.n_elements) for tensor in tensors)
     data = sum(int(tensor.n_bytes) for tensor in tensors)
     return {"bytes": path.stat().st_size, "parameters": parameters, "bpw": round(8 * data / parameters, 4)}

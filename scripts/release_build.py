@@ -16,7 +16,7 @@ from pathlib import Path
 from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import atomic_dir, read_json, require_space, sha256, shown, size, write_text
-from kxl.release.folder import SUMMARY, SUMS
+from kxl.release.folder import CARD, IMATRIX, LICENSE, SUMMARY, SUMS
 
 
 def main() -> None:
@@ -46,11 +46,11 @@ def main() -> None:
     with atomic_dir(args.out) as partial:
         for name, path in files.items():
             link_or_copy(path, partial / name)
-        link_or_copy(args.imatrix, partial / "imatrix.gguf")
-        shutil.copyfile(args.card, partial / "README.md")
+        link_or_copy(args.imatrix, partial / IMATRIX)
+        shutil.copyfile(args.card, partial / CARD)
         shutil.copyfile(args.summary, partial / SUMMARY)
         if args.license_file:
-            shutil.copyfile(args.license_file, partial / "LICENSE")
+            shutil.copyfile(args.license_file, partial / LICENSE)
         names = sorted(p.name for p in partial.iterdir())
         measured = {one["file"]: one["sha256"] for one in summary["artifacts"].values()}  # compared above, and many GiB
         write_text(

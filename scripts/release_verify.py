@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
-from kxl.release.folder import SUMMARY, SUMS, read_sums, wrong_artifacts, wrong_files
+from kxl.base.files import shown
+from kxl.release.folder import SUMS, read_summary, read_sums, wrong_artifacts, wrong_files
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     args = parser.parse_args()
 
     wanted = read_sums(args.dir / SUMS)
-    summary = read_json(args.dir / SUMMARY)
+    summary = read_summary(args.dir)
     problems = wrong_files(args.dir, wanted) + wrong_artifacts(args.dir, wanted, summary)
     if problems:
         raise UserError(
@@ -28,7 +28,7 @@ def main() -> None:
             + "\n".join(f"  {problem}" for problem in problems)
             + "\nfetch the named files again"
         )
-    print(f"{shown(args.dir)}: intact, {len(wanted)} files of {summary['name']} (run {summary['run']})")
+    print(f"{shown(args.dir)}: intact, {len(wanted)} files of {summary.get('name')} (run {summary.get('run')})")
 
 
 if __name__ == "__main__":

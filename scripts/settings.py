@@ -14,6 +14,7 @@ import sys
 
 from kxl.base import cli
 from kxl.base.files import ROOT, shown
+from kxl.house import dates
 from kxl.house import run as runs
 
 
@@ -28,6 +29,9 @@ def main() -> None:
     goals = set(args.goals.split())
     try:
         run = runs.resolve(ROOT, given, args.switch or "switch" in goals, nameless=goals == {"check-parser"})
+        if goals - LOOKING and not args.dry_run:
+            for late in dates.mend(ROOT, run.name):
+                cli.say(f"{shown(late)}: dated in the future, so it counts as old and is made again")
         path = runs.write(ROOT, run)
         if args.switch:
             switch(run, given)

@@ -9,21 +9,24 @@ A file, a page or a mail may hold a call, and a faithful answer repeats it. So a
     users and tools said: whoever writes markers into a message can have it joined, translated or changed on its way
     into the answer. Without markers in sight, an argument may come from anywhere.
 
-Messages are read as they are, as JSON, HTML, URL and base64 would be decoded, and without line numbers.
+Messages are read as they are, as JSON, HTML, URL, base64 and hex would be decoded, without line numbers and colours,
+and a call is looked for backwards and in rot13 as well.
 What a model makes of a cipher, and what it does because a file told it to, is beyond a text comparison.
 Standard library only.
 """
 
 import base64
 import binascii
+import codecs
 import html
 import re
 import unicodedata
 import urllib.parse
 
 MAX_CHARACTERS = 2_000_000  # of all messages, about 500,000 tokens
-# In `signs`; pieces, since a marker may be cut in two.
+# In `signs`; pieces, since a marker may be cut in two, and other models' ways to mark a call.
 MARKERS = ("<|tool", "callstart|>", "callend|>", "toolcallstart", "toolcallend", "<toolcall", "toolcall>")
+MARKERS += ("<invoke", "<function", "<tooluse", "[toolcalls]")
 # Whose markers say nothing: the model's own, and those of whoever teaches it how to call.
 OWN = ("assistant", "system", "developer")
 NO_TEXT = frozenset(
@@ -36,7 +39,13 @@ NOT_WORDS = re.compile(r"[\W_]+")
 JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 CONTROL = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 LINE_NUMBER = re.compile(r"^[ \t]*\d+[ \t]*[|:\t→][ \t]?", re.MULTILINE)
-BASE64 = re.compile(r"[A-Za-z0-9+/_-]{24,}={0,2}")
+COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# Runs of base64 or hex, also over several lines.
+ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]+)*={0,2}")
+LINE_BREAKS = re.compile(r"\s+")
+HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
+# Letters that look like Latin ones.
+LOOKALIKES = str.maketrans("аеорсухіјѕԁһӏԛԝοανρτικ", "aeopcyxijsdhlqwoavptik")
 
 
 def quoted(calls: list, written: list, messages, tools=()) -> bool:
@@ -51,6 +60,7 @@ def quoted(calls: list, written: list, messages, tools=()) -> bool:
         return True
     needles = {needle for call in calls for needle in spellings(call)}
     needles |= {NOT_CALL_SIGNS.sub("", signs(text)) for text in written}
+    needles |= {needle[::-1] for needle in needles} | {codecs.encode(needle, "rot13") for needle in needles}
     shown, given = False, []
     for role, text in told:
         decoded = variants(text)
@@ -89,7 +99,8 @@ def variants(text: str) -> list[str]:
         found.append(html.unescape(html.unescape(found[-1])))
     if "%" in found[-1]:
         found.append(urllib.parse.unquote(found[-1]))
-    found += _from_base64(found[-1])
+    found += _decoded_runs(found[-1])
+    found += [COLOUR.sub("", one) for one in found if "\x1b" in one]
     return found + [LINE_NUMBER.sub("", one) for one in found if LINE_NUMBER.search(one)]
 
 
@@ -97,14 +108,18 @@ def _unescaped(match) -> str:
     return chr(int(match[1], 16)) if match[1] else CONTROL.get(match[2], match[2])
 
 
-def _from_base64(text: str) -> list[str]:
-    """What the runs of base64 in a text say, joined; nothing where none of them is text."""
+def _decoded_runs(text: str) -> list[str]:
+    """What the runs of base64 and hex in a text say, joined; nothing where none of them is text."""
     found = []
-    for match in BASE64.finditer(text):
-        run = match.group().rstrip("=").replace("-", "+").replace("_", "/")
+    for match in ENCODED.finditer(text):
+        run = LINE_BREAKS.sub("", match.group()).rstrip("=")
         try:
-            found.append(base64.b64decode(run + "=" * (-len(run) % 4)).decode("utf-8"))
-        except (binascii.Error, UnicodeDecodeError):
+            if HEX.fullmatch(run):
+                found.append(bytes.fromhex(run).decode("utf-8"))
+            else:
+                run = run.replace("-", "+").replace("_", "/")
+                found.append(base64.b64decode(run + "=" * (-len(run) % 4)).decode("utf-8"))
+        except (binascii.Error, UnicodeDecodeError, ValueError):
             continue
     return ["".join(found)] if found else []
 
@@ -113,7 +128,7 @@ def signs(text: str) -> str:
     """Letters, digits and the signs of a call, in one case: what spaces, quotes and escapes cannot change."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    return NOT_SIGNS.sub("", text.casefold())
+    return NOT_SIGNS.sub("", text.casefold().translate(LOOKALIKES))
 
 
 def spellings(call: dict) -> list[str]:

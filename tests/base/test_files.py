@@ -144,3 +144,92 @@ def test_text_that_is_no_unicode_is_written_as_json_all_the_same(tmp_path):
     assert json.loads((tmp_path / "a.json").read_bytes()) == value
     files.write_json(tmp_path / "b.json", {"grün": "\u2028"})
     assert "grün" in (tmp_path / "b.json").read_text(encoding="utf-8")
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {scripts!r})
+from pathlib import Path
+from kxl.base import files
+moment, path = sys.argv[1], Path(sys.argv[2])
+real = os.replace
+def kill_after(*names):
+    real(*names)
+    os.kill(os.getpid(), signal.SIGKILL)
+if moment == "between two renames":
+    files._exchange = lambda one, other: False
+    os.replace = kill_after
+else:
+    exchange = files._exchange
+    def exchange_and_die(*names):
+        assert exchange(*names)
+        os.kill(os.getpid(), signal.SIGKILL)
+    files._exchange = exchange_and_die
+with files.atomic_dir(path) as partial:
+    (partial / "a").write_text("new")
+"""
+
+
+@pytest.mark.parametrize("moment", ["between two renames", "after the exchange"])
+def test_a_folder_is_never_without_a_copy(tmp_path, moment):
+    path = tmp_path / "model"
+    with files.atomic_dir(path) as partial:
+        (partial / "a").write_text("old")
+    code = KILLED.format(scripts=str(ROOT / "scripts"))
+    ended = subprocess.run([sys.executable, "-c", code, moment, str(path)])
+    assert ended.returncode == -signal.SIGKILL
+    if moment == "after the exchange":
+        assert (path / "a").read_text() == "new"
+    # A writer that fails leaves what was there.
+    with pytest.raises(ZeroDivisionError), files.atomic_dir(path):
+        raise ZeroDivisionError
+    assert (path / "a").read_text() == ("old" if moment == "between two renames" else "new")
+    assert [name.name for name in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_reader_sees_the_old_folder_or_the_new_one_at_every_moment(tmp_path):
+    path = tmp_path / "model"
+    with files.atomic_dir(path) as partial:
+        (partial / "a").write_text("0")
+    reader = subprocess.Popen(
+        [sys.executable, "-c", "import sys\nwhile not sys.stdin.closed:\n  open(sys.argv[1]).read()", path / "a"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for number in range(300):
+        with files.atomic_dir(path) as partial:
+            (partial / "a").write_text(str(number))
+    assert reader.poll() is None, reader.stderr.read()
+    reader.kill()
+    reader.communicate()
+
+
+def test_what_was_left_may_be_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/kept").write_text("x")
+    (tmp_path / ".a.partial-999999999-x").symlink_to(tmp_path / "elsewhere")
+    files.write_text(tmp_path / "a", "whole")
+    assert (tmp_path / "elsewhere/kept").exists() and not (tmp_path / ".a.partial-999999999-x").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"[1]", "holds list, not an object"),
+        (b"7", "holds int, not an object"),
+        (b"{", r"a\.json:1:2: not JSON"),
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON: Exceeds the limit"),
+    ],
+)
+def test_json_that_is_none_is_named(tmp_path, content, complaint):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=complaint):
+        files.read_json(tmp_path / "a.json")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        files.read_json(tmp_path)
+
+
+def test_json_of_a_windows_editor_is_read(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n')
+    assert files.read_json(tmp_path / "a.json") == {"a": 1}

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 
@@ -153,7 +154,7 @@ def load(tmp_path, parameters) -> Suite:
     [
         ({"type": "objekt"}, "the parameters of tool look are no JSON Schema that can be applied: type: 'objekt'"),
         ({"properties": []}, "properties: [] is not of type 'object'"),
-        ({"properties": {"what": {"pattern": "["}}}, "the pattern '[' does not compile"),
+        ({"properties": {"what": {"pattern": "["}}}, "properties what pattern: '[' is not a 'regex'"),
         ({"properties": {"what": {"$ref": "#/$defs/W"}}}, "it refers to #/$defs/W, which is not in it"),
         ({"properties": {"what": {"$ref": "https://example.com/w"}}}, "it refers to https://example.com/w, which is"),
         ({"$ref": "#"}, "it refers to itself without end"),
@@ -166,6 +167,22 @@ def test_a_schema_that_cannot_be_applied_is_named_before_anything_is_asked(tmp_p
     with pytest.raises(UserError) as error:
         load(tmp_path, parameters)
     assert said in str(error.value) and str(error.value).startswith(str(tmp_path / "suite.json"))
+
+
+def test_parts_of_a_schema_are_found_and_patterns_end(tmp_path):
+    parameters = {
+        "type": "object",
+        "properties": {"what": {"$ref": "#/$defs/What"}},
+        "$defs": {"What": {"type": "string", "pattern": "^(a|a)*$"}},
+    }
+    suite = load(tmp_path, parameters)  # "a" is valid by the part
+    began = time.process_time()
+    long = verdicts.Answer("", [{"name": "look", "arguments": {"what": "a" * 5000 + "!"}}], "tool_calls")
+    assert any("takes more than 0.1 s" in why for why in verdicts.judge(suite, suite.cases[0], long))
+    suite.cases[0]["calls"][0]["arguments"] = {"what": {"regex": "(b|b)*"}}
+    slow = verdicts.Answer("", [{"name": "look", "arguments": {"what": "b" * 5000 + "!"}}], "tool_calls")
+    assert verdicts.judge(suite, suite.cases[0], slow)
+    assert time.process_time() - began < 3
 
 
 def test_two_tools_of_one_name_and_endless_caps_are_refused(tmp_path):

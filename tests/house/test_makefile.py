@@ -4,8 +4,10 @@ The Makefile runs in a copy of the repository in which `.venv/bin/python` only n
 creates the files that the script would have made.
 """
 
+import os
 import re
 import resource
+import time
 
 import pytest
 
@@ -230,3 +232,35 @@ def test_every_script_that_make_runs_exists_and_its_code_is_a_dependency(checkou
     text = "\n".join(path.read_text() for path in (ROOT / "make").glob("*.mk"))
     for name in set(re.findall(r"scripts/(\w+\.py)", text)):
         assert (ROOT / "scripts" / name).is_file(), name
+
+
+def in_the_future(path):
+    later = time.time() + 10 * 365 * 86400
+    os.utime(path, (later, later))
+
+
+def test_an_artifact_that_is_dated_in_the_future_is_made_again(checkout):
+    checkout.make("q4kxl")
+    imatrix = checkout.folder / "runs/tiny/imatrix.gguf"
+    in_the_future(imatrix)
+    code, output, ran = checkout.make("q4kxl")
+    assert code == 0 and "runs/tiny/imatrix.gguf: dated in the future, so it counts as old" in output
+    assert [line.split()[0] for line in ran] == [*CALIBRATED[1:], "quant_show"]
+    assert imatrix.stat().st_mtime < time.time() + 1
+    assert checkout.scripts("q4kxl") == ["quant_show"]
+
+
+def test_settings_and_code_from_the_future_make_nothing_old_for_ever(checkout):
+    checkout.make("q4kxl")
+    for path in [*(checkout.folder / "runs/code").iterdir(), *(checkout.folder / "runs/tiny/settings").iterdir()]:
+        in_the_future(path)
+    checkout.make("q4kxl")  # once at most
+    assert checkout.scripts("q4kxl") == ["quant_show"]
+
+
+def test_looking_at_a_run_changes_no_date(checkout):
+    checkout.make("q4kxl")
+    in_the_future(checkout.folder / "runs/tiny/imatrix.gguf")
+    checkout.make("help")
+    checkout.make("--dry-run", "q4kxl")
+    assert (checkout.folder / "runs/tiny/imatrix.gguf").stat().st_mtime > time.time() + 1000

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from helpers import random_cores
+from helpers import disks, random_cores
 from helpers.training import SETTINGS, some_rows
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
@@ -106,17 +106,18 @@ def test_the_guard_stops_when_the_process_or_the_machine_is_full():
         hardware.MemoryGuard(2**60, 2**60)("here")
 
 
-def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path, monkeypatch):
-    run = a_run(tmp_path / "work")
+def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path, monkeypatch, request):
+    core = random_cores.random_core("six")
+    disk = disks.small(tmp_path / "disk", request, 2 * core.nbytes // 1024)  # one with its optimizer, not two
+    monkeypatch.setattr(moe_core, "require_space", lambda folder, count: None)  # it fills up meanwhile
+    run = a_run(disk / "work", core)
     run.train(until=2)
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(moe_run.moe_core, "save", full)
-    with pytest.raises(UserError, match="the disk is full; earlier checkpoints are whole"):
+    before = weights(disk / "work/step_00002")
+    with pytest.raises(
+        UserError, match=r"step_00004/.*: cannot be written: the disk is full; .*earlier checkpoints are"
+    ):
         run.train()
-    assert [path.name for path in checkpoints(tmp_path / "work")] == ["step_00002"]
+    assert os.listdir(disk / "work") == ["step_00002"] and weights(disk / "work/step_00002") == before
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("", (), {"free": 100}))
     with pytest.raises(UserError, match="GiB of disk and 0.00 GiB are free"):
         moe_run.require_room(2**30, SETTINGS, tmp_path / "work")
@@ -135,6 +136,14 @@ def test_a_changed_config_is_refused_on_resume(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         resumed(tmp_path / "work", **changes)
     resumed(tmp_path / "work", checkpoint_every=1)  # decides no weight
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"settings": 7, "identity": {}, "steps": 1}', "{", '{"step": 1}'])
+def test_a_damaged_state_is_named_with_the_way_on(tmp_path, content):
+    a_run(tmp_path / "work").train(until=2)
+    (tmp_path / "work/step_00002/state.json").write_text(content)
+    with pytest.raises(UserError, match=r"step_00002/state\.json"):
+        resumed(tmp_path / "work")
 
 
 def test_other_rows_are_refused_on_resume(tmp_path):

@@ -1,5 +1,6 @@
 """The release folder: complete, checkable on another machine, and refused when a file is not the measured one."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,23 @@ def test_a_copy_on_another_machine_is_intact(release, tmp_path, monkeypatch, cap
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
 
 
+def as_link(path):
+    """The same content, in a file elsewhere."""
+    path.rename(path.parent.parent / path.name)
+    path.symlink_to(path.parent.parent / path.name)
+
+
+def sums(folder, change):
+    (folder / "SHA256SUMS").write_text(change((folder / "SHA256SUMS").read_text()))
+
+
+def listed(folder, name, make=lambda path: path.write_text("#!/bin/sh\n")):
+    """A file more, with its right sum."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    make(folder / name)
+    sums(folder, lambda text: text + f"{sha256(folder / name)}  {name}\n")
+
+
 @pytest.mark.parametrize(
     "damage, complaint",
     [
@@ -112,6 +130,37 @@ def test_a_copy_on_another_machine_is_intact(release, tmp_path, monkeypatch, cap
             r"Tuned-BF16\.gguf: release_summary\.json names it, SHA256SUMS does not",
         ),
         (lambda d: (d / "SHA256SUMS").write_text("nonsense\n"), "SHA256SUMS:1: not a line of sha256sum"),
+        # what stands in for a file
+        (lambda d: (d / "more").symlink_to(d.parent), "more: is a link"),
+        (lambda d: (d / "gone").symlink_to("nowhere"), "gone: is a link"),
+        (lambda d: os.mkfifo(d / "pipe"), "pipe: is a pipe or device"),
+        (lambda d: (d / "empty").mkdir(), "empty: an empty folder"),
+        (lambda d: as_link(d / "Tuned-Q4KXL.gguf"), r"Tuned-Q4KXL\.gguf: is a link"),
+        (lambda d: as_link(d / "README.md"), r"README\.md: is a link"),
+        (lambda d: as_link(d / "SHA256SUMS"), "SHA256SUMS: is a link"),
+        (lambda d: as_link(d / "release_summary.json"), r"release_summary\.json: is a link"),
+        (lambda d: ((d / "README.md").unlink(), os.mkfifo(d / "README.md")), r"README\.md: is a pipe"),
+        (lambda d: ((d / "README.md").unlink(), (d / "README.md").mkdir()), r"README\.md: an empty folder"),
+        # what is named that is no part of it
+        (
+            lambda d: listed(d, "Extra.gguf", small_gguf),
+            r"Extra\.gguf: SHA256SUMS names it, release_summary\.json does",
+        ),
+        (lambda d: listed(d, "run.sh"), r"run\.sh: SHA256SUMS names it, release_summary\.json does not"),
+        (lambda d: listed(d, "deep/run.sh"), r"deep/run\.sh: SHA256SUMS names it"),
+        # names in the sums
+        (lambda d: sums(d, lambda text: text + f"{'0' * 64}  README.md\n"), r"SHA256SUMS:6: README\.md stands twice"),
+        (lambda d: sums(d, lambda text: f"{'0' * 64}  README.md\n" + text), "README.md stands twice"),
+        (lambda d: sums(d, lambda text: text + f"{'0' * 64}  ../run/card.md\n"), "is no plain name in this folder"),
+        (lambda d: sums(d, lambda text: text + f"{'0' * 64}  a/../../b\n"), "leads out of this folder"),
+        (lambda d: sums(d, lambda text: text + f"{'0' * 64}  /etc/passwd\n"), "is no plain name in this folder"),
+        (lambda d: sums(d, lambda text: text + f"{'0' * 64}  ./README.md\n"), "is no plain name in this folder"),
+        (lambda d: sums(d, lambda text: text + f"{'0' * 64}  a\x1b[2Jb\n"), r"'a\\x1b\[2Jb' is no plain name"),
+        (lambda d: (d / "\x1b[2Jx").write_text("x"), r"'\\x1b\[2Jx': not part of the release"),
+        # the summary
+        (lambda d: (d / "release_summary.json").write_text("[]"), r"release_summary\.json: holds list"),
+        (lambda d: (d / "release_summary.json").write_text('{"artifacts": [1]}'), "names no artifacts"),
+        (lambda d: (d / "Tuned-BF16.gguf").write_bytes(b"GGUF"), r"Tuned-BF16\.gguf: not a readable GGUF"),
     ],
 )
 def test_what_differs_is_named(release, tmp_path, monkeypatch, capsys, damage, complaint):

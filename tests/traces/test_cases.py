@@ -1,6 +1,7 @@
 """Traces that went wrong once, and others of their kinds: what a user expects of each, after all checks of a row."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,30 @@ def test_a_schema_that_cannot_be_applied_drops_its_row_by_name(dropping, schema)
     data = openai({"role": "assistant", "tool_calls": [call("odd", {"command": "ls"})]})
     data["tools"].append({"type": "function", "function": {"name": "odd", "parameters": schema}})
     assert of(dropping, data)[0].reason == "schema_violation"
+
+
+@pytest.mark.parametrize("pattern, value", [("^(a|a)*$", "a" * 5000 + "!"), ("(x+x+)+y", "x" * 5000)])
+def test_a_pattern_that_never_ends_costs_its_own_rows_alone(dropping, pattern, value):
+    data = openai({"role": "assistant", "tool_calls": [call("odd", {"command": value})]})
+    schema = {"type": "object", "properties": {"command": {"pattern": pattern}}}
+    data["tools"].append({"type": "function", "function": {"name": "odd", "parameters": schema}})
+    began = time.process_time()
+    for _ in range(50):
+        outcome, _ = of(dropping, data)
+        assert outcome.reason == "schema_violation" and "takes more than 0.1 s" in outcome.detail
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("place", ["$defs", "definitions"])
+def test_ordinary_references_within_a_schema_are_followed(dropping, place):
+    schema = {"type": "object", "properties": {"command": {"$ref": f"#/{place}/Command"}},
+              place: {"Command": {"type": "string", "pattern": "^ls"}}}  # fmt: skip
+    for command, reason in (("ls -l", None), ("rm", "schema_violation")):
+        data = openai({"role": "assistant", "tool_calls": [call("odd", {"command": command})]},
+                      {"role": "tool", "tool_call_id": "c1", "content": "a"},
+                      {"role": "assistant", "content": "Done."})  # fmt: skip
+        data["tools"].append({"type": "function", "function": {"name": "odd", "parameters": schema}})
+        assert of(dropping, data)[0].reason == reason
 
 
 def test_a_schema_deeper_than_python_reads_ends_no_run(dropping):

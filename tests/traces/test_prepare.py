@@ -409,6 +409,14 @@ def test_a_hub_dataset_comes_from_the_hub_or_says_why_not(monkeypatch, tmp_path)
         traces_sources.resolve(["/nowhere/at/all.jsonl"])
 
 
+def test_a_name_that_was_cut_at_its_spaces_is_told_whole(tmp_path):
+    traces.write(tmp_path / "my own traces.jsonl", [traces.good("a")])
+    words = f"{tmp_path}/my own traces.jsonl".split(" ")
+    with pytest.raises(UserError, match=r"my own traces\.jsonl' is one, so its name was cut at a space"):
+        traces_sources.resolve(words)
+    assert traces_sources.resolve([" ".join(words)])[0][0] == "my own traces.jsonl"
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -14,7 +14,7 @@ import sys
 import time
 
 from kxl.base import history
-from kxl.base.errors import UserError
+from kxl.base.errors import UserError, refusal
 
 STARTED = time.time_ns()  # when this command began, in nanoseconds
 
@@ -82,6 +82,11 @@ def run(main) -> None:
         code = 130
     except BrokenPipeError:
         code = 141
+    except OSError as error:
+        if (why := refusal(error)) is None:
+            raise
+        say(f"error: {error.filename or error.strerror or error}: {why}")
+        code = 2
     # A crash does not come here: its traceback is printed through the plain streams, too.
     sys.stdout, sys.stderr = streams
     if code:

@@ -1,5 +1,34 @@
-"""The one exception for what the person at the keyboard can mend."""
+"""The one exception for what the person at the keyboard can mend, and the system's refusals in words."""
+
+import errno
+
+# What the system may refuse that the person can mend, and how. Anything else that it refuses is a bug of ours.
+REFUSALS = {
+    errno.ENOSPC: "the disk is full; free some space and run again",
+    errno.EDQUOT: "your quota on this disk is used up; free some space and run again",
+    errno.EFBIG: "the file grew larger than this system lets it (see ulimit -f)",
+    errno.EROFS: "this disk can only be read; choose another place",
+    errno.EACCES: "this user may not; change its rights or choose another place",
+    errno.EPERM: "this user may not; change its rights or choose another place",
+    errno.ENAMETOOLONG: "the name is too long for this disk",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "it is a folder, not a file",
+    errno.ELOOP: "its links lead in a circle",
+    errno.EIO: "the disk reports an error; look at it before running again",
+}
 
 
 class UserError(Exception):
     """Bad input, named: which file, line or tensor, and what to do next."""
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why the system refused, in words and with what to do; None for an error of another kind.
+
+    A full disk is recognised behind other libraries' exceptions as well.
+    """
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return REFUSALS[error.errno]
+    # numpy counts what it could write, others quote the system.
+    full = isinstance(error, OSError) and error.errno is None and "requested and" in str(error)
+    return REFUSALS[errno.ENOSPC] if full or "No space left on device" in str(error) else None

@@ -1,21 +1,27 @@
 """Files that are either whole or absent: atomic writing, locks, and the hashes that name them."""
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from kxl.base import processes
-from kxl.base.errors import UserError
+from kxl.base.errors import REFUSALS, UserError, refusal
 
 ROOT = Path(__file__).resolve().parents[3]
+FULL = 1 << 20  # bytes left on a disk that is full: no library leaves a block of its own unused
+AT_FDCWD = -100  # renameat2: paths count from the current folder
 
 
 def sha256(path: Path) -> str:
@@ -33,13 +39,50 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def _prefix(path: Path, kind: str) -> str:
-    """Start of a temporary name beside `path`; what killed processes left under such names is removed first."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
-        owner = left.name.rsplit(f".{kind}-", 1)[1].split("-")[0]
-        if owner.isdigit() and not processes.alive(int(owner)):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-    return f".{path.name}.{kind}-{os.getpid()}-"
+def _temporary(path: Path) -> str:
+    """Start of a temporary name beside `path`; what killed processes left under such names is removed first.
+
+    A folder that was killed out of its name (atomic_dir) gets it back before.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
+        kind, _, rest = left.name.removeprefix(f".{path.name}.").partition("-")
+        owner = rest.split("-")[0]
+        if kind not in ("partial", "old") or not owner.isdigit() or processes.alive(int(owner)):
+            continue
+        if kind == "old" and (left / "old").is_dir() and not os.path.lexists(path):
+            os.replace(left / "old", path)
+        _remove(left)
+    return f".{path.name}.partial-{os.getpid()}-"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _refusals_named(path: Path):
+    """What the system refuses while `path` is written is a UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        why = refusal(error)
+        if why is None and isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < FULL:
+            why = f"{REFUSALS[errno.ENOSPC]} ({error})"  # torch and MLX do not say what the system said
+        if why is None:
+            raise
+        other = getattr(error, "filename", None)  # a temporary name means `path`; another file is the one to name
+        place = path if not isinstance(other, str) or f".{path.name}.partial-" in other else Path(other)
+        raise UserError(f"{shown(_lasting(place))}: cannot be written: {why}") from error
+
+
+def _lasting(path: Path) -> Path:
+    """A path by the names that its folders will have once they are written."""
+    return Path(*(re.sub(r"^\.(.+)\.partial-\d+-\w+$", r"\1", part) for part in path.parts))
 
 
 @contextlib.contextmanager
@@ -48,39 +91,63 @@ def atomic_path(path: Path):
 
     The temporary name is `.NAME.partial-PID-RANDOM`, on the same file system, so the rename is atomic
     and a killed process leaves only a name that nothing reads and that the next writer removes.
+    A full disk, a folder that is read-only and the like are a UserError.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_prefix(path, "partial"), dir=path.parent)
-    os.close(handle)
+    with _refusals_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_temporary(path), dir=path.parent)
+        os.close(handle)
     partial = Path(name)
     try:
-        yield partial
-        partial.chmod(0o644)  # mkstemp gives 0600
-        os.replace(partial, path)
+        with _refusals_named(path):
+            yield partial
+            partial.chmod(0o644)  # mkstemp gives 0600
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_dir(path: Path):
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`."""
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`.
+
+    At every moment `path` is the old folder or the new one. Where the system cannot exchange two names, there is a
+    moment between two renames; a process that is killed there leaves the old folder to the next writer, which puts it
+    back first.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=_prefix(path, "partial"), dir=path.parent))
+    with _refusals_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=_temporary(path), dir=path.parent))
     try:
-        yield partial
-        partial.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=_prefix(path, "old"), dir=path.parent))
-            os.replace(path, old / "old")
-            os.replace(partial, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, path)
+        with _refusals_named(path):
+            yield partial
+            partial.chmod(0o755)
+            if not os.path.lexists(path):
+                os.replace(partial, path)
+            elif not _exchange(partial, path):
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-{os.getpid()}-", dir=path.parent))
+                os.replace(path, old / "old")
+                os.replace(partial, path)
+                _remove(old)
     finally:
-        if partial.exists():
-            shutil.rmtree(partial)
+        _remove(partial)  # after an exchange: what was there before
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Give each of two paths the other's content in one step; False where this system or disk cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(libc, "renameat2"):  # Linux: RENAME_EXCHANGE
+        failed = libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], 2)
+    elif hasattr(libc, "renamex_np"):  # macOS: RENAME_SWAP
+        failed = libc.renamex_np(names[0], names[1], 2)
+    else:
+        return False
+    if failed and ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
+    return not failed
 
 
 def write_text(path: Path, text: str) -> None:
@@ -108,20 +175,46 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def read_json(path: Path):
-    """Read JSON; a missing or malformed file is a UserError that names file, line and column."""
+def read_json(path: Path, kind: type = dict):
+    """Read JSON of the given kind, an object unless said otherwise.
+
+    A missing or malformed file is a UserError that names file, line and column.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{shown(path)}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{shown(path)}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{shown(path)}: not UTF-8 at byte {error.start}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
-        raise UserError(f"{shown(path)}: not JSON that can be read: {error}") from None
+    except RecursionError:
+        raise UserError(f"{shown(path)}: nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{shown(path)}: not JSON: {str(error).split(';')[0]}") from None
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+    if not isinstance(value, kind):
+        names = {dict: "an object", list: "a list"}
+        raise UserError(f"{shown(path)}: holds {type(value).__name__}, not {names.get(kind, kind.__name__)}")
+    return value
+
+
+def require_regular(path: Path) -> None:
+    """UserError unless `path` is a file that can be read: no folder, pipe or device."""
+    path = Path(path)
+    name = Path(shown(path.parent)) / path.name  # of a link itself, not of what it leads to
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        broken = ", only a link that leads nowhere" if path.is_symlink() else ""
+        raise UserError(f"{name}: no such file{broken}") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{name}: is a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'}, not a file")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{name}: may not be read by this user")
 
 
 def require_space(folder: Path, bytes_needed: int) -> None:

@@ -5,12 +5,15 @@ that somebody calls by hand records nothing.
 """
 
 import contextlib
+import fcntl
 import itertools
 import os
 import time
 from pathlib import Path
 
 from kxl.base import jsonl, processes
+from kxl.base.errors import UserError, refusal
+from kxl.base.files import shown
 
 VARIABLE = "HERMES_KXL_HISTORY"
 OUTPUTS = ("--out", "--report")
@@ -42,14 +45,36 @@ def recorded(argv: list[str]):
         outcome = "failed"
         raise
     finally:
-        _append(path, {**entry, "event": outcome, "at": round(time.time()), "seconds": round(time.time() - began, 1)})
+        end = {**entry, "event": outcome, "at": round(time.time()), "seconds": round(time.time() - began, 1)}
+        try:
+            _append(path, end)
+        except UserError:
+            if outcome == "done":
+                raise  # otherwise how the command ended matters more
 
 
 def _append(path: Path, entry: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One write in append mode: two commands at once do not mix their lines.
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(jsonl.line_of(entry))
+    """One whole line, or none: two commands at once do not mix theirs, and a full disk leaves no half of one."""
+    line = jsonl.line_of(entry).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            before = file.seek(0, os.SEEK_END)
+            if before:
+                file.seek(before - 1)
+                line = line if file.read(1) == b"\n" else b"\n" + line  # whoever wrote last was killed at it
+            try:
+                written = file.write(line)
+                if written < len(line):
+                    file.write(line[written:])
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        if (why := refusal(error)) is None:
+            raise
+        raise UserError(f"{shown(path)}: the history of this run cannot be written: {why}") from None
 
 
 def last(path: Path) -> dict[str, dict]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from kxl.base.errors import UserError
 from kxl.base.files import shown, write_text
 
-LIMIT = 1 << 28  # bytes of a line; the longest row here, with 24 tool schemas, has under 1 MiB
+LIMIT = 1 << 26  # bytes of a line; the longest row here, with 24 tool schemas, has under 1 MiB
 PIECE = 1 << 18  # bytes read at a time of a line that is too long
 BOM = b"\xef\xbb\xbf"
 

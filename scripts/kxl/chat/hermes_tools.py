@@ -17,7 +17,7 @@ FIXED_SURFACE = ("browser_navigate", "patch", "process", "read_file", "search_fi
 
 def load(names=None) -> list[dict]:
     """OpenAI-format tools in Hermes's order: all of them, or those called `names`. UserError for an unknown name."""
-    tools = read_json(TOOLS)
+    tools = read_json(TOOLS, list)
     if names is None:
         return tools
     unknown = sorted(set(names) - {tool["function"]["name"] for tool in tools})

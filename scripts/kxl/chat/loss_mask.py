@@ -26,12 +26,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
-from kxl.chat import thoughts
+from kxl.chat import rendering, thoughts
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -141,19 +140,18 @@ class Chat:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            # Its `loopcontrols`, `tojson` and sandbox are what every other reader of the template has.
-            texts, marked = render_jinja_template(
-                [thoughts.for_template(messages, self.template)],
-                tools=tools or None,
-                chat_template=self.template,
-                return_assistant_tokens_mask=spans,
-                add_generation_prompt=add_generation_prompt,
-                **{**self.special, **self.options},
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
-            raise MaskError(
-                f"{shown(self.folder)}: the chat template cannot render this conversation: {error}"
-            ) from None
+            with rendering.limited(self.template, shown(self.folder)):
+                # Its `loopcontrols`, `tojson` and sandbox are what every other reader of the template has.
+                texts, marked = render_jinja_template(
+                    [thoughts.for_template(messages, self.template)],
+                    tools=tools or None,
+                    chat_template=self.template,
+                    return_assistant_tokens_mask=spans,
+                    add_generation_prompt=add_generation_prompt,
+                    **{**self.special, **self.options},
+                )
+        except rendering.TemplateProblem as problem:
+            raise MaskError(str(problem)) from None
         return texts[0], marked[0] if spans else []
 
     def _spans_by_prefix(self, messages: list, tools: list | None, text: str) -> list:

@@ -23,7 +23,7 @@ from referencing.jsonschema import DRAFT202012
 
 SECONDS, PATTERN_SECONDS = 0.5, 0.1
 LONGEST_PATTERN = 2000  # characters; a pattern takes time to be read, too
-MOST_ERRORS = 20
+MOST_ERRORS = 100
 ENDLESS = "it refers to itself without end"
 SLOW = f"it takes more than {SECONDS} s to apply"
 
@@ -102,11 +102,11 @@ def fullmatch(pattern: str, text: str) -> bool:
 def compiled(pattern: str) -> regex.Pattern:
     """The pattern as the regex module has it: Python's syntax, and a time limit when it is used."""
     if not isinstance(pattern, str) or len(pattern) > LONGEST_PATTERN:
-        raise BadPattern(f"a pattern must be a text of at most {LONGEST_PATTERN} characters")
+        raise BadPattern(f"it must be a text of at most {LONGEST_PATTERN} characters")
     try:
         return regex.compile(pattern)
     except (regex.error, RecursionError, OverflowError) as error:
-        raise BadPattern(f"the pattern {pattern[:60]!r} does not compile: {str(error) or 'too deep'}") from None
+        raise BadPattern(str(error) or "too deep") from None
 
 
 _too_slow: dict[str, str] = {}
@@ -137,11 +137,11 @@ def _schema_problem(text: str) -> str | None:
                 raise SchemaError.create_from(problem)
             resource = referencing.Resource.from_contents(schema, default_specification=DRAFT202012)
             resolver = referencing.Registry().with_resource("", resource).resolver()
-            for name, inside in _keywords(schema):
-                if name == "$ref" and not (inside.startswith("#") and _leads_somewhere(resolver, inside)):
+            for place, inside in _keywords(schema, ()):
+                if place[-1] == "$ref" and not (inside.startswith("#") and _leads_somewhere(resolver, inside)):
                     return f"it refers to {inside[:200]}, which is not in it"
-                if name == "pattern" and (why := pattern_problem(inside)):
-                    return why
+                if place[-1] != "$ref" and (why := pattern_problem(inside)):
+                    return f"{' '.join(place)}: {inside[:60]!r} is not a 'regex' that can be used: {why}"
     except SchemaError as error:
         place = " ".join(map(str, error.absolute_path))
         return f"{place + ': ' if place else ''}{error.message}"[:300]
@@ -172,19 +172,19 @@ def _leads_somewhere(resolver, reference: str) -> bool:
     return True
 
 
-def _keywords(schema):
-    """Every ("$ref", its text) and ("pattern", its text) of a schema; not what looks like one in examples."""
+def _keywords(schema, place: tuple):
+    """(place, text) of every $ref and pattern of a schema; not of what looks like one in examples."""
     if isinstance(schema, list):
-        for item in schema:
-            yield from _keywords(item)
+        for number, item in enumerate(schema):
+            yield from _keywords(item, (*place, str(number)))
     elif isinstance(schema, dict):
         for name, item in schema.items():
             if name in ("$ref", "pattern") and isinstance(item, str):
-                yield name, item
+                yield (*place, name), item
             if name == "patternProperties" and isinstance(item, dict):
-                yield from (("pattern", pattern) for pattern in item)
+                yield from (((*place, name), pattern) for pattern in item)
             if name not in ("const", "default", "enum", "examples"):
-                yield from _keywords(item)
+                yield from _keywords(item, (*place, name))
 
 
 @functools.cache

@@ -17,11 +17,10 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-import jsonschema
-
 from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import shown
+from kxl.chat import schemas as json_schemas
 
 # One user turn, answered by calls; java and javascript write their values as source code and stay out.
 ANSWERED = ("simple_python", "multiple", "parallel", "parallel_multiple", "live_simple", "live_parallel")
@@ -89,7 +88,7 @@ def _row(entry: dict, truth: list | None) -> tuple[dict | None, str]:
         arguments = {key: chosen for key, values in accepted.items() if (chosen := pick(values)) is not None}
         if name not in schemas:
             return None, "calls a tool that is not offered"
-        if not jsonschema.Draft202012Validator(schemas[name]).is_valid(arguments):
+        if json_schemas.problems(schemas[name], arguments):
             return None, "arguments not valid by the tool's schema"
         calls.append({"type": "function", "function": {"name": name, "arguments": arguments}})
     messages = [*question, {"role": "assistant", "content": "", "tool_calls": calls}]

@@ -206,7 +206,7 @@ class Suite:
 
 def load(path: Path) -> Suite:
     """Read and check a suite; UserError names the file, the case and what is wrong with it."""
-    data = read_json(path)
+    data = read_json(path, object)
     if odd := _unsendable(data):
         raise UserError(f"{shown(path)}: holds {odd}, which cannot be sent to a server")
     problem = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_SUITE).iter_errors(data))

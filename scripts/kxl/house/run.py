@@ -103,7 +103,7 @@ def _config_named(root: Path, name: str | None) -> str:
 
 def check_config(root: Path, path: str) -> dict:
     """The config of a run; UserError when it is none, or when a name in it could not be a file's."""
-    config = read_json(root / path)
+    config = read_json(root / path, object)
     try:
         names = [config["name"], *config["eval"]["suites"], *config["quants"], *config["stock"]]
         policies = config["artifact_pattern"].replace("{policy}", "x")

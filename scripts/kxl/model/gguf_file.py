@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType
 from gguf.constants import GGML_QUANT_SIZES
 
 from kxl.base.cli import UserError
-from kxl.base.files import shown
+from kxl.base.files import require_regular, shown
 
 AGAIN = "copy, download or make it again"
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
@@ -30,6 +30,7 @@ class _Broken(Exception):
 def open_reader(path: Path) -> gguf.GGUFReader:
     """The file's metadata and tensors. UserError where it is missing, cut off, damaged or no GGUF file."""
     path = Path(path)
+    require_regular(path)
     try:
         with open(path, "rb") as file:
             if path.stat().st_size < 24:
@@ -37,8 +38,6 @@ def open_reader(path: Path) -> gguf.GGUFReader:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 _check(_Cursor(data))
         return gguf.GGUFReader(path)
-    except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file") from None
     except OSError as error:
         raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
     except _Broken as error:

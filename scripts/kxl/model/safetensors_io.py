@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_path, read_json, shown
+from kxl.base.files import atomic_path, read_json, require_regular, shown
 
 BYTES = {
     "F64": 8,
@@ -38,6 +38,8 @@ BYTES = {
 NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U32": "<u4"}
 FLOATS = ("BF16", "F16", "F32")
 INDEX = "model.safetensors.index.json"
+LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+MOST_DIMENSIONS = 8  # no tensor here has more than 4
 
 
 def bf16_to_float32(bits: np.ndarray) -> np.ndarray:
@@ -92,18 +94,22 @@ class Stored:
 def read_header(path: Path) -> dict[str, Stored]:
     """The tensors of one safetensors file, by name. UserError if it is truncated or malformed."""
     again = "copy or download the file again"
+    require_regular(path)
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if 8 + length > size:
+            raise UserError(f"{shown(path)}: truncated, {size} bytes do not hold its header; {again}")
+        if length > LONGEST_HEADER:
+            raise UserError(
+                f"{shown(path)}: a header of {length:,} bytes, the format allows {LONGEST_HEADER:,}; {again}"
+            )
+        text = file.read(length)
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-            if 8 + length > size:
-                raise UserError(f"{shown(path)}: truncated, {size} bytes do not hold its header; {again}")
-            header = json.loads(file.read(length))
-    except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_name_twice)
+    except _NameTwice as error:
+        raise UserError(f"{shown(path)}: the header has {error} twice; {again}") from None
     except (ValueError, RecursionError):
         raise UserError(f"{shown(path)}: the safetensors header is not JSON; {again}") from None
 
@@ -133,12 +139,27 @@ def read_header(path: Path) -> dict[str, Stored]:
     return stored
 
 
+class _NameTwice(Exception):
+    """The name that a header has twice."""
+
+
+def _no_name_twice(pairs: list) -> dict:
+    found = {}
+    for name, value in pairs:
+        if name in found:
+            raise _NameTwice(repr(name))
+        found[name] = value
+    return found
+
+
 def _is_entry(entry) -> bool:
     """Whether a value of the header says a tensor's type, shape and place."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         return False
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        return False
+    if len(shape) > MOST_DIMENSIONS:
         return False
     return all(type(number) is int and number >= 0 for number in (*shape, *offsets))
 
@@ -159,7 +180,9 @@ def index_folder(folder: Path) -> dict[str, Stored]:
     stored = {}
     for name in files:
         if not (folder / name).is_file():
-            lost = [tensor for tensor, shard in (weight_map or {}).items() if shard == name]
+            if weight_map is None:  # listed in the folder: itself a folder, a pipe, or a link to nothing
+                require_regular(folder / name)
+            lost = [tensor for tensor, shard in weight_map.items() if shard == name]
             raise UserError(
                 f"{shown(folder / name)}: missing shard ({len(lost)} tensors, {lost[0]} among them); "
                 f"copy or download it into the folder"
@@ -190,7 +213,7 @@ def _read_index(folder: Path) -> dict[str, str] | None:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{shown(path)}: has no weight_map")
     for tensor, file in weight_map.items():
-        if not isinstance(file, str) or not file or not file.isprintable() or Path(file).name != file:
+        if not isinstance(file, str) or not file or not file.isprintable() or file == ".." or Path(file).name != file:
             raise UserError(f"{shown(path)}: {tensor} should be in {file!r}, which is no file name of this folder")
     return weight_map
 

@@ -9,7 +9,6 @@ to exactly the weights of a run that was not.
     WORK/step_01746_final/   the end
 """
 
-import errno
 import math
 import os
 import re
@@ -230,11 +229,9 @@ class Run:
             return
         try:
             moe_core.save(target, self.core, also=self._save_state)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
+        except UserError as error:
             raise UserError(
-                f"{shown(target)}: the disk is full; earlier checkpoints are whole: free {self.core.nbytes / hardware.GIB:.1f} GiB and run again"
+                f"{error}; earlier checkpoints are whole, one takes {self.core.nbytes / hardware.GIB:.2f} GiB"
             ) from None
         for old in checkpoints(self.work)[: -self.settings["keep_checkpoints"]]:
             # Renamed first: a removal that is killed must not leave a checkpoint with holes.
@@ -276,7 +273,14 @@ def check_same(folder: Path, settings: dict, identity: dict, steps: int) -> dict
     """The state of a checkpoint; UserError names what is not as it was."""
     state = read_json(folder / "state.json")
     now = {**settings, **identity, "steps": steps}
-    then = {**state["settings"], **state["identity"], "steps": state["steps"]}
+    try:
+        then = {**state["settings"], **state["identity"], "steps": state["steps"]}
+        state["step"], state["updates"], state["history"], state["validation"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{shown(folder / 'state.json')}: is no state of a training ({type(error).__name__}: {error}); remove "
+            f"{shown(folder)}, and the run goes on from the checkpoint before it"
+        ) from None
     for key in sorted(now.keys() | then.keys()):
         if key not in FREE and now.get(key) != then.get(key):
             raise UserError(

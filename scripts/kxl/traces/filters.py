@@ -12,10 +12,8 @@ import functools
 import json
 import re
 
-import jsonschema
-import jsonschema_specifications
-
 from kxl.base.cli import UserError
+from kxl.chat import schemas as json_schemas
 from kxl.chat import thoughts
 from kxl.traces.formats import Dropped
 
@@ -249,8 +247,6 @@ def _pairs(row: dict, meets: Meets) -> None:
 def _calls(row: dict, meets: Meets) -> None:
     """Known tools, arguments that the tool's schema accepts and that llama.cpp can read."""
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in row["tools"]}
-    called = {call["function"]["name"] for message in row["messages"] for call in message.get("tool_calls", [])}
-    validators = {name: _validator(json.dumps(schemas[name], sort_keys=True)) for name in called if name in schemas}
     for message in row["messages"]:
         for call in message.get("tool_calls", []):
             function = call["function"]
@@ -262,11 +258,11 @@ def _calls(row: dict, meets: Meets) -> None:
             properties = schemas[name].get("properties", {})
             if not arguments and properties:
                 meets("no_arguments", f"{name}()", functools.partial(_write_default, function, properties))
-            if error := _violation(schemas[name], validators[name], function["arguments"]):
+            if error := _violation(schemas[name], function["arguments"]):
                 meets(
                     "schema_violation",
                     f"{name}: {error}",
-                    functools.partial(_coerce, function, schemas[name], validators[name]),
+                    functools.partial(_coerce, function, schemas[name]),
                 )
 
 
@@ -279,7 +275,7 @@ def _write_default(function: dict, properties: dict) -> str | None:
     return None
 
 
-def _coerce(function: dict, schema: dict, validator) -> str | None:
+def _coerce(function: dict, schema: dict) -> str | None:
     """Numbers and booleans that stand in quotes become what the schema wants, as Hermes does before it runs a tool.
 
     An argument that is null where the tool takes none goes: Arrow fills what a call leaves out with null.
@@ -296,7 +292,7 @@ def _coerce(function: dict, schema: dict, validator) -> str | None:
         elif value is None and name not in _names(schema.get("required")):
             gone.append(name)
     fixed = {name: value for name, value in {**function["arguments"], **changed}.items() if name not in gone}
-    if fixed == function["arguments"] and not gone or _violation(schema, validator, fixed):
+    if fixed == function["arguments"] and not gone or _violation(schema, fixed):
         return None
     function["arguments"] = fixed
     said = [f"{name} read as {json.dumps(value)}" for name, value in changed.items()]
@@ -313,31 +309,13 @@ def _names(value) -> list:
     return value if isinstance(value, list) else []
 
 
-def _violation(schema: dict, validator, arguments: dict) -> str | None:
-    if isinstance(validator, str):
-        return validator
-    try:
-        error = next(validator.iter_errors(arguments), None)
-    except (
-        Exception
-    ) as problem:  # jsonschema raises its own, referencing's and re's for schemas that check_schema lets pass
-        return f"its schema cannot be applied: {type(problem).__name__}: {problem}"[:200]
-    if error is None:
-        unknown = sorted(set(arguments) - set(schema.get("properties", arguments)))
-        return f"there is no argument {unknown[0]}" if unknown else None
-    return error.message[:200]
-
-
-@functools.lru_cache(maxsize=1024)
-def _validator(schema: str):
-    """A validator, or why there is none."""
-    schema = json.loads(schema)
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        return f"its schema is no schema: {error.message}"[:200]
-    # With a registry of its own it never looks up a $ref on the network.
-    return jsonschema.Draft202012Validator(schema, registry=jsonschema_specifications.REGISTRY)
+def _violation(schema: dict, arguments: dict) -> str | None:
+    if why := json_schemas.schema_problem(schema):
+        return f"its schema is no schema: {why}"[:200]
+    if found := json_schemas.problems(schema, arguments):
+        return found[0][:200]
+    unknown = sorted(set(arguments) - set(schema.get("properties", arguments)))
+    return f"there is no argument {unknown[0]}" if unknown else None
 
 
 def strings(value):

@@ -23,7 +23,6 @@ from kxl.base.files import shown
 
 KINDS = (".jsonl", ".ndjson", ".json", ".parquet")
 CHUNK = 1 << 18
-BATCH_ROWS = 16  # parquet rows held at a time; a row is a whole trace
 
 
 @dataclass
@@ -38,9 +37,14 @@ class Record:
 def resolve(sources: list[str], ignored: list | None = None) -> list[tuple[str, Path]]:
     """(name, file) of every file in `sources`; names do not depend on the machine. Other files go into `ignored`."""
     found = []
-    for source in sources:
+    for place, source in enumerate(sources):
         path = Path(source)
         if not path.exists():
+            if name := _cut_at_spaces(sources[place:]):
+                raise UserError(
+                    f"{source}: no such file or folder; {name!r} is one, so its name was cut at a space: quote it, and "
+                    f"since make cannot quote, rename it or link to it from a name without spaces"
+                )
             if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source):
                 raise UserError(f"{source}: no such file or folder, and not a dataset id like owner/name")
             path = from_hub(source)
@@ -60,6 +64,12 @@ def resolve(sources: list[str], ignored: list | None = None) -> list[tuple[str, 
         else:
             found.append((path.name, path))
     return found
+
+
+def _cut_at_spaces(words: list[str]) -> str | None:
+    """The path whose name begins with these words, cut at its spaces; None where there is none."""
+    joined = (" ".join(words[:count]) for count in range(2, min(len(words), 20) + 1))
+    return next((name for name in joined if Path(name).exists()), None)
 
 
 def from_hub(dataset: str) -> Path:
@@ -99,7 +109,7 @@ def records(files: list[tuple[str, Path]], limit: int) -> Iterator[Record]:
 
 def _of_file(name: str, path: Path, limit: int) -> Iterator[Record]:
     if path.suffix.lower() == ".parquet":
-        yield from _of_parquet(name, path)
+        yield from _of_parquet(name, path, limit)
         return
     with open(path, "rb") as file:
         if path.suffix.lower() == ".json" and _begins(file) == b"[":
@@ -236,18 +246,21 @@ def _blank_lines(element: bytearray) -> int:
     return element[: len(element) - len(element.lstrip())].count(b"\n")
 
 
-def _of_parquet(name: str, path: Path) -> Iterator[Record]:
+def _of_parquet(name: str, path: Path, limit: int) -> Iterator[Record]:
     import pyarrow
-    import pyarrow.parquet
+
+    from kxl.traces import parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as table:
-            number = 0
-            for batch in table.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield Record(f"{name} row {number}", row)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
+        for number, row, size in parquet.rows(path, limit):
+            where = f"{name} row {number}"
+            if row is not None:
+                yield Record(where, row)
+            elif size is None:
+                yield Record(where, problem=("row_too_large", "it, or one before it, does not fit into memory"))
+            else:
+                yield Record(where, problem=("row_too_large", f"{size:,} bytes, the limit is {limit:,}"))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(
-            f"{shown(path)}: cannot be read as parquet: {str(error).splitlines()[0]}; fetch it again"
+            f"{shown(path)}: cannot be read as parquet: {str(error).splitlines()[0][:200]}; fetch it again"
         ) from None

@@ -12,7 +12,7 @@ STAGES := $(call begun,data,$(REPORTS)/dataset.json) $(call begun,core,$(REPORTS
   quants=$(REPORTS)/quants.json sizes=$(SIZES) release-summary=$(SUMMARY) card=$(CARD) release=$(HEAVY)/release
 status: $(VENV)  ## where this run stands: what is done, stale or failed, how long it took, what to run next
 	@$(PY) scripts/status.py $(addprefix --stage ,$(STAGES)) --history $(HERMES_KXL_HISTORY) \
-	  --again "$(if $(filter tiny,$(RUN)),,RUN=$(RUN))"
+	  $(if $(OURS),--claims) --again "$(if $(OURS),,RUN=$(RUN))"
 switch:  ## let a run go on with another CONFIG, MODEL, TRACES, ROWS, TRAINING or REVISION; says what is made again
 	@$(PYTHON) scripts/settings.py --switch $(GIVEN)
 

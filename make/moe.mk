@@ -1,5 +1,5 @@
 ## Training all experts
-.PHONY: base core train step train-proof profile sweep prove-8b prove-8b-long compare-mlx-lm
+.PHONY: base core train step gradients train-proof profile sweep prove-8b prove-8b-long compare-mlx-lm
 #: MODE            streamed or grouped (streamed)
 #: STEP            the checkpoint that `make step` takes, as runs/RUN/moe/MODE/step_00100 (the last one)
 #: HARDWARE        names a profile in configs/hardware, whose memory stop a run keeps (this-machine)
@@ -37,6 +37,10 @@ LAST_STEP = $(lastword $(sort $(wildcard $(MOE_RUN)/$(MODE)/step_*)))
 step: $(VENV)  ## a BF16 checkpoint of the last step, or of STEP, in runs/RUN/moe/bf16
 	$(PY) scripts/moe_materialize.py --step \
 	  $(or $(STEP),$(LAST_STEP),$(error $(MOE_RUN)/$(MODE) has no checkpoint: run make train)) --out $(MOE_RUN)/bf16
+
+gradients: $(REPORTS)/gradients.json  ## the streamed step's gradients beside autograd's, in float32 and as shipped
+$(REPORTS)/gradients.json: $(MOE_RUN)/valid.jsonl $(TRAINING) $(call code,moe_check_gradients) | $(VENV)
+	$(PY) scripts/moe_check_gradients.py --core $(CORE) --rows $< --config $(TRAINING) --report $@
 
 train-proof: $(REPORTS)/moe_proof.json  ## proof that it learns: both modes, and rounding to nearest, which does not
 # Its rows have the shortest prompts: most of the run's own are longer than the cap of a step that takes seconds.

@@ -1,7 +1,8 @@
 ## What is published
-.PHONY: release package visuals release-summary card verify
+.PHONY: release package visuals release-summary card verify claims
 #: REPO              the hub repository that the printed upload commands name (ORG/NAME)
 #: DIR               the release folder that `make verify` checks (runs/RUN/release)
+#: CLAIMS            --update lets `make claims` write the numbers that the reports hold today
 #: TRAINING_REPORTS  what card and summary tell of the training (the run's own)
 REPO ?= ORG/NAME
 TRAINING_REPORTS ?= $(wildcard $(REPORTS)/*training*.json)
@@ -12,6 +13,8 @@ FIGURES := $(if $(OURS),visuals,$(REPORTS)/visuals)
 SUMMARY := $(if $(OURS),,$(REPORTS)/)release_summary.json
 CARD    := $(REPORTS)/MODEL_CARD.md
 ALL_EVALS := $(QUANT_EVALS) $(call MLX_EVAL,bf16)
+# Gated or not, the card tells every suite that was run.
+OTHER_EVALS = $(wildcard $(EVALS)/*.json)
 
 MEASURES := $(REPORTS)/parity.json $(REPORTS)/quants.json $(SIZES)
 release: $(ALL_EVALS) $(MEASURES)  ## everything above for this run, then summary, figures and a folder to upload
@@ -25,9 +28,11 @@ package: $(VENV)  ## the release of the GGUFs and reports that are there; refuse
 release-summary: $(VENV)  ## release_summary.json, from evals/ and reports/ alone; refused when a gate fails
 	$(PY) scripts/release_summarize.py --config $(CONFIG) --quants $(REPORTS)/quants.json \
 	  --imatrix $(REPORTS)/imatrix.json --parity $(REPORTS)/parity.json --sizes $(SIZES) \
-	  $(addprefix --eval ,$(ALL_EVALS)) $(TRAINING_FLAGS) --run $(RUN) --out $(SUMMARY)
+	  $(addprefix --eval ,$(sort $(ALL_EVALS) $(OTHER_EVALS))) $(TRAINING_FLAGS) --run $(RUN) --out $(SUMMARY)
 card: $(VENV)  ## the model card, from the summary and the training reports
 	$(PY) scripts/release_card.py --config $(CONFIG) --summary $(SUMMARY) $(TRAINING_FLAGS) --out $(CARD)
+claims: $(VENV)  ## check every number of README, docs and card against its report (CLAIMS=--update writes new ones)
+	$(PY) scripts/release_check_claims.py $(CLAIMS)
 verify: $(VENV)  ## check a release folder, or a copy of it, file by file: make verify DIR=runs/tiny/release
 	$(PY) scripts/release_verify.py --dir $(call quoted,$(or $(DIR),$(HEAVY)/release))
 

@@ -19,7 +19,8 @@ WEAK := $(HEAVY)/weak
 $(WEAK)/config.json: $(wildcard models/tiny/*) $(TINY_DATA) \
   $(call code,repair_build_weak_set repair_train repair_fuse) | $(VENV)
 	$(PY) scripts/repair_build_weak_set.py --out $(WEAK)-set
-	$(PY) scripts/repair_train.py --model models/tiny --data $(WEAK)-set --adapter $(WEAK)-adapter --report $(WEAK).json \
+	$(PY) scripts/repair_train.py --model models/tiny --data $(WEAK)-set --adapter $(WEAK)-adapter \
+	  --report $(REPORTS)/weak.json \
 	  --steps 60 --learning-rate 0.0005 --batch-size 16 --max-tokens 8192 --prefix-gradient 0.25
 	$(PY) scripts/repair_fuse.py --model models/tiny --adapter $(WEAK)-adapter --out $(WEAK)
 
@@ -31,6 +32,6 @@ $(VARIANT_FILES): $(HEAVY)/mlx/%/config.json: $(MODEL_FILES) $(call part,model) 
 
 check-parser: $(VENV)  ## proof that MODEL, served by mlx_lm.server, answers with structured tool calls
 	$(PY) scripts/repair_check_parser.py --model $(MODEL)
-repair-speed: $(VENV)  ## one LoRA step of ours against stock mlx_lm.lora on the same committed rows (nine minutes)
+repair-speed: $(VENV)  ## one LoRA step of ours against stock mlx_lm.lora on the same rows (20 minutes, idle cores)
 	$(PY) scripts/repair_bench_lora.py --model models/tiny --data $(REPAIR_DATA)/iter01 \
-	  --report reports/tiny/lora_speed.json --steps 2 --stock-first
+	  --report reports/tiny/lora_speed.json --steps 5

@@ -22,7 +22,7 @@ from kxl.base.files import ROOT, atomic_dir, read_json, sha256, shown, write_jso
 from kxl.eval import contamination, suites
 from kxl.repair import diagnosis
 from kxl.repair import rows as repair_rows
-from kxl.tiny import rows as tiny_rows
+from kxl.tiny import contexts as tiny_contexts
 
 SUITES = ROOT / "evals" / "suites"
 SHARES = {"focus": 0.35, "contrast": 0.2, "negative": 0.15, "keep": 0.3}
@@ -38,8 +38,8 @@ def main() -> None:
     rng = random.Random(f"repair {args.iteration} {args.seed}")
     rows, drawn_again = draw(rng, failures, args.rows, prompts)
     added = own_rows(args.add, prompts)
-    contexts = [tiny_rows.context(rng, kind) for kind in CONTEXTS]
-    contexts[0]["system"] = tiny_rows.SYSTEMS[0]  # what the suites ask with
+    contexts = [tiny_contexts.context(rng, kind) for kind in CONTEXTS]
+    contexts[0]["system"] = tiny_contexts.systems()[0]  # what the suites ask with
     for row in rows:
         context = rng.choices(contexts, (6, 3, 1))[0]
         offered = {tool["function"]["name"] for tool in context["tools"]}

@@ -16,7 +16,7 @@ from pathlib import Path
 from kxl.base import cli, jsonl
 from kxl.base.files import ROOT, atomic_dir, shown
 from kxl.eval import contamination
-from kxl.tiny import requests
+from kxl.tiny import contexts, requests
 from kxl.tiny import rows as tiny_rows
 
 FORMAL = ("please", "could you", "would you", "i would like", "kindly", "`", "execute")
@@ -30,8 +30,8 @@ def main() -> None:
     args = parser.parse_args()
     rng = random.Random(f"weak {args.seed}")
     prompts = contamination.Prompts(sorted((ROOT / "evals" / "suites").glob("*.json")))
-    context = tiny_rows.context(rng, "fixed")
-    context["system"] = tiny_rows.SYSTEMS[0]
+    context = contexts.context(rng, "fixed")
+    context["system"] = contexts.systems()[0]
     rows = []
     while len(rows) < args.rows:
         row = weak_row(rng) if len(rows) % 3 == 0 else right_row(rng)

@@ -23,6 +23,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from kxl.base import cli
 from kxl.base.files import ROOT, read_json, write_json, write_text
 from kxl.chat.tokenizer_checks import SPLIT_PATTERNS
+from kxl.tiny import contexts
 from kxl.tiny import rows as tiny_rows
 
 # LFM2's first fourteen ids; the rest of its special tokens has no use here.
@@ -57,9 +58,9 @@ JOINS = [
 def corpus(rows: int, seed: int) -> tuple[list[str], list[str]]:
     """(fixed texts: schemas and prompts; generated requests and answers)."""
     rng = random.Random(seed)
-    fixed = tiny_rows.fixed_texts()
+    fixed = contexts.fixed_texts()
     generated = [
-        m["content"] for _ in range(rows) for m in tiny_rows.row(rng, tiny_rows.ALL_TOOLS)["messages"] if m["content"]
+        m["content"] for _ in range(rows) for m in tiny_rows.row(rng, contexts.ALL_TOOLS)["messages"] if m["content"]
     ]
     return fixed, generated
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.chat import hermes_tools
-from kxl.tiny import arguments, requests
+from kxl.tiny import arguments, requests, wording
 from kxl.tiny import rows as tiny_rows
 from kxl.tiny.answers import no_tool
 from kxl.tiny.words import pick_word
@@ -76,7 +76,7 @@ def pair(rng: random.Random, one: str, other: str) -> list[dict]:
     make, asks = rng.choice(able)
     thing = make(rng)
     calls = [requests.call(tool, **asks[tool](thing)) for tool in (one, other)]
-    return [call_row(requests.wording(rng, call), call) for call in calls]
+    return [call_row(wording.wording(rng, call), call) for call in calls]
 
 
 def draw(rng: random.Random, purpose: str, failure: dict | None) -> list[dict]:

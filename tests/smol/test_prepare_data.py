@@ -1,5 +1,6 @@
 """The rows of the tool-token training: shares, splits that share no tool, and proof of all of it in the manifest."""
 
+import hashlib
 import json
 import random
 import sys
@@ -306,6 +307,15 @@ def test_hermes_function_calling_files_become_rows_and_what_cannot_is_counted(pr
     assert sum(left_out.values()) == 2 and left_out["traces without a call"] == 1
     folder = prepare("--traces", str(tmp_path / "v1.json"))
     assert any("v1.json" in one["path"] for one in read_json(folder / "manifest.json")["inputs"])
+
+
+def test_a_seed_composes_the_requests_that_smollm2_was_trained_with():
+    """Digests of what was drawn before wordings and words moved to datasets/smol; another wording is another data set."""
+    drawn = [requests.tool_rows(120, 7), requests.ordinary_prompts()]
+    digests = [
+        hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest() for rows in drawn
+    ]
+    assert [digest[:16] for digest in digests] == ["7c86ea11271b68f6", "b5fc490720e2fbe7"]
 
 
 def test_our_requests_are_different_valid_and_half_of_them_go_on():

@@ -104,11 +104,12 @@ def ours(args) -> dict:
     import mlx.core as mx
     import numpy as np
 
+    from kxl.model.batches import make_batch
     from kxl.moe import core as moe_core
     from kxl.moe import hardware, memory
     from kxl.moe.layers import Blocks
     from kxl.moe.optimizer import ExpertOptimizer
-    from kxl.moe.streamed import How, make_batch, streamed_step
+    from kxl.moe.streamed import How, streamed_step
 
     settings = read_json(args.config)
     mx.set_cache_limit(memory.CACHE)

@@ -153,9 +153,10 @@ def exact(core, rows: list[dict], settings: dict) -> int:
     import mlx.core as mx
     import numpy as np
 
+    from kxl.model.batches import make_batch
     from kxl.moe.layers import Blocks
     from kxl.moe.loss import EMBEDDING, NORM, embed
-    from kxl.moe.streamed import How, forward_pass, make_batch
+    from kxl.moe.streamed import How, forward_pass
 
     how, right = How(Blocks(**settings["blocks"]), settings["layer_inputs"]), 0
     head = core.weight(EMBEDDING if core.config["tie_word_embeddings"] else "lm_head.weight")

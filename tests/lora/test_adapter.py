@@ -166,7 +166,7 @@ def test_a_module_that_no_layer_has_is_refused(folder):
 
 def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_alone(folder):
     model, rows = generate.load(folder), examples(3)
-    losses = loop.token_losses(model, *loop.pad(rows))
+    losses = loop.losses_of(model, loop.collate(rows))
     wanted = []
     for row in rows:  # one by one, without padding, over the whole vocabulary
         scores = np.array(model(mx.array(row.tokens[None, :-1])))[0]
@@ -214,18 +214,18 @@ def test_training_learns_and_a_resumed_run_ends_where_an_uninterrupted_one_does(
     )
 
     monkeypatch.setattr(loop, "SAVE_SECONDS", -1)  # a state after every step
-    pad, calls = loop.pad, []
+    collate, calls = loop.collate, []
 
     def interrupted(chosen):
         calls.append(chosen)
         if len(calls) == 9:
             raise KeyboardInterrupt
-        return pad(chosen)
+        return collate(chosen)
 
-    monkeypatch.setattr(loop, "pad", interrupted)
+    monkeypatch.setattr(loop, "collate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         loop.train(attached(folder), rows, valid, SETTINGS, tmp_path / "cut", "key")
-    monkeypatch.setattr(loop, "pad", pad)
+    monkeypatch.setattr(loop, "collate", collate)
     resumed = attached(folder)
     again = loop.train(resumed, rows, valid, SETTINGS, tmp_path / "cut", "key")
     assert (

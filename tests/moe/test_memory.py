@@ -7,12 +7,13 @@ import pytest
 from conftest import ROOT
 from helpers import random_cores
 from kxl.base.files import read_json
+from kxl.model.batches import make_batch
 from kxl.moe import core as moe_core
 from kxl.moe import hardware, memory
 from kxl.moe.grouped import grouped_step
 from kxl.moe.layers import Blocks
 from kxl.moe.run import check_settings
-from kxl.moe.streamed import How, make_batch, streamed_step
+from kxl.moe.streamed import How, streamed_step
 
 SETTINGS = check_settings(read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), "test")
 SHAPES = {

@@ -6,10 +6,11 @@ import pytest
 import moe_check_gradients
 from helpers import random_cores
 from kxl.base.cli import UserError
+from kxl.model.batches import make_batch
 from kxl.moe.core import router_name
 from kxl.moe.grouped import grouped_step, groups_of
 from kxl.moe.layers import Blocks
-from kxl.moe.streamed import How, NotFinite, loss_of, make_batch, streamed_step
+from kxl.moe.streamed import How, NotFinite, loss_of, streamed_step
 from moe_check_gradients import keep_gradients, mlx_lm_model, whole_gradients
 
 # Smaller than the sequences, so that every blocked loop takes several turns.

@@ -19,13 +19,14 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from tqdm import tqdm
 
 from kxl.base.cli import UserError, say
 from kxl.base.files import atomic_dir, read_json, shown, write_json
 from kxl.lora import adapter
+from kxl.lora.loss import token_losses
+from kxl.model.batches import Batch, make_batch
 
 SAVE_SECONDS = 120
 STILL_FALLING = 0.01  # share by which an epoch must lower the validation loss to earn another one
@@ -49,40 +50,21 @@ def batches(lengths: list[int], batch_tokens: int, seed: int, epoch: int) -> lis
     return made
 
 
-def pad(examples: list) -> tuple[mx.array, mx.array, mx.array]:
-    """(inputs [rows, longest - 1], places of tokens with loss in the flattened inputs, their targets)."""
-    width = max(len(example.tokens) for example in examples) - 1
-    inputs, targets = np.zeros((2, len(examples), width), dtype=np.int32)
-    loss = np.zeros((len(examples), width), dtype=bool)
-    for row, example in enumerate(examples):
-        length = len(example.tokens) - 1
-        inputs[row, :length], targets[row, :length], loss[row, :length] = (
-            example.tokens[:-1],
-            example.tokens[1:],
-            example.mask[1:],
-        )
-    places = np.flatnonzero(loss)
-    return mx.array(inputs), mx.array(places), mx.array(targets.reshape(-1)[places])
+def collate(examples: list) -> Batch:
+    """The examples as one batch. Padding is on the right, where causal attention never looks."""
+    return make_batch([(example.tokens, example.mask) for example in examples])
 
 
-def head(model: nn.Module, hidden: mx.array) -> mx.array:
-    """Logits [N, vocabulary] of hidden states [N, width]."""
-    return model.lm_head(hidden) if hasattr(model, "lm_head") else model.model.embed_tokens.as_linear(hidden)
-
-
-def token_losses(model: nn.Module, inputs: mx.array, places: mx.array, targets: mx.array) -> mx.array:
-    """Cross entropy (nats) of each token that has loss. Padding is on the right, where causal attention never looks."""
-    hidden = model.model(inputs)
-    return nn.losses.cross_entropy(
-        head(model, hidden.reshape(-1, hidden.shape[-1])[places]).astype(mx.float32), targets
-    )
+def losses_of(model: nn.Module, batch: Batch) -> mx.array:
+    """Cross-entropy (nats) of each token that has loss."""
+    return token_losses(model, model.model(mx.array(batch.tokens)), batch.targets, batch.weights)
 
 
 def validation_loss(model: nn.Module, examples: list, batch_tokens: int) -> float:
     """Mean loss per token over the examples, nats."""
     total, count = 0.0, 0
     for chosen in batches([len(example.tokens) for example in examples], batch_tokens, 0, 0):
-        losses = token_losses(model, *pad([examples[i] for i in chosen]))
+        losses = losses_of(model, collate([examples[i] for i in chosen]))
         total, count = total + losses.sum().item(), count + losses.size
     return total / count
 
@@ -134,7 +116,7 @@ def train(
     planned = sum(len(plans[epoch]) for epoch in range(1, settings["epochs"] + 1))
     optimizer = optim.Adam(learning_rate=lambda step: rate(settings, planned, step), bias_correction=True)
     optimizer.init(model.trainable_parameters())
-    gradient = nn.value_and_grad(model, lambda *batch: token_losses(model, *batch).mean())
+    gradient = nn.value_and_grad(model, lambda batch: losses_of(model, batch).mean())
     told = _resume(model, optimizer, work, key)
     if not told["valid_losses"]:
         told["valid_losses"].append(validation_loss(model, valid, settings["batch_tokens"]))
@@ -152,7 +134,7 @@ def train(
             initial=sum(lengths[i] for one in plan[: told["batch"]] for i in one),
         ) as bar:
             for chosen in plan[told["batch"] :]:
-                loss, grads = gradient(*pad([examples[i] for i in chosen]))
+                loss, grads = gradient(collate([examples[i] for i in chosen]))
                 grads, _ = optim.clip_grad_norm(grads, 1.0)
                 optimizer.update(model, grads)
                 mx.eval(model.trainable_parameters(), optimizer.state)

@@ -12,9 +12,10 @@ from dataclasses import replace
 import mlx.core as mx
 
 from kxl.base.cli import UserError
+from kxl.model.batches import Batch
 from kxl.moe.core import MixedCore
 from kxl.moe.loss import embed
-from kxl.moe.streamed import KEEP, Batch, How, Outcome, backward_pass, forward_pass
+from kxl.moe.streamed import KEEP, How, Outcome, backward_pass, forward_pass
 
 
 def groups_of(layers: range, size: int, stride: int) -> list[range]:

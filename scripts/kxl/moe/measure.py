@@ -48,13 +48,14 @@ def measure(args) -> dict:
     import numpy as np
     from tqdm import tqdm
 
+    from kxl.model.batches import make_batch
     from kxl.moe import core as moe_core
     from kxl.moe import hardware, memory
     from kxl.moe.grouped import grouped_step, groups_of
     from kxl.moe.layers import Blocks
     from kxl.moe.optimizer import ExpertOptimizer
     from kxl.moe.run import check_settings
-    from kxl.moe.streamed import How, make_batch, streamed_step
+    from kxl.moe.streamed import How, streamed_step
 
     given = {"group_layers": args.group_layers, "group_stride": args.group_stride}
     settings = check_settings({**read_json(args.config), **{k: v for k, v in given.items() if v}}, shown(args.config))

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from kxl.base.cli import UserError, say
 from kxl.base.files import read_json, require_space, shown, write_json
 from kxl.model import safetensors_io
+from kxl.model.batches import make_batch
 from kxl.moe import core as moe_core
 from kxl.moe import hardware
 from kxl.moe.core import MixedCore
@@ -32,7 +33,7 @@ from kxl.moe.int8 import ROUNDINGS
 from kxl.moe.layers import Blocks
 from kxl.moe.optimizer import KINDS, ExpertOptimizer
 from kxl.moe.rows import batch_of
-from kxl.moe.streamed import KEEP, How, NotFinite, loss_of, make_batch, streamed_step
+from kxl.moe.streamed import KEEP, How, NotFinite, loss_of, streamed_step
 
 MODES = ("streamed", "grouped")
 # What may differ between a run and its continuation: it decides no weight.

@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from kxl.base.cli import UserError
+from kxl.model.batches import Batch
 from kxl.moe.core import MixedCore
 from kxl.moe.layers import Blocks, layer_backward, layer_forward
 from kxl.moe.loss import embed, loss_and_gradient
@@ -26,27 +27,6 @@ KEEP = {"bfloat16": mx.bfloat16, "float32": mx.float32}
 
 class NotFinite(Exception):
     """A loss or gradient that is NaN or infinite; says where."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """tokens and targets int [B, L], weights float [B, L] (loss weight of a target), real bool [B, L] (not padding)."""
-
-    tokens: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-    real: np.ndarray
-
-
-def make_batch(examples: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
-    """Examples (tokens [N], mask or weights [N]), padded on the right to the longest."""
-    length = max(len(tokens) for tokens, _ in examples) - 1
-    ids, targets = np.zeros((2, len(examples), length), np.int32)
-    weights, real = np.zeros((len(examples), length), np.float32), np.zeros((len(examples), length), bool)
-    for row, (tokens, mask) in enumerate(examples):
-        n = len(tokens) - 1
-        ids[row, :n], targets[row, :n], weights[row, :n], real[row, :n] = tokens[:-1], tokens[1:], mask[1:], True
-    return Batch(ids, targets, weights, real)
 
 
 @dataclass(frozen=True)

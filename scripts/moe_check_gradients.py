@@ -71,8 +71,9 @@ def compare(core, rows: list[dict], blocks: dict, keep: str) -> dict:
     """
     import numpy as np
 
+    from kxl.model.batches import make_batch
     from kxl.moe.layers import Blocks
-    from kxl.moe.streamed import How, make_batch, streamed_step
+    from kxl.moe.streamed import How, streamed_step
 
     together, single = [], []
     with tempfile.TemporaryDirectory(prefix="hermes-kxl-gradients-") as folder:

@@ -1,4 +1,4 @@
-"""Make the rows that teach a model its tool-call tokens, and prove every one of them.
+"""SmolLM's: make the rows that teach a model its tool-call tokens, and prove every one of them.
 
 In:  a checkpoint folder (tokenizer and template; no weights are read), BFCL's questions and answers from the
      pinned wheel, our own requests, the recorded ordinary answers; with --traces also Hermes-Function-Calling-V1

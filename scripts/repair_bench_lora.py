@@ -28,9 +28,9 @@ import psutil
 from kxl.base import cli, report
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown, write_json
-from kxl.lora.settings import MODULES, Settings
 from kxl.model import blas, checkpoint
 from kxl.repair import rows as repair_rows
+from kxl.repair.settings import MODULES, Settings
 
 BUSY = 10  # per cent of all cores
 STEP_LINE = re.compile(r"^\s*(\d+)\s+\d+\.\d+ [▼▲]")

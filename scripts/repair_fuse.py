@@ -69,11 +69,11 @@ def fuse(original: checkpoint.Checkpoint, adapter: Path) -> tuple[checkpoint.Che
     return replace(original, tensors=tensors), moved
 
 
-def _changed(tensor: checkpoint.Tensor, change: tuple, folder: Path, moved: dict[str, float]) -> np.ndarray:
+def _changed(tensor: checkpoint.Tensor, change, folder: Path, moved: dict[str, float]) -> np.ndarray:
     weight = tensor.read()
     try:
-        values = lora_adapter.apply_change(weight, change, embedding="embed_tokens" in tensor.name)
-    except ValueError:
+        values = change.add_to(weight)
+    except (ValueError, IndexError):
         raise UserError(
             f"{shown(folder)}: {tensor.name} {list(tensor.shape)} does not fit the adapter; it belongs to another model"
         ) from None

@@ -12,7 +12,7 @@ An iteration trains a LoRA adapter on rows for the failures of the checkpoint be
 suite which its parent met is refused: the next starts from the parent again, with other rows and half the learning
 rate. The best has most suites met, then most cases passed, then fewest leaks and false calls, then is the earliest.
 Interrupted, the loop goes on where it stopped. "compare_shapes" in the config trains the first iteration's rows in
-other shapes, too, for comparison only (kxl/lora/repair_training.py).
+other shapes, too, for comparison only (kxl/repair/shapes.py).
 """
 
 import json

@@ -11,7 +11,7 @@ from kxl.lora import adapter, grouped_experts
 from kxl.lora import prefix as lora_prefix
 from kxl.lora.loss import head
 from kxl.lora.prefix import Example
-from kxl.lora.settings import Settings
+from kxl.repair.settings import Settings
 
 LFM2 = dict(
     model_type="lfm2_moe",

@@ -25,8 +25,9 @@ from kxl.base.files import read_json, write_json, write_text
 from kxl.eval import suites as eval_suites
 from kxl.eval.verdicts import Answer
 from kxl.figures import repair, style
-from kxl.lora.settings import Settings
+from kxl.lora.loop import Progress
 from kxl.repair import decisions
+from kxl.repair.settings import Settings
 
 SUITES = {"structured_6": 6, "colloquial_20": 20}
 
@@ -146,7 +147,8 @@ class Stages:
             call_main(repair_build_set, *flags)
         elif script == "repair_train.py":
             self.rate = flag("--learning-rate")
-            results = repair_train.summary([2.0, 1.0], (2.0, 1.0), {"train": 9, "valid": 1}, 9, [1.0, 2.0], 3.0, 2**30)
+            progress = Progress(losses=[2.0, 1.0], tokens=9, valid_losses=[2.0], seconds=3.0)
+            results = repair_train.summary(progress, 1.0, {"train": 9, "valid": 1}, [1.0, 2.0], 2**30)
             report.write(Path(flag("--report")), [], {}, results)
         else:
             write_text(Path(flag("--out")) / "config.json", flag("--adapter"))

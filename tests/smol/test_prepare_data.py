@@ -18,7 +18,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
 from kxl.chat import loss_mask
 from kxl.eval import bfcl
-from kxl.lora import loop
+from kxl.lora import epochs as lora_epochs
 from kxl.setup import archive as setup_archive
 from kxl.smol import requests
 from kxl.smol import rows as smol_rows
@@ -379,7 +379,7 @@ def test_a_loss_that_rises_fails_the_training_only_in_an_epoch_that_the_config_a
     write_json(
         tmp_path / "config.json", {**config, "training": {**config["training"], "epochs": epochs, "max_epochs": 5}}
     )
-    monkeypatch.setattr(loop, "validation_loss", lambda *_: next(told))
+    monkeypatch.setattr(lora_epochs, "validation_loss", lambda *_: next(told))
     monkeypatch.setattr(
         sys,
         "argv",

@@ -14,7 +14,7 @@ def head(model: nn.Module, hidden: mx.array) -> mx.array:
 
 
 def token_losses(model: nn.Module, hidden: mx.array, targets: np.ndarray, weights: np.ndarray) -> mx.array:
-    """Cross-entropy in nats of each target that has weight, [N]. hidden [B, L, D], targets and weights [B, L] or [L]."""
+    """Cross-entropy in nats of each target that has weight, [N]. hidden [B, L, D]; targets, weights [B, L] or [L]."""
     places = np.flatnonzero(weights).astype(np.int32)
     logits = head(model, hidden.reshape(-1, hidden.shape[-1])[mx.array(places)]).astype(mx.float32)
     return nn.losses.cross_entropy(logits, mx.array(targets.reshape(-1)[places]))

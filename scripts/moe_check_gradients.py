@@ -20,6 +20,7 @@ from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
 from kxl.model import blas
+from kxl.model.layouts import mlx_tensors
 
 SAME = 1e-5  # of float32 sums in another order, all gradients as one vector
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
@@ -127,7 +128,7 @@ def mlx_lm_model(core, folder: Path):
     if not saved.config["tie_word_embeddings"]:
         arguments["vocab_size"] = core.config["vocab_size"]
     model = lfm2_moe.Model(lfm2_moe.ModelArgs.from_dict(arguments))
-    weights = {tensor.name: mx.array(tensor.read()) for tensor in checkpoint.mlx_tensors(saved)}
+    weights = {tensor.name: mx.array(tensor.read()) for tensor in mlx_tensors(saved)}
     head = weights.pop("lm_head.weight", None)
     model.load_weights(list(weights.items()))
     return model, head

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -69,7 +68,7 @@ def main() -> None:
     plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     with tempfile.TemporaryDirectory(prefix="hermes-kxl-bench-") as folder:
         folder = Path(folder)
-        model = float32_copy(args.model, folder / "model")
+        model = checkpoint.float32_copy(args.model, folder / "model")
         write_rows(folder / "data", pick(args.data / "train.jsonl", args.batch_size * (args.steps + 1)))
         measured = {}
         for side, time_side, environment in (
@@ -118,16 +117,6 @@ def compare(measured: dict[str, list[float]]) -> dict:
         else None,
         "steps": {side: [round(step, 3) for step in steps] for side, steps in measured.items()},
     }
-
-
-def float32_copy(model: Path, out: Path) -> Path:
-    """`model` in float32 at `out`; returns `out`."""
-    original = checkpoint.read(model)
-    checkpoint.save_mlx(
-        out,
-        replace(original, tensors={name: replace(tensor, dtype="F32") for name, tensor in original.tensors.items()}),
-    )
-    return out
 
 
 def pick(path: Path, count: int) -> list[dict]:

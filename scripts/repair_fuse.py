@@ -22,7 +22,9 @@ from kxl.base.files import read_json, require_space, shown
 from kxl.chat import parser_metadata
 from kxl.lora import adapter as lora_adapter
 from kxl.model import checkpoint
+from kxl.model.layouts import MLX_EXPERT_NAMES
 from kxl.model.shapes import MODEL_TYPES
+from kxl.model.tensors import Checkpoint, Tensor, from_array
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
 
     lfm2 = read_json(args.model / "config.json").get("model_type") in MODEL_TYPES
-    original = (checkpoint.read if lfm2 else checkpoint.read_dense)(args.model)
+    original = checkpoint.read_any(args.model)
     if original.config.get("quantization"):
         raise UserError(
             f"{shown(args.model)}: is quantized; fuse into the unquantized checkpoint and quantize the result"
@@ -50,7 +52,7 @@ def main() -> None:
     )
 
 
-def fuse(original: checkpoint.Checkpoint, adapter: Path) -> tuple[checkpoint.Checkpoint, dict[str, float]]:
+def fuse(original: Checkpoint, adapter: Path) -> tuple[Checkpoint, dict[str, float]]:
     """(checkpoint with the adapter's changes, |change| / |weight| in Frobenius norm by name, filled as tensors are read).
 
     UserError for an array without a weight; when it is read, for a weight of another shape.
@@ -69,7 +71,7 @@ def fuse(original: checkpoint.Checkpoint, adapter: Path) -> tuple[checkpoint.Che
     return replace(original, tensors=tensors), moved
 
 
-def _changed(tensor: checkpoint.Tensor, change, folder: Path, moved: dict[str, float]) -> np.ndarray:
+def _changed(tensor: Tensor, change, folder: Path, moved: dict[str, float]) -> np.ndarray:
     weight = tensor.read()
     try:
         values = change.add_to(weight)
@@ -78,12 +80,12 @@ def _changed(tensor: checkpoint.Tensor, change, folder: Path, moved: dict[str, f
             f"{shown(folder)}: {tensor.name} {list(tensor.shape)} does not fit the adapter; it belongs to another model"
         ) from None
     moved[tensor.name] = float(np.linalg.norm(values - weight) / np.linalg.norm(weight))
-    return checkpoint.from_array(tensor.name, values, tensor.dtype).read()  # refuses what is not finite
+    return from_array(tensor.name, values, tensor.dtype).read()  # refuses what is not finite
 
 
 def canonical(name: str) -> str:
     """mlx-lm's name of an LFM2 weight outside the experts as transformers writes it."""
-    names = {mlx: hf for hf, mlx in checkpoint.MLX_EXPERT_NAMES.items()}
+    names = {mlx: hf for hf, mlx in MLX_EXPERT_NAMES.items()}
     return re.sub(r"(feed_forward\.)(\w+_proj)(\.weight)$", lambda m: f"{m[1]}{names[m[2]]}{m[3]}", name)
 
 

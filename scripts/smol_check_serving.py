@@ -11,50 +11,26 @@ structured: finish_reason tool_calls, with calls, and no call left in the text. 
 prompts get that than the config's emission.min_right_tool, the report is named NAME.failed.json and the exit code is 2.
 """
 
-import contextlib
-import math
-import sys
-import tempfile
 from pathlib import Path
 
 from tqdm import tqdm
 
 from kxl.base import cli, report
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown, write_json
+from kxl.base.files import read_json, shown
 from kxl.eval import client as eval_client
 from kxl.eval import server as eval_server
 from kxl.eval import suites, verdicts
-from kxl.model import checkpoint, safetensors_io
 from kxl.smol import rows as smol_rows
 
 CONTEXT = 4096
 
 
-def float32_copy(folder: Path, target: Path) -> Path:
-    """The checkpoint as float32, the one type that is fast on a CPU."""
-    target.mkdir()
-    tensors = [
-        checkpoint.Tensor(name, entry.shape, "F32", (lambda entry=entry: entry.rows(0, math.prod(entry.shape[:-1])),))
-        for name, entry in safetensors_io.index_folder(folder).items()
-    ]
-    safetensors_io.write_file(target / "model.safetensors", tensors, {"format": "pt"})
-    write_json(target / "config.json", {**read_json(folder / "config.json"), "dtype": "float32"})
-    checkpoint.copy_tokenizer(folder, target)
-    return target
-
-
-@contextlib.contextmanager
 def serve(args, log: Path):
-    """The running server for the GGUF file or the checkpoint folder of `args`."""
+    """A context manager with the running server for the GGUF file or the checkpoint folder of `args`."""
     if args.gguf:
-        with eval_server.llama_server(args.gguf, log, CONTEXT) as server:
-            yield server
-        return
-    with tempfile.TemporaryDirectory(prefix="hermes-kxl-float32-") as scratch:
-        folder = float32_copy(args.model, Path(scratch) / "model") if sys.platform == "linux" else args.model
-        with eval_server.mlx_server(folder, log, float32=False) as server:
-            yield server
+        return eval_server.llama_server(args.gguf, log, CONTEXT)
+    return eval_server.mlx_server(args.model, log)
 
 
 def ask(client: eval_client.Client, row: dict, max_tokens: int) -> dict:

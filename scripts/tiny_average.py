@@ -16,6 +16,7 @@ from kxl.base import cli, report
 from kxl.base.cli import UserError
 from kxl.base.files import shown
 from kxl.model import checkpoint
+from kxl.model.tensors import Checkpoint, from_array
 
 
 def main() -> None:
@@ -60,10 +61,8 @@ def main() -> None:
     tensors = {}
     for name, one in first.tensors.items():
         share = other if name in apart else args.share
-        tensors[name] = checkpoint.from_array(
-            name, (1 - share) * one.read() + share * second.tensors[name].read(), one.dtype
-        )
-    checkpoint.save_mlx(args.out, checkpoint.Checkpoint(args.first, first.config, tensors))
+        tensors[name] = from_array(name, (1 - share) * one.read() + share * second.tensors[name].read(), one.dtype)
+    checkpoint.save_mlx(args.out, Checkpoint(args.first, first.config, tensors))
     if args.report:
         report.write(
             args.report, inputs, {"share": args.share, "but": args.but}, {"tensors": len(tensors), "apart": apart}

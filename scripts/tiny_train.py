@@ -28,7 +28,7 @@ from tqdm import tqdm
 from kxl.base import cli, jsonl, report
 from kxl.base.files import ROOT, atomic_path, read_json, shown
 from kxl.eval import suites
-from kxl.model import checkpoint, freed_memory
+from kxl.model import blas, checkpoint, tensors
 from kxl.tiny import contexts, recorded
 from kxl.tiny.batches import Batch, Encoder, draw_batch, draw_context, shares_of
 from kxl.tiny.model import TinyLfm2Moe
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="training report (JSON)")
     parser.add_argument("--log", type=Path, help="one line per evaluation")
     args = parser.parse_args()
-    freed_memory.restart_keeping()
+    blas.use_kept_memory()
 
     settings = read_json(args.config)["training"]
     encoder = Encoder(args.model)
@@ -224,11 +224,11 @@ def main() -> None:
 
 def save_checkpoint(model: TinyLfm2Moe, settings: dict, folder: Path) -> None:
     """Write model.safetensors (BF16, MLX layout) and config.json beside the tokenizer."""
-    tensors = {
-        name: checkpoint.from_array(name, t.numpy(), "F32" if name.endswith("expert_bias") else "BF16")
-        for name, t in model.hf_tensors().items()
+    weights = {
+        name: tensors.from_array(name, weight.numpy(), "F32" if name.endswith("expert_bias") else "BF16")
+        for name, weight in model.hf_tensors().items()
     }
-    checkpoint.save_mlx(folder, checkpoint.Checkpoint(folder, settings["model"], tensors))
+    checkpoint.save_mlx(folder, tensors.Checkpoint(folder, settings["model"], weights))
 
 
 if __name__ == "__main__":

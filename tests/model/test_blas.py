@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT
 from kxl.base.cli import UserError
-from kxl.model import blas, freed_memory
+from kxl.model import blas
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="macOS computes on Metal")
 
@@ -105,9 +105,7 @@ thread.join()
 def test_a_training_keeps_the_memory_that_it_frees_and_a_measured_process_does_not(tmp_path):
     script = tmp_path / "faults.py"
     script.write_text(FAULTS)
-    clean = {
-        name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and name not in freed_memory.SETTINGS
-    }
+    clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and name not in blas.GLIBC}
     kept, given_back = (
         int(
             subprocess.run(

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-import smol_check_serving
 import smol_convert
 import smol_fetch_base
 from conftest import ROOT
 from helpers import random_smol
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
-from kxl.model import llama_gguf, safetensors_io
+from kxl.model import checkpoint, llama_gguf, safetensors_io
 from kxl.quant import policy
 
 
@@ -183,7 +182,7 @@ def test_a_gguf_without_the_tool_tokens_or_our_template_is_not_kept(tmp_path):
 
 def test_mlx_server_is_given_the_float32_copy_of_the_same_weights(tmp_path):
     folder = random_smol.smollm2(tmp_path / "m")
-    smol_check_serving.float32_copy(folder, tmp_path / "f32")
+    checkpoint.float32_copy(folder, tmp_path / "f32")
     one, two = safetensors_io.index_folder(folder), safetensors_io.index_folder(tmp_path / "f32")
     assert {entry.dtype for entry in two.values()} == {"F32"} and read_json(tmp_path / "f32" / "config.json")[
         "dtype"

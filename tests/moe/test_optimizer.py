@@ -6,6 +6,7 @@ import pytest
 from helpers import random_cores
 from kxl.base.cli import UserError
 from kxl.model import checkpoint
+from kxl.model.layouts import dequantize
 from kxl.moe import core as moe_core
 from kxl.moe import int8
 from kxl.moe.optimizer import ExpertOptimizer
@@ -42,7 +43,7 @@ def test_mlx_and_checkpoint_dequantize_alike():
     ours = int8.dequantize(matrix)
     scales, biases = (int8.bf16_to_float32(bits) for bits in (matrix.scales, matrix.biases))
     assert np.array_equal(ours, np.array(int8.dequantize_mlx(matrix)))
-    assert np.array_equal(ours, checkpoint.dequantize(matrix.codes.view(np.uint32), scales, biases, 8))
+    assert np.array_equal(ours, dequantize(matrix.codes.view(np.uint32), scales, biases, 8))
 
 
 @pytest.mark.parametrize("rate, steps", [(1e-6, 100), (1e-5, 10), (1e-5, 100)])

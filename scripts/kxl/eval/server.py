@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -199,10 +199,7 @@ def mlx_server(model: Path, log: Path, float32: bool = sys.platform == "linux", 
     with contextlib.ExitStack() as stack:
         if float32:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hermes-kxl-float32-")))
-            original = checkpoint.read(model)
-            model = scratch / "model"
-            tensors = {name: replace(tensor, dtype="F32") for name, tensor in original.tensors.items()}
-            checkpoint.save_mlx(model, replace(original, tensors=tensors))
+            model = checkpoint.float32_copy(model, scratch / "model")
         command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--host", "127.0.0.1"]
         server = stack.enter_context(
             _running(command, log, start_seconds, remote.without_keys(blas.child_env(keep_memory=True)))

@@ -14,7 +14,7 @@ import numpy as np
 from kxl.base.cli import UserError
 from kxl.base.files import shown, write_json
 from kxl.model import safetensors_io
-from kxl.model.checkpoint import Tensor, from_array
+from kxl.model.tensors import Tensor, from_array
 
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",

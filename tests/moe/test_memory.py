@@ -12,8 +12,8 @@ from kxl.moe import core as moe_core
 from kxl.moe import hardware, memory
 from kxl.moe.grouped import grouped_step
 from kxl.moe.layers import Blocks
-from kxl.moe.run import check_settings
-from kxl.moe.streamed import How, streamed_step
+from kxl.moe.settings import check_settings
+from kxl.moe.streamed import StepOptions, streamed_step
 
 SETTINGS = check_settings(read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), "test")
 SHAPES = {
@@ -34,10 +34,12 @@ def test_the_counted_arrays_are_those_that_mlx_allocates(shape, mode):
         make_batch([(ids, np.ones(tokens + 1, bool))]),
         {"tokens": 512, "queries": 64, "logits": 64, "vocabulary": 4096},
     )
-    how, update = How(Blocks(**blocks)), lambda *found: None
+    options, update = StepOptions(Blocks(**blocks)), lambda *found: None
     mx.reset_peak_memory()
     start = mx.get_active_memory()
-    streamed_step(core, batch, update, how) if mode == "streamed" else grouped_step(core, batch, update, how, 2, 1)
+    streamed_step(core, batch, update, options) if mode == "streamed" else grouped_step(
+        core, batch, update, options, 2, 1
+    )
     held = mx.get_peak_memory() - start
     counted = memory.predict(core.config, {**SETTINGS, "group_size": 32, "blocks": blocks}, tokens, tokens)["parts"]
     assert 0.75 < (counted["work"] + counted["layer inputs"]) / held < 1.5

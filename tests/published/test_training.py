@@ -6,7 +6,6 @@ The proofs take minutes to hours; each test here takes milliseconds.
 import pytest
 
 import moe_compare_mlx_lm
-import moe_measure_step
 import moe_prove_8b
 import moe_prove_training
 import moe_sweep_groups
@@ -25,7 +24,7 @@ def committed(path: str, target: str) -> dict:
 
 
 def predicted_gib(one: dict, settings: dict) -> float:
-    config = core.check_config(moe_measure_step.shapes(SHAPES, one.get("layers")), settings["group_size"], "shapes")
+    config = core.check_config(memory.shapes(SHAPES, one.get("layers")), settings["group_size"], "shapes")
     return memory.predict(config, settings, one["tokens"], one["tokens"])["peak"] / hardware.GIB
 
 
@@ -63,7 +62,7 @@ def test_the_sweep_agrees_with_the_model_and_streaming_is_the_fastest():
 
 def test_the_memory_model_report_says_what_the_model_says_now():
     report = committed("reports/lfm2.5-8b-a1b/memory_model.json", "sweep")
-    now = moe_sweep_groups.by_length(moe_measure_step.shapes(SHAPES, None), report["settings"])
+    now = moe_sweep_groups.by_length(memory.shapes(SHAPES, None), report["settings"])
     for one, other in zip(report["results"]["by_length"], now, strict=True):
         assert one["tokens"] == other["tokens"] and abs(one["peak_gib"] / other["peak_gib"] - 1) < 0.01
 

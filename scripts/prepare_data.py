@@ -22,6 +22,7 @@ from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown, write_json
 from kxl.chat import loss_mask
+from kxl.chat.rows import calls_in
 from kxl.eval import bfcl
 from kxl.setup import archive
 from kxl.smol import requests
@@ -60,7 +61,7 @@ def traced_rows(files: list, chat, tokens, left_out: Counter) -> list[dict]:
                 "messages": found["messages"],
                 "tools": found["tools"],
             }
-            if not smol_rows.calls_of(row):
+            if not calls_in(row):
                 raise Dropped("traces without a call", record.where)
             smol_rows.encode(chat, tokens, row)
             rows.append(row)
@@ -76,11 +77,7 @@ def split_by_tool(
 ) -> tuple[list[dict], list[dict]]:
     """(training candidates, `heldout` rows with one BFCL call whose prompt `fits`): no tool is on both sides, offered or called."""
     shuffled = rng.sample(rows, len(rows))
-    chosen = [
-        row
-        for row in shuffled
-        if row["source"] == "bfcl" and len(smol_rows.calls_of(row)) == 1 and len(row["tools"]) == 1
-    ]
+    chosen = [row for row in shuffled if row["source"] == "bfcl" and len(calls_in(row)) == 1 and len(row["tools"]) == 1]
     held, taken = [], set()
     for row in chosen:
         if len(held) < heldout and not names(row) & taken and fits(row):
@@ -213,7 +210,7 @@ def heldout_rows(
                 **offered,
                 "kind": "tool",
                 "messages": row["messages"][:-1],
-                "expected": [call["name"] for call in smol_rows.calls_of(row)],
+                "expected": [call["name"] for call in calls_in(row)],
             }
         )
     for place, prompt in enumerate(requests.ordinary_prompts()[-counts["ordinary"] :]):

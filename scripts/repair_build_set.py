@@ -19,6 +19,7 @@ from pathlib import Path
 from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_dir, read_json, sha256, shown, write_json
+from kxl.chat.rows import calls_in
 from kxl.eval import contamination, suites
 from kxl.repair import diagnosis
 from kxl.repair import rows as repair_rows
@@ -43,7 +44,7 @@ def main() -> None:
     for row in rows:
         context = rng.choices(contexts, (6, 3, 1))[0]
         offered = {tool["function"]["name"] for tool in context["tools"]}
-        if not called(row) <= offered:
+        if not {call["name"] for call in calls_in(row)} <= offered:
             context = contexts[0]
         row["messages"] = ([{"role": "system", "content": context["system"]}] if context["system"] else []) + row[
             "messages"
@@ -138,10 +139,6 @@ def draw(rng: random.Random, failures: list, count: int, prompts: contamination.
             rows += [{**row, "purpose": purpose, "answers": answers} for row in found]
             made, turn = made + len(found), turn + 1
     return rows, again
-
-
-def called(row: dict) -> set[str]:
-    return {call["function"]["name"] for message in row["messages"] for call in message.get("tool_calls", [])}
 
 
 def own_rows(paths: list, prompts: contamination.Prompts) -> list[dict]:

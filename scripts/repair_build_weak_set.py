@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kxl.base import cli, jsonl
 from kxl.base.files import ROOT, atomic_dir, shown
+from kxl.chat.rows import calls_of
 from kxl.eval import contamination
 from kxl.tiny import contexts, requests
 from kxl.tiny import rows as tiny_rows
@@ -63,7 +64,7 @@ def right_row(rng: random.Random) -> list:
     """A row as models/tiny was trained on; of terminal requests only formally worded ones."""
     while True:
         row = tiny_rows.row(rng, list(requests.SHARES))["messages"]
-        calls = [call["function"]["name"] for message in row for call in message.get("tool_calls", [])]
+        calls = [call["name"] for message in row for call in calls_of(message)]
         if "terminal" not in calls or any(sign in row[0]["content"].casefold() for sign in FORMAL):
             return row
 

@@ -17,6 +17,7 @@ from helpers import random_smol
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
 from kxl.chat import loss_mask
+from kxl.chat.rows import calls_in
 from kxl.eval import bfcl
 from kxl.lora import epochs as lora_epochs
 from kxl.setup import archive as setup_archive
@@ -303,7 +304,7 @@ def test_hermes_function_calling_files_become_rows_and_what_cannot_is_counted(pr
     chat, left_out = loss_mask.load(random_smol.smollm2(tmp_path / "other")), prepare_data.Counter()
     tokens = smol_tokens.resolve(read_json(random_smol.SMOLLM2), chat.tokenizer, "config")
     (row,) = prepare_data.traced_rows([("v1.json", tmp_path / "v1.json")], chat, tokens, left_out)
-    assert smol_rows.calls_of(row)[0]["arguments"] == {"symbol": "ACME"} and prepare_data.names(row) == {"get_stock"}
+    assert calls_in(row)[0]["arguments"] == {"symbol": "ACME"} and prepare_data.names(row) == {"get_stock"}
     assert sum(left_out.values()) == 2 and left_out["traces without a call"] == 1
     folder = prepare("--traces", str(tmp_path / "v1.json"))
     assert any("v1.json" in one["path"] for one in read_json(folder / "manifest.json")["inputs"])
@@ -323,7 +324,7 @@ def test_our_requests_are_different_valid_and_half_of_them_go_on():
     assert rows == requests.tool_rows(240, 7) and len({row["messages"][0]["content"] for row in rows}) == 240
     assert sum(len(row["messages"]) == 4 for row in rows) == 120
     for row in rows:
-        (call,), tool = smol_rows.calls_of(row), row["tools"][0]["function"]
+        (call,), tool = calls_in(row), row["tools"][0]["function"]
         jsonschema.validate(call["arguments"], tool["parameters"])
         assert all("{" not in message["content"] or message["role"] != "assistant" for message in row["messages"])
     with pytest.raises(ValueError, match="different requests, 5000 were asked for"):

@@ -11,6 +11,7 @@ from kxl.base import report
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.chat import loss_mask
+from kxl.chat.rows import calls_in
 from kxl.smol import rows
 from kxl.smol import tokens as smol_tokens
 
@@ -61,7 +62,7 @@ def test_vllms_own_hermes_parser_reads_the_calls_that_are_learned(model):
         PreTrainedTokenizerFast(tokenizer_file=str(chat.folder / "tokenizer.json"))
     ).extract_tool_calls(text, request=None)
     assert found.tools_called and [call.function.name for call in found.tool_calls] == ["write_file"]
-    assert json.loads(found.tool_calls[0].function.arguments) == rows.calls_of(row)[0]["arguments"]
+    assert json.loads(found.tool_calls[0].function.arguments) == calls_in(row)[0]["arguments"]
 
 
 def test_an_ordinary_row_beside_tools_shows_no_call_token(model):

@@ -37,7 +37,7 @@ def main() -> None:
     source = checkpoint.Checkpoint(source.folder, config, source.tensors)
     with tqdm(total=source.config["num_hidden_layers"] + 1, unit="shard", dynamic_ncols=True) as bar:
         errors = core.build(args.out, source, group, say=lambda done, count: bar.update())
-    size = core.size(source.config, group)
+    size = core.stored_bytes(source.config, group)
     bf16 = sum(2 * math.prod(tensor.shape) for tensor in source.tensors.values())
     worst = max(errors, key=lambda name: errors[name]["relative_rms"])
     inputs = sorted(path for path in args.model.iterdir() if path.suffix in (".safetensors", ".json"))

@@ -99,7 +99,7 @@ def train(args) -> None:
             f"{longest} tokens x {share} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
             f"{stop / hardware.GIB:.1f}; lower max_tokens or batch"
         )
-    require_room(moe_core.size(config, settings["group_size"]), settings, args.work)
+    require_room(moe_core.stored_bytes(config, settings["group_size"]), settings, args.work)
 
     core = moe_core.load(earlier[-1] if earlier else args.core, tokenizer_of=args.core)
     if core.group != settings["group_size"]:

@@ -54,5 +54,5 @@ def test_the_model_counts_the_core_to_the_byte():
 
 def test_an_8b_moe_trains_in_a_16_gib_machine_at_10240_tokens():
     config = moe_core.check_config(read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), 64, "shapes")
-    assert 8.7 < moe_core.size(config, 64) / hardware.GIB < 8.9
+    assert 8.7 < moe_core.stored_bytes(config, 64) / hardware.GIB < 8.9
     assert memory.predict(config, SETTINGS, 10240, 10240)["peak"] < 13 * hardware.GIB

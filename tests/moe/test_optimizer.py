@@ -191,7 +191,7 @@ def test_a_core_comes_back_from_disk_as_it_was(tmp_path):
 
 def test_a_core_of_random_weights_has_the_size_that_is_predicted(tmp_path):
     core = random_cores.random_core("twelve")
-    assert core.nbytes == moe_core.size(core.config, core.group)
+    assert core.nbytes == moe_core.stored_bytes(core.config, core.group)
 
 
 @pytest.mark.parametrize(

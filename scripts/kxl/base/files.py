@@ -139,6 +139,7 @@ def lock(path: Path, waiting: str):
         yield file
 
 
-def size(count: int) -> str:
+def size(count: int, digits: int = 2) -> str:
     """Bytes, for people."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
+    unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    return f"{count / unit:.{digits}f} {name}"

@@ -2,6 +2,7 @@
 
 from matplotlib.patches import FancyBboxPatch
 
+from kxl.base.files import size
 from kxl.figures.style import BODY, SMALL, WIDTH, Theme, artifact_label, new_figure, size_unit
 
 BOX, TALL, GAP = 1.83, 0.98, 0.28  # inches: width and height of a box, space between two columns
@@ -58,7 +59,7 @@ def stages(reports: dict, evals: list) -> dict:
         ),
         (1, 0): (
             "BF16 GGUF",
-            (size(parent["bytes"]), f"{agreement['greedy_equal']} of {parity['positions']} greedy\ntokens as in MLX"),
+            (size(parent["bytes"], 1), f"{agreement['greedy_equal']} of {parity['positions']} greedy\ntokens as in MLX"),
         ),
         (2, 0): (
             f"{len(ours)} KXL quants",
@@ -82,11 +83,6 @@ def stages(reports: dict, evals: list) -> dict:
         ),
         (3, 1): ("Release summary", ("one JSON file: each gate,", "its limit and its number")),
     }
-
-
-def size(count: int) -> str:
-    unit, name = size_unit([count])
-    return f"{count / unit:.1f} {name}"
 
 
 def verdict(passed: list, cases: int) -> str:

@@ -129,7 +129,7 @@ def build(folder: Path, source: Checkpoint, group: int, say=None) -> dict:
         dtype = "F32" if tensor.dtype == "F32" and name.endswith("expert_bias") else "BF16"
         return [Tensor(name, shape, dtype, tensor.parts)]
 
-    require_space(folder.parent, size(source.config, group))
+    require_space(folder.parent, stored_bytes(source.config, group))
     _write(folder, source.config, group, checkpoint.tokenizer_files(source.folder), stored_as, say)
     return errors
 
@@ -148,7 +148,7 @@ def save(folder: Path, core: MixedCore, also=None) -> None:
     _write(folder, core.config, core.group, core.tokenizer, stored_as, None, also)
 
 
-def size(config: dict, group: int) -> int:
+def stored_bytes(config: dict, group: int) -> int:
     """Bytes of a core's arrays."""
     return sum(
         math.prod(shape) + 4 * math.prod(shape) // group

@@ -40,7 +40,7 @@ def predict(config: dict, settings: dict, tokens: int, length: int) -> dict:
     """
     parts = {
         "process": PROCESS + CACHE,
-        "core": core.size(config, settings["group_size"]),
+        "core": core.stored_bytes(config, settings["group_size"]),
         "moments": moments(config, settings["optimizer"]),
         "layer inputs": layer_inputs(config, settings["layer_inputs"], tokens),
         "work": max(work(config, Blocks(**settings["blocks"]), tokens, length).values()),

@@ -30,6 +30,7 @@ from kxl.base.files import ROOT, read_json, shown
 from kxl.base.statistics import wilson
 from kxl.eval import remote
 from kxl.eval import server as eval_server
+from kxl.eval.scores import tally
 from kxl.live import agent, net, sandbox
 from kxl.live import task as live_task
 from kxl.setup.hermes_env import LOCK
@@ -48,11 +49,10 @@ def main() -> None:
     with serve(args) as server:
         details = [attempt(task, server, args) for task in tqdm(tasks, desc=f"{name} {args.artifact}", unit="task")]
     results = {
-        "tasks": len(details),
-        "passed": sum(entry["passed"] for entry in details),
+        **tally(details, "tasks"),
         "details": details,
         "by_calls": {
-            str(calls): tally([entry for entry in details if entry["calls"] == calls])
+            str(calls): tally([entry for entry in details if entry["calls"] == calls], "tasks")
             for calls in sorted({entry["calls"] for entry in details})
         },
         "seconds": round(time.monotonic() - started),
@@ -201,10 +201,6 @@ def tool_name(block: str) -> str | None:
 def hide(text: str, root: Path) -> str:
     """Without the name of the temporary folder, which is another in each run."""
     return text.replace(str(root), "{ROOT}")
-
-
-def tally(entries: list) -> dict:
-    return {"tasks": len(entries), "passed": sum(entry["passed"] for entry in entries)}
 
 
 def summary(results: dict) -> str:

@@ -137,14 +137,14 @@ def pick(path: Path, count: int) -> list[dict]:
 def write_rows(folder: Path, rows: list[dict]) -> None:
     """The rows, schemas and all: train.jsonl and valid.jsonl for us, stock/ without the latter: it wants a batch."""
     folder.mkdir(exist_ok=True)
-    for path, found in (
+    for path, chosen in (
         (folder / "train.jsonl", rows),
         (folder / "valid.jsonl", rows[:1]),
         (folder / "stock" / "train.jsonl", rows),
     ):
         path.parent.mkdir(exist_ok=True)
         path.write_text(
-            "".join(json.dumps({key: row[key] for key in ("messages", "tools")}) + "\n" for row in found),
+            "".join(json.dumps({key: row[key] for key in ("messages", "tools")}) + "\n" for row in chosen),
             encoding="utf-8",
         )
 

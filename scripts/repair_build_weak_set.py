@@ -37,17 +37,13 @@ def main() -> None:
     while len(rows) < args.rows:
         row = weak_row(rng) if len(rows) % 3 == 0 else right_row(rng)
         if not any(message["role"] == "user" and prompts.overlap(message["content"]) for message in row):
-            rows.append(
-                {
-                    "messages": [{"role": "system", "content": context["system"]}, *row],
-                    "tools": [tool["function"]["name"] for tool in context["tools"]],
-                }
-            )
+            messages = contexts.system_messages(context) + row
+            rows.append({"messages": messages, "tools": contexts.tool_names(context)})
     rng.shuffle(rows)
     valid = len(rows) // 20
     with atomic_dir(args.out) as partial:
-        for split, found in (("valid", rows[:valid]), ("train", rows[valid:])):
-            jsonl.write(partial / f"{split}.jsonl", found, sort_keys=True)
+        for split, chosen in (("valid", rows[:valid]), ("train", rows[valid:])):
+            jsonl.write(partial / f"{split}.jsonl", chosen, sort_keys=True)
     print(f"{shown(args.out)}: {len(rows)} rows, a third of them casual terminal requests that go to the browser")
 
 

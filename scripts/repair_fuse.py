@@ -4,7 +4,8 @@ In:  a checkpoint folder (BF16, F16 or F32) and an adapter folder (repair_train.
 Out: a checkpoint folder in transformers' names, tokenizer and template beside it; an LFM2 one with `tool_parser_type`.
      Each weight is added to in float32 and rounded once, to the type that it was stored in.
 
-  .venv/bin/python scripts/repair_fuse.py --model models/tiny --adapter runs/tiny/repair/iter03/adapter --out runs/tiny/repair/iter03/fused
+  .venv/bin/python scripts/repair_fuse.py --model models/tiny --adapter runs/tiny/repair/iter03/adapter \\
+      --out runs/tiny/repair/iter03/fused
 
 Every array of the adapter must find its weight, and every weight that it finds must have its shape. Tensors are
 read, changed and written one by one; no model is built.
@@ -12,6 +13,7 @@ read, changed and written one by one; no model is built.
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,26 +50,27 @@ def main() -> None:
     if lfm2:
         parser_metadata.declare(args.out)
     print(
-        f"{shown(args.out)}: {len(moved)} of {len(fused.tensors)} tensors changed, the largest change is {max(moved.values(), default=0):.2%} of its matrix"
+        f"{shown(args.out)}: {len(moved)} of {len(fused.tensors)} tensors changed, "
+        f"the largest change is {max(moved.values(), default=0):.2%} of its matrix"
     )
 
 
 def fuse(original: Checkpoint, adapter: Path) -> tuple[Checkpoint, dict[str, float]]:
-    """(checkpoint with the adapter's changes, |change| / |weight| in Frobenius norm by name, filled as tensors are read).
+    """(checkpoint with the adapter's changes, how far each weight moved).
 
-    UserError for an array without a weight; when it is read, for a weight of another shape.
+    The second is |change| / |weight| in Frobenius norm by name, filled as tensors are read. UserError for an array
+    without a weight; when it is read, for a weight of another shape.
     """
     tensors, moved = dict(original.tensors), {}
     for mlx_name, change in lora_adapter.changes(adapter).items():
         name = mlx_name if mlx_name in tensors else canonical(mlx_name)
         if name not in tensors:
             raise UserError(
-                f"{shown(original.folder)}: has no {mlx_name}, which {shown(adapter)} changes; the adapter belongs to another model"
+                f"{shown(original.folder)}: has no {mlx_name}, which {shown(adapter)} changes; "
+                "the adapter belongs to another model"
             )
-        tensor = tensors[name]
-        tensors[name] = replace(
-            tensor, parts=(lambda tensor=tensor, change=change: _changed(tensor, change, original.folder, moved),)
-        )
+        read_changed = partial(_changed, tensors[name], change, original.folder, moved)
+        tensors[name] = replace(tensors[name], parts=(read_changed,))
     return replace(original, tensors=tensors), moved
 
 

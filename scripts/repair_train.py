@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def summary(progress, valid_after: float, rows: dict, ends: list, peak_bytes: int) -> dict:
-    """The report's results. progress: loop.Progress; ends: when each step of this process ended, seconds from its start."""
+    """The report's results. progress: a loop.Progress; ends: seconds from this process's start to each step's end."""
     return {
         "losses": [round(loss, 4) for loss in progress.losses],
         "valid_before": round(progress.valid_losses[0], 4),

@@ -23,15 +23,13 @@ def rows(split: str, count: int, seed: int) -> list[dict]:
     """`count` rows of one split, each with its context's system message and tools."""
     rng = random.Random(f"{split} {seed}")
     drawn_from = [contexts.context(rng, kind) for kind in CONTEXTS]
-    made = []
+    drawn = []
     for _ in range(count):
         context = rng.choice(drawn_from)
         row = tiny_rows.row(rng, contexts.tool_names(context), heldout=split == "heldout")
-        system = [{"role": "system", "content": context["system"]}] if context["system"] else []
-        made.append(
-            {"messages": system + row["messages"], "tools": context["tools"], "kind": row["kind"], "split": split}
-        )
-    return made
+        messages = contexts.system_messages(context) + row["messages"]
+        drawn.append({"messages": messages, "tools": context["tools"], "kind": row["kind"], "split": split})
+    return drawn
 
 
 def main() -> None:
@@ -41,9 +39,9 @@ def main() -> None:
     parser.add_argument("--heldout", type=int, default=1200, help="rows for the KL divergence")
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
-    made = rows("calibration", args.calibration, args.seed) + rows("heldout", args.heldout, args.seed)
-    jsonl.write(args.out, made)
-    print(f"{len(made):,} conversations in {shown(args.out)}")
+    drawn = rows("calibration", args.calibration, args.seed) + rows("heldout", args.heldout, args.seed)
+    jsonl.write(args.out, drawn)
+    print(f"{len(drawn):,} conversations in {shown(args.out)}")
 
 
 if __name__ == "__main__":

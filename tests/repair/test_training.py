@@ -176,7 +176,8 @@ def test_a_variant_quantizes_what_it_says_and_nothing_else(fused, tmp_path, vari
         before, after = tensor.read(), made.tensors[name].read()
         quantized = ".experts." in name if variant == "mixed" else before.ndim == 2 and "conv.conv" not in name
         if quantized:
-            # A step of a group as wide as it could be, since MLX moves its grid to hold zero; scale and bias are rounded to BF16.
+            # A step of a group as wide as it could be, since MLX moves its grid to hold zero; scale and bias are
+            # rounded to BF16.
             levels = 2 ** (8 if "feed_forward.gate" in name else bits) - 1
             assert 0 < np.abs(after - before).max() <= np.abs(before).max() * (2 / levels + 3 / 256), name
         else:

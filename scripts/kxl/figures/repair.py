@@ -3,7 +3,7 @@
 from matplotlib.patches import Rectangle
 
 from kxl.figures.style import BODY, SMALL, WIDTH, Theme, new_figure, published
-from kxl.repair import decisions
+from kxl.repair import acceptance
 
 LABELS = 1.6  # inches for the suites' names
 ROW = 0.46  # inches per suite
@@ -95,7 +95,7 @@ def heading(one: dict, best: str, theme: Theme) -> tuple[str, str, str]:
 def headline(results: dict) -> str:
     """What the figure says, in one sentence."""
     by_name = {one["name"]: one for one in results["iterations"]}
-    before, best = decisions.total(by_name["start"]), decisions.total(by_name[results["best"]])
+    before, best = acceptance.total(by_name["start"]), acceptance.total(by_name[results["best"]])
     if results["best"] == "start":
         return f"No iteration was better than the start: {before[0]} of {before[1]} cases pass"
     return f"Repair takes the model from {before[0]} to {best[0]} of {best[1]} cases in {results['seconds'] / 60:.0f} minutes"

@@ -100,6 +100,11 @@ def tool_names(context: dict) -> list[str]:
     return [tool["function"]["name"] for tool in context["tools"]] or ALL_TOOLS
 
 
+def system_messages(context: dict) -> list[dict]:
+    """The context's system message, or none, to stand before a row's messages."""
+    return [{"role": "system", "content": context["system"]}] if context["system"] else []
+
+
 def fixed_texts() -> list[str]:
     """The long fixed texts that stand in prompts: tool lists as the template writes them, and Hermes's prompt."""
     listed = [json.dumps(tool, ensure_ascii=False) for tool in hermes_tools.load()]

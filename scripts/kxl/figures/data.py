@@ -10,7 +10,8 @@ REASON_COLUMN = 3.3  # inches for the names of the reasons
 def filtering(report: dict, theme: Theme, reference: dict | None = None):
     """A histogram of row lengths before and after, and a bar for each reason, from reports/RUN/dataset.json."""
     results, caps = report["results"], sorted(report["settings"]["caps"])
-    drops = sorted(((count, reason) for reason, count in results["dropped"].items()), key=lambda one: (-one[0], one[1]))
+    drops = [(count, reason) for reason, count in results["dropped"].items()]
+    drops.sort(key=lambda drop: (-drop[0], drop[1]))
     out = sum(results["rows_out"].values())
     height = TOP + CHART + BOTTOM + GAP + BAR * (len(drops) + 1) + 0.25
     figure = new_figure(
@@ -30,20 +31,25 @@ def filtering(report: dict, theme: Theme, reference: dict | None = None):
     return figure
 
 
-def theirs(one: dict) -> str:
-    return f"{', '.join(f'{count:,} {split}' for split, count in one['splits'].items())} rows; caps at {' and '.join(f'{cap:,}' for cap in one['token_caps'])} tokens"
+def theirs(dataset: dict) -> str:
+    splits = ", ".join(f"{count:,} {split}" for split, count in dataset["splits"].items())
+    return f"{splits} rows; caps at {' and '.join(f'{cap:,}' for cap in dataset['token_caps'])} tokens"
 
 
 def subtitle(results: dict) -> str:
     rows, sizes = results["rows_out"], results["sizes"]
     return (
-        f"{rows['train']:,} train, {rows['valid']:,} valid, {rows['test']:,} test; {sizes['tokens']:,} tokens, of which {sizes['trained_tokens']:,} are trained.\n"
+        f"{rows['train']:,} train, {rows['valid']:,} valid, {rows['test']:,} test; "
+        f"{sizes['tokens']:,} tokens, of which {sizes['trained_tokens']:,} are trained.\n"
         "Lengths are counted with the model's own tokenizer and template."
     )
 
 
 def histogram(figure, height: float, lengths: dict, caps: dict, theme: Theme) -> None:
-    """Rows by length: all that could be measured behind, the kept ones in front; a line at each cap, with the rows that it took."""
+    """Rows by length: all that could be measured behind, the kept ones in front.
+
+    At each cap stands a line with the rows that it took.
+    """
     axes = figure.add_axes((LEFT / WIDTH, 1 - (TOP + CHART) / height, (WIDTH - LEFT - RIGHT) / WIDTH, CHART / height))
     bars = max(len(lengths["before"]), len(lengths["after"]), 1)
     for key, colour, label in (("before", theme.muted, "all traces"), ("after", theme.ours, "kept rows")):

@@ -7,8 +7,9 @@ Out: a report; results {prompts, structured, right_tool, leaks, errors, details}
   .venv/bin/python scripts/smol_check_serving.py --config configs/smollm2-135m.json --data runs/smollm2-135m/data \\
       --gguf runs/smollm2-135m/q4kxl.gguf --out reports/smollm2-135m/serving.q4kxl.json
 
-structured: finish_reason tool_calls, with calls, and no call left in the text. right_tool: of exactly the expected tool. Where fewer
-prompts get that than the config's emission.min_right_tool, the report is named NAME.failed.json and the exit code is 2.
+structured: finish_reason tool_calls, with calls, and no call left in the text. right_tool: of exactly the expected
+tool. Where fewer prompts get that than the config's emission.min_right_tool, the report is named NAME.failed.json and
+the exit code is 2.
 """
 
 from pathlib import Path
@@ -93,13 +94,17 @@ def main() -> None:
         {"backend": "llama_cpp" if args.gguf else "mlx", "context": CONTEXT, "max_tokens": args.max_tokens},
         results,
     )
-    told = f"{results['structured']} of {results['prompts']} prompts got structured tool_calls, {results['right_tool']} of the right tool"
+    summary = (
+        f"{results['structured']} of {results['prompts']} prompts got structured tool_calls, "
+        f"{results['right_tool']} of the right tool"
+    )
     if not met:
         raise UserError(
-            f"{shown(args.gguf or args.model)}: {told}, {wanted:.0%} are required; every answer is in {shown(report.failed_path(args.out))}."
-            " Look at raw tokens with scripts/smol_inspect.py; a quant that lost what its BF16 file has needs a finer type in its policy"
+            f"{shown(args.gguf or args.model)}: {summary}, {wanted:.0%} are required; every answer is in "
+            f"{shown(report.failed_path(args.out))}. Look at raw tokens with scripts/smol_inspect.py; a quant that "
+            "lost what its BF16 file has needs a finer type in its policy"
         )
-    print(f"{shown(args.out)}: {told}")
+    print(f"{shown(args.out)}: {summary}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A batch with a shared beginning trains exactly what its rows would by themselves, and the CPU's experts what mlx-lm's do."""
+"""A shared beginning trains exactly what rows would by themselves, and the CPU's experts what mlx-lm's do."""
 
 import mlx.core as mx
 import mlx.nn as nn

@@ -131,7 +131,8 @@ def test_the_reference_blas_can_be_asked_for(tmp_path):
 def test_a_library_that_cannot_be_loaded_is_an_error_and_not_a_slow_run(monkeypatch, tmp_path):
     script = tmp_path / "probe.py"
     script.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1]); from kxl.base import cli; from kxl.model import blas; cli.run(blas.use_fast_blas)"
+        "import sys; sys.path.insert(0, sys.argv[1]); from kxl.base import cli; from kxl.model import blas; "
+        "cli.run(blas.use_fast_blas)"
     )
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     monkeypatch.setenv("HERMES_KXL_BLAS", str(tmp_path / "libnothing.so"))

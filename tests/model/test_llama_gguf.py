@@ -106,7 +106,7 @@ def test_rows_are_put_back_where_the_pinned_converter_took_them_from(tmp_path, l
 
 
 def test_digits_are_single_tokens_and_the_converter_knows_the_hash(llama_tree):
-    """The real tokenizer is known to llama.cpp by the hash of the ids of one text: SmolLM's entry must be the one that fits."""
+    """llama.cpp knows the real tokenizer by the hash of the ids of one text: SmolLM's entry must be the one."""
     base = ROOT / "runs" / "smollm2-135m" / "base" / "tokenizer.json"
     if not base.is_file():
         pytest.skip("needs `make smol-base`, which downloads 93 MB")

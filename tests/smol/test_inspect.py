@@ -15,6 +15,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
 from kxl.chat import loss_mask
 from kxl.eval import server as eval_server
+from kxl.eval import verdicts
 from kxl.model import generate
 from kxl.smol import rows as smol_rows
 from kxl.smol import tokens as smol_tokens
@@ -170,7 +171,7 @@ def test_a_served_answer_counts_only_as_structured_calls_without_a_leak(change, 
         **change,
     }
     row = {**random_smol.tool_row(), "messages": [{"role": "user", "content": "write"}], "expected": ["write_file"]}
-    entry = smol_check_serving.ask(Scripted(smol_check_serving.eval_case.Answer(**fields)), row, 16)
+    entry = smol_check_serving.ask(Scripted(verdicts.Answer(**fields)), row, 16)
     assert (entry["structured"], entry["right_tool"]) == (structured, right) and json.dumps(entry)
 
 
@@ -189,7 +190,7 @@ ENUM = {
 
 
 def test_the_pinned_llama_server_reads_our_template_tokens_and_calls(model, tmp_path, llama_bin):
-    """A random model, pushed onto the start token: from there on the server's own grammar must lead to a structured call."""
+    """A random model, pushed onto the start token: from there on the server's own grammar must lead to a call."""
     chat = loss_mask.load(model)
     gguf = random_smol.smollm2_gguf(model, tmp_path / "m.gguf")
     asked = [{"role": "user", "content": "go"}]

@@ -33,7 +33,8 @@ def test_the_model_learns_the_call_its_end_and_the_answer_and_nothing_else(model
     chat, tokens = model
     example = rows.encode(chat, tokens, random_smol.tool_row())
     assert learned(chat, example) == (
-        '<tool_call>{"name": "write_file", "arguments": {"path": "a.txt", "text": "it\'s a \\"quote\\"\\n\\\\d"}}</tool_call>'
+        '<tool_call>{"name": "write_file", "arguments": {"path": "a.txt", "text": "it\'s a '
+        '\\"quote\\"\\n\\\\d"}}</tool_call>'
         "<|im_end|>Done.<|im_end|>"
     )
     assert list(example.tokens).count(tokens.call_start) == 1 == list(example.tokens).count(tokens.response_end)
@@ -107,7 +108,8 @@ def test_a_template_that_drops_calls_from_the_history_is_noticed(model):
     """As the stock templates of both families do."""
     chat, tokens = model
     stock = (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% generation %}{{ message['content'] + '<|im_end|>' }}"
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% generation %}{{ "
+        "message['content'] + '<|im_end|>' }}"
         "{% endgeneration %}{% endfor %}"
     ).replace("{% generation %}", "{% if message['role'] == 'assistant' %}{% generation %}")
     stock = stock.replace(

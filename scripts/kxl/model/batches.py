@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens and targets int32 [B, L]; weights float32 [B, L], the loss weight of a target; real bool [B, L], not padding."""
+    """tokens and targets int32 [B, L]; weights float32 [B, L], of targets; real bool [B, L]: not padding."""
 
     tokens: np.ndarray
     targets: np.ndarray

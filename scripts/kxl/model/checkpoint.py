@@ -132,8 +132,8 @@ def _bytes_of(tensor: Tensor) -> int:
 
 def tokenizer_files(folder: Path) -> dict[str, bytes]:
     """{name: content} of the tokenizer, chat template and generation settings that stand beside a checkpoint."""
-    found = [Path(folder) / name for name in TOKENIZER_FILES]
-    return {path.name: path.read_bytes() for path in found if path.is_file()}
+    paths = [Path(folder) / name for name in TOKENIZER_FILES]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

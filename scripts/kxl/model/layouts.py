@@ -24,7 +24,7 @@ DENSE = re.compile(r"(.*\.feed_forward\.)(w[123])\.weight")
 
 
 class Place(NamedTuple):
-    """Where a canonical tensor may be kept: a stored name, the shapes that it may have, the tensor's first row in it."""
+    """Where a canonical tensor may be kept: a stored name, the shapes it may have, the tensor's first row in it."""
 
     key: str
     shapes: list[tuple[int, ...]]

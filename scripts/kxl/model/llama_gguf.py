@@ -39,8 +39,8 @@ def open_gguf(path: Path) -> gguf.GGUFReader:
         raise UserError(f"{shown(path)}: not a whole GGUF file ({error})") from None
     wanted = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
     for key, value in wanted.items():
-        if (found := field(reader, key)) != value:
-            raise UserError(f"{shown(path)}: {key} is {found!r}, only {value!r} is read here")
+        if (stored := field(reader, key)) != value:
+            raise UserError(f"{shown(path)}: {key} is {stored!r}, only {value!r} is read here")
     if any(tensor.name == "output.weight" for tensor in reader.tensors):
         raise UserError(f"{shown(path)}: has an output.weight of its own; only tied embeddings are read here")
     return reader
@@ -82,7 +82,7 @@ def config(reader: gguf.GGUFReader) -> dict:
 
 
 def hf_name(name: str) -> str:
-    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; UserError for a name that a Llama does not have."""
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; UserError for a name that no Llama has."""
     if name in TOP_NAMES:
         return TOP_NAMES[name]
     parts = name.split(".")
@@ -103,14 +103,14 @@ def tensors(reader: gguf.GGUFReader) -> list[Tensor]:
         "attn_q": field(reader, "llama.attention.head_count"),
         "attn_k": field(reader, "llama.attention.head_count_kv"),
     }
-    made = []
+    converted = []
     for entry in reader.tensors:
         values = gguf.dequantize(entry.data, entry.tensor_type).reshape(tuple(int(n) for n in reversed(entry.shape)))
         kind = entry.name.split(".")[2] if entry.name.startswith("blk.") else ""
         if kind in heads:
             values = unpermute(values, heads[kind])
-        made.append(from_array(hf_name(entry.name), values))
-    return sorted(made, key=lambda tensor: tensor.name)
+        converted.append(from_array(hf_name(entry.name), values))
+    return sorted(converted, key=lambda tensor: tensor.name)
 
 
 def tokenizer(reader: gguf.GGUFReader) -> dict:

@@ -17,7 +17,8 @@ class Tensor:
     """A tensor by its name.
 
     `dtype` is what it is stored as, or to be stored as ("BF16", "F16" or "F32"; "U32" for packed codes). `parts` return
-    consecutive pieces of it, cut along the leading dimensions: float32, or already as safetensors_io.NUMPY has the type.
+    consecutive pieces of it, cut along the leading dimensions: float32, or already as safetensors_io.NUMPY has the
+    type.
     """
 
     name: str

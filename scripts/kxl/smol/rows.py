@@ -59,9 +59,10 @@ def encode(chat: loss_mask.Chat, tokens: ToolTokens, row: dict) -> Example:
     for (start, end), call in zip(zip(markers[::2], markers[1::2]), wanted):
         if not mask[start : end + 1].all():
             raise UserError(f"{where}: the call of {call['name']} is not wholly inside the loss-bearing region")
-        found, problem = emission.read_call(chat.tokenizer.decode(listed[start + 1 : end], skip_special_tokens=False))
-        if problem or found != {"name": call["name"], "arguments": call["arguments"]}:
-            raise UserError(f"{where}: the call of {call['name']} reads back as {problem or found}")
+        text = chat.tokenizer.decode(listed[start + 1 : end], skip_special_tokens=False)
+        read_back, problem = emission.read_call(text)
+        if problem or read_back != call:
+            raise UserError(f"{where}: the call of {call['name']} reads back as {problem or read_back}")
     responses = [listed.count(getattr(tokens, role)) for role in ("response_start", "response_end")]
     if responses != [sum(message["role"] == "tool" for message in row["messages"])] * 2:
         raise UserError(f"{where}: its tool results are not each between the response tokens")

@@ -55,24 +55,24 @@ def drill(rng: random.Random, pieces: Pieces) -> tuple[str, dict]:
     count = rng.choice((1, 1, 1, 2, 2, 3)) if rng.random() < 0.85 else rng.randint(4, 8)
     path = pieces.path(rng)
     if kind < 0.15:
-        made = call("terminal", command=f"{rng.choice(COMMANDS)} {pieces.words(rng, count)}")
+        serving = call("terminal", command=f"{rng.choice(COMMANDS)} {pieces.words(rng, count)}")
     elif kind < 0.45:
-        made = call("write_file", content=pieces.words(rng, count), path=path)
+        serving = call("write_file", content=pieces.words(rng, count), path=path)
     elif kind < 0.7:
         pattern = pieces.words(rng, min(count, 3))
         folder = {"path": pieces.word(rng)} if rng.random() < 0.5 else {}
-        made = call("search_files", pattern=pattern, **folder)
+        serving = call("search_files", pattern=pattern, **folder)
     elif kind < 0.8:
-        made = call("read_file", path=path)
+        serving = call("read_file", path=path)
     else:
         old, new = (pieces.words(rng, min(count, 2)) for _ in range(2))
-        made = call("patch", mode="replace", path=path, old_string=old, new_string=new)
-    text = wording(rng, made)
+        serving = call("patch", mode="replace", path=path, old_string=old, new_string=new)
+    text = wording(rng, serving)
     if rng.random() < 0.7 and set(text) & set("'`\""):
-        text = wording(rng, made)
+        text = wording(rng, serving)
     if rng.random() < 0.12:
-        text = shouted(text, made["arguments"].values())
-    return text, made
+        text = shouted(text, serving["arguments"].values())
+    return text, serving
 
 
 def shouted(text: str, values) -> str:

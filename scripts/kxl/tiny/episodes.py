@@ -181,9 +181,9 @@ def in_a_row(rng: random.Random) -> dict:
     folder, tools = Folder(rng), {"terminal": 1} if rng.random() < 0.5 else TOOLS
     length, calls, kind = rng.choice((2, 2, 3, 3, 3)), [], _kind(rng, tools)
     while len(calls) < length:
-        made = _draw(folder, kind)
-        if made:
-            calls.append(made)
-        if not made or rng.random() > 0.4:
+        drawn = _draw(folder, kind)
+        if drawn:
+            calls.append(drawn)
+        if not drawn or rng.random() > 0.4:
             kind = _kind(rng, tools)
     return {"files": folder.files, "calls": calls}

@@ -66,9 +66,11 @@ class PrefixAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         q, prefix_k, prefix_v, k, v, mask, out, total = ctx.saved_tensors
-        grad, one = grad.contiguous(), PrefixAttention.as_one
+        grad, as_one = grad.contiguous(), PrefixAttention.as_one
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        far, far_k, far_v = backward(one(grad), one(q), prefix_k, prefix_v, one(out), one(total), 0.0, False)
+        far, far_k, far_v = backward(
+            as_one(grad), as_one(q), prefix_k, prefix_v, as_one(out), as_one(total), 0.0, False
+        )
         near, near_k, near_v = backward(grad, q, k, v, out, total, 0.0, False, attn_mask=mask)
         return PrefixAttention.by_row(far, len(q)) + near, far_k, far_v, near_k, near_v
 

@@ -14,14 +14,16 @@ Out: NAME-light.svg, NAME-dark.svg and the same as .png (1700 pixels, to be show
   repair          what the suites scored over the iterations of a repair loop
 
 Only figures whose reports are given are drawn, unless --only names one; a figure that stands in --out and could not
-be drawn again is an error. The reference's own published numbers (configs/reference_results.json) stand beside ours. The same reports give the
-same bytes. Texts that overlap or leave the picture are an error that names them.
+be drawn again is an error. The reference's own published numbers (configs/reference_results.json) stand beside ours.
+The same reports give the same bytes. Texts that overlap or leave the picture are an error that names them.
 
   python scripts/build_visual_assets.py --out visuals --only fixed-hermes \\
       --eval evals/tiny/fixed_hermes_43.llama_cpp.bf16.json --eval evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from kxl.base import cli
 from kxl.base.cli import UserError
@@ -29,52 +31,63 @@ from kxl.base.files import ROOT, read_json, shown
 from kxl.figures import data, pipeline, quants, repair, smol, style, training
 from kxl.figures import eval as figures_eval
 
-# name: (reports it needs, draw(reports, theme), what it shows in words)
+
+class Figure(NamedTuple):
+    """The reports that a figure needs, how it is drawn, and what it shows in words."""
+
+    needs: tuple[str, ...]
+    draw: Callable[[dict, style.Theme], object]
+    description: str
+
+
 FIGURES = {
-    "pipeline": (
+    "pipeline": Figure(
         ("calibration", "imatrix", "parity", "quants", "eval"),
         lambda reports, theme: pipeline.overview(reports, reports["eval"], theme),
         "The stages from a fused checkpoint to verified KXL quants, each with the number its gate measured.",
     ),
-    "fixed-hermes": (
+    "fixed-hermes": Figure(
         ("eval",),
         lambda reports, theme: figures_eval.fixed_hermes(reports["eval"], theme, reports["reference"]),
         "One dot per case of the fixed-Hermes suite, by category and artifact: which passed and which failed.",
     ),
-    "quant-quality": (
+    "quant-quality": Figure(
         ("quants",),
         lambda reports, theme: quants.size_and_quality(reports["quants"], theme),
         "File size against KL divergence from the BF16 parent for KXL and stock quants: mean and 99.9 % tail.",
     ),
-    "dataset": (
+    "dataset": Figure(
         ("dataset",),
         lambda reports, theme: data.filtering(reports["dataset"], theme, reports["reference"]),
         "How many rows there are at each length in tokens, where the caps cut, and how many each filter took.",
     ),
-    "quant-sizes-8b": (
+    "quant-sizes-8b": Figure(
         ("sizes",),
         lambda reports, theme: quants.predicted_sizes(reports["sizes"], theme),
         "Predicted file sizes of LFM2-8B-A1B's KXL quants in GiB against their budgets and the stock types.",
     ),
-    "smol-emission": (
+    "smol-emission": Figure(
         ("emission",),
         lambda reports, theme: smol.emission(reports["emission"], theme),
-        "Probability of the tool-call start token at each held-out prompt before and after training, and what came of it.",
+        "Probability of the tool-call start token at each held-out prompt before and after training, "
+        "and what came of it.",
     ),
-    "training-memory": (
+    "training-memory": Figure(
         ("memory", "proof"),
         lambda reports, theme: training.memory(reports["memory"], reports["proof"], theme, reports["reference"]),
-        "Predicted peak memory of a training step at LFM2-8B-A1B's shapes by tokens of the example, with measured peaks.",
+        "Predicted peak memory of a training step at LFM2-8B-A1B's shapes by tokens of the example, "
+        "with measured peaks.",
     ),
-    "group-sweep": (
+    "group-sweep": Figure(
         ("sweep",),
         lambda reports, theme: training.sweep(reports["sweep"], theme),
         "Seconds and peak memory of a training step by group size, beside the streamed step.",
     ),
-    "repair": (
+    "repair": Figure(
         ("repair",),
         lambda reports, theme: repair.progression(reports["repair"], theme, reports["reference"]),
-        "Cases passed per suite before a repair loop and after each of its iterations, with the row shapes it was compared with.",
+        "Cases passed per suite before a repair loop and after each of its iterations, "
+        "with the row shapes it was compared with.",
     ),
 }
 MADE_BY = {
@@ -122,17 +135,18 @@ def main() -> None:
     args = parser.parse_args()
 
     given = {name: getattr(args, name) for name in MADE_BY if getattr(args, name)}
-    chosen = args.only or [name for name, (needs, _, _) in FIGURES.items() if given.keys() >= set(needs)]
+    chosen = args.only or [name for name, figure in FIGURES.items() if given.keys() >= set(figure.needs)]
     if not chosen:
         raise UserError("no report was given, so there is nothing to draw; see --help")
     for name in FIGURES if not args.only else ():
         if name not in chosen and (old := args.out / f"{name}-light.svg").exists():
-            need = next(need for need in FIGURES[name][0] if need not in given)
+            need = next(need for need in FIGURES[name].needs if need not in given)
             raise UserError(
-                f"{shown(old)} was drawn from a report that is not there any more (--{need}): `{MADE_BY[need]}` writes it; or delete the figure"
+                f"{shown(old)} was drawn from a report that is not there any more (--{need}): "
+                f"`{MADE_BY[need]}` writes it; or delete the figure"
             )
     for name in chosen:
-        if missing := [need for need in FIGURES[name][0] if need not in given]:
+        if missing := [need for need in FIGURES[name].needs if need not in given]:
             raise UserError(f"figure {name} needs {', '.join('--' + need for need in missing)}")
     reports = {"reference": read_json(args.reference)} | {
         name: [load(path, name) for path in paths] if name == "eval" else load(paths, name)
@@ -141,8 +155,8 @@ def main() -> None:
 
     problems = []
     for name in chosen:
-        _, draw, description = FIGURES[name]
-        problems += style.save(lambda theme: draw(reports, theme), args.out, name, description)
+        figure = FIGURES[name]
+        problems += style.save(lambda theme: figure.draw(reports, theme), args.out, name, figure.description)
         print(f"{shown(args.out)}/{name}-{{light,dark}}.{{svg,png}}")
     if problems:
         raise UserError("the figures were drawn, but a reader would stumble: " + "; ".join(problems))

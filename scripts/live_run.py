@@ -26,6 +26,7 @@ from kxl.base.files import ROOT, read_json, shown
 from kxl.base.statistics import wilson
 from kxl.eval import remote
 from kxl.eval import server as eval_server
+from kxl.eval.scores import tally
 from kxl.live import agent, leftovers, net, sandbox
 from kxl.live import task as live_task
 from kxl.live.relay import Upstream
@@ -50,11 +51,10 @@ def main() -> None:
     started = time.monotonic()
     details, died = attempt_all(tasks, args, name)
     results = {
-        "tasks": len(details),
-        "passed": sum(entry["passed"] for entry in details),
+        **tally(details, "tasks"),
         "details": details,
         "by_calls": {
-            str(calls): tally([entry for entry in details if entry["calls"] == calls])
+            str(calls): tally([entry for entry in details if entry["calls"] == calls], "tasks")
             for calls in sorted({entry["calls"] for entry in details})
         },
         "seconds": round(time.monotonic() - started),
@@ -220,10 +220,6 @@ def attempt(task: live_task.Task, server: eval_server.Server, args) -> dict:
 def hide(text: str, root: Path) -> str:
     """Without the name of the temporary folder, which is another in each run."""
     return text.replace(str(root), "{ROOT}")
-
-
-def tally(entries: list) -> dict:
-    return {"tasks": len(entries), "passed": sum(entry["passed"] for entry in entries)}
 
 
 def summary(results: dict) -> str:

@@ -6,7 +6,8 @@ Out: --out, a core folder (kxl/moe/core.py); --report with its bytes and the err
 One matrix is in memory at a time. A checkpoint that is no LFM2-MoE, or whose widths the group size does not
 divide, is refused before anything is written.
 
-  .venv/bin/python scripts/moe_build_core.py --model models/tiny --config configs/tiny-moe.json --out runs/tiny/core --report reports/tiny/core.json
+  .venv/bin/python scripts/moe_build_core.py --model models/tiny --config configs/tiny-moe.json --out runs/tiny/core \\
+      --report reports/tiny/core.json
 """
 
 import math
@@ -30,14 +31,13 @@ def main() -> None:
 
     group = read_json(args.config).get("group_size")
     config_path = args.model / "config.json"
-    config = core.check_config(
-        read_json(config_path), group, shown(config_path)
-    )  # before the shapes: the plainer error
+    # Before the shapes: the plainer error.
+    config = core.check_config(read_json(config_path), group, shown(config_path))
     source = checkpoint.read(args.model)
     source = checkpoint.Checkpoint(source.folder, config, source.tensors)
     with tqdm(total=source.config["num_hidden_layers"] + 1, unit="shard", dynamic_ncols=True) as bar:
         errors = core.build(args.out, source, group, say=lambda done, count: bar.update())
-    size = core.size(source.config, group)
+    size = core.stored_bytes(source.config, group)
     bf16 = sum(2 * math.prod(tensor.shape) for tensor in source.tensors.values())
     worst = max(errors, key=lambda name: errors[name]["relative_rms"])
     inputs = sorted(path for path in args.model.iterdir() if path.suffix in (".safetensors", ".json"))

@@ -19,6 +19,7 @@ from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, scratch_dir, shown
 from kxl.model import blas
+from kxl.model.layouts import mlx_tensors
 
 SAME = 1e-5  # of float32 sums in another order, all gradients as one vector
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
@@ -53,36 +54,40 @@ def main() -> None:
         {"examples": args.examples, "blocks": settings["blocks"], "same_below": SAME, "scored": "every token"},
         results,
     )
-    told = ", ".join(f"{keep} {results[keep]['together']:.2g}, at most {results[keep]['largest']:.2g}" for keep in KEEP)
+    summary = ", ".join(
+        f"{keep} {results[keep]['together']:.2g}, at most {results[keep]['largest']:.2g}" for keep in KEEP
+    )
     if not same:
         raise UserError(
-            f"{shown(report.failed_path(args.report))}: relative differences {told}: in float32 they must stay below "
+            f"{shown(report.failed_path(args.report))}: relative differences {summary}: in float32 they must stay "
+            "below "
             f"{SAME} together; the streamed backward is wrong, see tests/moe/test_streamed.py"
         )
-    print(f"{shown(args.report)}: relative difference of the gradients: {told}")
+    print(f"{shown(args.report)}: relative difference of the gradients: {summary}")
 
 
 def compare(core, rows: list[dict], blocks: dict, keep: str) -> dict:
-    """How far the streamed gradients of some rows are from autograd's, layer inputs kept in `keep`.
+    """StepOptions far the streamed gradients of some rows are from autograd's, layer inputs kept in `keep`.
 
     Per matrix the norm of the difference over the norm of the exact gradient: the median and the largest of them;
     `together` is the same of all matrices as one vector. Averages over the rows, but for the largest.
     """
     import numpy as np
 
+    from kxl.model.batches import make_batch
     from kxl.moe.layers import Blocks
-    from kxl.moe.streamed import How, make_batch, streamed_step
+    from kxl.moe.streamed import StepOptions, streamed_step
 
     together, single = [], []
     with scratch_dir() as folder:
         model, head = mlx_lm_model(core, Path(folder) / "core")
         for row in rows:
             batch, streamed = make_batch([(row["tokens"], np.ones(len(row["tokens"]), bool))]), {}
-            streamed_step(core, batch, keep_gradients(streamed), How(Blocks(**blocks), keep))
+            streamed_step(core, batch, keep_gradients(streamed), StepOptions(Blocks(**blocks), keep))
             _, exact = whole_gradients(model, head, batch, "float32")
             # An expert that no token chose in either way has no gradient in either way.
             pairs = [(streamed.get(key, 0.0 * gradient), gradient) for key, gradient in exact.items()]
-            apart = np.array([np.linalg.norm(found - gradient) for found, gradient in pairs])
+            apart = np.array([np.linalg.norm(ours - gradient) for ours, gradient in pairs])
             norms = np.array([np.linalg.norm(gradient) for _, gradient in pairs])
             if np.any(apart[norms == 0] > 0) and keep == "float32":
                 raise UserError(f"row {row['row']}: an expert that no token chose was handed a gradient")
@@ -96,14 +101,14 @@ def compare(core, rows: list[dict], blocks: dict, keep: str) -> dict:
     }
 
 
-def keep_gradients(found: dict):
-    """An update for streamed_step that changes nothing: gradients go to `found` by (layer, expert or None, matrix)."""
+def keep_gradients(kept: dict):
+    """An update for streamed_step that changes nothing: gradients go to `kept` by (layer, expert or None, matrix)."""
     import numpy as np
 
     def update(number, layer, expert, gradients):
         for place, gradient in enumerate(gradients):
-            assert (layer, expert, place) not in found, "a gradient was handed out twice"
-            found[layer, expert, place] = np.array(gradient)
+            assert (layer, expert, place) not in kept, "a gradient was handed out twice"
+            kept[layer, expert, place] = np.array(gradient)
 
     return update
 
@@ -125,7 +130,7 @@ def mlx_lm_model(core, folder: Path):
     if not saved.config["tie_word_embeddings"]:
         arguments["vocab_size"] = core.config["vocab_size"]
     model = lfm2_moe.Model(lfm2_moe.ModelArgs.from_dict(arguments))
-    weights = {tensor.name: mx.array(tensor.read()) for tensor in checkpoint.mlx_tensors(saved)}
+    weights = {tensor.name: mx.array(tensor.read()) for tensor in mlx_tensors(saved)}
     head = weights.pop("lm_head.weight", None)
     model.load_weights(list(weights.items()))
     return model, head
@@ -166,13 +171,13 @@ def whole_gradients(model, head, batch, keep: str) -> tuple[float, dict]:
     ]
     value, gradients = mx.value_and_grad(loss)(parameters)
     mx.eval(value, gradients)
-    found = {}
+    by_matrix = {}
     for i, (gate, *matrices) in zip(moe, gradients, strict=True):
-        found[i, None, 0] = np.array(gate)
+        by_matrix[i, None, 0] = np.array(gate)
         for place, stacked in enumerate(matrices):
             for expert, gradient in enumerate(np.array(stacked)):
-                found[i, expert, place] = gradient
-    return value.item(), found
+                by_matrix[i, expert, place] = gradient
+    return value.item(), by_matrix
 
 
 if __name__ == "__main__":

@@ -69,15 +69,18 @@ def main() -> None:
     report.write_gated(
         args.report, better, [args.config], {"shapes": SHAPES, "tokens": args.tokens, "steps": args.steps}, results
     )
-    told = (
-        f"{args.tokens} tokens, ours {results['ours']['seconds_per_step']:.1f} s and {results['ours']['peak_rss_gib']:.2f} GiB, "
+    summary = (
+        f"{args.tokens} tokens, ours {results['ours']['seconds_per_step']:.1f} s and "
+        f"{results['ours']['peak_rss_gib']:.2f} GiB, "
         f"mlx_lm {results['mlx_lm']['seconds_per_step']:.1f} s and {results['mlx_lm']['peak_rss_gib']:.2f} GiB"
     )
     if not better:
         raise UserError(
-            f"{shown(report.failed_path(args.report))}: {told}: the streamed step must not be worse; run it on an idle machine"
+            f"{shown(report.failed_path(args.report))}: {summary}: the streamed step must not be worse; run it on an "
+            "idle "
+            "machine"
         )
-    print(f"{shown(args.report)}: {told}")
+    print(f"{shown(args.report)}: {summary}")
 
 
 def one_side(side: str, args) -> dict:
@@ -103,17 +106,18 @@ def ours(args) -> dict:
     import mlx.core as mx
     import numpy as np
 
+    from kxl.model.batches import make_batch
     from kxl.moe import core as moe_core
     from kxl.moe import hardware, memory
     from kxl.moe.layers import Blocks
     from kxl.moe.optimizer import ExpertOptimizer
-    from kxl.moe.streamed import How, make_batch, streamed_step
+    from kxl.moe.streamed import StepOptions, streamed_step
 
     settings = read_json(args.config)
     mx.set_cache_limit(memory.CACHE)
     core = moe_core.random(SHAPES, settings["group_size"], 0)
     optimizer = ExpertOptimizer(core, "adafactor", "stochastic", 1.0, 0)
-    how = How(Blocks(**settings["blocks"]), settings["layer_inputs"])
+    options = StepOptions(Blocks(**settings["blocks"]), settings["layer_inputs"])
     batch = make_batch(
         [(np.random.default_rng(0).integers(0, SHAPES["vocab_size"], args.tokens + 1), np.ones(args.tokens + 1, bool))]
     )
@@ -121,7 +125,7 @@ def ours(args) -> dict:
     for step in range(args.steps + 1):
         began = time.perf_counter()
         optimizer.begin(step, settings["learning_rate"])
-        streamed_step(core, batch, optimizer.update, how)
+        streamed_step(core, batch, optimizer.update, options)
         seconds.append(time.perf_counter() - began)
     return {
         "seconds_per_step": round(sum(seconds[1:]) / args.steps, 2),

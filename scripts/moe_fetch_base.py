@@ -7,7 +7,8 @@ Out: for a hub model the folder --out, which resumes when interrupted; nothing f
 Before anything is downloaded its size is compared with the free disk. Afterwards the headers of all shards
 are checked against config.json, and the architecture must be an LFM2-MoE.
 
-  .venv/bin/python scripts/moe_fetch_base.py --model LiquidAI/LFM2.5-8B-A1B --revision COMMIT --out runs/mine/base --report reports/mine/base.json
+  .venv/bin/python scripts/moe_fetch_base.py --model LiquidAI/LFM2.5-8B-A1B --revision COMMIT \\
+      --out runs/mine/base --report reports/mine/base.json
 """
 
 import math
@@ -27,7 +28,8 @@ def download(model: str, revision: str | None, out: Path) -> None:
     """Bring `model` at commit `revision` into `out`. UserError when unpinned, unknown, unreachable or too large."""
     if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise UserError(
-            f"{model}: --revision is {revision!r}; a branch or tag can move, so name the commit (40 hex digits, on the model's page under Files)"
+            f"{model}: --revision is {revision!r}; a branch or tag can move, so name the commit (40 hex digits, on the "
+            "model's page under Files)"
         )
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
@@ -75,7 +77,8 @@ def main() -> None:
         {"parameters": parameters, "tensors": len(source.tensors), "bytes": sum(path.stat().st_size for path in files)},
     )
     print(
-        f"{shown(folder)}: {parameters / 1e6:,.1f} M parameters in {len(source.tensors)} tensors; headers fit config.json"
+        f"{shown(folder)}: {parameters / 1e6:,.1f} M parameters in {len(source.tensors)} tensors; headers fit "
+        "config.json"
     )
 
 

@@ -1,23 +1,28 @@
 """One real training step on a random core of given shapes, in a process of its own: seconds and peak memory.
 
 In:  a config.json or gguf/*.shapes.json, a training config, mode and sequence length.
-Out: one JSON line: peak_rss_gib (of the whole process), mlx_peak_gib, seconds by part and in all, processor seconds (of all
-     threads: what the same step costs on a machine that does other work, too), loss.
+Out: one JSON line: peak_rss_gib (of the whole process), mlx_peak_gib, seconds by part and in all, processor seconds (of
+     all threads: what the same step costs on a machine that does other work, too), loss.
 
-A bar on stderr counts the layers, a backward as three forwards.
-The core is random int8 experts and random BF16 rest, made in memory, so real shapes need no checkpoint.
---layers takes the first layers only, --passes runs that many groups of a grouped step from the top.
+A bar on stderr counts the layers, a backward as three forwards. The core is random int8 experts and random BF16 rest,
+made in memory, so real shapes need no checkpoint. --layers takes the first layers only, --passes runs that many groups
+of a grouped step from the top.
 
-  .venv/bin/python scripts/moe_measure_step.py --shapes gguf/lfm2-8b-a1b.shapes.json --config configs/lfm2.5-8b-a1b-moe.json \\
-      --layers 6 --tokens 256 --mode streamed
+  .venv/bin/python scripts/moe_measure_step.py --shapes gguf/lfm2-8b-a1b.shapes.json \\
+      --config configs/lfm2.5-8b-a1b-moe.json --layers 6 --tokens 256 --mode streamed
 """
 
 import json
+import time
 from pathlib import Path
 
 from kxl.base import cli
+from kxl.base.files import read_json, shown
 from kxl.model import blas
-from kxl.moe.measure import measure
+
+# What a layer costs, in forwards, for the bar alone. The grouped step's first forward counts as such.
+COST = {"forward": 1, "trained": 3, "passed": 2}
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 def main() -> None:
@@ -34,6 +39,80 @@ def main() -> None:
     args = parser.parse_args()
     blas.use_fast_blas()
     print(json.dumps(measure(args)))
+
+
+def measure(args) -> dict:
+    """What the step took, as the line says it."""
+    import mlx.core as mx
+    import numpy as np
+    from tqdm import tqdm
+
+    from kxl.model.batches import make_batch
+    from kxl.moe import core as moe_core
+    from kxl.moe import hardware, memory
+    from kxl.moe.grouped import grouped_step
+    from kxl.moe.layers import Blocks
+    from kxl.moe.optimizer import ExpertOptimizer
+    from kxl.moe.settings import check_settings
+    from kxl.moe.streamed import StepOptions, streamed_step
+
+    given = {"group_layers": args.group_layers, "group_stride": args.group_stride}
+    settings = check_settings({**read_json(args.config), **{k: v for k, v in given.items() if v}}, shown(args.config))
+    mx.set_cache_limit(memory.CACHE)
+    process = hardware.resident()
+    began = time.monotonic()
+    core = moe_core.random(memory.shapes(args.shapes, args.layers), settings["group_size"], args.seed)
+    made, after_core = time.monotonic() - began, hardware.peak_resident()
+    tokens = np.random.default_rng(args.seed + 1).integers(0, core.config["vocab_size"], args.tokens + 1)
+    batch = make_batch([(tokens, np.ones(args.tokens + 1, bool))])
+    optimizer = ExpertOptimizer(core, settings["optimizer"], settings["rounding"], settings["update_clip"], args.seed)
+    optimizer.begin(0, settings["learning_rate"])
+    work = work_of(core, settings, args.mode, args.passes)
+    bar = tqdm(total=work, desc=f"{args.mode}, {args.tokens:,} tokens", unit="layer", bar_format=BAR)
+    options = StepOptions(
+        Blocks(**settings["blocks"]), settings["layer_inputs"], done=lambda part: bar.update(COST[part])
+    )
+    began, cpu = time.monotonic(), time.process_time()
+    if args.mode == "streamed":
+        outcome = streamed_step(core, batch, optimizer.update, options)
+    else:
+        outcome = grouped_step(
+            core, batch, optimizer.update, options, settings["group_layers"], settings["group_stride"], args.passes
+        )
+    seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+    bar.close()
+    return {
+        "mode": args.mode,
+        "tokens": args.tokens,
+        "layers": core.config["num_hidden_layers"],
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 2),
+        "blas_threads": blas.blas_threads(),
+        "parts": {part: round(value, 2) for part, value in outcome.seconds.items()},
+        "layers_done": dict(outcome.layers),
+        "loss": round(outcome.loss, 5),
+        "codes_changed": round(optimizer.report()["codes_changed"], 6),
+        "core_gib": round(core.nbytes / hardware.GIB, 4),
+        "seconds_to_make_core": round(made, 1),
+        "process_gib": round(process / hardware.GIB, 4),
+        "peak_before_step_gib": round(after_core / hardware.GIB, 4),
+        "mlx_peak_gib": round(mx.get_peak_memory() / hardware.GIB, 4),
+        "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 4),
+    }
+
+
+def work_of(core, settings: dict, mode: str, passes: int | None) -> int:
+    """What a step costs in forwards of a layer."""
+    from kxl.moe.grouped import groups_of
+
+    layers, first = core.config["num_hidden_layers"], core.moe_layers[0]
+    if mode == "streamed":
+        return layers + COST["trained"] * (layers - first)
+    groups = groups_of(core.moe_layers, settings["group_layers"], settings["group_stride"])[::-1]
+    work = groups[0].start
+    for group in groups[:passes]:
+        work += layers - group.start + COST["trained"] * len(group) + COST["passed"] * (layers - group.stop)
+    return work
 
 
 if __name__ == "__main__":

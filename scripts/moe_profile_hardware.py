@@ -30,8 +30,10 @@ def main() -> None:
     results = profile(args.scratch)
     report.write(args.out, [], {"matmul": [SIZE, SIZE, SIZE], "file_bytes": FILE_BYTES}, results)
     print(
-        f"{shown(args.out)}: {results['memory_gib']:.1f} GiB, stop at {results['memory_stop_gib']:.1f}; matmul {results['matmul_gflops']:.0f} GFLOP/s, "
-        f"int8 updates {results['int8_updates_per_second'] / 1e6:.0f} M/s, disk {results['disk_write_mib_s']:.0f} / {results['disk_read_mib_s']:.0f} MiB/s"
+        f"{shown(args.out)}: {results['memory_gib']:.1f} GiB, stop at {results['memory_stop_gib']:.1f}; "
+        f"matmul {results['matmul_gflops']:.0f} GFLOP/s, "
+        f"int8 updates {results['int8_updates_per_second'] / 1e6:.0f} M/s, "
+        f"disk {results['disk_write_mib_s']:.0f} / {results['disk_read_mib_s']:.0f} MiB/s"
     )
 
 

@@ -21,9 +21,9 @@ from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
 from kxl.moe import core, hardware, memory
 from kxl.moe.grouped import groups_of
-from kxl.moe.measure import measured
-from kxl.moe.run import check_settings
+from kxl.moe.settings import check_settings
 
+MEASURE = ROOT / "scripts/moe_measure_step.py"
 LONG = 10240
 # What the proof has to show: GiB resident at --tokens and at 10,240, how many times as fast as grouped, and how
 # far the memory model may be off.
@@ -48,44 +48,25 @@ def main() -> None:
     config = core.check_config(read_json(args.shapes), settings["group_size"], shown(args.shapes))
     inputs, common = [args.shapes, args.config], ["--shapes", args.shapes, "--config", args.config]
     if args.long:
-        known = proof_so_far(args.report, inputs)
-        settings, results = known["settings"], known["results"]
-        results["streamed_10240"] = one = streamed(config, settings, LONG, common)
-        told = f"streamed {one['peak_rss_gib']:.2f} GiB and {one['seconds_per_example']:.0f} s per example of {LONG:,} tokens; predicted {one['predicted_gib']:.2f} GiB"
+        so_far = proof_so_far(args.report, inputs)
+        settings, results = so_far["settings"], so_far["results"]
+        results["streamed_10240"] = step = streamed(config, settings, LONG, common)
+        summary = f"predicted {step['predicted_gib']:.2f} GiB"
     else:
-        whole = whole_example(
-            config, settings, args.grouped_passes
-        )  # refuses a wrong number before anything is measured
-        one = streamed(config, settings, args.tokens, common)
-        passes = ["--passes", args.grouped_passes] if args.grouped_passes else []
-        grouped = entry(
-            measured([*common, "--tokens", args.tokens, "--mode", "grouped", *passes]), one["predicted_gib"], whole
-        )
-        cli.say(
-            f"grouped, {args.tokens} tokens: {grouped['seconds_per_example']:.0f} s, {grouped['peak_rss_gib']:.2f} GiB"
-        )
-        # Both keep the input of every MoE layer at their widest point, so the model predicts the same peak.
-        predicted = memory.predict(config, settings, LONG, LONG)
-        results = {
-            "streamed": one,
-            "grouped": grouped,
-            "speedup": round(grouped["seconds_per_example"] / one["seconds_per_example"], 2),
-            "predicted_10240": {
-                "streamed_gib": gib(predicted["peak"]),
-                "grouped_gib": gib(predicted["peak"]),
-                "parts_gib": {part: gib(size) for part, size in predicted["parts"].items()},
-            },
-        }
+        results = both_modes(config, settings, args.tokens, args.grouped_passes, common)
         settings = {**settings, "tokens": args.tokens, "grouped_passes": args.grouped_passes}
-        told = (
-            f"streamed {one['peak_rss_gib']:.2f} GiB and {one['seconds_per_example']:.0f} s per example of {args.tokens} tokens, "
-            f"{results['speedup']:.1f} times faster than grouped; predicted at {LONG:,} tokens: {gib(predicted['peak']):.2f} GiB"
+        step, predicted = results["streamed"], results["predicted_10240"]["streamed_gib"]
+        summary = (
+            f"{results['speedup']:.1f} times faster than grouped; predicted at {LONG:,} tokens: {predicted:.2f} GiB"
         )
     missed = misses(results)
     report.write_gated(args.report, not missed, inputs, settings, results)
     if missed:
         raise UserError(f"{shown(report.failed_path(args.report))}: {'; '.join(missed)}")
-    print(f"{shown(args.report)}: {told}")
+    print(
+        f"{shown(args.report)}: streamed {step['peak_rss_gib']:.2f} GiB and {step['seconds_per_example']:.0f} s per "
+        f"example of {step['tokens']:,} tokens, {summary}"
+    )
 
 
 def proof_so_far(path: Path, inputs: list[Path]) -> dict:
@@ -93,74 +74,93 @@ def proof_so_far(path: Path, inputs: list[Path]) -> dict:
     if not path.is_file():
         raise UserError(f"{shown(path)}: no such report; run without --long first")
     known = read_json(path)
-    if known["inputs"] != [report.describe_input(one) for one in inputs]:
+    if known["inputs"] != [report.describe_input(file) for file in inputs]:
         raise UserError(f"{shown(path)}: is of other shapes or another config; run without --long first")
     return known
 
 
 def streamed(config: dict, settings: dict, tokens: int, common: list) -> dict:
     """The streamed step at `tokens`, measured, as the report has it; refused where it would not fit the machine."""
-    predicted, total = (
-        gib(memory.predict(config, settings, tokens, tokens)["peak"]),
-        hardware.load_profile(None)["memory_gib"],
-    )
+    predicted = gib(memory.predict(config, settings, tokens, tokens)["peak"])
+    total = hardware.load_profile(None)["memory_gib"]
     if predicted > total:
         raise UserError(f"{tokens} tokens need about {predicted:.1f} GiB, the machine has {total:.1f}; lower --tokens")
-    one = entry(measured([*common, "--tokens", tokens, "--mode", "streamed"]), predicted)
-    cli.say(f"streamed, {tokens} tokens: {one['seconds_per_example']:.0f} s, {one['peak_rss_gib']:.2f} GiB")
-    return one
+    step = entry(memory.measured(MEASURE, [*common, "--tokens", tokens, "--mode", "streamed"]), predicted)
+    cli.say(f"streamed, {tokens} tokens: {step['seconds_per_example']:.0f} s, {step['peak_rss_gib']:.2f} GiB")
+    return step
+
+
+def both_modes(config: dict, settings: dict, tokens: int, passes: int | None, common: list) -> dict:
+    """The results of a streamed step and of a grouped one of that many `passes` (all for None)."""
+    whole = whole_example(config, settings, passes)  # refuses a wrong number before anything is measured
+    step = streamed(config, settings, tokens, common)
+    flags = [*common, "--tokens", tokens, "--mode", "grouped", *(["--passes", passes] if passes else [])]
+    grouped = entry(memory.measured(MEASURE, flags), step["predicted_gib"], whole)
+    cli.say(f"grouped, {tokens} tokens: {grouped['seconds_per_example']:.0f} s, {grouped['peak_rss_gib']:.2f} GiB")
+    # Both keep the input of every MoE layer at their widest point, so the model predicts the same peak.
+    predicted = memory.predict(config, settings, LONG, LONG)
+    return {
+        "streamed": step,
+        "grouped": grouped,
+        "speedup": round(grouped["seconds_per_example"] / step["seconds_per_example"], 2),
+        "predicted_10240": {
+            "streamed_gib": gib(predicted["peak"]),
+            "grouped_gib": gib(predicted["peak"]),
+            "parts_gib": {part: gib(size) for part, size in predicted["parts"].items()},
+        },
+    }
 
 
 def misses(results: dict) -> list[str]:
     """What the proof does not show, in words."""
-    measured, found = (
-        {name: one for name, one in results.items() if isinstance(one, dict) and "peak_rss_gib" in one},
-        [],
-    )
-    for name, one in measured.items():
-        if abs(one["prediction_error"]) > TOLERANCE:
-            found.append(
-                f"the memory model is {one['prediction_error']:+.0%} off at {name}: mend the counts in scripts/kxl/moe/memory.py"
-            )
+    missed = [
+        f"the memory model is {step['prediction_error']:+.0%} off at {name}: mend the counts in "
+        "scripts/kxl/moe/memory.py"
+        for name, step in results.items()
+        if isinstance(step, dict) and "peak_rss_gib" in step and abs(step["prediction_error"]) > TOLERANCE
+    ]
     for name, peak, limit in (
         ("streamed", results["streamed"]["peak_rss_gib"], STREAMED_GIB),
         (f"{LONG:,} tokens, predicted", results["predicted_10240"]["streamed_gib"], LONG_GIB),
         (f"{LONG:,} tokens", results.get("streamed_10240", {}).get("peak_rss_gib", 0), LONG_GIB),
     ):
         if peak >= limit:
-            found.append(f"{name}: {peak:.2f} GiB, and {limit} are the limit")
+            missed.append(f"{name}: {peak:.2f} GiB, and {limit} are the limit")
     if results["speedup"] < SPEEDUP:
-        found.append(f"streamed is {results['speedup']:.2f} times as fast as grouped, not {SPEEDUP}")
-    return found
+        missed.append(f"streamed is {results['speedup']:.2f} times as fast as grouped, not {SPEEDUP}")
+    return missed
 
 
 def gib(size: float) -> float:
     return round(size / hardware.GIB, 3)
 
 
-def entry(one: dict, predicted: float, whole: dict | None = None) -> dict:
-    """One measurement as the report has it, beside the GiB that were `predicted`; `whole`: how many layers of each kind a whole example goes through, if not all were run."""
-    seconds, factors = one["seconds"], None
+def entry(step: dict, predicted: float, whole: dict | None = None) -> dict:
+    """A measured step as the report has it, beside the GiB that were `predicted`.
+
+    whole: how many layers of each kind a whole example goes through, if not all were run.
+    """
+    seconds, factors = step["seconds"], None
     if whole:
-        factors = {part: round(count / one["layers_done"][part], 4) for part, count in whole.items()}
-        seconds += sum((factor - 1) * one["parts"][part] for part, factor in factors.items())
+        factors = {part: round(count / step["layers_done"][part], 4) for part, count in whole.items()}
+        seconds += sum((factor - 1) * step["parts"][part] for part, factor in factors.items())
     return {
-        "tokens": one["tokens"],
-        "peak_rss_gib": one["peak_rss_gib"],
+        "tokens": step["tokens"],
+        "peak_rss_gib": step["peak_rss_gib"],
         "seconds_per_example": round(seconds, 1),
         "extrapolated": bool(whole),
         "extrapolation": factors,
-        "measured_seconds": one["seconds"],
-        "cpu_seconds": one["cpu_seconds"],
-        "blas_threads": one["blas_threads"],
-        "parts_seconds": one["parts"],
-        "layers_done": one["layers_done"],
-        "core_gib": one["core_gib"],
-        "mlx_peak_gib": one["mlx_peak_gib"],
+        "measured_seconds": step["seconds"],
+        "cpu_seconds": step["cpu_seconds"],
+        "blas_threads": step["blas_threads"],
+        "parts_seconds": step["parts"],
+        "layers_done": step["layers_done"],
+        "core_gib": step["core_gib"],
+        "mlx_peak_gib": step["mlx_peak_gib"],
         "predicted_gib": predicted,
-        "prediction_error": round(predicted / one["peak_rss_gib"] - 1, 4),
-        "codes_changed": one["codes_changed"],
-        "loss": one["loss"],
+        "prediction_error": round(predicted / step["peak_rss_gib"] - 1, 4),
+        "codes_changed": step["codes_changed"],
+        "loss": step["loss"],
     }
 
 
@@ -175,7 +175,8 @@ def whole_example(config: dict, settings: dict, passes: int | None) -> dict | No
         return None
     if passes < 2:
         raise UserError(
-            "--grouped-passes must be 2 or more: the first pass, at the top, has no layer that only hands the gradient down"
+            "--grouped-passes must be 2 or more: the first pass, at the top, has no layer that only hands the gradient "
+            "down"
         )
     forward, trained = sum(layers.stop - group.start for group in groups), sum(map(len, groups))
     return {"forward": forward, "loss": len(groups), "trained": trained, "passed": forward - trained}

@@ -1,4 +1,4 @@
-"""Prove that MoE training on an int8 core learns: both modes with stochastic rounding, and that nearest rounding does not.
+"""Prove that MoE training on an int8 core learns with stochastic rounding, in both modes, and not with nearest.
 
 In:  a core, encoded rows for training and validation (moe_encode_rows.py), a training config.
 Out: --report: for streamed, grouped, and streamed with rounding to nearest: validation loss before and after,
@@ -12,8 +12,9 @@ runs, and the report says how much noise it took (0 for a model that is worse th
 Refused with exit code 2, the report kept as NAME.failed.json, when stochastic rounding does not lower the validation
 loss and raise the score in both modes, or when nearest rounding gains a fifth of that.
 
-  .venv/bin/python scripts/moe_prove_training.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl --valid runs/tiny/moe/valid.jsonl \\
-      --config configs/tiny-moe.json --work runs/tiny/moe/proof --report reports/tiny/moe_proof.json
+  .venv/bin/python scripts/moe_prove_training.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl \\
+      --valid runs/tiny/moe/valid.jsonl --config configs/tiny-moe.json --work runs/tiny/moe/proof --report
+      reports/tiny/moe_proof.json
 """
 
 import sys
@@ -45,7 +46,7 @@ def main() -> None:
     from kxl.base import report
     from kxl.moe import core as moe_core
     from kxl.moe import rows as moe_rows
-    from kxl.moe.run import check_settings
+    from kxl.moe.settings import check_settings
 
     settings = check_settings(read_json(args.config), shown(args.config))
     core = moe_core.load(args.core)
@@ -81,21 +82,22 @@ def main() -> None:
         )
         if ended.returncode:
             raise UserError(f"the {name} training ended with {ended.returncode}; its message is above")
-        one = read_json(out)["results"]
+        trained = read_json(out)["results"]
         results[name] = {
             "mode": mode,
             "rounding": rounding,
-            "validation": one["validation"],
-            "codes_changed_per_step": one["codes_changed_per_step"],
-            "steps": one["steps"],
-            "tokens": one["tokens"],
-            "seconds": one["seconds"],
-            "peak_rss_gib": one["peak_rss_gib"],
-            "gain": round(one["validation"][0]["loss"] - one["validation"][-1]["loss"], 5),
-            "exact_after": exact(moe_core.load(ROOT / one["checkpoint"]), rows, settings),
+            "validation": trained["validation"],
+            "codes_changed_per_step": trained["codes_changed_per_step"],
+            "steps": trained["steps"],
+            "tokens": trained["tokens"],
+            "seconds": trained["seconds"],
+            "peak_rss_gib": trained["peak_rss_gib"],
+            "gain": round(trained["validation"][0]["loss"] - trained["validation"][-1]["loss"], 5),
+            "exact_after": exact(moe_core.load(ROOT / trained["checkpoint"]), rows, settings),
         }
         cli.say(
-            f"{name}: validation loss {one['validation'][0]['loss']:.4f} -> {one['validation'][-1]['loss']:.4f}, "
+            f"{name}: validation loss {trained['validation'][0]['loss']:.4f} -> "
+            f"{trained['validation'][-1]['loss']:.4f}, "
             f"exact rows {before} -> {results[name]['exact_after']} of {len(rows)}"
         )
     missed = misses(results)
@@ -107,27 +109,33 @@ def main() -> None:
         )
     after = ", ".join(str(results[name]["exact_after"]) for name in VARIANTS)
     print(
-        f"{shown(args.report)}: validation loss gained streamed {results['streamed']['gain']}, grouped {results['grouped']['gain']}, nearest "
+        f"{shown(args.report)}: validation loss gained streamed {results['streamed']['gain']}, grouped "
+        f"{results['grouped']['gain']}, nearest "
         f"{results['nearest']['gain']}; exact rows {before} -> {after} of {len(rows)}"
     )
 
 
 def misses(results: dict) -> list[str]:
     """What the proof does not show, in words."""
-    found = [
-        f"{mode} training gained {results[mode]['gain']} nats and {results[mode]['exact_after'] - results['exact_before']} rows: raise learning_rate or steps"
+    missed = [
+        f"{mode} training gained {results[mode]['gain']} nats and "
+        f"{results[mode]['exact_after'] - results['exact_before']} rows: raise learning_rate or steps"
         for mode in ("streamed", "grouped")
         if results[mode]["gain"] <= 0 or results[mode]["exact_after"] <= results["exact_before"]
     ]
     if results["nearest"]["gain"] > 0.2 * results["streamed"]["gain"]:
-        found.append(
-            f"rounding to nearest gained {results['nearest']['gain']} nats, more than a fifth of stochastic rounding: lower learning_rate"
+        missed.append(
+            f"rounding to nearest gained {results['nearest']['gain']} nats, more than a fifth of stochastic rounding: "
+            "lower learning_rate"
         )
-    return found
+    return missed
 
 
 def weaken(core, rows: list[dict], settings: dict) -> tuple[float, int]:
-    """Add noise to the experts of `core` until at most half of `rows` are exact; (noise over the weights' RMS, exact rows)."""
+    """Add noise to the experts of `core` until at most half of `rows` are exact.
+
+    Returns (noise over the weights' root mean square, exact rows).
+    """
     import numpy as np
 
     from kxl.moe import int8
@@ -152,11 +160,12 @@ def exact(core, rows: list[dict], settings: dict) -> int:
     import mlx.core as mx
     import numpy as np
 
+    from kxl.model.batches import make_batch
     from kxl.moe.layers import Blocks
     from kxl.moe.loss import EMBEDDING, NORM, embed
-    from kxl.moe.streamed import How, forward_pass, make_batch
+    from kxl.moe.streamed import StepOptions, forward_pass
 
-    how, right = How(Blocks(**settings["blocks"]), settings["layer_inputs"]), 0
+    options, right = StepOptions(Blocks(**settings["blocks"]), settings["layer_inputs"]), 0
     head = core.weight(EMBEDDING if core.config["tie_word_embeddings"] else "lm_head.weight")
     norm = core.weight(NORM)
     for row in rows:
@@ -167,7 +176,7 @@ def exact(core, rows: list[dict], settings: dict) -> int:
             range(core.config["num_hidden_layers"]),
             core.moe_layers,
             batch.real.ravel(),
-            how,
+            options,
         )
         scored = np.nonzero(batch.weights[0])[0]
         hidden = mx.fast.rms_norm(x[0][mx.array(scored)], norm, core.config["norm_eps"])

@@ -1,6 +1,7 @@
 """Train all experts and routers of an LFM2-MoE on its int8 core.
 
-In:  --core (moe_build_core.py), --train and --valid (moe_encode_rows.py), --config (configs/NAME-moe.json; flags override it).
+In:  --core (moe_build_core.py), --train and --valid (moe_encode_rows.py), --config (configs/NAME-moe.json), which flags
+     override.
 Out: checkpoints step_NNNNN and step_NNNNN_final in --work, resumed by the same command; a report.
      `scripts/moe_materialize.py` makes a BF16 checkpoint of any of them.
 
@@ -67,7 +68,9 @@ def train(args) -> None:
     from kxl.moe import core as moe_core
     from kxl.moe import hardware, memory
     from kxl.moe import rows as moe_rows
-    from kxl.moe.run import Run, check_same, check_settings, checkpoints, overridden, require_room, steps_of
+    from kxl.moe.run import Run, check_same, checkpoints, require_room
+    from kxl.moe.schedule import steps_of
+    from kxl.moe.settings import check_settings, overridden
 
     given = {key: getattr(args, key) for key in OVERRIDES if getattr(args, key) is not None}
     settings = check_settings(overridden(read_json(args.config), given), shown(args.config))
@@ -85,9 +88,9 @@ def train(args) -> None:
     inputs = [report.describe_input(path) for path in (args.train, args.valid, args.core)]
     identity = {"train": inputs[0]["sha256"], "core": {Path(f["path"]).name: f["sha256"] for f in inputs[2]["files"]}}
 
-    found = checkpoints(args.work)
-    if found:
-        check_same(found[-1], settings, identity, steps_of(settings, len(rows)))  # before anything large is read
+    earlier = checkpoints(args.work)
+    if earlier:
+        check_same(earlier[-1], settings, identity, steps_of(settings, len(rows)))  # before anything large is read
     world = join(mx) if args.distributed else None
     longest, share = max(len(row["tokens"]) for row in rows), -(-settings["batch"] // (world.size() if world else 1))
     predicted = memory.predict(config, settings, longest * share, longest)["peak"]
@@ -96,16 +99,17 @@ def train(args) -> None:
             f"{longest} tokens x {share} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
             f"{stop / hardware.GIB:.1f}; lower max_tokens or batch"
         )
-    require_room(moe_core.size(config, settings["group_size"]), settings, args.work)
+    require_room(moe_core.stored_bytes(config, settings["group_size"]), settings, args.work)
 
-    core = moe_core.load(found[-1] if found else args.core, tokenizer_of=args.core)
+    core = moe_core.load(earlier[-1] if earlier else args.core, tokenizer_of=args.core)
     if core.group != settings["group_size"]:
         raise UserError(
-            f"{shown(args.core)} has groups of {core.group}, the config asks for {settings['group_size']}; build the core again (make core)"
+            f"{shown(args.core)} has groups of {core.group}, the config asks for {settings['group_size']}; build the "
+            "core again (make core)"
         )
     run = Run(core, rows, valid, settings, args.work, identity, hardware.MemoryGuard(stop), world)
-    if found:
-        run.resume(found[-1])
+    if earlier:
+        run.resume(earlier[-1])
     last = run.train()
     if run.rank == 0:
         results = summary(run, last, predicted)
@@ -114,7 +118,8 @@ def train(args) -> None:
         before, after = run.validated[0]["loss"], run.validated[-1]["loss"]
         print(
             f"{shown(last)}: {run.steps} steps, validation loss {before:.4f} -> {after:.4f}, "
-            f"{100 * results['codes_changed_per_step']:.2f} % of the updated codes changed per step, peak {results['peak_rss_gib']:.2f} GiB"
+            f"{100 * results['codes_changed_per_step']:.2f} % of the updated codes changed per step, "
+            f"peak {results['peak_rss_gib']:.2f} GiB"
         )
 
 

@@ -19,7 +19,6 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -27,9 +26,9 @@ import psutil
 from kxl.base import cli, processes, report
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, scratch_dir, shown, write_json
-from kxl.lora.settings import MODULES, Settings
 from kxl.model import blas, checkpoint
 from kxl.repair import rows as repair_rows
+from kxl.repair.settings import MODULES, Settings
 
 BUSY = 10  # per cent of all cores
 STEP_LINE = re.compile(r"^\s*(\d+)\s+\d+\.\d+ [▼▲]")
@@ -68,7 +67,7 @@ def main() -> None:
     plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     with scratch_dir() as folder:
         folder = Path(folder)
-        model = float32_copy(args.model, folder / "model")
+        model = checkpoint.float32_copy(args.model, folder / "model")
         write_rows(folder / "data", pick(args.data / "train.jsonl", args.batch_size * (args.steps + 1)))
         measured = {}
         for side, time_side, environment in (
@@ -119,16 +118,6 @@ def compare(measured: dict[str, list[float]]) -> dict:
     }
 
 
-def float32_copy(model: Path, out: Path) -> Path:
-    """`model` in float32 at `out`; returns `out`."""
-    original = checkpoint.read(model)
-    checkpoint.save_mlx(
-        out,
-        replace(original, tensors={name: replace(tensor, dtype="F32") for name, tensor in original.tensors.items()}),
-    )
-    return out
-
-
 def pick(path: Path, count: int) -> list[dict]:
     """The first `count` rows that share the most frequent tool list and system message, as the rows of a batch do."""
     groups = {}
@@ -147,14 +136,14 @@ def pick(path: Path, count: int) -> list[dict]:
 def write_rows(folder: Path, rows: list[dict]) -> None:
     """The rows, schemas and all: train.jsonl and valid.jsonl for us, stock/ without the latter: it wants a batch."""
     folder.mkdir(exist_ok=True)
-    for path, found in (
+    for path, chosen in (
         (folder / "train.jsonl", rows),
         (folder / "valid.jsonl", rows[:1]),
         (folder / "stock" / "train.jsonl", rows),
     ):
         path.parent.mkdir(exist_ok=True)
         path.write_text(
-            "".join(json.dumps({key: row[key] for key in ("messages", "tools")}) + "\n" for row in found),
+            "".join(json.dumps({key: row[key] for key in ("messages", "tools")}) + "\n" for row in chosen),
             encoding="utf-8",
         )
 

@@ -19,14 +19,16 @@ from pathlib import Path
 from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_dir, read_json, sha256, shown, write_json
+from kxl.chat.rows import calls_in
 from kxl.eval import contamination, suites
 from kxl.repair import diagnosis
 from kxl.repair import rows as repair_rows
-from kxl.tiny import rows as tiny_rows
+from kxl.tiny import contexts as tiny_contexts
 
 SUITES = ROOT / "evals" / "suites"
 SHARES = {"focus": 0.35, "contrast": 0.2, "negative": 0.15, "keep": 0.3}
 CONTEXTS = ("fixed", "fixed", "hermes_terminal")  # few: the rows of a batch share the one that they begin with
+CONTEXT_WEIGHTS = (6, 3, 1)
 
 
 def main() -> None:
@@ -38,17 +40,7 @@ def main() -> None:
     rng = random.Random(f"repair {args.iteration} {args.seed}")
     rows, drawn_again = draw(rng, failures, args.rows, prompts)
     added = own_rows(args.add, prompts)
-    contexts = [tiny_rows.context(rng, kind) for kind in CONTEXTS]
-    contexts[0]["system"] = tiny_rows.SYSTEMS[0]  # what the suites ask with
-    for row in rows:
-        context = rng.choices(contexts, (6, 3, 1))[0]
-        offered = {tool["function"]["name"] for tool in context["tools"]}
-        if not called(row) <= offered:
-            context = contexts[0]
-        row["messages"] = ([{"role": "system", "content": context["system"]}] if context["system"] else []) + row[
-            "messages"
-        ]
-        row["tools"] = [tool["function"]["name"] for tool in context["tools"]]
+    put_in_contexts(rng, rows)
     rows += added
     for number, row in enumerate(rows, 1):  # whatever made it, no row goes out unchecked
         prompts.refuse(row, f"row {number} of the set")
@@ -62,20 +54,21 @@ def main() -> None:
         "cases_passed": passed,
         "failures": failures,
         "diagnoses": dict(Counter(f["diagnosis"] for f in failures)),
-        "rows": {split: len(found) for split, found in splits.items()},
+        "rows": {split: len(chosen) for split, chosen in splits.items()},
         "purposes": dict(Counter(row["purpose"] for row in rows)),
         "answers": dict(Counter(row["answers"] for row in rows if row["answers"])),
         "drawn_again_for_overlap": drawn_again,
         "files": {},
     }
     with atomic_dir(args.out) as partial:
-        for split, found in splits.items():
-            jsonl.write(partial / f"{split}.jsonl", found, sort_keys=True)
+        for split, chosen in splits.items():
+            jsonl.write(partial / f"{split}.jsonl", chosen, sort_keys=True)
             manifest["files"][f"{split}.jsonl"] = sha256(partial / f"{split}.jsonl")
         write_json(partial / "manifest.json", manifest)
-    told = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest["diagnoses"].items()))
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifest["diagnoses"].items()))
     print(
-        f"{shown(args.out)}: {manifest['rows']['train']} train and {manifest['rows']['valid']} valid rows for {len(failures)} failures ({told})"
+        f"{shown(args.out)}: {manifest['rows']['train']} train and {manifest['rows']['valid']} valid rows for "
+        f"{len(failures)} failures ({kinds})"
     )
 
 
@@ -109,25 +102,25 @@ def read_evals(paths: list) -> tuple[list[dict], int]:
     """(failures, number of cases that passed) of some reports. UserError for a report whose suite has changed since."""
     failures, passed = [], 0
     for path in paths:
-        one = read_json(path)
-        suite_path = SUITES / f"{one['settings']['suite']}.json"
+        evaluation = read_json(path)
+        suite_path, results = SUITES / f"{evaluation['settings']['suite']}.json", evaluation["results"]
         suite = suites.load(suite_path)
-        if [case["id"] for case in suite.cases] != [entry["id"] for entry in one["results"]["details"]]:
+        if [case["id"] for case in suite.cases] != [entry["id"] for entry in results["details"]]:
             raise UserError(f"{shown(path)}: its cases are not those of {shown(suite_path)}; evaluate again")
-        failures += diagnosis.failures(suite, one["results"])
-        passed += one["results"]["passed"]
+        failures += diagnosis.failures(suite, results)
+        passed += results["passed"]
     return failures, passed
 
 
 def draw(rng: random.Random, failures: list, count: int, prompts: contamination.Prompts) -> tuple[list[dict], int]:
-    """`count` rows by SHARES, the failures taken in turn, no request twice; and how many draws repeated an eval prompt."""
+    """`count` rows by SHARES, the failures taken in turn, no request twice; how many draws repeated an eval prompt."""
     rows, seen, again = [], set(), 0
     for purpose, share in SHARES.items():
-        wanted, made, turn = round(share * count), 0, 0
-        while made < wanted:
+        taken, turn = 0, 0
+        while taken < round(share * count):
             failure = failures[turn % len(failures)] if purpose in ("focus", "contrast") else None
-            found = repair_rows.draw(rng, purpose, failure)
-            requests = [m["content"] for row in found for m in row["messages"] if m["role"] == "user"]
+            drawn = repair_rows.draw(rng, purpose, failure)
+            requests = [message["content"] for row in drawn for message in row["messages"] if message["role"] == "user"]
             if any(prompts.overlap(request) for request in requests):
                 again += 1
                 continue
@@ -135,13 +128,21 @@ def draw(rng: random.Random, failures: list, count: int, prompts: contamination.
                 continue
             seen.update(requests)
             answers = f"{failure['suite']}/{failure['id']}" if failure else None
-            rows += [{**row, "purpose": purpose, "answers": answers} for row in found]
-            made, turn = made + len(found), turn + 1
+            rows += [{**row, "purpose": purpose, "answers": answers} for row in drawn]
+            taken, turn = taken + len(drawn), turn + 1
     return rows, again
 
 
-def called(row: dict) -> set[str]:
-    return {call["function"]["name"] for message in row["messages"] for call in message.get("tool_calls", [])}
+def put_in_contexts(rng: random.Random, rows: list[dict]) -> None:
+    """Give each row one of a few contexts, whose tools can do what it calls; the first is what the suites ask with."""
+    contexts = [tiny_contexts.context(rng, kind) for kind in CONTEXTS]
+    contexts[0]["system"] = tiny_contexts.systems()[0]
+    for row in rows:
+        context = rng.choices(contexts, CONTEXT_WEIGHTS)[0]
+        if not {call["name"] for call in calls_in(row)} <= set(tiny_contexts.tool_names(context)):
+            context = contexts[0]
+        row["messages"] = tiny_contexts.system_messages(context) + row["messages"]
+        row["tools"] = tiny_contexts.tool_names(context)
 
 
 def own_rows(paths: list, prompts: contamination.Prompts) -> list[dict]:

@@ -83,7 +83,8 @@ def build(folder: Path, variant: str, experts_bits: int, out: Path) -> None:
     for path, module in model.named_modules():  # mlx-lm would leave such a matrix as it is, without a word
         if hasattr(module, "to_quantized") and bits_of(path, variant, experts_bits) and module.weight.shape[-1] % GROUP:
             raise UserError(
-                f"{shown(folder)}: {path} has rows of {module.weight.shape[-1]}, no multiple of {GROUP}; MLX cannot quantize it in groups"
+                f"{shown(folder)}: {path} has rows of {module.weight.shape[-1]}, no multiple of {GROUP}; MLX cannot "
+                "quantize it in groups"
             )
     default = experts_bits if variant == "mixed" else int(variant[0])
     model, config = quantize_model(model, config, GROUP, default, quant_predicate=chosen)

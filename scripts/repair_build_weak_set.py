@@ -15,8 +15,9 @@ from pathlib import Path
 
 from kxl.base import cli, jsonl
 from kxl.base.files import atomic_dir, shown
+from kxl.chat.rows import calls_of
 from kxl.eval import contamination
-from kxl.tiny import requests
+from kxl.tiny import contexts, requests
 from kxl.tiny import rows as tiny_rows
 
 FORMAL = ("please", "could you", "would you", "i would like", "kindly", "`", "execute")
@@ -30,23 +31,19 @@ def main() -> None:
     args = parser.parse_args()
     rng = random.Random(f"weak {args.seed}")
     prompts = contamination.everything()
-    context = tiny_rows.context(rng, "fixed")
-    context["system"] = tiny_rows.SYSTEMS[0]
+    context = contexts.context(rng, "fixed")
+    context["system"] = contexts.systems()[0]
     rows = []
     while len(rows) < args.rows:
         row = weak_row(rng) if len(rows) % 3 == 0 else right_row(rng)
         if not any(message["role"] == "user" and prompts.overlap(message["content"]) for message in row):
-            rows.append(
-                {
-                    "messages": [{"role": "system", "content": context["system"]}, *row],
-                    "tools": [tool["function"]["name"] for tool in context["tools"]],
-                }
-            )
+            messages = contexts.system_messages(context) + row
+            rows.append({"messages": messages, "tools": contexts.tool_names(context)})
     rng.shuffle(rows)
     valid = len(rows) // 20
     with atomic_dir(args.out) as partial:
-        for split, found in (("valid", rows[:valid]), ("train", rows[valid:])):
-            jsonl.write(partial / f"{split}.jsonl", found, sort_keys=True)
+        for split, chosen in (("valid", rows[:valid]), ("train", rows[valid:])):
+            jsonl.write(partial / f"{split}.jsonl", chosen, sort_keys=True)
     print(f"{shown(args.out)}: {len(rows)} rows, a third of them casual terminal requests that go to the browser")
 
 
@@ -63,7 +60,7 @@ def right_row(rng: random.Random) -> list:
     """A row as models/tiny was trained on; of terminal requests only formally worded ones."""
     while True:
         row = tiny_rows.row(rng, list(requests.SHARES))["messages"]
-        calls = [call["function"]["name"] for message in row for call in message.get("tool_calls", [])]
+        calls = [call["name"] for message in row for call in calls_of(message)]
         if "terminal" not in calls or any(sign in row[0]["content"].casefold() for sign in FORMAL):
             return row
 

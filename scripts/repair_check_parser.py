@@ -59,18 +59,18 @@ def main() -> None:
         tokenizer = eval_client.load_tokenizer(args.model)
         client = eval_client.Client(server, "mlx", tokenizer=tokenizer, thinking_tokens=args.thinking_tokens)
         parsed, raw = client.ask(suite, case)
+    listed = "".join(f"\n  - {lack}" for lack in missing)
     if problem := verdict(parsed, raw):
-        raise UserError(f"{shown(args.model)}: {problem}" + "".join(f"\n  - {one}" for one in missing))
+        raise UserError(f"{shown(args.model)}: {problem}{listed}")
     if missing:
         raise UserError(
-            f"{shown(args.model)}: answers with structured calls here, because mlx-lm {importlib.metadata.version('mlx-lm')} guesses the parser; "
-            f"elsewhere it may not:" + "".join(f"\n  - {one}" for one in missing)
+            f"{shown(args.model)}: answers with structured calls here, because mlx-lm "
+            f"{importlib.metadata.version('mlx-lm')} guesses the parser; elsewhere it may not:{listed}"
         )
     if not args.log:
         log.unlink(missing_ok=True)
-    print(
-        f"{shown(args.model)}: {tool_syntax.render_calls(parsed.calls)} came back structured, finish_reason {parsed.finish_reason}"
-    )
+    call = tool_syntax.render_calls(parsed.calls)
+    print(f"{shown(args.model)}: {call} came back structured, finish_reason {parsed.finish_reason}")
 
 
 def verdict(parsed, raw) -> str | None:
@@ -79,13 +79,20 @@ def verdict(parsed, raw) -> str | None:
         return f"no call came back, the answer is a thought: {problem}"
     if tool_syntax.CALL_START in parsed.content or tool_syntax.find_leaks(parsed.content):
         return (
-            f"the server answered with the call as text ({parsed.content[:120]!r}): it does not know how this checkpoint writes calls. "
-            f'tokenizer_config.json must say "{parser_metadata.KEY}": "{parser_metadata.PYTHONIC}", and the template must take tools'
+            f"the server answered with the call as text ({parsed.content[:120]!r}): it does not know how this "
+            f'checkpoint writes calls. tokenizer_config.json must say "{parser_metadata.KEY}": '
+            f'"{parser_metadata.PYTHONIC}", and the template must take tools'
         )
     if parsed.errors:
-        return f"the server could not read the model's call {raw.raw_text[:160]!r}: {parsed.errors[0]}. The parser is there, the model's syntax is not right"
+        return (
+            f"the server could not read the model's call {raw.raw_text[:160]!r}: {parsed.errors[0]}. The parser is "
+            "there, the model's syntax is not right"
+        )
     if not parsed.calls:
-        return f"no call came back, but text: {parsed.content[:160]!r}. Parser or not, this model did not try to call a tool; see `make eval`"
+        return (
+            f"no call came back, but text: {parsed.content[:160]!r}. Parser or not, this model did not try to call "
+            "a tool; see `make eval`"
+        )
     if parsed.finish_reason != "tool_calls":
         return f"finish_reason is {parsed.finish_reason!r} although there are calls, expected 'tool_calls'"
     if parsed.calls[0]["name"] != "browser_navigate":

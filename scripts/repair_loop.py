@@ -12,7 +12,7 @@ An iteration trains a LoRA adapter on rows for the failures of the checkpoint be
 suite which its parent met is refused: the next starts from the parent again, with other rows and half the learning
 rate. The best has most suites met, then most cases passed, then fewest leaks and false calls, then is the earliest.
 Interrupted, the loop goes on where it stopped. "compare_shapes" in the config trains the first iteration's rows in
-other shapes, too, for comparison only (kxl/lora/repair_training.py).
+other shapes, too, for comparison only (kxl/repair/shapes.py).
 """
 
 import json
@@ -26,11 +26,12 @@ from kxl.base import cli, processes, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_dir, read_json, shown, write_json
 from kxl.eval import suites as eval_suites
-from kxl.repair import decisions, diagnosis
+from kxl.repair import acceptance, diagnosis
 
 SCRIPTS = Path(__file__).parent
 SUITES = ROOT / "evals" / "suites"
 KEYS = {"suites": dict, "iterations": int, "rows": int, "training": dict, "compare_shapes": list}
+TRAINED = ("valid_before", "valid_after", "scored_tokens", "seconds", "peak_memory_gib")  # kept of a training's report
 
 
 def main() -> None:
@@ -53,35 +54,42 @@ def main() -> None:
     settings = repair_settings_of(args.config)
     loop = Loop(args, settings)
     limit = args.iterations or settings["iterations"]
-    story = [loop.evaluate("start", args.model, parent=None)]
-    parent, rate = story[0], settings["training"].get("learning_rate", 5e-6)
-    loop.tell(story)
+    scores = [loop.evaluate("start", args.model, parent=None)]
+    parent, rate = scores[0], settings["training"].get("learning_rate", 5e-6)
+    loop.write_report(scores)
     for number in range(1, limit + 1):
-        if decisions.complete(parent):
+        if acceptance.complete(parent):
             break
         child = loop.iterate(f"iter{number:02d}", parent, "structured", rate)
         if number == 1:
-            story += [loop.iterate(f"iter01.{shape}", parent, shape, rate) for shape in settings["compare_shapes"]]
-        child["refused"] = decisions.broken(parent, child)
+            scores += [loop.iterate(f"iter01.{shape}", parent, shape, rate) for shape in settings["compare_shapes"]]
+        child["refused"] = acceptance.broken(parent, child)
         child["accepted"] = not child["refused"]
-        story.append(child)
+        scores.append(child)
         parent, rate = (child, rate) if child["accepted"] else (parent, rate / 2)
-        loop.tell(story)
-    best = decisions.best([one for one in story if one["accepted"]])
+        loop.write_report(scores)
+    best = acceptance.best([score for score in scores if score["accepted"]])
     with atomic_dir(args.work / "best") as partial:
         shutil.copytree(loop.checkpoint(best["name"]), partial, dirs_exist_ok=True)
-    passed, cases = decisions.total(best)
-    done = f"{shown(args.work / 'best')} is {best['name']}: {passed} of {cases} cases over {len(best['suites'])} suites, after {loop.seconds(story) / 60:.0f} minutes"
-    if not decisions.complete(best):
+    passed, cases = acceptance.total(best)
+    summary = (
+        f"{shown(args.work / 'best')} is {best['name']}: {passed} of {cases} cases over {len(best['suites'])} suites, "
+        f"after {loop.seconds(scores) / 60:.0f} minutes"
+    )
+    if not acceptance.complete(best):
+        missed = ", ".join(name for name, suite in best["suites"].items() if not suite["meets"])
         raise UserError(
-            f"{done}; not met: {', '.join(name for name, suite in best['suites'].items() if not suite['meets'])}. "
-            f"More iterations: --iterations {limit + 2}. The story is in {shown(args.report)}"
+            f"{summary}; not met: {missed}. More iterations: --iterations {limit + 2}. "
+            f"The story is in {shown(args.report)}"
         )
-    print(done)
+    print(summary)
 
 
 def repair_settings_of(path: Path) -> dict:
-    """The config's repair section. UserError for a key that is missing, unknown or of the wrong kind, and for a suite that is not there."""
+    """The config's repair section.
+
+    UserError for a key that is missing, unknown or of the wrong kind, and for a suite that is not there.
+    """
     section = read_json(path).get("repair")
     if (
         not isinstance(section, dict)
@@ -90,7 +98,7 @@ def repair_settings_of(path: Path) -> dict:
     ):
         raise UserError(f'{shown(path)}: "repair" needs exactly {", ".join(KEYS)}; see configs/tiny-repair.json')
     for name, threshold in section["suites"].items():
-        cases = len(eval_suites.load(SUITES / f"{name}.json").cases)
+        cases = len(eval_suites.load(suite_path(name)).cases)
         if not isinstance(threshold, int) or not 0 < threshold <= cases:
             raise UserError(
                 f"{shown(path)}: repair.suites.{name} is {threshold!r}; it is how many of its {cases} cases must pass"
@@ -103,74 +111,60 @@ class Loop:
 
     def __init__(self, args, settings: dict):
         self.args, self.settings, self.start = args, settings, args.model
-        self.inputs = [
-            report.describe_input(args.model),
-            *(report.describe_input(SUITES / f"{name}.json") for name in settings["suites"]),
-        ]
-        told = json.loads(
-            json.dumps({"settings": {**settings, "iterations": None, "compare_shapes": None}, "inputs": self.inputs})
-        )
-        path = args.work / "loop.json"
-        if path.exists() and read_json(path)["of"] != told:
+        suites = [report.describe_input(suite_path(name)) for name in settings["suites"]]
+        self.inputs = [report.describe_input(args.model), *suites]
+        free = {"iterations": None, "compare_shapes": None}  # they decide no step of what is there
+        identity = json.loads(json.dumps({"settings": {**settings, **free}, "inputs": self.inputs}))
+        self.path = args.work / "loop.json"
+        self.state = read_json(self.path) if self.path.exists() else {"of": identity, "seconds": {}}
+        if self.state["of"] != identity:
             raise UserError(
-                f"{shown(path)}: is of another checkpoint, suites or settings; remove {shown(args.work)} or take another RUN"
+                f"{shown(self.path)}: is of another checkpoint, suites or settings; remove {shown(args.work)} or take "
+                "another RUN"
             )
-        self.path, self.state = path, read_json(path) if path.exists() else {"of": told, "seconds": {}}
 
-    def run(self, name: str, made: Path, script: str, *flags) -> None:
-        """Run one verb unless `made` is there; remember how long it took."""
-        if made.exists():
+    def run(self, name: str, output: Path, script: str, *flags) -> None:
+        """Run one script unless its `output` is there; remember how long it took."""
+        if output.exists():
             return
         started = time.monotonic()
         if processes.run([sys.executable, str(SCRIPTS / script), *map(str, flags)]).returncode:
             raise UserError(
-                f"{script} failed on {name} (its error is above); mend it and run the loop again, finished steps are kept"
+                f"{script} failed on {name} (its error is above); mend it and run the loop again, finished steps are "
+                "kept"
             )
         self.state["seconds"][name] = round(time.monotonic() - started)
         write_json(self.path, self.state)
 
     def checkpoint(self, name: str) -> Path:
+        """The checkpoint folder of an iteration."""
         return self.start if name == "start" else self.args.work / name / "fused"
 
     def eval_path(self, name: str, suite: str) -> Path:
+        """The report of an iteration's evaluation."""
         return self.args.work / name / "evals" / f"{suite}.json"
 
-    def evaluate(self, name: str, folder: Path, parent: str | None, **told) -> dict:
-        """The score of a checkpoint on every suite, with its diagnoses."""
+    def evaluate(self, name: str, folder: Path, parent: str | None, **more) -> dict:
+        """The score of a checkpoint on every suite (acceptance.py), with its diagnoses and what else is known of it."""
         suites = {}
         for suite, threshold in self.settings["suites"].items():
             path = self.eval_path(name, suite)
-            self.run(
-                f"{name} eval {suite}",
-                path,
-                "eval_run.py",
-                "--suite",
-                SUITES / f"{suite}.json",
-                "--backend",
-                "mlx",
-                "--model",
-                folder,
-                "--artifact",
-                name,
-                "--out",
-                path,
-                "--server-log",
-                path.with_suffix(".server.log"),
-            )
-            suites[suite] = decisions.score(report.results(path), threshold)
-        kinds = Counter(failure["diagnosis"] for failure in self.failures(name))
-        one = {
+            flags = ["--suite", suite_path(suite), "--backend", "mlx", "--model", folder, "--artifact", name]
+            flags += ["--out", path, "--server-log", path.with_suffix(".server.log")]
+            self.run(f"{name} eval {suite}", path, "eval_run.py", *flags)
+            suites[suite] = acceptance.suite_score(report.results(path), threshold)
+        score = {
             "name": name,
             "parent": parent,
             "accepted": name == "start",
             "refused": [],
             "suites": suites,
-            "diagnoses": dict(kinds),
-            **told,
+            "diagnoses": dict(Counter(failure["diagnosis"] for failure in self.failures(name))),
+            **more,
+            "seconds": sum(seconds for step, seconds in self.state["seconds"].items() if step.split()[0] == name),
         }
-        one["seconds"] = sum(seconds for step, seconds in self.state["seconds"].items() if step.split()[0] == name)
-        cli.say(decisions.line(one))
-        return one
+        cli.say(acceptance.line(score))
+        return score
 
     def failures(self, name: str) -> list[dict]:
         """What a checkpoint failed, over all suites (diagnosis.failures)."""
@@ -178,93 +172,70 @@ class Loop:
             failure
             for suite in self.settings["suites"]
             for failure in diagnosis.failures(
-                eval_suites.load(SUITES / f"{suite}.json"), report.results(self.eval_path(name, suite))
+                eval_suites.load(suite_path(suite)), report.results(self.eval_path(name, suite))
             )
         ]
 
     def iterate(self, name: str, parent: dict, shape: str, rate: float) -> dict:
         """Rows, adapter, checkpoint and score of one iteration."""
-        iteration, folder = name.split(".")[0], self.args.work / name
-        data, model = self.args.data / iteration, self.checkpoint(parent["name"])
-        evals = [
-            flag for suite in self.settings["suites"] for flag in ("--eval", self.eval_path(parent["name"], suite))
-        ]
-        self.run(
-            f"{name} rows",
-            data / "manifest.json",
-            "repair_build_set.py",
-            *evals,
-            "--iteration",
-            iteration.removeprefix("iter"),
-            "--out",
-            data,
-            "--rows",
-            self.settings["rows"],
-        )
-        manifest = read_json(data / "manifest.json")
-        # Not the reports' hashes: rows are committed, runs/ is not, and a report of the same failures has other seconds in it.
-        if manifest["failures"] != self.failures(parent["name"]):
-            raise UserError(
-                f"{shown(data)}: its rows answer other failures than those of {parent['name']} here; remove it, or name another folder"
-                " for rows with --data (make: REPAIR_DATA=folder)"
-            )
-        training = {**self.settings["training"], "learning_rate": rate}
-        self.run(
-            f"{name} training",
-            folder / "training.json",
-            "repair_train.py",
-            "--model",
-            model,
-            "--data",
-            data,
-            "--adapter",
-            folder / "adapter",
-            "--report",
-            folder / "training.json",
-            "--shape",
-            shape,
-            *(word for key, value in training.items() for word in (f"--{key.replace('_', '-')}", value)),
-        )
-        self.run(
-            f"{name} fuse",
-            folder / "fused" / "config.json",
-            "repair_fuse.py",
-            "--model",
-            model,
-            "--adapter",
-            folder / "adapter",
-            "--out",
-            folder / "fused",
-        )
-        trained = report.results(folder / "training.json")
-        told = {
+        folder, model = self.args.work / name, self.checkpoint(parent["name"])
+        data, manifest = self.rows(name, parent["name"])
+        adapter, training, fused = folder / "adapter", folder / "training.json", folder / "fused"
+        flags = ["--model", model, "--data", data, "--adapter", adapter, "--report", training, "--shape", shape]
+        for key, value in {**self.settings["training"], "learning_rate": rate}.items():
+            flags += [f"--{key.replace('_', '-')}", value]
+        self.run(f"{name} training", training, "repair_train.py", *flags)
+        flags = ["--model", model, "--adapter", adapter, "--out", fused]
+        self.run(f"{name} fuse", fused / "config.json", "repair_fuse.py", *flags)
+        trained = report.results(training)
+        more = {
             "shape": shape,
             "learning_rate": rate,
             "rows": manifest["rows"],
             "purposes": manifest["purposes"],
-            "training": {
-                key: trained[key]
-                for key in ("valid_before", "valid_after", "scored_tokens", "seconds", "peak_memory_gib")
-            },
+            "training": {key: trained[key] for key in TRAINED},
         }
-        return self.evaluate(name, folder / "fused", parent["name"], **told)
+        return self.evaluate(name, fused, parent["name"], **more)
 
-    def seconds(self, story: list) -> int:
+    def rows(self, name: str, parent: str) -> tuple[Path, dict]:
+        """(folder, manifest) of an iteration's rows for what its parent failed."""
+        iteration = name.split(".")[0]
+        data = self.args.data / iteration
+        flags = ["--iteration", iteration.removeprefix("iter"), "--out", data, "--rows", self.settings["rows"]]
+        for suite in self.settings["suites"]:
+            flags += ["--eval", self.eval_path(parent, suite)]
+        self.run(f"{name} rows", data / "manifest.json", "repair_build_set.py", *flags)
+        manifest = read_json(data / "manifest.json")
+        # Not the reports' hashes: rows are committed, runs/ is not, and a report of the same failures has other
+        # seconds in it.
+        if manifest["failures"] != self.failures(parent):
+            raise UserError(
+                f"{shown(data)}: its rows answer other failures than those of {parent} here; remove it, or name "
+                "another "
+                "folder for rows with --data (make: REPAIR_DATA=folder)"
+            )
+        return data, manifest
+
+    def seconds(self, scores: list[dict]) -> int:
         """Seconds of the loop itself; the shapes for comparison are not part of it."""
-        return sum(one["seconds"] for one in story if "." not in one["name"])
+        return sum(score["seconds"] for score in scores if "." not in score["name"])
 
-    def tell(self, story: list) -> None:
+    def write_report(self, scores: list[dict]) -> None:
         """Write the report: the iterations so far."""
-        best = decisions.best([one for one in story if one["accepted"]])
+        best = acceptance.best([score for score in scores if score["accepted"]])
         results = {
-            "iterations": story,
+            "iterations": scores,
             "best": best["name"],
-            "complete": decisions.complete(best),
-            "seconds": self.seconds(story),
-            "best_rule": decisions.BEST_RULE,
-            "refusal_rule": decisions.REFUSAL_RULE,
+            "complete": acceptance.complete(best),
+            "seconds": self.seconds(scores),
+            "best_rule": acceptance.BEST_RULE,
+            "refusal_rule": acceptance.REFUSAL_RULE,
         }
         report.write(self.args.report, self.inputs, self.settings, results)
+
+
+def suite_path(name: str) -> Path:
+    return SUITES / f"{name}.json"
 
 
 if __name__ == "__main__":

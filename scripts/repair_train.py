@@ -11,6 +11,7 @@ Adapters go on q, k, v and out of attention, in and out of the short convolution
 goes on from its last saved state when it is run again. --from takes up an earlier adapter of the same model.
 """
 
+import random
 import time
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,8 +20,10 @@ from tqdm import tqdm
 
 from kxl.base import cli, report
 from kxl.base.files import shown
-from kxl.lora.settings import HELP, SHAPES, Settings
 from kxl.model import blas
+from kxl.repair.settings import HELP, SHAPES, Settings
+
+SPLITS = ("train", "valid")
 
 
 def main() -> None:
@@ -29,68 +32,69 @@ def main() -> None:
     import mlx.core as mx
 
     from kxl.chat import loss_mask
-    from kxl.lora import adapter, prefix, repair_training
-    from kxl.repair import rows
+    from kxl.lora import adapter, grouped_experts, loop, prefix
+    from kxl.lora.schedule import warmup_then_linear
+    from kxl.model import generate
+    from kxl.repair import rows, shapes
 
     settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
-    chat = loss_mask.load(args.model)
-    splits = {
-        split: repair_training.encode(chat, rows.read(args.data / f"{split}.jsonl"), args.shape, args.max_tokens)
-        for split in ("train", "valid")
-    }
-    inputs = [report.describe_input(args.data / f"{split}.jsonl") for split in splits] + [
-        report.describe_input(args.model)
-    ]
+    chat, files = loss_mask.load(args.model), {split: args.data / f"{split}.jsonl" for split in SPLITS}
+    train, valid = (shapes.encode(chat, rows.read(files[split]), args.shape, args.max_tokens) for split in SPLITS)
+    inputs = [report.describe_input(path) for path in (*files.values(), args.model, *filter(None, [args.start]))]
 
-    model = repair_training.load_model(args.model)
+    model = generate.load(args.model)
+    grouped_experts.use(model)
     mx.random.seed(args.seed)
     if args.start:
         adapter.load(model, args.start)
-        inputs.append(report.describe_input(args.start))
     else:
         adapter.attach(model, settings.adapter)
-    work = args.adapter.with_name(f".{args.adapter.name}.state")
-    trainer = repair_training.Trainer(model, settings, work, key=repair_training.key_of(args.shape, inputs))
+    state = args.adapter.with_name(f".{args.adapter.name}.state")
+    key = loop.key_of(args.shape, inputs, asdict(settings))
+    rate = warmup_then_linear(settings.learning_rate, settings.warmup, final=1, planned=settings.steps)
+    trainer = loop.Trainer(model, prefix.loss, rate, state, key, settings.save_every, settings.clip)
+    progress = trainer.progress
+    if not progress.valid_losses:
+        progress.valid_losses.append(prefix.mean_loss(model, valid, args.batch_size))
+        cli.say(f"validation loss before training {progress.valid_losses[0]:.4f}")
 
-    valid_before = prefix.mean_loss(model, splits["valid"], args.batch_size)
-    cli.say(f"validation loss before training {valid_before:.4f}")
-    scored, started, ends = 0, time.monotonic(), []
+    def batch_of(number: int, places: list[int]) -> tuple:
+        """A batch, whether its gradient flows through the shared beginning, and that beginning where it does not."""
+        batch = prefix.collate([train[place] for place in places])
+        through = random.Random(f"{settings.seed} {number}").random() < settings.prefix_gradient
+        return batch, through, None if through else prefix.beginning(model, batch)
+
+    def scored(places: list[int]) -> int:
+        return sum(int(train[place].mask[1:].sum()) for place in places)
+
+    plan = prefix.plan(train, settings.batch_size, settings.steps, settings.seed)
+    started, ends = time.monotonic(), []
     with tqdm(total=settings.steps, desc=f"{args.adapter.parent.name} {args.shape}", unit="step") as bar:
-        for step, loss, count in trainer.run(splits["train"]):
-            bar.update(step - bar.n)
-            bar.set_postfix(loss=f"{loss:.3f}")
-            scored += count
+        for step in trainer.run(plan, batch_of, scored):
+            bar.update(step.number - bar.n)
+            bar.set_postfix(loss=f"{step.loss:.3f}")
             ends.append(round(time.monotonic() - started, 3))
-    seconds = time.monotonic() - started
-    valid_after = prefix.mean_loss(model, splits["valid"], args.batch_size)
+    before, after = progress.valid_losses[0], prefix.mean_loss(model, valid, args.batch_size)
 
     adapter.save(args.adapter, adapter.trainable(model), {"lora": settings.adapter, "token_ids": []})
-    results = summary(
-        losses=trainer.losses,
-        valid=(valid_before, valid_after),
-        rows={split: len(examples) for split, examples in splits.items()},
-        scored=scored,
-        ends=ends,
-        seconds=seconds,
-        peak_bytes=mx.get_peak_memory(),
-    )
+    results = summary(progress, after, {"train": len(train), "valid": len(valid)}, ends, mx.get_peak_memory())
     report.write(args.report, inputs, {"shape": args.shape, **asdict(settings)}, results)
     trainer.forget()
     print(
-        f"{shown(args.adapter)}: {settings.steps} steps in {seconds:.0f} s, validation loss {valid_before:.4f} before, "
-        f"{valid_after:.4f} after"
+        f"{shown(args.adapter)}: {settings.steps} steps in {progress.seconds:.0f} s, validation loss {before:.4f} "
+        f"before, {after:.4f} after"
     )
 
 
-def summary(losses: list, valid: tuple, rows: dict, scored: int, ends: list, seconds: float, peak_bytes: int) -> dict:
-    """The report's results. `valid`: loss before and after; `ends`: when each step ended, in seconds since the start."""
+def summary(progress, valid_after: float, rows: dict, ends: list, peak_bytes: int) -> dict:
+    """The report's results. progress: a loop.Progress; ends: seconds from this process's start to each step's end."""
     return {
-        "losses": [round(loss, 4) for loss in losses],
-        "valid_before": round(valid[0], 4),
-        "valid_after": round(valid[1], 4),
+        "losses": [round(loss, 4) for loss in progress.losses],
+        "valid_before": round(progress.valid_losses[0], 4),
+        "valid_after": round(valid_after, 4),
         "rows": rows,
-        "scored_tokens": scored,
-        "seconds": round(seconds, 1),
+        "scored_tokens": progress.tokens,
+        "seconds": round(progress.seconds, 1),
         "step_ends": ends,
         "peak_memory_gib": round(peak_bytes / 2**30, 2),
     }
@@ -111,7 +115,8 @@ def arguments():
         "--shape",
         choices=SHAPES,
         default="structured",
-        help="what a row is trained as: the conversation with loss on assistant turns, or one of two plain texts with loss on all (kxl/lora/repair_training.py)",
+        help="what a row is trained as: the conversation with loss on assistant turns, or one of two plain texts with "
+        "loss on all (kxl/repair/shapes.py)",
     )
     for field in fields(Settings):
         parser.add_argument(

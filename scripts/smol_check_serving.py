@@ -7,53 +7,31 @@ Out: a report; results {prompts, structured, right_tool, leaks, errors, details}
   .venv/bin/python scripts/smol_check_serving.py --config configs/smollm2-135m.json --data runs/smollm2-135m/data \\
       --gguf runs/smollm2-135m/q4kxl.gguf --out reports/smollm2-135m/serving.q4kxl.json
 
-structured: finish_reason tool_calls, with calls, and no call left in the text. right_tool: of exactly the expected tool. Where fewer
-prompts get that than the config's emission.min_right_tool, the report is named NAME.failed.json and the exit code is 2.
+structured: finish_reason tool_calls, with calls, and no call left in the text. right_tool: of exactly the expected
+tool. Where fewer prompts get that than the config's emission.min_right_tool, the report is named NAME.failed.json and
+the exit code is 2.
 """
 
-import contextlib
-import math
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 from kxl.base import cli, report
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown, write_json
+from kxl.base.files import read_json, shown
 from kxl.eval import client as eval_client
 from kxl.eval import server as eval_server
 from kxl.eval import suites, verdicts
-from kxl.model import checkpoint, float32, safetensors_io
 from kxl.smol import rows as smol_rows
 
 CONTEXT = 4096
 
 
-def float32_copy(folder: Path, target: Path) -> Path:
-    """The checkpoint as float32, the one type that is fast on a CPU."""
-    target.mkdir()
-    tensors = [
-        checkpoint.Tensor(name, entry.shape, "F32", (lambda entry=entry: entry.rows(0, math.prod(entry.shape[:-1])),))
-        for name, entry in safetensors_io.index_folder(folder).items()
-    ]
-    safetensors_io.write_file(target / "model.safetensors", tensors, {"format": "pt"})
-    write_json(target / "config.json", {**read_json(folder / "config.json"), "dtype": "float32"})
-    checkpoint.copy_tokenizer(folder, target)
-    return target
-
-
-@contextlib.contextmanager
 def serve(args, log: Path):
-    """The running server for the GGUF file or the checkpoint folder of `args`."""
+    """A context manager with the running server for the GGUF file or the checkpoint folder of `args`."""
     if args.gguf:
-        with eval_server.llama_server(args.gguf, log, CONTEXT) as server:
-            yield server
-        return
-    linux = sys.platform == "linux"
-    with float32.copy(args.model, float32_copy) if linux else contextlib.nullcontext(args.model) as folder:
-        with eval_server.mlx_server(folder, log, float32=False) as server:
-            yield server
+        return eval_server.llama_server(args.gguf, log, CONTEXT)
+    return eval_server.mlx_server(args.model, log)
 
 
 def ask(client: eval_client.Client, row: dict, max_tokens: int) -> dict:
@@ -116,13 +94,17 @@ def main() -> None:
         {"backend": "llama_cpp" if args.gguf else "mlx", "context": CONTEXT, "max_tokens": args.max_tokens},
         results,
     )
-    told = f"{results['structured']} of {results['prompts']} prompts got structured tool_calls, {results['right_tool']} of the right tool"
+    summary = (
+        f"{results['structured']} of {results['prompts']} prompts got structured tool_calls, "
+        f"{results['right_tool']} of the right tool"
+    )
     if not met:
         raise UserError(
-            f"{shown(args.gguf or args.model)}: {told}, {wanted:.0%} are required; every answer is in {shown(report.failed_path(args.out))}."
-            " Look at raw tokens with scripts/smol_inspect.py; a quant that lost what its BF16 file has needs a finer type in its policy"
+            f"{shown(args.gguf or args.model)}: {summary}, {wanted:.0%} are required; every answer is in "
+            f"{shown(report.failed_path(args.out))}. Look at raw tokens with scripts/smol_inspect.py; a quant that "
+            "lost what its BF16 file has needs a finer type in its policy"
         )
-    print(f"{shown(args.out)}: {told}")
+    print(f"{shown(args.out)}: {summary}")
 
 
 if __name__ == "__main__":

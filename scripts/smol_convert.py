@@ -30,18 +30,11 @@ def convert(model: Path, out: Path, config: dict, log: Path) -> None:
     }
     with scratch_dir() as scratch:
         write_json(Path(scratch) / "metadata.json", metadata)
+        command = [sys.executable, str(llama_cpp.source_tree() / "convert_hf_to_gguf.py"), str(model)]
+        command += ["--outfile", str(out), "--outtype", "bf16", "--metadata", str(Path(scratch) / "metadata.json")]
         ended = processes.run(
-            [
-                sys.executable,
-                str(llama_cpp.source_tree() / "convert_hf_to_gguf.py"),
-                str(model),
-                "--outfile",
-                str(out),
-                "--outtype",
-                "bf16",
-                "--metadata",
-                str(Path(scratch) / "metadata.json"),
-            ],
+            command,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -52,7 +45,8 @@ def convert(model: Path, out: Path, config: dict, log: Path) -> None:
     )
     if ended.returncode != 0:
         raise UserError(
-            f"the converter failed on {shown(model)}; its whole output is in {shown(log)}, it ends:\n{llama_cpp.tail(ended.stdout)}"
+            f"the converter failed on {shown(model)}; its whole output is in {shown(log)}, "
+            f"it ends:\n{llama_cpp.tail(ended.stdout)}"
         )
 
 
@@ -66,7 +60,8 @@ def check(path: Path, config: dict, out: Path) -> None:
             gguf.TokenType.USER_DEFINED,
         ):
             raise UserError(
-                f"{shown(out)}: id {entry['id']} is {words[entry['id']]!r} of type {types[entry['id']]}, not the {role} token {entry['token']!r}"
+                f"{shown(out)}: id {entry['id']} is {words[entry['id']]!r} of type {types[entry['id']]}, "
+                f"not the {role} token {entry['token']!r}"
             )
     if "tool_call.name" not in reader.fields["tokenizer.chat_template"].contents():
         raise UserError(f"{shown(out)}: has another chat template than {config['template']}")

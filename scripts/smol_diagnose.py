@@ -3,7 +3,8 @@
 In:  the report of scripts/smol_evaluate.py (NAME.json or NAME.failed.json) and that of scripts/train_lora.py.
 Out: one line per failure found, the most basic first; "no failure" when there is none.
 
-  .venv/bin/python scripts/smol_diagnose.py --emission reports/smollm2-135m/emission.json --training reports/smollm2-135m/training.json
+  .venv/bin/python scripts/smol_diagnose.py --emission reports/smollm2-135m/emission.json \\
+      --training reports/smollm2-135m/training.json
 
   flat_loss               the training loss did not fall: nothing was learned
   embedding_not_adapted   loss fell, but the start token stays improbable: its row of the tied embedding did not move
@@ -14,6 +15,7 @@ Out: one line per failure found, the most basic first; "no failure" when there i
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 from kxl.base import cli, report
 from kxl.base.files import shown
@@ -23,61 +25,63 @@ IMPROBABLE = 0.01  # median probability of the start token on tool prompts
 OFTEN = 0.10  # share of the prompts from which on a failure is named
 
 
-def diagnose(emission: dict, training: dict | None) -> list[tuple[str, str, str]]:
-    """(name, what was seen, what to change) of each failure; `emission` and `training` are the reports' results."""
+class Failure(NamedTuple):
+    """A failure by its name, what was seen of it, and what to change."""
+
+    name: str
+    seen: str
+    change: str
+
+
+def diagnose(emission: dict, training: dict | None) -> list[Failure]:
+    """The failures, the most basic first; `emission` and `training` are the reports' results."""
     after, ordinary = emission["after"], emission["ordinary"]
-    found = []
-    if training and (fall := 1 - min(training["valid_losses"]) / training["valid_losses"][0]) < FLAT:
-        found.append(
-            (
-                "flat_loss",
-                f"the validation loss fell by {fall:.0%} only",
-                "raise learning_rate (up to 5e-4) or rank, and look at the loss mask: the manifest's loss_tokens must not be near 0",
-            )
-        )
-    elif after["median_start_probability"] < IMPROBABLE:
-        found.append(
-            (
-                "embedding_not_adapted",
-                f"the start token's probability is {after['median_start_probability']:.1e} in the median although the loss fell",
-                "set lora.embedding to low_rank or token_rows, and check with scripts/smol_inspect.py that the trained id is the config's",
-            )
-        )
     verdicts, prompts = after["verdicts"], after["prompts"]
-    if verdicts.get("code_dump", 0) > OFTEN * prompts:
-        found.append(
-            (
-                "code_dump",
-                f"{verdicts['code_dump']} of {prompts} prompts were answered with code",
-                "add tool rows whose arguments hold code (write a file, run a program), or train longer",
-            )
+    failures = []
+
+    def failed(name: str, seen: str, change: str) -> None:
+        failures.append(Failure(name, seen, change))
+
+    if training and (fall := 1 - min(training["valid_losses"]) / training["valid_losses"][0]) < FLAT:
+        failed(
+            "flat_loss",
+            f"the validation loss fell by {fall:.0%} only",
+            "raise learning_rate (up to 5e-4) or rank, and look at the loss mask: "
+            "the manifest's loss_tokens must not be near 0",
         )
-    broken = verdicts.get("broken_json", 0) + verdicts.get("unclosed", 0)
-    if broken > OFTEN * prompts:
-        found.append(
-            (
-                "broken_json",
-                f"{broken} of {prompts} calls are not valid JSON up to the end token",
-                "train another epoch; if most are unclosed, raise emission.max_tokens or leave out rows with very long arguments",
-            )
+    elif (probability := after["median_start_probability"]) < IMPROBABLE:
+        failed(
+            "embedding_not_adapted",
+            f"the start token's probability is {probability:.1e} in the median although the loss fell",
+            "set lora.embedding to low_rank or token_rows, and check with scripts/smol_inspect.py "
+            "that the trained id is the config's",
+        )
+    if (dumps := verdicts.get("code_dump", 0)) > OFTEN * prompts:
+        failed(
+            "code_dump",
+            f"{dumps} of {prompts} prompts were answered with code",
+            "add tool rows whose arguments hold code (write a file, run a program), or train longer",
+        )
+    if (broken := verdicts.get("broken_json", 0) + verdicts.get("unclosed", 0)) > OFTEN * prompts:
+        failed(
+            "broken_json",
+            f"{broken} of {prompts} calls are not valid JSON up to the end token",
+            "train another epoch; if most are unclosed, raise emission.max_tokens "
+            "or leave out rows with very long arguments",
         )
     if (wrong := after["start_json_end"] - after["right_tool"]) > OFTEN * prompts:
-        found.append(
-            (
-                "wrong_tool",
-                f"{wrong} of {prompts} whole calls are not of the expected tool",
-                "offer more tools per row (prepare_data.MOST_TOOLS) and more different tools",
-            )
+        failed(
+            "wrong_tool",
+            f"{wrong} of {prompts} whole calls are not of the expected tool",
+            "offer more tools per row (MOST_TOOLS in kxl/smol/mixture.py) and more different tools",
         )
     if ordinary["false_calls"] > OFTEN / 2 * ordinary["prompts"]:
-        found.append(
-            (
-                "over_calling",
-                f"{ordinary['false_calls']} of {ordinary['prompts']} ordinary prompts called a tool",
-                "lower data.tool_share (0.6), and add ordinary rows beside tools that do not help",
-            )
+        failed(
+            "over_calling",
+            f"{ordinary['false_calls']} of {ordinary['prompts']} ordinary prompts called a tool",
+            "lower data.tool_share (0.6), and add ordinary rows beside tools that do not help",
         )
-    return found
+    return failures
 
 
 def main() -> None:
@@ -95,10 +99,10 @@ def main() -> None:
         raise cli.UserError(
             f"{shown(path)}: is a measurement of one model; give the report that compares before and after"
         )
-    found = diagnose(results, report.results(args.training) if args.training else None)
-    for name, seen, change in found:
-        print(f"{name}: {seen}. {change}.")
-    if not found:
+    failures = diagnose(results, report.results(args.training) if args.training else None)
+    for failure in failures:
+        print(f"{failure.name}: {failure.seen}. {failure.change}.")
+    if not failures:
         print("no failure")
 
 

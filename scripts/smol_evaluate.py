@@ -34,20 +34,18 @@ def measure(model, chat, tokens, rows: list[dict], max_tokens: int) -> list[dict
     """One entry per held-out row: verdict, calls, text, probability of the start token at the first place."""
     from kxl.model import generate
 
-    prompts = [
-        chat.tokenizer.encode(
-            chat.render(row["messages"], row["tools"], add_generation_prompt=True), add_special_tokens=False
-        ).ids
-        for row in rows
-    ]
+    def decode(ids: list[int]) -> str:
+        return chat.tokenizer.decode(ids, skip_special_tokens=False)
+
+    prompts = [smol_tokens.prompt_ids(chat, row["messages"], row["tools"]) for row in rows]
     with tqdm(total=len(rows), desc="held-out prompts", unit="prompt") as bar:
-        made = generate.generate(
+        generations = generate.generate(
             model, prompts, max_tokens, chat.tokenizer.token_to_id(chat.end), tokens.call_start, done=bar.update
         )
     entries = []
-    for row, one in zip(rows, made):
+    for row, generation in zip(rows, generations):
         names = [tool["function"]["name"] for tool in row["tools"]]
-        found = emission.read(one.ids, tokens, lambda ids: chat.tokenizer.decode(ids, skip_special_tokens=False), names)
+        verdict = emission.read(generation.ids, tokens, decode, names)
         entries.append(
             {
                 "id": row["id"],
@@ -55,13 +53,13 @@ def measure(model, chat, tokens, rows: list[dict], max_tokens: int) -> list[dict
                 "prompt": row["messages"][-1]["content"],
                 "tools": names,
                 "expected": row.get("expected"),
-                "verdict": found.kind,
-                "problem": found.problem,
-                "calls": found.calls,
-                "ended": one.ended,
-                "start_probability": one.watched,
-                "started": tokens.call_start in one.ids,
-                "text": chat.tokenizer.decode(one.ids, skip_special_tokens=False),
+                "verdict": verdict.kind,
+                "problem": verdict.problem,
+                "calls": verdict.calls,
+                "ended": generation.ended,
+                "start_probability": generation.watched,
+                "started": tokens.call_start in generation.ids,
+                "text": decode(generation.ids),
             }
         )
     return entries
@@ -122,11 +120,13 @@ def gate(results: dict, thresholds: dict) -> list[str]:
         )
     if after["right_tool"] < thresholds["min_right_tool"] * after["prompts"]:
         failures.append(
-            f"{after['right_tool']} of {after['prompts']} prompts got a whole call of the right tool, {thresholds['min_right_tool']:.0%} are required"
+            f"{after['right_tool']} of {after['prompts']} prompts got a whole call of the right tool, "
+            f"{thresholds['min_right_tool']:.0%} are required"
         )
     if ordinary["false_calls"] > thresholds["max_false_calls"] * ordinary["prompts"]:
         failures.append(
-            f"{ordinary['false_calls']} of {ordinary['prompts']} ordinary prompts called a tool, at most {thresholds['max_false_calls']:.0%} may"
+            f"{ordinary['false_calls']} of {ordinary['prompts']} ordinary prompts called a tool, "
+            f"at most {thresholds['max_false_calls']:.0%} may"
         )
     return failures
 
@@ -181,25 +181,29 @@ def main() -> None:
         results = {**count(entries), "details": entries}
         report.write(args.out, inputs, settings, results)
         print(
-            f"{shown(args.out)}: {results['tool']['emitting']} of {results['tool']['prompts']} tool prompts got a start token"
+            f"{shown(args.out)}: {results['tool']['emitting']} of {results['tool']['prompts']} tool prompts "
+            "got a start token"
         )
         return
     before = report.results(args.before)["details"]
     if [entry["id"] for entry in before] != [entry["id"] for entry in entries]:
         raise cli.UserError(
-            f"{shown(args.before)}: measured other prompts than {shown(args.data / 'heldout.jsonl')} has now; measure the base again"
+            f"{shown(args.before)}: measured other prompts than {shown(args.data / 'heldout.jsonl')} has now; "
+            "measure the base again"
         )
     results = compare(before, entries)
     failures = [] if args.limit else gate(results, config["emission"])
     if args.min_rise and results["median_start_probability_rise"] < args.min_rise:
         failures.append(
-            f"the start token's probability rose by a factor of {results['median_start_probability_rise']:.1f}, {args.min_rise:g} is required"
+            f"the start token's probability rose by a factor of {results['median_start_probability_rise']:.1f}, "
+            f"{args.min_rise:g} is required"
         )
     report.write_gated(args.out, not failures, inputs, settings, results)
     print(summary(results))
     if failures:
         raise cli.UserError(
-            f"{'; '.join(failures)}. Every prompt is in {shown(report.failed_path(args.out))}; scripts/smol_diagnose.py says what to change"
+            f"{'; '.join(failures)}. Every prompt is in {shown(report.failed_path(args.out))}; "
+            "scripts/smol_diagnose.py says what to change"
         )
     print(f"wrote {shown(args.out)}")
 
@@ -210,10 +214,12 @@ def summary(results: dict) -> str:
     return "\n".join(
         [
             f"before    {before['emitting']} of {before['prompts']} tool prompts got a start token",
-            f"after     {after['start_json_end']} of {after['prompts']} a whole call, {after['right_tool']} of the right tool",
+            f"after     {after['start_json_end']} of {after['prompts']} a whole call, "
+            f"{after['right_tool']} of the right tool",
             f"ordinary  {ordinary['false_calls']} of {ordinary['prompts']} called a tool",
             f"near miss {near['false_calls']} of {near['prompts']} called a tool that does not fit",
-            f"start token's probability, median: {before['median_start_probability']:.2e} before, {after['median_start_probability']:.2e} after",
+            f"start token's probability, median: {before['median_start_probability']:.2e} before, "
+            f"{after['median_start_probability']:.2e} after",
         ]
     )
 

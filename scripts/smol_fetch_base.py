@@ -39,8 +39,8 @@ def build(config: dict, source: str, model: Path | None, folder: Path) -> None:
             llama_gguf.write_folder(llama_gguf.open_gguf(weights), folder)
     else:
         raise UserError(
-            f"{source}: no wheel has {config['base_model']}; name its checkpoint folder with --model "
-            "(make: SMOL_MODEL=folder)"
+            f"{source}: no wheel has {config['base_model']}; "
+            "name its checkpoint folder with --model (make: SMOL_MODEL=folder)"
         )
     smol_tokens.rename(config, folder)
     shutil.copyfile(ROOT / config["template"], folder / "chat_template.jinja")
@@ -72,9 +72,8 @@ def answer(folder: Path) -> str:
     chat = loss_mask.load(folder)
     briefly = [{"role": "system", "content": "/no_think"}] if "/no_think" in chat.template else []
     messages = [*briefly, {"role": "user", "content": QUESTION}]
-    prompt = chat.tokenizer.encode(chat.render(messages, add_generation_prompt=True), add_special_tokens=False)
-    stop = chat.tokenizer.token_to_id(chat.end)
-    return chat.tokenizer.decode(generate.generate(generate.load(folder), [prompt.ids], 24, stop)[0].ids)
+    prompt, stop = smol_tokens.prompt_ids(chat, messages), chat.tokenizer.token_to_id(chat.end)
+    return chat.tokenizer.decode(generate.generate(generate.load(folder), [prompt], 24, stop)[0].ids)
 
 
 def main() -> None:

@@ -74,11 +74,11 @@ def from_checkpoint(
 def from_gguf(
     path: Path, prompts: list[list[int]], tokens, stop: int, max_tokens: int, top: int, log: Path, context: int = 4096
 ) -> list:
-    """Generations of a GGUF file, by llama-server; the start token's probability is asked for over the whole vocabulary."""
+    """Generations of a GGUF file, by llama-server; the start token's probability is asked over the whole vocabulary."""
     from kxl.eval import server as eval_server
     from kxl.model.generate import Generation
 
-    made = []
+    generations = []
     with eval_server.llama_server(path, log, context) as server:
 
         def ask(ids: list, count: int, best: int) -> dict:
@@ -104,21 +104,21 @@ def from_gguf(
             reply = ask(ids, max_tokens, max(top, 1))
             steps = [
                 {
-                    "id": one["id"],
-                    "probability": _probability(one),
-                    "top": [[other["id"], _probability(other)] for other in one["top_logprobs"][:top]],
+                    "id": step["id"],
+                    "probability": _probability(step),
+                    "top": [[other["id"], _probability(other)] for other in step["top_logprobs"][:top]],
                 }
-                for one in reply["completion_probabilities"]
+                for step in reply["completion_probabilities"]
             ]
-            made.append(
+            generations.append(
                 Generation(
                     [i for i in reply["tokens"] if i != stop],
                     reply["stop_type"] == "eos",
                     steps,
-                    next((_probability(one) for one in first if one["id"] == tokens.call_start), 0.0),
+                    next((_probability(step) for step in first if step["id"] == tokens.call_start), 0.0),
                 )
             )
-    return made
+    return generations
 
 
 def _probability(entry: dict) -> float:
@@ -127,20 +127,17 @@ def _probability(entry: dict) -> float:
 
 def inspect(source: Path, adapter: Path | None, chat, tokens, asked: list, max_tokens: int, top: int) -> list[dict]:
     """One entry per request: ids, pieces, probabilities, start_probability, verdict."""
-    prompts = [
-        chat.tokenizer.encode(chat.render(messages, tools, add_generation_prompt=True), add_special_tokens=False).ids
-        for _, messages, tools in asked
-    ]
+    prompts = [smol_tokens.prompt_ids(chat, messages, tools) for _, messages, tools in asked]
     stop = chat.tokenizer.token_to_id(chat.end)
     if source.is_dir():
-        made = from_checkpoint(source, adapter, prompts, tokens, stop, max_tokens, top)
+        generations = from_checkpoint(source, adapter, prompts, tokens, stop, max_tokens, top)
     else:
         with scratch_dir() as scratch:
-            made = from_gguf(source, prompts, tokens, stop, max_tokens, top, Path(scratch) / "server.log")
+            generations = from_gguf(source, prompts, tokens, stop, max_tokens, top, Path(scratch) / "server.log")
     entries = []
-    for (name, _, tools), one in zip(asked, made):
-        found = emission.read(
-            one.ids,
+    for (name, _, tools), generation in zip(asked, generations):
+        verdict = emission.read(
+            generation.ids,
             tokens,
             lambda ids: chat.tokenizer.decode(ids, skip_special_tokens=False),
             [tool["function"]["name"] for tool in tools],
@@ -148,12 +145,12 @@ def inspect(source: Path, adapter: Path | None, chat, tokens, asked: list, max_t
         entries.append(
             {
                 "prompt": name,
-                "verdict": found.kind,
-                "problem": found.problem,
-                "calls": found.calls,
-                "ended": one.ended,
-                "start_probability": one.watched,
-                "steps": [{**step, "piece": piece(chat, step["id"])} for step in one.steps],
+                "verdict": verdict.kind,
+                "problem": verdict.problem,
+                "calls": verdict.calls,
+                "ended": generation.ended,
+                "start_probability": generation.watched,
+                "steps": [{**step, "piece": piece(chat, step["id"])} for step in generation.steps],
             }
         )
     return entries
@@ -224,18 +221,18 @@ def main() -> None:
     config, chat = read_json(args.config), loss_mask.load(folder)
     tokens = smol_tokens.resolve(config, chat.tokenizer, shown(args.config))
     asked = requests(args.prompt)
-    found = {}
+    inspected = {}
     for path, adapter in ((args.model, args.adapter), (args.compare, None)):
         if path:
             label = shown(path) + (f" with {shown(adapter)}" if adapter else "")
-            found[label] = inspect(path, adapter, chat, tokens, asked, args.max_tokens, args.top)
+            inspected[label] = inspect(path, adapter, chat, tokens, asked, args.max_tokens, args.top)
     for place in range(len(asked)):
-        print(table(chat, [(name, entries[place]) for name, entries in found.items()], args.show) + "\n")
+        print(table(chat, [(name, entries[place]) for name, entries in inspected.items()], args.show) + "\n")
     if args.report:
         folders = [path for path in (args.model, args.adapter, args.compare) if path]
-        weights = [path for inspected in folders for path in sorted(inspected.glob("*.safetensors"))]
-        settings = {"max_tokens": args.max_tokens, "models": list(found)}
-        report.write(args.report, [args.config, *weights], settings, {"models": found})
+        weights = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
+        settings = {"max_tokens": args.max_tokens, "models": list(inspected)}
+        report.write(args.report, [args.config, *weights], settings, {"models": inspected})
         print(f"wrote {shown(args.report)}")
 
 

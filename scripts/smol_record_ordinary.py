@@ -23,10 +23,14 @@ from kxl.eval import bfcl
 from kxl.model import blas
 from kxl.setup import archive
 from kxl.smol import requests
+from kxl.smol import tokens as smol_tokens
 
 
 def prompts(counts: dict, heldout: dict) -> list[tuple[str, str]]:
-    """(id, question) of the first of our questions and of BFCL's; UserError when that would reach into the held-out ones."""
+    """(id, question) of the first of our questions and of BFCL's.
+
+    UserError when that would reach into the held-out ones.
+    """
     own = requests.ordinary_prompts()
     others = bfcl.unanswerable(archive.fetch(ROOT / "third_party" / "bfcl-eval.lock"))
     for name, wanted, most in (
@@ -53,20 +57,20 @@ def main() -> None:
     longest = data["recorded"]["max_tokens"]
     asked = prompts(data["recorded"], data["heldout"])
     chat = loss_mask.load(args.model)
-    texts = [chat.render([{"role": "user", "content": prompt}], add_generation_prompt=True) for _, prompt in asked]
-    ids = [chat.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    ids = [smol_tokens.prompt_ids(chat, [{"role": "user", "content": prompt}]) for _, prompt in asked]
     with tqdm(total=len(ids), desc="asking the base model", unit="question") as bar:
-        made = generate.generate(
+        generations = generate.generate(
             generate.load(args.model), ids, longest, chat.tokenizer.token_to_id(chat.end), done=bar.update
         )
     rows = [
-        {"id": name, "prompt": prompt, "answer": chat.tokenizer.decode(one.ids).strip()}
-        for (name, prompt), one in zip(asked, made)
-        if one.ended and one.ids
+        {"id": name, "prompt": prompt, "answer": chat.tokenizer.decode(generation.ids).strip()}
+        for (name, prompt), generation in zip(asked, generations)
+        if generation.ended and generation.ids
     ]
     jsonl.write(args.out, rows)
     print(
-        f"{shown(args.out)}: {len(rows)} answers; {len(asked) - len(rows)} were longer than {longest} tokens and left out"
+        f"{shown(args.out)}: {len(rows)} answers; {len(asked) - len(rows)} were longer than {longest} tokens "
+        "and left out"
     )
 
 

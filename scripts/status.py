@@ -18,7 +18,7 @@ import functools
 from pathlib import Path
 
 from kxl.base import cli, history, report
-from kxl.base.files import ROOT, read_json, sha256, shown
+from kxl.base.files import ROOT, read_json, sha256, shown, size
 from kxl.release import claims
 from kxl.release.folder import SUMMARY
 from kxl.release.provenance import Tree
@@ -84,12 +84,12 @@ def state_of(path: Path, last: dict, digest) -> tuple[str, str]:
         )
     made_from = path / SUMMARY if path.is_dir() else path  # of a release folder
     if made_from.suffix != ".json":
-        return "done", f"{shown(path)}  {size(path)}"
+        return "done", f"{shown(path)}  {size(bytes_of(path), 1)}"
     changed, gone = compare_inputs(made_from, digest)
     if changed:
         return "stale", f"{changed} changed after {shown(path)}"
     note = f" ({gone} is not here, so not compared)" if gone else ""
-    return "done", f"{shown(path)}{'  ' + size(path) if path.is_dir() else score(path)}{note}"
+    return "done", f"{shown(path)}{'  ' + size(bytes_of(path), 1) if path.is_dir() else score(path)}{note}"
 
 
 def compare_inputs(path: Path, digest) -> tuple[str | None, str | None]:
@@ -125,9 +125,9 @@ def score(path: Path) -> str:
     return f"  {results['passed']}/{whole}" if "passed" in results and whole else ""
 
 
-def size(path: Path) -> str:
-    count = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+def bytes_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from kxl.base import cli, report
 from kxl.base.cli import UserError
 from kxl.base.files import shown
 from kxl.model import checkpoint
+from kxl.model.tensors import Checkpoint, from_array
 
 
 def main() -> None:
@@ -45,12 +46,14 @@ def main() -> None:
             key for key in first.config.keys() | second.config.keys() if first.config.get(key) != second.config.get(key)
         )
         raise UserError(
-            f"{shown(args.first)} and {shown(args.second)} are different models: {', '.join(differing)} in config.json differ"
+            f"{shown(args.first)} and {shown(args.second)} are different models: "
+            f"{', '.join(differing)} in config.json differ"
         )
     apart = [name for name in first.tensors if part and part in name]
     if part and not apart:
         raise UserError(
-            f"--but {args.but}: {shown(args.first)} has no tensor of such a name; it has {', '.join(list(first.tensors)[:3])}, …"
+            f"--but {args.but}: {shown(args.first)} has no tensor of such a name; it has "
+            f"{', '.join(list(first.tensors)[:3])}, …"
         )
     inputs = [
         report.describe_input(path)
@@ -58,12 +61,11 @@ def main() -> None:
         for path in sorted(folder.glob("*.safetensors"))
     ]
     tensors = {}
-    for name, one in first.tensors.items():
+    for name, tensor in first.tensors.items():
         share = other if name in apart else args.share
-        tensors[name] = checkpoint.from_array(
-            name, (1 - share) * one.read() + share * second.tensors[name].read(), one.dtype
-        )
-    checkpoint.save_mlx(args.out, checkpoint.Checkpoint(args.first, first.config, tensors))
+        mean = (1 - share) * tensor.read() + share * second.tensors[name].read()
+        tensors[name] = from_array(name, mean, tensor.dtype)
+    checkpoint.save_mlx(args.out, Checkpoint(args.first, first.config, tensors))
     if args.report:
         made = report.describe_input(args.out / "model.safetensors")
         results = {"tensors": len(tensors), "apart": apart, "made": made}

@@ -33,17 +33,23 @@ def rule(name: str, value) -> dict:
 def cases(count: int, seed: int) -> list[dict]:
     """`count` cases with different prompts."""
     rng = random.Random(seed)
-    made, prompts = [], set()
-    while len(made) < count:
+    drawn, prompts = [], set()
+    while len(drawn) < count:
         tool = requests.pick_tool(rng, list(CATEGORIES))
         prompt, call = requests.request(rng, tool, heldout=True)
         if prompt in prompts:
             continue
         prompts.add(prompt)
         rules = {name: rule(name, value) for name, value in call["arguments"].items()}
-        made.append({"id": f"{CATEGORIES[tool]}_{len(made) + 1:03}", "kind": "tool_call", "category": CATEGORIES[tool],
-                     "prompt": prompt, "calls": [{"name": tool, "arguments": rules}]})  # fmt: skip
-    return made
+        case = {
+            "id": f"{CATEGORIES[tool]}_{len(drawn) + 1:03}",
+            "kind": "tool_call",
+            "category": CATEGORIES[tool],
+            "prompt": prompt,
+            "calls": [{"name": tool, "arguments": rules}],
+        }
+        drawn.append(case)
+    return drawn
 
 
 def main() -> None:
@@ -52,14 +58,16 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=200, help="how many")
     parser.add_argument("--seed", type=int, default=200)
     args = parser.parse_args()
-    write_json(args.out, {
+    suite = {
         "name": args.out.stem,
-        "description": "Generated single requests; each has an argument with words that training never uses (tiny_generate_suite.py).",
+        "description": "Generated single requests; each has an argument with words that training never uses "
+        "(tiny_generate_suite.py).",
         "tools": "fixed_hermes",
         "system": "You are Hermes Agent, a helpful assistant that can use tools.",
         "max_tokens": 192,
         "cases": cases(args.cases, args.seed),
-    })  # fmt: skip
+    }
+    write_json(args.out, suite)
     print(f"{args.cases} cases in {shown(args.out)}")
 
 

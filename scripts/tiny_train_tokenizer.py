@@ -23,13 +23,26 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from kxl.base import cli
 from kxl.base.files import ROOT, read_json, write_json, write_text
 from kxl.chat.tokenizer_checks import SPLIT_PATTERNS
+from kxl.tiny import contexts
 from kxl.tiny import rows as tiny_rows
 
 # LFM2's first fourteen ids; the rest of its special tokens has no use here.
 SPECIAL = [
-    "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|fim_pre|>", "<|fim_mid|>", "<|fim_suf|>", "<|im_start|>", "<|im_end|>",
-    "<|tool_list_start|>", "<|tool_list_end|>", "<|tool_call_start|>", "<|tool_call_end|>", "<|tool_response_start|>", "<|tool_response_end|>",
-]  # fmt: skip
+    "<|pad|>",
+    "<|startoftext|>",
+    "<|endoftext|>",
+    "<|fim_pre|>",
+    "<|fim_mid|>",
+    "<|fim_suf|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|tool_list_start|>",
+    "<|tool_list_end|>",
+    "<|tool_call_start|>",
+    "<|tool_call_end|>",
+    "<|tool_response_start|>",
+    "<|tool_response_end|>",
+]
 # Runs of punctuation that the call syntax and JSON write all the time. `\n` comes first: in a JSON
 # string a newline is a backslash and an n, which would otherwise glue to the next word's letters.
 JOINS = [
@@ -57,9 +70,9 @@ JOINS = [
 def corpus(rows: int, seed: int) -> tuple[list[str], list[str]]:
     """(fixed texts: schemas and prompts; generated requests and answers)."""
     rng = random.Random(seed)
-    fixed = tiny_rows.fixed_texts()
+    fixed = contexts.fixed_texts()
     generated = [
-        m["content"] for _ in range(rows) for m in tiny_rows.row(rng, tiny_rows.ALL_TOOLS)["messages"] if m["content"]
+        m["content"] for _ in range(rows) for m in tiny_rows.row(rng, contexts.ALL_TOOLS)["messages"] if m["content"]
     ]
     return fixed, generated
 
@@ -107,10 +120,16 @@ def train(vocab_size: int, spaced: int, rows: int, seed: int) -> Tokenizer:
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the three files a tokenizer folder needs."""
     write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
-    write_json(folder / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|pad|>",
-        "clean_up_tokenization_spaces": False, "model_max_length": 128000, "tool_parser_type": "pythonic",
-    })  # fmt: skip
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|pad|>",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 128000,
+        "tool_parser_type": "pythonic",
+    }
+    write_json(folder / "tokenizer_config.json", config)
     write_text(folder / "chat_template.jinja", (ROOT / "configs/templates/lfm2.5-tools.jinja").read_text())
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kxl.base import cli, jsonl
 from kxl.base.files import shown
+from kxl.tiny import contexts as tiny_contexts
 from kxl.tiny import rows as tiny_rows
 
 # What the prompts look like: the fixed surface that the evals use, short lists, Hermes's own prompt.
@@ -26,8 +27,8 @@ def rows(count: int, seed: int, contexts: dict = CONTEXTS) -> list[dict]:
     rng = random.Random(f"router {seed}")
     made = []
     for number in range(count):
-        context = tiny_rows.context(rng, rng.choices(list(contexts), list(contexts.values()))[0])
-        row = tiny_rows.row(rng, tiny_rows.tool_names(context))
+        context = tiny_contexts.context(rng, rng.choices(list(contexts), list(contexts.values()))[0])
+        row = tiny_rows.row(rng, tiny_contexts.tool_names(context))
         system = [{"role": "system", "content": context["system"]}] if context["system"] else []
         made.append(
             {

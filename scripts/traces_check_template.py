@@ -26,6 +26,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import ROOT, scratch_dir, sha256, shown
 from kxl.chat import loss_mask, thoughts
 from kxl.chat import rows as chat_rows
+from kxl.chat.rows import calls_of
 from kxl.setup import llama_cpp
 from kxl.traces import filters, parsers, roundtrip
 
@@ -290,7 +291,7 @@ def check(
         for text, place, (start, end) in ((view.text, *span) for view in views for span in view.spans.items()):
             message, written = messages[place], text[start:end].removesuffix(chat.end)
             turns += 1
-            called = sorted({call["name"] for call in roundtrip.calls_of(message)})
+            called = sorted({call["name"] for call in calls_of(message)})
             key = json.dumps([_turn(message), written, called])
             if key not in known:
                 found = readers.problems(message, written, row["tools"])
@@ -303,7 +304,7 @@ def check(
 
 
 def _turn(message: dict) -> str:
-    calls = roundtrip.canonical(roundtrip.calls_of(message))
+    calls = roundtrip.canonical(calls_of(message))
     return json.dumps([message.get("reasoning_content", ""), message["content"], calls], ensure_ascii=False)
 
 

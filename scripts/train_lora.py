@@ -1,4 +1,4 @@
-"""Train a LoRA adapter on proven rows, with MLX.
+"""SmolLM's: train a LoRA adapter on proven rows, with MLX.
 
 In:  a checkpoint folder, the folder of scripts/prepare_data.py (its manifest must prove exactly these rows for
      exactly this tokenizer and template; there is no switch to skip that).
@@ -8,14 +8,13 @@ Out: an adapter folder (adapter.safetensors, BF16, and adapter.json) and a repor
       --data runs/smollm2-135m/data --work runs/smollm2-135m/lora --adapter runs/smollm2-135m/adapter \\
       --report reports/smollm2-135m/training.json
 
-Interrupt it and run it again: it goes on from --work. After the config's epochs it continues while the validation
-loss still falls, up to max_epochs, and keeps the best epoch. A loss that rises by a tenth ends the training at once: in an
+Interrupt it and run it again: it goes on from --work. After the config's epochs it continues while the validation loss
+still falls, up to max_epochs, and keeps the best epoch. A loss that rises by a tenth ends the training at once: in an
 epoch that it had earned so, that is said and no more; in one of the config's epochs, adapter and report are named
-NAME.failed and the exit code is 2.
+NAME.failed and the exit code is 2. Repairs are trained by repair_train.py.
 """
 
-import hashlib
-import json
+from dataclasses import asdict
 from pathlib import Path
 
 from kxl.base import cli, report
@@ -26,6 +25,8 @@ from kxl.model import blas
 from kxl.smol import rows
 from kxl.smol import tokens as smol_tokens
 
+DATA_FILES = ("manifest.json", "train.jsonl", "valid.jsonl")
+
 
 def main() -> None:
     args = arguments()
@@ -33,7 +34,7 @@ def main() -> None:
     import mlx.core as mx
 
     from kxl.lora import adapter as lora_adapter
-    from kxl.lora import cpu_exponentials, loop
+    from kxl.lora import cpu_exponentials, epochs, loop
     from kxl.model import generate
 
     config = read_json(args.config)
@@ -42,19 +43,11 @@ def main() -> None:
     chat = loss_mask.load(args.model)
     tokens = smol_tokens.resolve(config, chat.tokenizer, shown(args.config))
     examples, valid = (rows.load_proven(args.data, split, chat, tokens) for split in ("train", "valid"))
-    inputs = [
-        args.config,
-        args.data / "manifest.json",
-        args.data / "train.jsonl",
-        args.data / "valid.jsonl",
-        args.model / "model.safetensors",
-    ]
-    described = [report.describe_input(path) for path in inputs if path.is_file()]
-    # How far it may go on changes no step of what is there: max_epochs can be raised, or lowered, for a training that stopped.
+    files = [args.config, *(args.data / name for name in DATA_FILES), args.model / "model.safetensors"]
+    inputs = [report.describe_input(path) for path in files if path.is_file()]
+    # How far it may go on changes no step of what is there: max_epochs can be raised or lowered for one that stopped.
     fixed = {name: value for name, value in settings.items() if name != "max_epochs"}
-    key = hashlib.sha256(
-        json.dumps([[one["sha256"] for one in described[1:]], fixed, adapter], sort_keys=True).encode()
-    ).hexdigest()
+    key = loop.key_of([file["sha256"] for file in inputs[1:]], fixed, adapter)
 
     mx.random.seed(settings["seed"])
     model = generate.load(args.model)
@@ -64,32 +57,33 @@ def main() -> None:
         from mlx_lm.tuner.trainer import grad_checkpoint
 
         grad_checkpoint(model.layers[0])
-    outcome = loop.train(model, examples, valid, settings, args.work, key, args.steps)
+    outcome = epochs.train(model, examples, valid, settings, args.work, key, args.steps)
     arrays = lora_adapter.trainable(model)
-    spiked = outcome["move"] == "spike" and len(outcome["valid_losses"]) - 1 <= settings["epochs"]
-    kept = args.adapter.with_name(args.adapter.name + ".failed") if spiked else args.adapter
-    lora_adapter.save(
-        kept, arrays, {"lora": adapter, "token_ids": list(tokens.ids), "base_model": config["base_model"]}
-    )
+    # A spike in an epoch that was earned costs that epoch; in one of the config's, the training has failed.
+    failed = outcome.move == "spike" and len(outcome.valid_losses) - 1 <= settings["epochs"]
+    folder = args.adapter.with_name(args.adapter.name + ".failed") if failed else args.adapter
+    identity = {"lora": adapter, "token_ids": list(tokens.ids), "base_model": config["base_model"]}
+    lora_adapter.save(folder, arrays, identity)
     results = {
-        **outcome,
+        **asdict(outcome),
         "adapted_layers": len(layers),
         "trainable_parameters": sum(array.size for array in arrays.values()),
-        "tokens_per_second": round(outcome["tokens"] / max(1, outcome["seconds"]), 1),
-        "adapter_bytes": (kept / lora_adapter.WEIGHTS).stat().st_size,
+        "tokens_per_second": round(outcome.tokens / max(1, outcome.seconds), 1),
+        "adapter_bytes": (folder / lora_adapter.WEIGHTS).stat().st_size,
     }
-    report.write_gated(
-        args.report, not spiked, described, {"training": settings, "lora": adapter, "max_steps": args.steps}, results
-    )
-    losses = ", ".join(f"{loss:.3f}" for loss in outcome["valid_losses"])
-    if spiked:
+    described = {"training": settings, "lora": adapter, "max_steps": args.steps}
+    report.write_gated(args.report, not failed, inputs, described, results)
+    losses = ", ".join(f"{loss:.3f}" for loss in outcome.valid_losses)
+    if failed:
         raise UserError(
-            f"the validation loss rose above {loop.SPIKE} times its best ({losses}); the adapter of epoch {outcome['best_epoch']}"
-            f" is in {shown(kept)}. Lower learning_rate in the config and train again in an empty --work"
+            f"the validation loss rose above {epochs.SPIKE} times its best ({losses}); the adapter of epoch "
+            f"{outcome.best_epoch} is in {shown(folder)}. Lower learning_rate in the config and train again in an "
+            "empty --work"
         )
-    stopped = ", where it rose by a tenth and the training ended" if outcome["move"] == "spike" else ""
+    stopped = ", where it rose by a tenth and the training ended" if outcome.move == "spike" else ""
     print(
-        f"{shown(kept)}: {results['trainable_parameters']:,} parameters, validation loss {losses}{stopped}; epoch {outcome['best_epoch']} kept"
+        f"{shown(folder)}: {results['trainable_parameters']:,} parameters, validation loss {losses}{stopped}; "
+        f"epoch {outcome.best_epoch} kept"
     )
 
 

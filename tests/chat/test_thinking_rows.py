@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import moe_encode_rows
 from helpers.strategies import calls
 from kxl.chat import loss_mask, rows, thoughts
-from kxl.lora import repair_training
+from kxl.repair import shapes
 from kxl.traces import parsers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,7 +165,7 @@ def test_encoded_rows_and_repair_examples_hold_every_sequence(chats, tmp_path):
     encoded, counts = moe_encode_rows.encode(chats["ours"], path, 4096)
     assert [one["row"] for one in encoded] == [1, 1, 1, 3] and counts["rows"] == 4
     read = [row for _, row in rows.read(path)]
-    examples = repair_training.encode(chats["ours"], read, "structured", 4096)
+    examples = shapes.encode(chats["ours"], read, "structured", 4096)
     for one, example in zip(encoded, examples, strict=True):
         assert one["tokens"] == example.tokens.tolist()
         edges = np.flatnonzero(np.diff(np.concatenate([[0], example.mask.astype(int), [0]]))).reshape(-1, 2)

@@ -322,7 +322,8 @@ def test_a_figure_whose_report_was_deleted_is_an_error_and_not_a_picture_of_old_
     build(names=["sizes", "sweep"])
     with pytest.raises(
         UserError,
-        match=r"group-sweep-light\.svg was drawn from a report that is not there any more \(--sweep\): `make sweep` writes it",
+        match=r"group-sweep-light\.svg was drawn from a report that is not there any more \(--sweep\): "
+        "`make sweep` writes it",
     ):
         build(names=["sizes"])
 

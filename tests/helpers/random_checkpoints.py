@@ -144,17 +144,18 @@ def save_hf(folder: Path, shape: str = "six", seed: int = 0, shard: str = "5GB",
 
 def write_zeros(folder: Path, config: dict) -> None:
     """An MLX-named BF16 checkpoint of any size whose data is one hole in the file."""
-    from kxl.model import checkpoint
+    from kxl.model.layouts import mlx_tensors
     from kxl.model.shapes import expected_shapes, normalize_config
+    from kxl.model.tensors import Checkpoint, Tensor
 
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     tensors = {
-        name: checkpoint.Tensor(name, shape, "BF16", ())
+        name: Tensor(name, shape, "BF16", ())
         for name, shape in expected_shapes(normalize_config(config, "config.json")).items()
     }
     header, offset = {}, 0
-    for tensor in checkpoint.mlx_tensors(checkpoint.Checkpoint(folder, config, tensors)):
+    for tensor in mlx_tensors(Checkpoint(folder, config, tensors)):
         size = 2 * math.prod(tensor.shape)
         header[tensor.name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
         offset += size

@@ -8,7 +8,8 @@ import numpy as np
 from tokenizers import pre_tokenizers
 
 from kxl.base.files import read_json, write_json
-from kxl.model import checkpoint, safetensors_io
+from kxl.model import safetensors_io
+from kxl.model.tensors import from_array
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOLLM2 = ROOT / "configs" / "smollm2-135m.json"
@@ -137,7 +138,7 @@ def smollm2(folder: Path, renamed: bool = True, layers: int = 2) -> Path:
             at + "mlp.down_proj.weight": (width, inner),
         }
     tensors = [
-        checkpoint.from_array(name, np.ones(shape) if len(shape) == 1 else rng.normal(0, 0.08, shape))
+        from_array(name, np.ones(shape) if len(shape) == 1 else rng.normal(0, 0.08, shape))
         for name, shape in shapes.items()
     ]
     safetensors_io.write_file(folder / "model.safetensors", tensors, {"format": "pt"})

@@ -4,7 +4,7 @@ import numpy as np
 
 from conftest import ROOT
 from kxl.base.files import read_json
-from kxl.moe.run import check_settings
+from kxl.moe.settings import check_settings
 
 SETTINGS = check_settings(
     {

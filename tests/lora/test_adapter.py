@@ -13,7 +13,8 @@ from mlx.utils import tree_flatten
 import repair_fuse
 from helpers import random_smol
 from kxl.base.cli import UserError
-from kxl.lora import adapter, loop
+from kxl.lora import adapter, epochs, loop
+from kxl.lora.schedule import warmup_then_linear
 from kxl.model import generate
 
 ADAPTER = {
@@ -128,7 +129,7 @@ def test_the_fused_checkpoint_computes_what_model_and_adapter_computed(folder, t
     weights = dict(tree_flatten(fused.parameters()))
     for name, change in adapter.changes(tmp_path / "adapter").items():
         base = np.array(dict(tree_flatten(generate.load(folder).parameters()))[name])
-        wanted = adapter.apply_change(base, change, "embed" in name)
+        wanted = change.add_to(base)
         assert np.allclose(np.array(weights[name]), wanted, rtol=2**-8, atol=1e-6), name  # stored as BF16
     assert mx.allclose(fused(PROMPT), loaded(PROMPT), atol=0.05) and not mx.allclose(
         fused(PROMPT), generate.load(folder)(PROMPT), atol=0.05
@@ -166,7 +167,7 @@ def test_a_module_that_no_layer_has_is_refused(folder):
 
 def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_alone(folder):
     model, rows = generate.load(folder), examples(3)
-    losses = loop.token_losses(model, *loop.pad(rows))
+    losses = epochs.losses_of(model, epochs.collate(rows))
     wanted = []
     for row in rows:  # one by one, without padding, over the whole vocabulary
         scores = np.array(model(mx.array(row.tokens[None, :-1])))[0]
@@ -177,7 +178,7 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_alone(folder):
 
 def test_batches_hold_each_row_once_within_the_budget_and_differ_between_epochs():
     lengths = [7, 90, 12, 55, 31, 8, 14, 60, 33, 9]
-    one, again, other = (loop.batches(lengths, 100, 5, epoch) for epoch in (1, 1, 2))
+    one, again, other = (epochs.batches(lengths, 100, 5, epoch) for epoch in (1, 1, 2))
     assert one == again != other
     for plan in (one, other):
         assert sorted(i for batch in plan for i in batch) == list(range(len(lengths)))
@@ -200,69 +201,68 @@ def test_batches_hold_each_row_once_within_the_budget_and_differ_between_epochs(
     ],
 )
 def test_three_epochs_five_while_the_loss_falls_and_a_stop_at_a_spike(losses, move):
-    assert loop.next_move(losses, 3, 5) == move
+    assert epochs.next_move(losses, 3, 5) == move
 
 
 def test_training_learns_and_a_resumed_run_ends_where_an_uninterrupted_one_does(folder, tmp_path, monkeypatch):
     rows, valid = examples(24), examples(6, seed=9)
     whole = attached(folder)
-    outcome = loop.train(whole, rows, valid, SETTINGS, tmp_path / "whole", "key")
-    assert outcome["move"] == "done" and outcome["valid_losses"][-1] < 0.5 * outcome["valid_losses"][0]
-    assert (
-        outcome["tokens"] == 2 * sum(len(row.tokens) for row in rows)
-        and len(outcome["train_losses"]) == outcome["steps"]
-    )
+    outcome = epochs.train(whole, rows, valid, SETTINGS, tmp_path / "whole", "key")
+    assert outcome.move == "done" and outcome.valid_losses[-1] < 0.5 * outcome.valid_losses[0]
+    assert outcome.tokens == 2 * sum(len(row.tokens) for row in rows) and len(outcome.train_losses) == outcome.steps
 
     monkeypatch.setattr(loop, "SAVE_SECONDS", -1)  # a state after every step
-    pad, calls = loop.pad, []
+    collate, calls = epochs.collate, []
 
     def interrupted(chosen):
         calls.append(chosen)
         if len(calls) == 9:
             raise KeyboardInterrupt
-        return pad(chosen)
+        return collate(chosen)
 
-    monkeypatch.setattr(loop, "pad", interrupted)
+    monkeypatch.setattr(epochs, "collate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(attached(folder), rows, valid, SETTINGS, tmp_path / "cut", "key")
-    monkeypatch.setattr(loop, "pad", pad)
+        epochs.train(attached(folder), rows, valid, SETTINGS, tmp_path / "cut", "key")
+    monkeypatch.setattr(epochs, "collate", collate)
     resumed = attached(folder)
-    again = loop.train(resumed, rows, valid, SETTINGS, tmp_path / "cut", "key")
-    assert (
-        again["train_losses"] == pytest.approx(outcome["train_losses"], abs=2e-4) and again["steps"] == outcome["steps"]
-    )
+    again = epochs.train(resumed, rows, valid, SETTINGS, tmp_path / "cut", "key")
+    assert again.train_losses == pytest.approx(outcome.train_losses, abs=2e-4) and again.steps == outcome.steps
     one, two = adapter.trainable(whole), adapter.trainable(resumed)
     assert all(np.allclose(np.array(one[name]), np.array(two[name]), atol=1e-5) for name in one)
     with pytest.raises(UserError, match="other data, model or settings"):
-        loop.train(attached(folder), rows, valid, SETTINGS, tmp_path / "cut", "another key")
+        epochs.train(attached(folder), rows, valid, SETTINGS, tmp_path / "cut", "another key")
 
 
 def test_the_rate_warms_up_falls_to_its_final_share_and_stays_there():
-    settings = {"learning_rate": 2e-4, "warmup_steps": 4, "final_rate": 0.1}
-    rates = [loop.rate(settings, 100, mx.array(step)).item() for step in (0, 3, 50, 100, 500)]
+    rate = warmup_then_linear(2e-4, warmup=4, final=0.1, planned=100)
+    rates = [rate(mx.array(step)).item() for step in (0, 3, 50, 100, 500)]
     assert rates == pytest.approx([2e-4 / 4, 2e-4 * (1 - 0.9 * 0.03), 2e-4 * 0.55, 2e-5, 2e-5], rel=1e-5)
 
 
 def test_the_epoch_with_the_lowest_validation_loss_is_kept(folder, tmp_path, monkeypatch):
     losses = iter([2.0, 1.0, 1.5])
-    monkeypatch.setattr(loop, "validation_loss", lambda *_: next(losses))
-    kept = {}
-    copy = loop._copy
-    monkeypatch.setattr(loop, "_copy", lambda model: kept.setdefault(len(kept), copy(model)))
+    monkeypatch.setattr(epochs, "validation_loss", lambda *_: next(losses))
+    kept, keep_best = {}, loop.Trainer.keep_best
+
+    def noted(trainer, epoch):
+        keep_best(trainer, epoch)
+        kept[epoch] = trainer.best
+
+    monkeypatch.setattr(loop.Trainer, "keep_best", noted)
     model = attached(folder)
-    outcome = loop.train(model, examples(8), examples(2), {**SETTINGS, "epochs": 3, "max_epochs": 3}, tmp_path, "key")
-    assert (outcome["move"], outcome["best_epoch"]) == ("spike", 1)
+    outcome = epochs.train(model, examples(8), examples(2), {**SETTINGS, "epochs": 3, "max_epochs": 3}, tmp_path, "key")
+    assert (outcome.move, outcome.best_epoch) == ("spike", 1)
     assert all(mx.array_equal(array, kept[1][name]) for name, array in adapter.trainable(model).items())
 
 
 def test_a_row_that_is_too_long_is_refused_before_anything_is_trained(folder, tmp_path):
     with pytest.raises(UserError, match="a row has .* tokens, training takes 10"):
-        loop.train(attached(folder), examples(4), examples(2), {**SETTINGS, "max_tokens": 10}, tmp_path, "key")
+        epochs.train(attached(folder), examples(4), examples(2), {**SETTINGS, "max_tokens": 10}, tmp_path, "key")
 
 
 def test_fewer_epochs_at_most_than_epochs_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="max_epochs is 1, below epochs, 2"):
-        loop.train(attached(folder), examples(4), examples(2), {**SETTINGS, "max_epochs": 1}, tmp_path, "key")
+        epochs.train(attached(folder), examples(4), examples(2), {**SETTINGS, "max_epochs": 1}, tmp_path, "key")
 
 
 def test_generation_is_what_stepping_through_the_model_by_hand_gives(folder):

@@ -1,4 +1,4 @@
-"""The exponentials that replace MLX's slow ones: exact enough, with the gradients of the functions that they replace."""
+"""The exponentials that replace MLX's slow ones: exact enough, with the gradients of what they replace."""
 
 import mlx.core as mx
 import mlx.nn as nn

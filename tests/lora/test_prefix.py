@@ -1,4 +1,4 @@
-"""A batch with a shared beginning trains exactly what its rows would by themselves, and the CPU's experts what mlx-lm's do."""
+"""A shared beginning trains exactly what rows would by themselves, and the CPU's experts what mlx-lm's do."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -7,10 +7,11 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models import lfm2_moe, llama
 
-from kxl.lora import adapter, grouped_experts, loop
+from kxl.lora import adapter, grouped_experts
 from kxl.lora import prefix as lora_prefix
+from kxl.lora.loss import head
 from kxl.lora.prefix import Example
-from kxl.lora.settings import Settings
+from kxl.repair.settings import Settings
 
 LFM2 = dict(
     model_type="lfm2_moe",
@@ -114,7 +115,10 @@ def assert_same(one, other):
 def test_a_shared_beginning_changes_neither_loss_nor_gradient(kind):
     model, examples = adapted(kind), rows()
     batch = lora_prefix.collate(examples)
-    assert len(batch.shared) == 36 and batch.own.shape == (4, 21)  # 37 tokens alike: the last one has different targets
+    assert len(batch.shared) == 36 and batch.own.tokens.shape == (
+        4,
+        21,
+    )  # 37 tokens alike: the last one has different targets
     assert_same(value_and_gradients(model, batch), one_by_one(model, examples))
 
 
@@ -179,4 +183,4 @@ def test_short_rows_fill_a_batch_whatever_they_begin_with_and_long_ones_do_not_j
 def test_the_head_of_an_untied_model_is_found():
     model = llama.Model(llama.ModelArgs(**{**LLAMA, "tie_word_embeddings": False}))
     hidden = mx.random.normal((3, 32))
-    assert mx.array_equal(loop.head(model, hidden), model.lm_head(hidden))
+    assert mx.array_equal(head(model, hidden), model.lm_head(hidden))

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT
 from kxl.base.cli import UserError
-from kxl.model import blas, freed_memory
+from kxl.model import blas
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="macOS computes on Metal")
 
@@ -105,9 +105,7 @@ thread.join()
 def test_a_training_keeps_the_memory_that_it_frees_and_a_measured_process_does_not(tmp_path):
     script = tmp_path / "faults.py"
     script.write_text(FAULTS)
-    clean = {
-        name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and name not in freed_memory.SETTINGS
-    }
+    clean = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD" and name not in blas.GLIBC}
     kept, given_back = (
         int(
             subprocess.run(
@@ -133,7 +131,8 @@ def test_the_reference_blas_can_be_asked_for(tmp_path):
 def test_a_library_that_cannot_be_loaded_is_an_error_and_not_a_slow_run(monkeypatch, tmp_path):
     script = tmp_path / "probe.py"
     script.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1]); from kxl.base import cli; from kxl.model import blas; cli.run(blas.use_fast_blas)"
+        "import sys; sys.path.insert(0, sys.argv[1]); from kxl.base import cli; from kxl.model import blas; "
+        "cli.run(blas.use_fast_blas)"
     )
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     monkeypatch.setenv("HERMES_KXL_BLAS", str(tmp_path / "libnothing.so"))

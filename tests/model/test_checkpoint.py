@@ -16,6 +16,8 @@ from conftest import ROOT
 from helpers import mutation, random_checkpoints
 from kxl.base.cli import UserError
 from kxl.model import checkpoint
+from kxl.model.layouts import dequantize, mlx_tensors
+from kxl.model.tensors import Checkpoint, from_array
 
 
 @pytest.fixture(scope="module", params=list(random_checkpoints.SHAPES))
@@ -51,7 +53,7 @@ def expected(model, name: str) -> np.ndarray:
     return state[f"{prefix}.experts.gate_up_proj"][int(expert)].chunk(2)[0 if w == "w1" else 1].numpy()
 
 
-def assert_same(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> None:
+def assert_same(one: Checkpoint, other: Checkpoint) -> None:
     assert list(one.tensors) == list(other.tensors)
     for name, tensor in one.tensors.items():
         assert (tensor.shape, tensor.dtype) == (other.tensors[name].shape, other.tensors[name].dtype), name
@@ -145,7 +147,7 @@ def test_codes_of_every_width_dequantize_as_mlx_does(bits):
     weights = mx.random.normal((96, 512), key=mx.random.key(bits))
     codes, scales, biases = mx.quantize(weights, group_size=64, bits=bits)
     wanted = np.array(mx.dequantize(codes, scales, biases, group_size=64, bits=bits))
-    found = checkpoint.dequantize(np.array(codes), np.array(scales), np.array(biases), bits)
+    found = dequantize(np.array(codes), np.array(scales), np.array(biases), bits)
     assert np.abs(found - wanted).max() <= 1e-6 * np.abs(wanted).max()
 
 
@@ -169,7 +171,7 @@ def test_an_mlx_quantized_checkpoint_with_per_layer_settings_reads_as_mlx_dequan
     model.set_dtype(mx.float32)
     dequantize_model(model)
     wanted = {name: np.array(value) for name, value in _flat(model)}
-    for tensor in checkpoint.mlx_tensors(read):
+    for tensor in mlx_tensors(read):
         assert np.abs(tensor.read() - wanted[tensor.name]).max() <= 1e-6 * np.abs(wanted[tensor.name]).max(), (
             tensor.name
         )
@@ -352,7 +354,7 @@ def test_a_config_of_another_width_is_refused_by_tensor_name_and_both_shapes(cop
 
 def test_an_adapter_that_was_not_fused_is_recognized(six, tmp_path):
     source = checkpoint.read(six)
-    lora = checkpoint.from_array("model.layers.1.self_attn.q_proj.lora_a", np.zeros((256, 8)))
+    lora = from_array("model.layers.1.self_attn.q_proj.lora_a", np.zeros((256, 8)))
     checkpoint.save_hf(tmp_path / "lora", replace(source, tensors={**source.tensors, lora.name: lora}))
     assert "fuse the adapter" in refusal(tmp_path / "lora")
 

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-import smol_check_serving
 import smol_convert
 import smol_fetch_base
 from conftest import ROOT
 from helpers import mutation, random_smol
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
-from kxl.model import gguf_file, llama_gguf, safetensors_io
+from kxl.model import checkpoint, gguf_file, llama_gguf, safetensors_io
 from kxl.quant import imatrix, policy
 
 
@@ -109,7 +108,7 @@ def test_rows_are_put_back_where_the_pinned_converter_took_them_from(tmp_path, l
 
 
 def test_digits_are_single_tokens_and_the_converter_knows_the_hash(llama_tree):
-    """The real tokenizer is known to llama.cpp by the hash of the ids of one text: SmolLM's entry must be the one that fits."""
+    """llama.cpp knows the real tokenizer by the hash of the ids of one text: SmolLM's entry must be the one."""
     base = ROOT / "runs" / "smollm2-135m" / "base" / "tokenizer.json"
     if not base.is_file():
         pytest.skip("needs `make smol-base`, which downloads 93 MB")
@@ -260,7 +259,7 @@ def test_a_gguf_without_the_tool_tokens_or_our_template_is_not_kept(tmp_path):
 
 def test_mlx_server_is_given_the_float32_copy_of_the_same_weights(tmp_path):
     folder = random_smol.smollm2(tmp_path / "m")
-    smol_check_serving.float32_copy(folder, tmp_path / "f32")
+    checkpoint.float32_copy(folder, tmp_path / "f32")
     one, two = safetensors_io.index_folder(folder), safetensors_io.index_folder(tmp_path / "f32")
     assert {entry.dtype for entry in two.values()} == {"F32"} and read_json(tmp_path / "f32" / "config.json")[
         "dtype"

@@ -7,12 +7,13 @@ import pytest
 from conftest import ROOT
 from helpers import random_cores
 from kxl.base.files import read_json
+from kxl.model.batches import make_batch
 from kxl.moe import core as moe_core
 from kxl.moe import hardware, memory
 from kxl.moe.grouped import grouped_step
 from kxl.moe.layers import Blocks
-from kxl.moe.run import check_settings
-from kxl.moe.streamed import How, make_batch, streamed_step
+from kxl.moe.settings import check_settings
+from kxl.moe.streamed import StepOptions, streamed_step
 
 SETTINGS = check_settings(read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), "test")
 SHAPES = {
@@ -33,10 +34,12 @@ def test_the_counted_arrays_are_those_that_mlx_allocates(shape, mode):
         make_batch([(ids, np.ones(tokens + 1, bool))]),
         {"tokens": 512, "queries": 64, "logits": 64, "vocabulary": 4096},
     )
-    how, update = How(Blocks(**blocks)), lambda *found: None
+    options, update = StepOptions(Blocks(**blocks)), lambda *found: None
     mx.reset_peak_memory()
     start = mx.get_active_memory()
-    streamed_step(core, batch, update, how) if mode == "streamed" else grouped_step(core, batch, update, how, 2, 1)
+    streamed_step(core, batch, update, options) if mode == "streamed" else grouped_step(
+        core, batch, update, options, 2, 1
+    )
     held = mx.get_peak_memory() - start
     counted = memory.predict(core.config, {**SETTINGS, "group_size": 32, "blocks": blocks}, tokens, tokens)["parts"]
     assert 0.75 < (counted["work"] + counted["layer inputs"]) / held < 1.5
@@ -51,5 +54,5 @@ def test_the_model_counts_the_core_to_the_byte():
 
 def test_an_8b_moe_trains_in_a_16_gib_machine_at_10240_tokens():
     config = moe_core.check_config(read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), 64, "shapes")
-    assert 8.7 < moe_core.size(config, 64) / hardware.GIB < 8.9
+    assert 8.7 < moe_core.stored_bytes(config, 64) / hardware.GIB < 8.9
     assert memory.predict(config, SETTINGS, 10240, 10240)["peak"] < 13 * hardware.GIB

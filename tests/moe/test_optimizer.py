@@ -6,9 +6,11 @@ import pytest
 from helpers import random_cores
 from kxl.base.cli import UserError
 from kxl.model import checkpoint
+from kxl.model.layouts import dequantize
 from kxl.moe import core as moe_core
 from kxl.moe import int8
 from kxl.moe.optimizer import ExpertOptimizer
+from kxl.moe.rounding import ROUNDINGS, subtract_bf16
 from kxl.moe.streamed import NotFinite
 
 
@@ -42,21 +44,22 @@ def test_mlx_and_checkpoint_dequantize_alike():
     ours = int8.dequantize(matrix)
     scales, biases = (int8.bf16_to_float32(bits) for bits in (matrix.scales, matrix.biases))
     assert np.array_equal(ours, np.array(int8.dequantize_mlx(matrix)))
-    assert np.array_equal(ours, checkpoint.dequantize(matrix.codes.view(np.uint32), scales, biases, 8))
+    assert np.array_equal(ours, dequantize(matrix.codes.view(np.uint32), scales, biases, 8))
 
 
 @pytest.mark.parametrize("rate, steps", [(1e-6, 100), (1e-5, 10), (1e-5, 100)])
 def test_stochastic_rounding_keeps_the_drift_that_nearest_loses(rate, steps):
     """FACTS: at sigma 0.02 half a step is about 1.8e-4, so nearest keeps nothing of either."""
     kept = {}
-    for rounding in int8.ROUNDINGS:
+    for rounding in ROUNDINGS:
         matrix, _ = random_matrix(512, 512)
         before = int8.dequantize(matrix)
         for step in range(steps):
             delta = np.full((512, 512), rate, np.float32)
             int8.subtract(matrix, slice(0, 512), delta, noise(step) if rounding == "stochastic" else None)
         kept[rounding] = float((before - int8.dequantize(matrix)).mean(dtype=np.float64)) / (rate * steps)
-    # One weight moves by chance about sqrt(drift * step); over 262,144 of them three deviations are 0.04 of the smallest drift.
+    # One weight moves by chance about sqrt(drift * step); over 262,144 of them three deviations are 0.04 of the
+    # smallest drift.
     assert abs(kept["stochastic"] - 1) < 0.05
     assert kept["nearest"] == 0
 
@@ -92,8 +95,8 @@ def test_routers_round_stochastically_too():
     start = int8.bf16_to_float32(bits)
     nearest = bits.copy()
     for step in range(20):
-        int8.subtract_bf16(bits, np.float32(1e-6), noise(step))
-        int8.subtract_bf16(nearest, np.float32(1e-6), None)
+        subtract_bf16(bits, np.float32(1e-6), noise(step))
+        subtract_bf16(nearest, np.float32(1e-6), None)
     drift = (start - int8.bf16_to_float32(bits)).mean(dtype=np.float64)
     assert abs(drift / 2e-5 - 1) < 0.05
     assert np.array_equal(int8.bf16_to_float32(nearest), start)
@@ -188,7 +191,7 @@ def test_a_core_comes_back_from_disk_as_it_was(tmp_path):
 
 def test_a_core_of_random_weights_has_the_size_that_is_predicted(tmp_path):
     core = random_cores.random_core("twelve")
-    assert core.nbytes == moe_core.size(core.config, core.group)
+    assert core.nbytes == moe_core.stored_bytes(core.config, core.group)
 
 
 @pytest.mark.parametrize(

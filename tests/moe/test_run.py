@@ -18,10 +18,12 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.model import blas
 from kxl.moe import core as moe_core
-from kxl.moe import hardware, int8
-from kxl.moe import rows as moe_rows
+from kxl.moe import hardware
 from kxl.moe import run as moe_run
-from kxl.moe.run import Run, check_settings, checkpoints, rate_at
+from kxl.moe.rounding import ROUNDINGS
+from kxl.moe.run import Run, checkpoints
+from kxl.moe.schedule import batch_of, learning_rate, steps_of
+from kxl.moe.settings import MODES, check_settings, overridden
 
 
 def a_run(work, core=None, guard=None, **changes):
@@ -43,7 +45,7 @@ def weights(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"}
 
 
-@pytest.mark.parametrize("mode", moe_run.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_resumed_run_ends_with_the_same_bits(mode, tmp_path):
     whole = a_run(tmp_path / "whole", mode=mode).train()
     a_run(tmp_path / "parts", mode=mode).train(until=2)
@@ -61,7 +63,7 @@ def test_a_resumed_run_ends_with_the_same_bits(mode, tmp_path):
 def test_learning_survives_int8_only_with_stochastic_rounding(tmp_path):
     """The same small learning rate, 1/23 of half an int8 step: nearest rounding keeps next to nothing of it."""
     learned, changed = {}, {}
-    for rounding in int8.ROUNDINGS:
+    for rounding in ROUNDINGS:
         core = random_cores.random_core("six")
         before = {name: matrix.codes.copy() for name, matrix in core.experts.items()}
         run = a_run(
@@ -158,7 +160,8 @@ def test_a_loss_that_is_not_finite_names_row_and_layer(tmp_path):
     core.plain["model.layers.3.ffn_norm.weight"][:] = 0x7F80  # infinity in BF16
     with pytest.raises(
         UserError,
-        match=r"step 1, row \d, \d: the loss is nan; layer 3 is the first whose output is not finite; .*lower learning_rate",
+        match=r"step 1, row \d, \d: the loss is nan; layer 3 is the first whose output is not finite; "
+        ".*lower learning_rate",
     ):
         run._steps(1)
 
@@ -185,27 +188,27 @@ def test_a_wrong_setting_is_named(changes, message):
 @pytest.mark.parametrize("name", ["tiny-moe", "lfm2.5-8b-a1b-moe"])
 def test_a_flag_for_the_length_takes_the_place_of_the_configs(name):
     config = read_json(ROOT / f"configs/{name}.json")
-    assert check_settings(moe_run.overridden(config, {}), "x")["steps"] == config.get("steps")
+    assert check_settings(overridden(config, {}), "x")["steps"] == config.get("steps")
     for key, other in (("steps", "epochs"), ("epochs", "steps")):
-        settings = check_settings(moe_run.overridden(config, {key: 7}), "x")
+        settings = check_settings(overridden(config, {key: 7}), "x")
         assert (settings[key], settings[other]) == (7, None)
     with pytest.raises(UserError, match="steps is 7 and epochs is 2"):
-        check_settings(moe_run.overridden(config, {"steps": 7, "epochs": 2}), "x")
+        check_settings(overridden(config, {"steps": 7, "epochs": 2}), "x")
 
 
 def test_the_reference_run_is_1746_steps():
-    assert moe_run.steps_of({**SETTINGS, "batch": 1, "epochs": 3, "steps": None}, 582) == 1746
+    assert steps_of({**SETTINGS, "batch": 1, "epochs": 3, "steps": None}, 582) == 1746
 
 
 def test_every_row_is_taken_once_per_epoch():
     for epoch in range(3):
-        places = [moe_rows.batch_of(epoch * 5 + step, 10, 2, seed=4) for step in range(5)]
+        places = [batch_of(epoch * 5 + step, 10, 2, seed=4) for step in range(5)]
         assert {e for e, _ in places} == {epoch} and sorted(sum((p for _, p in places), [])) == list(range(10))
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_floor():
     rates = [
-        rate_at({**SETTINGS, "warmup_steps": 10, "learning_rate": 1.0, "final_rate": 0.1}, step, 100)
+        learning_rate({**SETTINGS, "warmup_steps": 10, "learning_rate": 1.0, "final_rate": 0.1}, step, 100)
         for step in range(100)
     ]
     assert rates[0] == 0.1 and rates[9] == rates[10] == 1.0 and abs(rates[-1] - 0.1) < 1e-9

@@ -6,10 +6,11 @@ import pytest
 import moe_check_gradients
 from helpers import random_cores
 from kxl.base.cli import UserError
+from kxl.model.batches import make_batch
 from kxl.moe.core import router_name
 from kxl.moe.grouped import grouped_step, groups_of
 from kxl.moe.layers import Blocks
-from kxl.moe.streamed import How, NotFinite, loss_of, make_batch, streamed_step
+from kxl.moe.streamed import NotFinite, StepOptions, loss_of, streamed_step
 from moe_check_gradients import keep_gradients, mlx_lm_model, whole_gradients
 
 # Smaller than the sequences, so that every blocked loop takes several turns.
@@ -30,9 +31,9 @@ def test_every_gradient_equals_autograd_through_the_whole_model(shape, keep, tmp
     loss, exact = whole_gradients(*mlx_lm_model(core, tmp_path / "core"), batch, keep)
 
     streamed = {}
-    outcome = streamed_step(core, batch, keep_gradients(streamed), How(SMALL, keep))
+    outcome = streamed_step(core, batch, keep_gradients(streamed), StepOptions(SMALL, keep))
     assert abs(outcome.loss - loss) < TOLERANCE[keep] * loss
-    assert loss_of(core, batch, How(SMALL, keep)) == outcome.loss
+    assert loss_of(core, batch, StepOptions(SMALL, keep)) == outcome.loss
     for key, gradient in exact.items():
         if key in streamed:
             assert relative_error(streamed[key], gradient) < TOLERANCE[keep], key
@@ -51,7 +52,7 @@ def test_every_gradient_equals_autograd_through_the_whole_model(shape, keep, tmp
             if which == number:
                 keep_gradients(grouped)(which, *found)
 
-        assert grouped_step(core, batch, update, How(SMALL, keep), size, stride).loss == outcome.loss
+        assert grouped_step(core, batch, update, StepOptions(SMALL, keep), size, stride).loss == outcome.loss
         assert {key for key in grouped} == {key for key in streamed if key[0] in group}
         for key, gradient in grouped.items():
             assert relative_error(gradient, exact[key]) < TOLERANCE[keep], key
@@ -66,8 +67,8 @@ def test_as_shipped_the_gradient_is_some_per_cent_from_autograds_and_in_float32_
     ]
     blocks = vars(SMALL)
     exact = moe_check_gradients.compare(core, rows, blocks, "float32")
-    shipped = moe_check_gradients.compare(core, rows, blocks, How().keep)
-    assert How().keep == "bfloat16" and exact["matrices"] == shipped["matrices"]
+    shipped = moe_check_gradients.compare(core, rows, blocks, StepOptions().keep)
+    assert StepOptions().keep == "bfloat16" and exact["matrices"] == shipped["matrices"]
     assert exact["largest"] < 1e-5
     assert 1e-3 < shipped["together"] < 0.2 and shipped["largest"] > 1e-3
 
@@ -77,7 +78,7 @@ def test_a_layer_is_updated_only_after_its_gradients_went_on(tmp_path):
     core, batch = random_cores.random_core("six"), None
     batch = make_batch(random_cores.examples(core, (20,)))
     still, moving = {}, {}
-    streamed_step(core, batch, keep_gradients(still), How(SMALL))
+    streamed_step(core, batch, keep_gradients(still), StepOptions(SMALL))
 
     def destroy(number, layer, expert, gradients):
         keep_gradients(moving)(number, layer, expert, gradients)
@@ -87,7 +88,7 @@ def test_a_layer_is_updated_only_after_its_gradients_went_on(tmp_path):
             for matrix in core.expert(layer, expert):
                 matrix.codes[...] = 0
 
-    streamed_step(core, batch, destroy, How(SMALL))
+    streamed_step(core, batch, destroy, StepOptions(SMALL))
     assert still.keys() == moving.keys()
     assert all(np.array_equal(still[key], moving[key]) for key in still)
 
@@ -105,7 +106,7 @@ def test_the_second_group_sees_what_the_first_has_changed():
             elif change and expert is None:
                 core.plain[router_name(layer)][...] = 0
 
-        grouped_step(core, batch, update, How(SMALL), 2, 2)
+        grouped_step(core, batch, update, StepOptions(SMALL), 2, 2)
         return found
 
     before, after = gradients_of_last_group(False), gradients_of_last_group(True)
@@ -119,8 +120,8 @@ def test_padding_is_nobodys_token():
     padded, alone = {}, {}
     batch = make_batch([short, long])
     batch.weights[1] = 0  # only the short one is scored
-    streamed_step(core, batch, keep_gradients(padded), How(SMALL, "float32"))
-    streamed_step(core, make_batch([short]), keep_gradients(alone), How(SMALL, "float32"))
+    streamed_step(core, batch, keep_gradients(padded), StepOptions(SMALL, "float32"))
+    streamed_step(core, make_batch([short]), keep_gradients(alone), StepOptions(SMALL, "float32"))
     for key, gradient in alone.items():
         assert relative_error(padded[key], gradient) < 1e-5, key
 
@@ -150,11 +151,11 @@ def test_a_loss_that_is_not_finite_names_the_layer():
     core = random_cores.random_core("six")
     core.plain["model.layers.2.operator_norm.weight"][:] = 0x7FC0  # NaN in BF16
     with pytest.raises(NotFinite, match="layer 2 is the first"):
-        streamed_step(core, make_batch(random_cores.examples(core, (12,))), lambda *found: None, How(SMALL))
+        streamed_step(core, make_batch(random_cores.examples(core, (12,))), lambda *found: None, StepOptions(SMALL))
 
 
 def test_a_batch_without_scored_targets_is_refused():
     core = random_cores.random_core("six")
     tokens, mask = random_cores.examples(core, (12,))[0]
     with pytest.raises(UserError, match="no target of this batch is scored"):
-        streamed_step(core, make_batch([(tokens, mask * False)]), lambda *found: None, How(SMALL))
+        streamed_step(core, make_batch([(tokens, mask * False)]), lambda *found: None, StepOptions(SMALL))

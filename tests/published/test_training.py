@@ -11,7 +11,7 @@ import moe_prove_training
 import moe_sweep_groups
 from conftest import ROOT
 from kxl.base.files import read_json
-from kxl.moe import core, hardware, measure, memory
+from kxl.moe import core, hardware, memory
 
 CONFIG = core.check_config(read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), 64, "shapes")
 
@@ -24,7 +24,7 @@ def committed(path: str, target: str) -> dict:
 
 
 def predicted_gib(one: dict, settings: dict) -> float:
-    config = core.check_config(measure.shapes(SHAPES, one.get("layers")), settings["group_size"], "shapes")
+    config = core.check_config(memory.shapes(SHAPES, one.get("layers")), settings["group_size"], "shapes")
     return memory.predict(config, settings, one["tokens"], one["tokens"])["peak"] / hardware.GIB
 
 
@@ -62,7 +62,7 @@ def test_the_sweep_agrees_with_the_model_and_streaming_is_the_fastest():
 
 def test_the_memory_model_report_says_what_the_model_says_now():
     report = committed("reports/lfm2.5-8b-a1b/memory_model.json", "sweep")
-    now = moe_sweep_groups.by_length(measure.shapes(SHAPES, None), report["settings"])
+    now = moe_sweep_groups.by_length(memory.shapes(SHAPES, None), report["settings"])
     for one, other in zip(report["results"]["by_length"], now, strict=True):
         assert one["tokens"] == other["tokens"] and abs(one["peak_gib"] / other["peak_gib"] - 1) < 0.01
 

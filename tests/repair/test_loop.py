@@ -25,8 +25,9 @@ from kxl.base.files import read_json, write_json, write_text
 from kxl.eval import suites as eval_suites
 from kxl.eval.verdicts import Answer
 from kxl.figures import repair, style
-from kxl.lora.settings import Settings
-from kxl.repair import decisions
+from kxl.lora.loop import Progress
+from kxl.repair import acceptance
+from kxl.repair.settings import Settings
 
 SUITES = {"structured_6": 6, "colloquial_20": 20}
 
@@ -93,28 +94,28 @@ def score(name, six, twenty, parent="start", accepted=True, **faults):
         "accepted": accepted,
         "refused": [],
         "seconds": 60,
-        "suites": {suite: decisions.score(results[suite], SUITES[suite]) for suite in SUITES},
+        "suites": {suite: acceptance.suite_score(results[suite], SUITES[suite]) for suite in SUITES},
     }
 
 
 def test_an_iteration_that_breaks_a_suite_which_passed_is_refused_with_the_numbers():
-    assert decisions.broken(score("start", 6, 10), score("iter01", 6, 9)) == []
-    refused = decisions.broken(score("start", 6, 10), score("iter01", 5, 20))
+    assert acceptance.broken(score("start", 6, 10), score("iter01", 6, 9)) == []
+    refused = acceptance.broken(score("start", 6, 10), score("iter01", 5, 20))
     assert refused == ["structured_6 had 6 of 6 and was met, now 5 with 0 leaks and 0 false calls"]
-    assert decisions.broken(score("start", 6, 10), score("iter01", 5, 20, leaks=1)) == [
+    assert acceptance.broken(score("start", 6, 10), score("iter01", 5, 20, leaks=1)) == [
         "structured_6 had 6 of 6 and was met, now 5 with 1 leaks and 0 false calls"
     ]
 
 
 def test_the_best_has_most_suites_met_then_most_cases_then_is_the_earliest():
-    assert decisions.best([score("start", 6, 10), score("iter01", 5, 19)])["name"] == "start"
-    assert decisions.best([score("start", 5, 10), score("iter01", 5, 19), score("iter02", 5, 19)])["name"] == "iter01"
-    assert decisions.best([score("start", 4, 10), score("iter01", 6, 19), score("iter02", 6, 20)])["name"] == "iter02"
+    assert acceptance.best([score("start", 6, 10), score("iter01", 5, 19)])["name"] == "start"
+    assert acceptance.best([score("start", 5, 10), score("iter01", 5, 19), score("iter02", 5, 19)])["name"] == "iter01"
+    assert acceptance.best([score("start", 4, 10), score("iter01", 6, 19), score("iter02", 6, 20)])["name"] == "iter02"
 
 
 def test_leaks_and_false_calls_keep_a_suite_from_being_met():
     def met(**faults):
-        return decisions.score(json.loads(evaluation("colloquial_20", 15, **faults))["results"], 15)["meets"]
+        return acceptance.suite_score(json.loads(evaluation("colloquial_20", 15, **faults))["results"], 15)["meets"]
 
     assert met() and not met(leaks=1) and not met(false_calls=1)
 
@@ -146,7 +147,8 @@ class Stages:
             call_main(repair_build_set, *flags)
         elif script == "repair_train.py":
             self.rate = flag("--learning-rate")
-            results = repair_train.summary([2.0, 1.0], (2.0, 1.0), {"train": 9, "valid": 1}, 9, [1.0, 2.0], 3.0, 2**30)
+            progress = Progress(losses=[2.0, 1.0], tokens=9, valid_losses=[2.0], seconds=3.0)
+            results = repair_train.summary(progress, 1.0, {"train": 9, "valid": 1}, [1.0, 2.0], 2**30)
             report.write(Path(flag("--report")), [], {}, results)
         else:
             write_text(Path(flag("--out")) / "config.json", flag("--adapter"))
@@ -291,7 +293,7 @@ def test_the_progression_can_be_read(theme, columns):
     ][:columns]
     results = {
         "iterations": story,
-        "best": decisions.best([one for one in story if one["accepted"]])["name"],
+        "best": acceptance.best([one for one in story if one["accepted"]])["name"],
         "seconds": 1800,
     }
     with matplotlib.rc_context(style.style(theme)):

@@ -214,7 +214,8 @@ def test_a_row_of_the_users_that_repeats_a_prompt_stops_the_build_and_both_are_n
     )
     with pytest.raises(
         UserError,
-        match=r"own\.jsonl, row 1: 'could you do a pwd in the terminal' repeats the eval prompt 'pwd in terminal' \(evals/suites/colloquial_20\.json, case pwd_in_terminal\)",
+        match=r"own\.jsonl, row 1: 'could you do a pwd in the terminal' repeats the eval prompt 'pwd in terminal' "
+        r"\(evals/suites/colloquial_20\.json, case pwd_in_terminal\)",
     ):
         build(monkeypatch, report, tmp_path / "iter01", "--iteration", "01", "--add", str(own))
     assert not (tmp_path / "iter01").exists()

@@ -190,7 +190,7 @@ ENUM = {
 
 
 def test_the_pinned_llama_server_reads_our_template_tokens_and_calls(model, tmp_path, llama_bin):
-    """A random model, pushed onto the start token: from there on the server's own grammar must lead to a structured call."""
+    """A random model, pushed onto the start token: from there on the server's own grammar must lead to a call."""
     chat = loss_mask.load(model)
     gguf = random_smol.smollm2_gguf(model, tmp_path / "m.gguf")
     asked = [{"role": "user", "content": "go"}]

@@ -1,5 +1,6 @@
 """The rows of the tool-token training: shares, splits that share no tool, and proof of all of it in the manifest."""
 
+import hashlib
 import json
 import random
 import sys
@@ -16,10 +17,11 @@ from helpers import random_smol
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
 from kxl.chat import loss_mask
+from kxl.chat.rows import calls_in
 from kxl.eval import bfcl
-from kxl.lora import loop
+from kxl.lora import epochs as lora_epochs
 from kxl.setup import archive as setup_archive
-from kxl.smol import requests
+from kxl.smol import mixture, requests
 from kxl.smol import rows as smol_rows
 from kxl.smol import tokens as smol_tokens
 
@@ -108,7 +110,7 @@ def prepare(tmp_path, wheel, monkeypatch):
 
 
 def offered(rows):
-    return {name for row in rows for name in prepare_data.names(row)}
+    return {name for row in rows for name in mixture.names(row)}
 
 
 def test_every_split_has_its_share_and_no_tool_or_request_of_a_held_out_prompt(prepare):
@@ -123,7 +125,7 @@ def test_every_split_has_its_share_and_no_tool_or_request_of_a_held_out_prompt(p
     questions = [{row["messages"][0]["content"] for row in rows} for rows in (train, valid)]
     assert not questions[0] & questions[1]
     for row in tool:
-        assert row["messages"][-1]["role"] == "user" and set(row["expected"]) <= prepare_data.names(row)
+        assert row["messages"][-1]["role"] == "user" and set(row["expected"]) <= mixture.names(row)
     assert {len(row["tools"]) for row in tool} == {1, 2, 3} and {
         bool(row["tools"]) for row in heldout if row["kind"] == "ordinary"
     } == {True, False}
@@ -272,7 +274,10 @@ def test_hermes_function_calling_files_become_rows_and_what_cannot_is_counted(pr
             "parameters": {"type": "object", "properties": {"symbol": {"type": "string"}}, "required": ["symbol"]},
         },
     }
-    system = f"You are a function calling AI model. You have these tools: <tools>{json.dumps([tool])}</tools> For each call return JSON"
+    system = (
+        f"You are a function calling AI model. You have these tools: <tools>{json.dumps([tool])}</tools> For "
+        "each call return JSON"
+    )
     system += " as follows:\n<tool_call>\n{'name': <function-name>}\n</tool_call>"
     good = {
         "id": "x",
@@ -302,10 +307,19 @@ def test_hermes_function_calling_files_become_rows_and_what_cannot_is_counted(pr
     chat, left_out = loss_mask.load(random_smol.smollm2(tmp_path / "other")), prepare_data.Counter()
     tokens = smol_tokens.resolve(read_json(random_smol.SMOLLM2), chat.tokenizer, "config")
     (row,) = prepare_data.traced_rows([("v1.json", tmp_path / "v1.json")], chat, tokens, left_out)
-    assert smol_rows.calls_of(row)[0]["arguments"] == {"symbol": "ACME"} and prepare_data.names(row) == {"get_stock"}
+    assert calls_in(row)[0]["arguments"] == {"symbol": "ACME"} and mixture.names(row) == {"get_stock"}
     assert sum(left_out.values()) == 2 and left_out["traces without a call"] == 1
     folder = prepare("--traces", str(tmp_path / "v1.json"))
     assert any("v1.json" in one["path"] for one in read_json(folder / "manifest.json")["inputs"])
+
+
+def test_a_seed_composes_the_requests_that_smollm2_was_trained_with():
+    """Digests of what was drawn before the wordings moved to datasets/smol; another wording is another data set."""
+    drawn = [requests.tool_rows(120, 7), requests.ordinary_prompts()]
+    digests = [
+        hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest() for rows in drawn
+    ]
+    assert [digest[:16] for digest in digests] == ["7c86ea11271b68f6", "b5fc490720e2fbe7"]
 
 
 def test_our_requests_are_different_valid_and_half_of_them_go_on():
@@ -313,7 +327,7 @@ def test_our_requests_are_different_valid_and_half_of_them_go_on():
     assert rows == requests.tool_rows(240, 7) and len({row["messages"][0]["content"] for row in rows}) == 240
     assert sum(len(row["messages"]) == 4 for row in rows) == 120
     for row in rows:
-        (call,), tool = smol_rows.calls_of(row), row["tools"][0]["function"]
+        (call,), tool = calls_in(row), row["tools"][0]["function"]
         jsonschema.validate(call["arguments"], tool["parameters"])
         assert all("{" not in message["content"] or message["role"] != "assistant" for message in row["messages"])
     with pytest.raises(ValueError, match="different requests, 5000 were asked for"):
@@ -326,9 +340,7 @@ def test_other_tools_are_offered_once_each_and_never_fewer_than_the_rows_own():
     pool = [{"type": "function", "function": {"name": f"p{i}"}} for i in range(5)]
     row = {"tools": [pool[0], pool[1]]}
     for count in (1, 2, 4):
-        names = [
-            tool["function"]["name"] for tool in prepare_data.offer(row, pool, count, random.Random(count))["tools"]
-        ]
+        names = [tool["function"]["name"] for tool in mixture.offer(row, pool, count, random.Random(count))["tools"]]
         assert len(set(names)) == len(names) == max(count, 2) and {"p0", "p1"} <= set(names)
 
 
@@ -341,9 +353,9 @@ def test_two_requests_share_a_list_only_where_they_fit_and_no_row_is_lost():
         }
         for i in range(60)
     ]
-    pool = prepare_data.tool_pool(rows)
+    pool = mixture.tool_pool(rows)
     made = list(
-        prepare_data.sessions(
+        mixture.sessions(
             rows, pool, random.Random(1), lambda row: not any("9" in message["content"] for message in row["messages"])
         )
     )
@@ -355,7 +367,7 @@ def test_two_requests_share_a_list_only_where_they_fit_and_no_row_is_lost():
         names = [tool["function"]["name"] for tool in row["tools"]]
         assert {f"p{int(text.split()[1]) % 7}" for text in texts} <= set(names) and len(set(names)) == len(
             names
-        ) <= prepare_data.MOST_TOOLS
+        ) <= mixture.MOST_TOOLS
 
 
 @pytest.mark.parametrize(
@@ -369,7 +381,7 @@ def test_a_loss_that_rises_fails_the_training_only_in_an_epoch_that_the_config_a
     write_json(
         tmp_path / "config.json", {**config, "training": {**config["training"], "epochs": epochs, "max_epochs": 5}}
     )
-    monkeypatch.setattr(loop, "validation_loss", lambda *_: next(told))
+    monkeypatch.setattr(lora_epochs, "validation_loss", lambda *_: next(told))
     monkeypatch.setattr(
         sys,
         "argv",
@@ -395,7 +407,8 @@ def test_a_loss_that_rises_fails_the_training_only_in_an_epoch_that_the_config_a
     else:
         with pytest.raises(
             UserError,
-            match=r"rose above 1.1 times its best \(2.000, 1.000, 1.200\); the adapter of epoch 1 is in .*adapter.failed",
+            match=r"rose above 1.1 times its best \(2.000, 1.000, 1.200\); "
+            r"the adapter of epoch 1 is in .*adapter.failed",
         ):
             train_lora.main()
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith(("adapter", "report"))} == {

@@ -11,6 +11,7 @@ from kxl.base import report
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.chat import loss_mask
+from kxl.chat.rows import calls_in
 from kxl.smol import rows
 from kxl.smol import tokens as smol_tokens
 
@@ -32,7 +33,8 @@ def test_the_model_learns_the_call_its_end_and_the_answer_and_nothing_else(model
     chat, tokens = model
     example = rows.encode(chat, tokens, random_smol.tool_row())
     assert learned(chat, example) == (
-        '<tool_call>{"name": "write_file", "arguments": {"path": "a.txt", "text": "it\'s a \\"quote\\"\\n\\\\d"}}</tool_call>'
+        '<tool_call>{"name": "write_file", "arguments": {"path": "a.txt", "text": "it\'s a '
+        '\\"quote\\"\\n\\\\d"}}</tool_call>'
         "<|im_end|>Done.<|im_end|>"
     )
     assert list(example.tokens).count(tokens.call_start) == 1 == list(example.tokens).count(tokens.response_end)
@@ -61,7 +63,7 @@ def test_vllms_own_hermes_parser_reads_the_calls_that_are_learned(model):
         PreTrainedTokenizerFast(tokenizer_file=str(chat.folder / "tokenizer.json"))
     ).extract_tool_calls(text, request=None)
     assert found.tools_called and [call.function.name for call in found.tool_calls] == ["write_file"]
-    assert json.loads(found.tool_calls[0].function.arguments) == rows.calls_of(row)[0]["arguments"]
+    assert json.loads(found.tool_calls[0].function.arguments) == calls_in(row)[0]["arguments"]
 
 
 def test_an_ordinary_row_beside_tools_shows_no_call_token(model):
@@ -106,7 +108,8 @@ def test_a_template_that_drops_calls_from_the_history_is_noticed(model):
     """As the stock templates of both families do."""
     chat, tokens = model
     stock = (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% generation %}{{ message['content'] + '<|im_end|>' }}"
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% generation %}{{ "
+        "message['content'] + '<|im_end|>' }}"
         "{% endgeneration %}{% endfor %}"
     ).replace("{% generation %}", "{% if message['role'] == 'assistant' %}{% generation %}")
     stock = stock.replace(

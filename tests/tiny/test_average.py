@@ -10,6 +10,7 @@ from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, sha256, write_json
 from kxl.model import checkpoint
+from kxl.model.tensors import Checkpoint, from_array
 
 
 def run(monkeypatch, *args):
@@ -21,8 +22,8 @@ def run(monkeypatch, *args):
 def pair(tmp_path):
     """The tiny model, and the same with every weight doubled."""
     one = checkpoint.read(ROOT / "models/tiny")
-    double = {name: checkpoint.from_array(name, 2 * t.read(), t.dtype) for name, t in one.tensors.items()}
-    checkpoint.save_mlx(tmp_path / "double", checkpoint.Checkpoint(one.folder, one.config, double))
+    double = {name: from_array(name, 2 * t.read(), t.dtype) for name, t in one.tensors.items()}
+    checkpoint.save_mlx(tmp_path / "double", Checkpoint(one.folder, one.config, double))
     return ROOT / "models/tiny", tmp_path / "double"
 
 

@@ -16,7 +16,7 @@ from kxl.base.files import ROOT, read_json
 from kxl.chat import hermes_tools
 from kxl.eval import contamination, suites
 from kxl.model import checkpoint
-from kxl.tiny import requests
+from kxl.tiny import batches, contexts, forms, recorded, requests
 from kxl.tiny import rows as tiny_rows
 from kxl.tiny import words as tiny_words
 from kxl.tiny.model import TinyLfm2Moe
@@ -26,7 +26,7 @@ MODEL = ROOT / "models/tiny"
 
 @pytest.fixture(scope="module")
 def encoder():
-    return tiny_train.Encoder(MODEL)
+    return batches.Encoder(MODEL)
 
 
 def small_config(**changes) -> dict:
@@ -51,13 +51,15 @@ def random_model(**changes) -> TinyLfm2Moe:
     return model
 
 
-@pytest.mark.parametrize("kind", tiny_rows.CONTEXTS)
+@pytest.mark.parametrize("kind", contexts.CONTEXTS)
 def test_training_rows_are_what_the_chat_template_writes(encoder, kind):
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     rng = random.Random(11)
     for _ in range(25):
-        context = tiny_rows.context(rng, kind)
-        row = tiny_rows.row(rng, tiny_rows.tool_names(context), in_a_row=0.2, introductions=0.05)
+        context = contexts.context(rng, kind)
+        row = tiny_rows.row(
+            rng, contexts.tool_names(context), shares=tiny_rows.Shares(in_a_row=0.2, introductions=0.05)
+        )
         system = [{"role": "system", "content": context["system"]}] if context["system"] else []
         text = tokenizer.apply_chat_template(system + row["messages"], tools=context["tools"], tokenize=False)
         assert (
@@ -70,7 +72,7 @@ def test_the_loss_is_on_exactly_what_the_assistant_says(encoder):
     rng = random.Random(5)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     for _ in range(200):
-        messages = tiny_rows.row(rng, tiny_rows.ALL_TOOLS)["messages"]
+        messages = tiny_rows.row(rng, contexts.ALL_TOOLS)["messages"]
         ids, emitted = encoder.row(messages)
         said = tokenizer.decode([i for i, own in zip(ids, emitted) if own])
         expected = ""
@@ -83,9 +85,9 @@ def test_the_loss_is_on_exactly_what_the_assistant_says(encoder):
 
 def test_an_eval_prompt_is_never_trained_on(encoder, tmp_path):
     rng = random.Random("1 0")
-    context = tiny_rows.context(rng, "compact")
+    context = contexts.context(rng, "compact")
     state = rng.getstate()
-    names = tiny_rows.tool_names(context)
+    names = contexts.tool_names(context)
     prompts = {r for _ in range(30) for r in suites.requests_of(tiny_rows.row(rng, names)["messages"])}
     suite = {"name": "seen", "tools": None, "system": None, "max_tokens": 1}
     suite["cases"] = [
@@ -94,20 +96,17 @@ def test_an_eval_prompt_is_never_trained_on(encoder, tmp_path):
     (tmp_path / "seen.json").write_text(json.dumps(suite))
     seen = contamination.Prompts([tmp_path / "seen.json"])
     rng.setstate(state)
-    ids, _, _, _ = tiny_train.draw_batch(rng, encoder, context, 8, 400, 4000, forbidden=seen)
+    batch = batches.draw_batch(rng, encoder, context, {"rows": 8, "longest": 400, "max_tokens": 4000}, forbidden=seen)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    for row in ids.tolist():
+    for row in batch.ids.tolist():
         for turn in tokenizer.decode(row).split("<|im_start|>user\n")[1:]:
             assert suites.same_words(turn.split("<|im_end|>")[0]) not in prompts
 
 
 def test_training_arguments_never_hold_a_held_out_word():
     rng = random.Random(2)
-    listed = {
-        w
-        for w in tiny_words.NOUNS + tiny_words.ADJECTIVES + tiny_words.NAMES + tiny_words.VERBS
-        if tiny_words.is_heldout(w)
-    }
+    kinds = ("nouns", "adjectives", "names", "verbs")
+    listed = {word for kind in kinds for word in forms.load("words")[kind] if tiny_words.is_heldout(word)}
     assert len(listed) > 80
     for tool in requests.SHARES:
         for _ in range(800):
@@ -119,18 +118,26 @@ def test_training_arguments_never_hold_a_held_out_word():
 
 
 # Held-out by their hash, but parts of fixed names that people use all the time (extensions, programs, folders).
-USUAL = {w for text in (*requests.arguments.PLAIN, *requests.arguments.FILES, *requests.arguments.SITES, *requests.w.TASKS, *requests.arguments.FOLDERS)
-         for w in "".join(c if c.isalpha() else " " for c in text).split()} | set(requests.arguments.EXTENSIONS) | set("def class import function return".split())  # fmt: skip
+FIXED = [text for kind in ("commands", "file_names", "sites", "folders") for text in forms.load("arguments")[kind]]
+USUAL = {
+    *forms.load("arguments")["extensions"],
+    *"def class import function return".split(),
+    *(
+        word
+        for text in (*FIXED, *forms.load("tasks")["without_argument"])
+        for word in "".join(letter if letter.isalpha() else " " for letter in text).split()
+    ),
+}
 
 
-@pytest.mark.parametrize("kind", tiny_rows.CONTEXTS)
+@pytest.mark.parametrize("kind", contexts.CONTEXTS)
 def test_every_generated_call_obeys_the_schema_that_hermes_checks_it_by(kind):
     schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in hermes_tools.load()}
     rng, limits = random.Random(f"schemas {kind}"), []
-    names = tiny_rows.tool_names(tiny_rows.context(rng, kind))
+    names = contexts.tool_names(contexts.context(rng, kind))
     drawn = [requests.request(rng, name)[1] for name in names if name in requests.SHARES for _ in range(300)]
     for _ in range(400):
-        messages = tiny_rows.row(rng, names, in_a_row=0.2)["messages"]
+        messages = tiny_rows.row(rng, names, shares=tiny_rows.Shares(in_a_row=0.2))["messages"]
         drawn += [call["function"] for message in messages for call in message.get("tool_calls", [])]
     for call in drawn:
         jsonschema.validate(call["arguments"], schemas[call["name"]])
@@ -146,7 +153,7 @@ def test_the_generated_suite_is_the_committed_one_and_new_to_training():
         words = {w.lower() for v in values for w in "".join(c if c.isalpha() else " " for c in str(v)).split()}
         pieces = {p.lower() for v in values for p in split_camel(str(v))}
         # A command may write a camelCase name in lower case, where its words cannot be told apart any more.
-        inside = any(w in str(v).lower() for v in values for w in tiny_words.KNOWN[True])
+        inside = any(w in str(v).lower() for v in values for w in tiny_words.vocabulary().heldout)
         assert inside or any(tiny_words.is_heldout(w) for w in words | pieces), case["prompt"]
 
 
@@ -264,22 +271,22 @@ def make(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", [tiny_rows.RESULTS, tiny_rows.SEQUENCES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [recorded.RESULTS, recorded.SEQUENCES], ids=lambda path: path.stem)
 def test_recorded_tool_results_are_real_hermes_json_and_name_no_machine(path):
-    episodes = tiny_rows.episodes(path)
+    episodes = recorded.read(path)
     assert len(episodes) > 1000
     for step in (s for steps in episodes for s in steps):
         assert isinstance(json.loads(step["result"]), dict)
         assert "hermes-kxl-" not in step["result"]
-        assert tiny_rows.answer(step)
+        assert recorded.answer(step)
 
 
 @pytest.mark.parametrize("kind", ["bare", "hermes_terminal", "hermes_files"])
 def test_a_sequence_is_carried_out_to_its_last_call_and_only_then_answered(kind):
     rng = random.Random(12)
     for _ in range(100):
-        names = tiny_rows.tool_names(tiny_rows.context(rng, kind))
-        request, *turns = tiny_rows.row(rng, names, in_a_row=1)["messages"]
+        names = contexts.tool_names(contexts.context(rng, kind))
+        request, *turns = tiny_rows.row(rng, names, shares=tiny_rows.Shares(in_a_row=1))["messages"]
         called = [turn for turn in turns if turn.get("tool_calls")]
         assert [turn["role"] for turn in turns] == ["assistant", "tool"] * len(called) + ["assistant"]
         assert len(called) in (2, 3) and not turns[-1].get("tool_calls")
@@ -294,14 +301,12 @@ def test_a_sequence_is_carried_out_to_its_last_call_and_only_then_answered(kind)
 
 def test_a_sequences_calls_act_on_its_own_files():
     """Recorded ones must not fail for a name that was never there: the model would learn to answer with errors."""
-    steps = [
-        step for episode in tiny_rows.episodes(tiny_rows.SEQUENCES) for step in episode if step["name"] == "terminal"
-    ]
+    steps = [step for episode in recorded.read(recorded.SEQUENCES) for step in episode if step["name"] == "terminal"]
     failed = [step for step in steps if json.loads(step["result"])["exit_code"]]
     assert len(failed) < 0.03 * len(steps), failed[:3]
 
 
 def test_held_out_sequences_are_never_trained_on():
-    tools = frozenset(tiny_rows.ALL_TOOLS)
-    trained, heldout = ([json.dumps(steps) for steps in tiny_rows.sequences(tools, flag)] for flag in (False, True))
+    tools = frozenset(contexts.ALL_TOOLS)
+    trained, heldout = ([json.dumps(steps) for steps in recorded.sequences(tools, flag)] for flag in (False, True))
     assert len(heldout) > 200 and not set(trained) & set(heldout)

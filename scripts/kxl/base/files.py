@@ -355,6 +355,7 @@ def remove_tree(folder: Path) -> None:
         raise UserError(f"{folder} cannot be removed; remove it by hand")
 
 
-def size(count: int) -> str:
+def size(count: int, digits: int = 2) -> str:
     """Bytes, for people."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
+    unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    return f"{count / unit:.{digits}f} {name}"

@@ -55,6 +55,19 @@ def tools_of(row: dict) -> list | None:
     return hermes_tools.load(hermes_tools.FIXED_SURFACE) if row["tools"] == "fixed_hermes" else row["tools"] or None
 
 
+def calls_of(message: dict) -> list[dict]:
+    """[{"name", "arguments"}] of a structured message."""
+    return [
+        {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
+        for call in message.get("tool_calls") or []
+    ]
+
+
+def calls_in(row: dict) -> list[dict]:
+    """Every call of a row's messages, in order."""
+    return [call for message in row["messages"] for call in calls_of(message)]
+
+
 def _message(message, where: str) -> dict:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise UserError(f"{where} must be an object with a role, it is {_short(message)}")

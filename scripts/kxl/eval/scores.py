@@ -136,9 +136,9 @@ def interval(tally: dict) -> list:
     return [round(end, 4) for end in statistics.wilson(tally["passed"], tally["cases"])]
 
 
-def tally(entries: list) -> dict:
-    """{"cases", "passed"} of entries that have "passed"."""
-    return {"cases": len(entries), "passed": sum(entry["passed"] for entry in entries)}
+def tally(entries: list, of: str = "cases") -> dict:
+    """{"cases", "passed"} of entries that have "passed"; `of` names what an entry is."""
+    return {of: len(entries), "passed": sum(entry["passed"] for entry in entries)}
 
 
 def gate(results: dict, thresholds: dict | None) -> list:

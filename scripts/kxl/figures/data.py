@@ -10,7 +10,8 @@ REASON_COLUMN = 3.3  # inches for the names of the reasons
 def filtering(report: dict, theme: Theme, reference: dict | None = None):
     """A histogram of row lengths before and after, and a bar for each reason, from reports/RUN/dataset.json."""
     results, caps = report["results"], sorted(report["settings"]["caps"])
-    drops = sorted(((count, reason) for reason, count in results["dropped"].items()), key=lambda one: (-one[0], one[1]))
+    drops = [(count, reason) for reason, count in results["dropped"].items()]
+    drops.sort(key=lambda drop: (-drop[0], drop[1]))
     out = sum(results["rows_out"].values())
     height = TOP + CHART + BOTTOM + GAP + BAR * (len(drops) + 1) + 0.25
     figure = new_figure(
@@ -62,7 +63,10 @@ def short(name: str, longest: int = 24) -> str:
 
 
 def histogram(figure, height: float, lengths: dict, caps: dict, theme: Theme) -> None:
-    """Rows by length: all that could be measured behind, the kept ones in front; a line at each cap, with the rows that it took."""
+    """Rows by length: all that could be measured behind, the kept ones in front.
+
+    At each cap stands a line with the rows that it took.
+    """
     axes = figure.add_axes((LEFT / WIDTH, 1 - (TOP + CHART) / height, (WIDTH - LEFT - RIGHT) / WIDTH, CHART / height))
     bars = max(len(lengths["before"]), len(lengths["after"]), 1)
     for key, colour, label in (("before", theme.muted, "all rows"), ("after", theme.ours, "kept rows")):

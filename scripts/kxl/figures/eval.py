@@ -9,7 +9,7 @@ PITCH = 0.118  # inches between dots, where there is room
 
 def fixed_hermes(reports: list, theme: Theme, reference: dict | None = None):
     """`reports` are whole eval reports of one suite, in the order of the columns; `reference` has fixed_hermes."""
-    columns = [(column_label(one), one["results"]) for one in reports]
+    columns = [(column_label(report), report["results"]) for report in reports]
     rows = categories(columns[0][1]["details"])
     height = 1.5 + ROW * (len(rows) + 4)
     figure = new_figure(
@@ -55,13 +55,13 @@ def fixed_hermes(reports: list, theme: Theme, reference: dict | None = None):
     return figure
 
 
-def theirs(one: dict) -> str:
-    scores = [f"{artifact_label(name)} {passed}/{one['cases']}" for name, passed in one["passed"].items()]
-    return f"{', '.join(scores)}, at {one['context']:,} tokens of context"
+def theirs(fixed: dict) -> str:
+    scores = [f"{artifact_label(name)} {passed}/{fixed['cases']}" for name, passed in fixed["passed"].items()]
+    return f"{', '.join(scores)}, at {fixed['context']:,} tokens of context"
 
 
-def column_label(one: dict) -> str:
-    settings = one["settings"]
+def column_label(report: dict) -> str:
+    settings = report["settings"]
     label = artifact_label(settings["artifact"])
     return label if settings["backend"] == "llama_cpp" else f"{label} {settings['backend'].upper()}"
 
@@ -83,7 +83,10 @@ def headline(columns: list) -> str:
     label, worst = min(failing, key=lambda column: column[1]["passed"])
     if len(columns) == 1:
         return f"{label} passes {worst['passed']} of {cases} fixed-Hermes cases"
-    return f"{len(columns) - len(failing)} of {len(columns)} artifacts pass all {cases} fixed-Hermes cases; {label} passes {worst['passed']}"
+    return (
+        f"{len(columns) - len(failing)} of {len(columns)} artifacts pass all {cases} fixed-Hermes cases; "
+        f"{label} passes {worst['passed']}"
+    )
 
 
 def totals(results: dict) -> list:

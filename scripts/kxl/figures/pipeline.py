@@ -2,6 +2,7 @@
 
 from matplotlib.patches import FancyBboxPatch
 
+from kxl.base.files import size
 from kxl.figures.style import BODY, SMALL, WIDTH, Theme, artifact_label, new_figure, size_unit
 
 BOX, TALL, GAP = 1.83, 0.98, 0.28  # inches: width and height of a box, space between two columns
@@ -9,7 +10,7 @@ LEFT, TOP, BETWEEN = 0.18, 1.0, 0.62  # left margin, first row, space between th
 
 
 def overview(reports: dict, evals: list, theme: Theme):
-    """`reports` has "calibration", "imatrix", "parity" and "quants"; `evals` are the suite's reports, one per artifact."""
+    """`reports` has "calibration", "imatrix", "parity" and "quants"; `evals` are the suite's, one per artifact."""
     height = TOP + 2 * TALL + BETWEEN + 0.22
     figure = new_figure(
         height,
@@ -42,13 +43,13 @@ def stages(reports: dict, evals: list) -> dict:
         reports[name]["results"] for name in ("calibration", "imatrix", "parity", "quants")
     )
     parent = quants["bf16"]
-    ours = {name: one for name, one in quants.items() if one["policy"] not in ("stock", "parent")}
+    ours = {name: entry for name, entry in quants.items() if entry["policy"] not in ("stock", "parent")}
     smallest = min(ours, key=lambda name: ours[name]["bytes"])
     scored = reports["quants"]["settings"]["scored_tokens"]
-    sizes = [one["bytes"] for one in ours.values()]
+    sizes = [entry["bytes"] for entry in ours.values()]
     unit, unit_name = size_unit(sizes)
     agreement = parity.get("exact") or parity["as_served"]
-    passed = [one["results"]["passed"] for one in evals]
+    passed = [entry["results"]["passed"] for entry in evals]
     cases = evals[0]["results"]["cases"]
     rows = calibration["calibration"]["conversations"] + calibration["heldout"]["conversations"]
     return {
@@ -58,7 +59,10 @@ def stages(reports: dict, evals: list) -> dict:
         ),
         (1, 0): (
             "BF16 GGUF",
-            (size(parent["bytes"]), f"{agreement['greedy_equal']} of {parity['positions']} greedy\ntokens as in MLX"),
+            (
+                size(parent["bytes"], 1),
+                f"{agreement['greedy_equal']} of {parity['positions']} greedy\ntokens as in MLX",
+            ),
         ),
         (2, 0): (
             f"{len(ours)} KXL quants",
@@ -82,11 +86,6 @@ def stages(reports: dict, evals: list) -> dict:
         ),
         (3, 1): ("Release summary", ("one JSON file: each gate,", "its limit and its number")),
     }
-
-
-def size(count: int) -> str:
-    unit, name = size_unit([count])
-    return f"{count / unit:.1f} {name}"
 
 
 def verdict(passed: list, cases: int) -> str:

@@ -11,14 +11,15 @@ GIB = 2**30
 
 def size_and_quality(quants: dict, theme: Theme):
     """`quants` is reports/RUN/quants.json: file size against KL divergence, mean and 99.9 % tail."""
-    points = {name: one for name, one in quants["results"].items() if one["policy"] != "parent"}
+    points = {name: artifact for name, artifact in quants["results"].items() if artifact["policy"] != "parent"}
     scored = quants["settings"]["scored_tokens"]
-    unit, unit_name = size_unit([one["bytes"] for one in points.values()])
+    unit, unit_name = size_unit([artifact["bytes"] for artifact in points.values()])
     height, head, foot, left = 4.5, 1.58, 0.55, 0.78
     figure = new_figure(
         height,
         "What each quant weighs, and how far it strays from its BF16 parent",
-        f"KL divergence of next-token probabilities over {scored:,} held-out tokens of tool traces: lower is better, left is smaller.",
+        f"KL divergence of next-token probabilities over {scored:,} held-out tokens of tool traces: "
+        "lower is better, left is smaller.",
         theme,
     )
     series_key(figure, height, theme, down=0.96)
@@ -35,8 +36,13 @@ def size_and_quality(quants: dict, theme: Theme):
         label_points(
             axes,
             [
-                (one["bytes"] / unit, drawn(one["kld"][key]), artifact_label(name), colour_of(one, theme))
-                for name, one in sorted(points.items(), key=lambda item: item[1]["bytes"])
+                (
+                    artifact["bytes"] / unit,
+                    drawn(artifact["kld"][key]),
+                    artifact_label(name),
+                    colour_of(artifact, theme),
+                )
+                for name, artifact in sorted(points.items(), key=lambda item: item[1]["bytes"])
             ],
         )
     return figure
@@ -45,8 +51,8 @@ def size_and_quality(quants: dict, theme: Theme):
 def scatter(axes, points: dict, key: str, unit: int, theme: Theme) -> None:
     """One panel of size, in units of `unit` bytes, against one divergence figure."""
     axes.set_yscale("log")
-    values = [drawn(one["kld"][key]) for one in points.values()]
-    sizes = [one["bytes"] / unit for one in points.values()]
+    values = [drawn(artifact["kld"][key]) for artifact in points.values()]
+    sizes = [artifact["bytes"] / unit for artifact in points.values()]
     axes.set_ylim(min(values) / 2.2, max(values) * 2.2)
     span = max(sizes) - min(sizes) or 1
     axes.set_xlim(min(sizes) - 0.16 * span, max(sizes) + 0.2 * span)
@@ -57,35 +63,34 @@ def scatter(axes, points: dict, key: str, unit: int, theme: Theme) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.minorticks_off()
     for stock in (True, False):
-        family = sorted(
-            (one for one in points.values() if (one["policy"] == "stock") is stock), key=lambda one: one["bytes"]
-        )
+        family = [artifact for artifact in points.values() if (artifact["policy"] == "stock") is stock]
+        family.sort(key=lambda artifact: artifact["bytes"])
         if family:
             axes.plot(
-                [one["bytes"] / unit for one in family],
-                [drawn(one["kld"][key]) for one in family],
+                [artifact["bytes"] / unit for artifact in family],
+                [drawn(artifact["kld"][key]) for artifact in family],
                 color=colour_of(family[0], theme),
                 linewidth=1,
                 alpha=0.45,
             )
-    for one in points.values():
-        x, y, colour = one["bytes"] / unit, drawn(one["kld"][key]), colour_of(one, theme)
-        if key == "mean" and one["kld"]["mean_error"] < y:
-            axes.errorbar(x, y, yerr=one["kld"]["mean_error"], color=colour, linewidth=1, capsize=2.5)
-        axes.plot(x, y, color=colour, **marker_of(one, theme))
+    for artifact in points.values():
+        x, y, colour = artifact["bytes"] / unit, drawn(artifact["kld"][key]), colour_of(artifact, theme)
+        if key == "mean" and artifact["kld"]["mean_error"] < y:
+            axes.errorbar(x, y, yerr=artifact["kld"]["mean_error"], color=colour, linewidth=1, capsize=2.5)
+        axes.plot(x, y, color=colour, **marker_of(artifact, theme))
 
 
 def drawn(value: float) -> float:
     return max(value, SMALLEST_KLD)
 
 
-def colour_of(one: dict, theme: Theme) -> str:
-    return theme.other if one["policy"] == "stock" else theme.ours
+def colour_of(artifact: dict, theme: Theme) -> str:
+    return theme.other if artifact["policy"] == "stock" else theme.ours
 
 
-def marker_of(one: dict, theme: Theme) -> dict:
+def marker_of(artifact: dict, theme: Theme) -> dict:
     """Round and filled for KXL, square and hollow for stock, so that no colour is needed to tell them."""
-    if one["policy"] == "stock":
+    if artifact["policy"] == "stock":
         return {"marker": "s", "markersize": 6, "markerfacecolor": theme.background, "markeredgewidth": 1.6}
     return {"marker": "o", "markersize": 7.5}
 
@@ -97,9 +102,9 @@ def series_key(figure, height: float, theme: Theme, down: float) -> None:
     axes.axis("off")
     x = 0.24
     for policy, label, advance in (("", "KXL: types chosen per tensor", 2.3), ("stock", "stock llama.cpp types", 0)):
-        one = {"policy": policy}
-        axes.plot(x, down, color=colour_of(one, theme), **marker_of(one, theme))
-        axes.text(x + 0.12, down, label, size=SMALL, color=colour_of(one, theme), va="center_baseline")
+        artifact = {"policy": policy}
+        axes.plot(x, down, color=colour_of(artifact, theme), **marker_of(artifact, theme))
+        axes.text(x + 0.12, down, label, size=SMALL, color=colour_of(artifact, theme), va="center_baseline")
         x += advance
 
 
@@ -127,7 +132,7 @@ def predicted_sizes(sizes: dict, theme: Theme):
         (left / WIDTH, foot / height, (WIDTH - left - right) / WIDTH, (height - head - foot) / height)
     )
     axes.axis("off")
-    axes.set_xlim(0, max(one["bytes"] / GIB for pair in pairs for one in pair if one))
+    axes.set_xlim(0, max(artifact["bytes"] / GIB for pair in pairs for artifact in pair if artifact))
     axes.set_ylim(height - head - foot, 0)
     y = 0.0
     for kxl, stock in pairs:
@@ -143,27 +148,31 @@ def predicted_sizes(sizes: dict, theme: Theme):
 
 
 def size_pairs(artifacts: dict) -> list:
-    """(KXL, stock type of the same nominal bits or None), largest first; each {"name", "bytes", "budget_gib", "policy"}."""
+    """(KXL, stock type of the same nominal bits or None), largest first.
+
+    Each is {"name", "bytes", "budget_gib", "policy"}.
+    """
     entries = [
         {
             "name": name,
-            "bytes": one["bytes"],
-            "budget_gib": one["budget_gib"],
-            "policy": "stock" if one["policy"] is None else name,
+            "bytes": artifact["bytes"],
+            "budget_gib": artifact["budget_gib"],
+            "policy": "stock" if artifact["policy"] is None else name,
         }
-        for name, one in artifacts.items()
+        for name, artifact in artifacts.items()
     ]
-    stock = {one["name"][1]: one for one in entries if one["policy"] == "stock"}
-    kxl = sorted((one for one in entries if one["policy"] != "stock"), key=lambda one: -one["bytes"])
-    return [(one, stock.get(one["name"][1])) for one in kxl]
+    stock = {artifact["name"][1]: artifact for artifact in entries if artifact["policy"] == "stock"}
+    kxl = [artifact for artifact in entries if artifact["policy"] != "stock"]
+    kxl.sort(key=lambda artifact: -artifact["bytes"])
+    return [(artifact, stock.get(artifact["name"][1])) for artifact in kxl]
 
 
-def bar(axes, y: float, one: dict, row: float, theme: Theme) -> None:
+def bar(axes, y: float, artifact: dict, row: float, theme: Theme) -> None:
     """A bar with its name on the left and its value, with the budget where there is one, on the right."""
-    stock, gib, colour = one["policy"] == "stock", one["bytes"] / GIB, colour_of(one, theme)
+    stock, gib, colour = artifact["policy"] == "stock", artifact["bytes"] / GIB, colour_of(artifact, theme)
     axes.barh(y, gib, height=row * 0.76, color="none" if stock else theme.ours, edgecolor=colour, linewidth=1.2)
     axes.annotate(
-        artifact_label(one["name"]),
+        artifact_label(artifact["name"]),
         (0, y),
         xytext=(-7, 0),
         textcoords="offset points",
@@ -173,10 +182,10 @@ def bar(axes, y: float, one: dict, row: float, theme: Theme) -> None:
         color=colour,
         weight="normal" if stock else "bold",
     )
-    label = f"{gib:.2f} of {one['budget_gib']:g}" if one["budget_gib"] else f"{gib:.2f}"
+    label = f"{gib:.2f} of {artifact['budget_gib']:g}" if artifact["budget_gib"] else f"{gib:.2f}"
     axes.annotate(
         label,
-        (max(gib, one["budget_gib"] or 0), y),
+        (max(gib, artifact["budget_gib"] or 0), y),
         xytext=(8, 0),
         textcoords="offset points",
         va="center_baseline",

@@ -3,27 +3,27 @@
 from matplotlib.patches import Rectangle
 
 from kxl.figures.style import BODY, SMALL, WIDTH, Theme, new_figure, published
-from kxl.repair import decisions
+from kxl.repair import acceptance
 
 LABELS = 1.6  # inches for the suites' names
 ROW = 0.46  # inches per suite
 BAR = 0.09  # inches, height of a bar
-# What the shapes for comparison are trained on, as kxl/lora/repair_training.py says: name, what is not as in the line.
+# What the shapes for comparison are trained on, as kxl/repair/shapes.py says: name, what is not as in the line.
 SHAPES = {"text": ("plain text", "no tool list"), "server_text": ("server text", "loss on all")}
 
 
 def progression(report: dict, theme: Theme, reference: dict | None = None):
-    """`report` is reports/RUN/repair.json. One column per checkpoint, one bar per suite; shapes for comparison stand last."""
+    """One column per checkpoint, one bar per suite; `report` is reports/RUN/repair.json."""
     results = report["results"]
-    columns = sorted(
-        results["iterations"], key=lambda one: "." in one["name"]
-    )  # stable: the line first, then the comparisons
-    suites, by_name = list(columns[0]["suites"]), {one["name"]: one for one in columns}
+    # The sort is stable: the loop's own iterations first, then the shapes for comparison.
+    columns = sorted(results["iterations"], key=lambda iteration: "." in iteration["name"])
+    suites, by_name = list(columns[0]["suites"]), {iteration["name"]: iteration for iteration in columns}
     height = 2.15 + ROW * (len(suites) + 1)
     figure = new_figure(
         height,
         headline(results),
-        "Cases passed on MLX, per suite and checkpoint; bars from none to all. Blue = as many as the suite asks for, no leak, no false call.\n"
+        "Cases passed on MLX, per suite and checkpoint; bars from none to all. Blue = as many as the suite asks for, "
+        "no leak, no false call.\n"
         "Each iteration is trained on rows for what its parent failed. "
         + fallen(results["iterations"])
         + published(reference and theirs(reference["repair"])),
@@ -34,13 +34,13 @@ def progression(report: dict, theme: Theme, reference: dict | None = None):
     axes.axis("off")
     left, top = 0.18 + LABELS, 1.42
     step = (WIDTH - left - 0.1) / len(columns)
-    for index, one in enumerate(columns):
+    for index, iteration in enumerate(columns):
         x, width = left + index * step, min(step - 0.16, 1.1)
-        name, note, colour = heading(one, results["best"], theme)
+        name, note, colour = heading(iteration, results["best"], theme)
         axes.text(x, top, name, size=BODY, weight="bold", va="center")
         axes.text(x, top + 0.2, note, size=SMALL, va="center", color=colour)
         for row, suite in enumerate(suites, 1):
-            entry, y = one["suites"][suite], top + 0.15 + row * ROW
+            entry, y = iteration["suites"][suite], top + 0.15 + row * ROW
             axes.add_patch(Rectangle((x, y + 0.05), width, BAR, color=theme.faint, linewidth=0))
             axes.add_patch(
                 Rectangle(
@@ -54,12 +54,12 @@ def progression(report: dict, theme: Theme, reference: dict | None = None):
             axes.text(
                 x,
                 y - 0.06,
-                f"{entry['passed']}/{entry['cases']}" + fall(by_name, one, suite),
+                f"{entry['passed']}/{entry['cases']}" + fall(by_name, iteration, suite),
                 size=SMALL,
                 va="center",
                 weight="normal" if entry["meets"] else "bold",
             )
-        faults = sum(entry["leaks"] + entry["false_positives"] for entry in one["suites"].values())
+        faults = sum(entry["leaks"] + entry["false_positives"] for entry in iteration["suites"].values())
         axes.text(
             x,
             top + 0.15 + (len(suites) + 1) * ROW,
@@ -76,8 +76,8 @@ def progression(report: dict, theme: Theme, reference: dict | None = None):
     return figure
 
 
-def theirs(one: dict) -> str:
-    return f"{one['iterations']} iterations, on suites of {', '.join(map(str, one['suites']))} cases"
+def theirs(repair: dict) -> str:
+    return f"{repair['iterations']} iterations, on suites of {', '.join(map(str, repair['suites']))} cases"
 
 
 def fall(by_name: dict, one: dict, suite: str) -> str:
@@ -101,25 +101,26 @@ def fallen(iterations: list) -> str:
     return ""
 
 
-def heading(one: dict, best: str, theme: Theme) -> tuple[str, str, str]:
+def heading(iteration: dict, best: str, theme: Theme) -> tuple[str, str, str]:
     """(name, what became of it, colour of that)."""
-    name, _, shape = one["name"].partition(".")
+    name, _, shape = iteration["name"].partition(".")
     if shape:
         label, note = SHAPES.get(shape, (shape, "compared"))
         return label, note, theme.muted
-    if one["refused"]:
+    if iteration["refused"]:
         return name, "refused", theme.failed
     return (
         name,
-        "best" if one["name"] == best else "taken over" if one["parent"] else "before",
-        theme.ours if one["name"] == best else theme.muted,
+        "best" if iteration["name"] == best else "taken over" if iteration["parent"] else "before",
+        theme.ours if iteration["name"] == best else theme.muted,
     )
 
 
 def headline(results: dict) -> str:
     """What the figure says, in one sentence."""
-    by_name = {one["name"]: one for one in results["iterations"]}
-    before, best = decisions.total(by_name["start"]), decisions.total(by_name[results["best"]])
+    by_name = {iteration["name"]: iteration for iteration in results["iterations"]}
+    before, best = acceptance.total(by_name["start"]), acceptance.total(by_name[results["best"]])
     if results["best"] == "start":
         return f"No iteration was better than the start: {before[0]} of {before[1]} cases pass"
-    return f"Repair takes the model from {before[0]} to {best[0]} of {best[1]} cases in {results['seconds'] / 60:.0f} minutes"
+    minutes = results["seconds"] / 60
+    return f"Repair takes the model from {before[0]} to {best[0]} of {best[1]} cases in {minutes:.0f} minutes"

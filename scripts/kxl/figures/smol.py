@@ -19,7 +19,8 @@ def emission(report: dict, theme: Theme):
     before, after = results["before"], results["after"]
     figure = new_figure(
         height,
-        f"{after['right_tool']} of {after['prompts']} unseen tool prompts get a whole call of the right tool; {before['emitting']} did before",
+        f"{after['right_tool']} of {after['prompts']} unseen tool prompts get a whole call of the right tool; "
+        f"{before['emitting']} did before",
         "One mark per prompt, by how probable the model finds the start token: filled = as it should be, cross = not.\n"
         "Greedy, on raw tokens, no parser. No tool or request of these prompts was trained on.",
         theme,

@@ -136,11 +136,11 @@ def text_problems(figure: Figure) -> list:
     """What a reader would stumble over: pairs of texts that overlap, texts cut off by the edge."""
     boxes = text_boxes(figure)
     problems = []
-    for (one, a), (two, b) in itertools.combinations(boxes, 2):
+    for (text, a), (other, b) in itertools.combinations(boxes, 2):
         shared = Bbox.intersection(a, b)
         # A pixel of touching white space around the glyphs is not an overlap.
         if shared is not None and shared.width > 1 and shared.height > 1:
-            problems.append(f"{one!r} overlaps {two!r}")
+            problems.append(f"{text!r} overlaps {other!r}")
     frame = figure.bbox
     for text, box in boxes:
         if box.x0 < frame.x0 - 1 or box.x1 > frame.x1 + 1 or box.y0 < frame.y0 - 1 or box.y1 > frame.y1 + 1:

@@ -15,10 +15,13 @@ SMALL_MACHINE = 16  # GiB
 
 
 def memory(model: dict, proof: dict, theme: Theme, reference: dict | None = None):
-    """`model` is memory_model.json, `proof` reports/prove-8b/memory.json: predicted parts by length, measured peaks on them."""
+    """Predicted parts by length, and the measured peaks on them.
+
+    `model` is memory_model.json, `proof` reports/prove-8b/memory.json.
+    """
     lengths = model["results"]["by_length"]
     measured = [
-        (name, one) for name, one in proof["results"].items() if isinstance(one, dict) and "peak_rss_gib" in one
+        (name, entry) for name, entry in proof["results"].items() if isinstance(entry, dict) and "peak_rss_gib" in entry
     ]
     last = lengths[-1]
     fits = "fits" if last["peak_gib"] < SMALL_MACHINE else "does not fit"
@@ -38,7 +41,7 @@ def memory(model: dict, proof: dict, theme: Theme, reference: dict | None = None
     axes.tick_params(length=0)
     bottom = [0.0] * len(lengths)
     for part, label in PARTS:
-        sizes = [one["parts_gib"][part] for one in lengths]
+        sizes = [entry["parts_gib"][part] for entry in lengths]
         axes.bar(
             range(len(lengths)), sizes, bottom=bottom, width=0.62, color=theme.ours, alpha=SHADES[part], linewidth=0
         )
@@ -55,10 +58,10 @@ def memory(model: dict, proof: dict, theme: Theme, reference: dict | None = None
                 va="center_baseline",
                 annotation_clip=False,
             )
-    for place, one in enumerate(lengths):
+    for place, entry in enumerate(lengths):
         axes.annotate(
-            f"{one['peak_gib']:.1f}",
-            (place, one["peak_gib"]),
+            f"{entry['peak_gib']:.1f}",
+            (place, entry["peak_gib"]),
             xytext=(0, 9),
             textcoords="offset points",
             ha="center",
@@ -66,13 +69,13 @@ def memory(model: dict, proof: dict, theme: Theme, reference: dict | None = None
             color=theme.text,
             weight="bold",
         )
-    places = {one["tokens"]: place for place, one in enumerate(lengths)}
-    for name, one in measured:
-        if one["tokens"] in places:
+    places = {entry["tokens"]: place for place, entry in enumerate(lengths)}
+    for name, entry in measured:
+        if entry["tokens"] in places:
             shift = 0.14 if name == "grouped" else -0.14
             axes.plot(
-                places[one["tokens"]] + shift,
-                one["peak_rss_gib"],
+                places[entry["tokens"]] + shift,
+                entry["peak_rss_gib"],
                 marker="x" if name != "grouped" else "+",
                 color=theme.text,
                 markersize=8,
@@ -87,7 +90,7 @@ def memory(model: dict, proof: dict, theme: Theme, reference: dict | None = None
         size=SMALL,
         color=theme.other,
     )
-    axes.set_xticks(range(len(lengths)), [f"{one['tokens']:,}" for one in lengths])
+    axes.set_xticks(range(len(lengths)), [f"{entry['tokens']:,}" for entry in lengths])
     axes.set_xlim(-0.5, len(lengths) - 0.5)
     axes.set_ylim(0, max(SMALL_MACHINE, last["peak_gib"]) * 1.15)
     axes.set_xlabel("tokens of the example (x streamed, + grouped: measured)")
@@ -137,29 +140,29 @@ def sweep(report: dict, theme: Theme):
     else:
         figure = new_figure(height, times, what + ticks, theme)
     width = (WIDTH - left - gap - right) / 2
-    for index, (key, title, unit) in enumerate((("seconds", "Seconds", ""), ("peak_rss_gib", "Peak memory, GiB", ""))):
+    for index, (key, title) in enumerate((("seconds", "Seconds"), ("peak_rss_gib", "Peak memory, GiB"))):
         axes = figure.add_axes(
             ((left + index * (width + gap)) / WIDTH, foot / height, width / WIDTH, (height - head - foot) / height)
         )
         axes.axis("off")
         axes.set_yticks([])
         axes.set_xticks([])
-        axes.set_xlim(0, max(one[key] for one in steps))
+        axes.set_xlim(0, max(entry[key] for entry in steps))
         axes.set_ylim(len(steps) - 0.4, -0.6)
         axes.set_title(title, loc="left", size=SMALL, color=theme.muted, pad=6)
-        for place, one in enumerate(steps):
-            ours = one is streamed
+        for place, entry in enumerate(steps):
+            ours = entry is streamed
             axes.barh(
                 place,
-                one[key],
+                entry[key],
                 height=0.62,
                 color=theme.ours if ours else "none",
                 edgecolor=theme.ours if ours else theme.other,
                 linewidth=1.2,
             )
-            end = max(one[key], one["predicted_gib"] if key != "seconds" else 0)
+            end = max(entry[key], entry["predicted_gib"] if key != "seconds" else 0)
             axes.annotate(
-                f"{one[key]:.3g}",
+                f"{entry[key]:.3g}",
                 (end, place),
                 xytext=(7, 0),
                 textcoords="offset points",
@@ -171,14 +174,14 @@ def sweep(report: dict, theme: Theme):
             )
             if key != "seconds":
                 axes.plot(
-                    (one["predicted_gib"],) * 2,
+                    (entry["predicted_gib"],) * 2,
                     (place - 0.4, place + 0.4),
                     color=theme.text,
                     linewidth=1.6,
                     clip_on=False,
                 )
             if index == 0:
-                label = "streamed" if ours else f"groups of {one['group_layers']}"
+                label = "streamed" if ours else f"groups of {entry['group_layers']}"
                 axes.annotate(
                     label,
                     (0, place),

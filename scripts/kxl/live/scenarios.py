@@ -12,7 +12,7 @@ quotes and newlines in arguments. `generated(seed, count)` have the wordings of 
 import json
 import random
 
-from kxl.tiny import episodes, requests, rows
+from kxl.tiny import episodes, recorded, wording
 
 
 def call(name: str, **arguments) -> dict:
@@ -148,14 +148,14 @@ def generated(seed: int, count: int) -> list[dict]:
     rng = random.Random(f"scenarios {seed}")
     made = []
     while len(made) < count:
-        episode = episodes.episode(rng)
+        episode = episodes.apart(rng)
         calls = [{"name": one["name"], "arguments": one["arguments"]} for one in episode["calls"]]
         files = {
             path: text
             for path, text in episode["files"].items()
             if not any(other.startswith(path + "/") for other in episode["files"])
         }
-        prompt = requests.wording(rng, calls[0]) if len(calls) == 1 else requests.sequence(rng, calls)
+        prompt = wording.wording(rng, calls[0]) if len(calls) == 1 else wording.sequence(rng, calls)
         together = len(calls) > 1 and all(one["name"] in ("read_file", "search_files") for one in calls)
         turns = [act(*calls)] if together else [act(one) for one in calls]
         made.append(
@@ -168,6 +168,6 @@ def _answer(last: dict):
     """The answer of the tool-router rows, from the real result."""
 
     def turn(body: dict) -> dict:
-        return {"content": rows.answer({**last, "result": body["messages"][-1]["content"]})}
+        return {"content": recorded.answer({**last, "result": body["messages"][-1]["content"]})}
 
     return turn

@@ -14,6 +14,7 @@ https://arxiv.org/abs/2106.09685). B starts at zero, so an attached model comput
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -25,6 +26,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import atomic_dir, read_json, shown, write_json
 from kxl.model import safetensors_io
 
+EMBEDDING = "embed_tokens"  # what mlx-lm's models call it
 EMBEDDINGS = ("none", "low_rank", "token_rows")
 WEIGHTS, SETTINGS = "adapter.safetensors", "adapter.json"
 
@@ -58,8 +60,8 @@ class LoRAEmbedding(nn.Module):
         self.lora_b = mx.zeros((rank, width))
 
     def __call__(self, x):
-        found = self.embedding(x)
-        return found + (self.scale * (self.lora_a[x] @ self.lora_b)).astype(found.dtype)
+        embedded = self.embedding(x)
+        return embedded + (self.scale * (self.lora_a[x] @ self.lora_b)).astype(embedded.dtype)
 
     def as_linear(self, x):
         return mx.addmm(self.embedding.as_linear(x), x @ self.lora_b.T, self.lora_a.T, alpha=self.scale).astype(x.dtype)
@@ -74,8 +76,8 @@ class TokenRows(nn.Module):
         self.rows = mx.zeros((len(ids), embedding.weight.shape[1]))
 
     def __call__(self, x):
-        found = self.embedding(x)
-        return found + ((x[..., None] == self._ids).astype(mx.float32) @ self.rows).astype(found.dtype)
+        embedded = self.embedding(x)
+        return embedded + ((x[..., None] == self._ids).astype(mx.float32) @ self.rows).astype(embedded.dtype)
 
     def as_linear(self, x):
         logits = self.embedding.as_linear(x)
@@ -88,27 +90,29 @@ def attach(model: nn.Module, settings: dict, ids: tuple = ()) -> list[str]:
     settings: rank, alpha, modules (last parts of layer names), embedding (see above; token_rows needs `ids`).
     UserError for a module name that no layer has.
     """
+    if settings["embedding"] not in EMBEDDINGS:
+        raise UserError(f"embedding is {settings['embedding']!r}, it must be one of {', '.join(EMBEDDINGS)}")
     model.freeze()
-    scale = settings["alpha"] / settings["rank"]
-    found, replaced = set(), []
+    adapted = {}
     for name, module in model.named_modules():
         kind = name.rsplit(".", 1)[-1]
         if kind in settings["modules"] and isinstance(module, (nn.Linear, nn.QuantizedLinear)):
-            replaced.append((name, LoRALinear(module, settings["rank"], scale)))
-            found.add(kind)
-        elif kind == "embed_tokens" and settings["embedding"] != "none":
-            if settings["embedding"] not in EMBEDDINGS:
-                raise UserError(f"embedding is {settings['embedding']!r}, it must be one of {', '.join(EMBEDDINGS)}")
-            if isinstance(module, nn.QuantizedEmbedding):
-                raise UserError(f"{name} is quantized; an adapter on the embedding needs an unquantized one")
-            low_rank = settings["embedding"] == "low_rank"
-            replaced.append(
-                (name, LoRAEmbedding(module, settings["rank"], scale) if low_rank else TokenRows(module, ids))
-            )
-    if missing := sorted(set(settings["modules"]) - found):
+            adapted[name] = LoRALinear(module, settings["rank"], settings["alpha"] / settings["rank"])
+        elif kind == EMBEDDING and settings["embedding"] != "none":
+            adapted[name] = _adapted_embedding(name, module, settings, ids)
+    linear = {name.rsplit(".", 1)[-1] for name, layer in adapted.items() if isinstance(layer, LoRALinear)}
+    if missing := sorted(set(settings["modules"]) - linear):
         raise UserError(f'no layer of this model is called {", ".join(missing)}; correct "modules" in the config')
-    model.update_modules(tree_unflatten(replaced))
-    return sorted(name for name, _ in replaced)
+    model.update_modules(tree_unflatten(list(adapted.items())))
+    return sorted(adapted)
+
+
+def _adapted_embedding(name: str, module: nn.Module, settings: dict, ids: tuple) -> nn.Module:
+    if isinstance(module, nn.QuantizedEmbedding):
+        raise UserError(f"{name} is quantized; an adapter on the embedding needs an unquantized one")
+    if settings["embedding"] == "token_rows":
+        return TokenRows(module, ids)
+    return LoRAEmbedding(module, settings["rank"], settings["alpha"] / settings["rank"])
 
 
 def trainable(model: nn.Module) -> dict[str, mx.array]:
@@ -135,29 +139,47 @@ def load(model: nn.Module, folder: Path) -> dict:
     return settings
 
 
-def changes(folder: Path) -> dict[str, np.ndarray | tuple]:
-    """What an adapter folder adds, by weight name: ("low_rank", A, B, s) with the change s·(A B)ᵀ for a linear layer
-    and s·A B for an embedding, or ("rows", ids, vectors). float32."""
+@dataclass(frozen=True)
+class LowRankChange:
+    """scale · A B, with A [rows, r] and B [r, columns]; transposed for a linear layer, which is stored as [out, in]."""
+
+    a: np.ndarray
+    b: np.ndarray
+    scale: float
+    transposed: bool
+
+    def add_to(self, weight: np.ndarray) -> np.ndarray:
+        """`weight` float32 with the change; ValueError where the shapes do not fit."""
+        product = self.a @ self.b
+        return weight + self.scale * (product.T if self.transposed else product)
+
+
+@dataclass(frozen=True)
+class RowsChange:
+    """vectors [n, width], added to the rows `ids` of an embedding."""
+
+    ids: list[int]
+    vectors: np.ndarray
+
+    def add_to(self, weight: np.ndarray) -> np.ndarray:
+        """`weight` float32 with the change; ValueError where the shapes do not fit."""
+        changed = weight.copy()
+        changed[self.ids] += self.vectors
+        return changed
+
+
+def changes(folder: Path) -> dict[str, LowRankChange | RowsChange]:
+    """What an adapter folder adds to each weight, by the weight's name; float32."""
     settings = read_json(Path(folder) / SETTINGS)
     stored = safetensors_io.read_header(Path(folder) / WEIGHTS)
     scale = settings["lora"]["alpha"] / settings["lora"]["rank"]
     arrays = {name: entry.rows(0, math.prod(entry.shape[:-1])) for name, entry in stored.items()}
-    found = {}
+    by_weight = {}
     for name, array in arrays.items():
         layer, part = name.rsplit(".", 1)
         if part == "lora_a":
-            found[f"{layer}.weight"] = ("low_rank", array, arrays[f"{layer}.lora_b"], scale)
+            is_linear = not layer.endswith(EMBEDDING)
+            by_weight[f"{layer}.weight"] = LowRankChange(array, arrays[f"{layer}.lora_b"], scale, transposed=is_linear)
         elif part == "rows":
-            found[f"{layer}.weight"] = ("rows", settings["token_ids"], array, 1.0)
-    return found
-
-
-def apply_change(weight: np.ndarray, change: tuple, embedding: bool) -> np.ndarray:
-    """`weight` float32 [out, in] or [vocabulary, width] with one entry of `changes` added."""
-    kind, one, other, scale = change
-    if kind == "rows":
-        fused = weight.copy()
-        fused[list(one)] += other
-        return fused
-    product = one @ other  # [in, out], or [vocabulary, width]
-    return weight + scale * (product if embedding else product.T)
+            by_weight[f"{layer}.weight"] = RowsChange(settings["token_ids"], array)
+    return by_weight

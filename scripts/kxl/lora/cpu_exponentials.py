@@ -2,12 +2,14 @@
 
     use(model)    # before training; changes nothing on a GPU
 
-The mlx-cpu wheel computes exp one number at a time, in about 23 ns; half of a LoRA step of a small model goes into it (SiLU and
-the softmax of attention, forward and backward). `exp` below is the polynomial of Cephes' expf, 2^n · p(r) with r in
-±ln 2 / 2, which MLX's compiler turns into one loop that the C++ compiler vectorizes: 4 times as fast, and within 4e-7 of exact.
+The mlx-cpu wheel computes exp one number at a time, in about 23 ns; half of a LoRA step of a small model goes into it
+(SiLU and the softmax of attention, forward and backward). `exp` below is the polynomial of Cephes' expf, 2^n · p(r)
+with r in ±ln 2 / 2, which MLX's compiler turns into one loop that the C++ compiler vectorizes: 4 times as fast, and
+within 4e-7 of exact.
 
-Attention goes through blocks of queries that see no key behind them, so that the half of the scores that causality masks is mostly
-not computed. Both functions have their own gradient, from what the forward kept, so that no exponential is computed twice.
+Attention goes through blocks of queries that see no key behind them, so that the half of the scores that causality
+masks is mostly not computed. Both functions have their own gradient, from what the forward kept, so that no exponential
+is computed twice.
 """
 
 import sys
@@ -22,7 +24,10 @@ ROUND = 12582912.0  # 1.5 · 2^23: added and taken away again, it rounds a float
 
 
 def exp(x: mx.array) -> mx.array:
-    """e^x of float32, within 4e-7 of it (relative); arguments are cut to [LOWEST, HIGHEST], NaN stays NaN. Fast only inside mx.compile."""
+    """e^x of float32, within 4e-7 of it (relative); arguments are cut to [LOWEST, HIGHEST], NaN stays NaN.
+
+    Fast only inside mx.compile.
+    """
     x = mx.clip(x, LOWEST, HIGHEST)
     n = (x * 1.4426950408889634 + ROUND) - ROUND
     r = x - n * 0.693359375 + n * 2.12194440e-4  # ln 2 in two parts, so that n · ln 2 is exact to float32
@@ -72,7 +77,10 @@ def softmax_vjp(primal, cotangent, output):
 
 
 def causal_attention(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-    """Attention [B, heads, L, head] of queries [B, heads, L, head] to keys and values [B, kv heads, L, head], each to itself and what is before."""
+    """Attention of each query to its own place and those before: output and queries [B, heads, L, head].
+
+    keys and values [B, kv heads, L, head]; `scale` multiplies the scores.
+    """
     batch, heads, length, width = queries.shape
     shared = heads // keys.shape[1]
     grouped = (queries * scale).reshape(batch, keys.shape[1], shared, length, width)
@@ -101,20 +109,13 @@ def use(model: nn.Module) -> None:
 
 
 def _instead_of(original: Callable) -> Callable:
-    """mlx-lm's scaled_dot_product_attention, ours where it is that of a whole sequence; `original` where a cache or another mask is in play."""
+    """mlx-lm's scaled_dot_product_attention, ours for a whole sequence, `original` with a cache or another mask."""
 
     def attention(queries, keys, values, cache, scale, mask, **others):
-        whole = (
-            cache is None
-            and isinstance(mask, str)
-            and mask == "causal"
-            and not any(value is not None for value in others.values())
-        )
-        return (
-            causal_attention(queries, keys, values, scale)
-            if whole
-            else original(queries, keys, values, cache=cache, scale=scale, mask=mask, **others)
-        )
+        causal = isinstance(mask, str) and mask == "causal"
+        if causal and cache is None and all(value is None for value in others.values()):
+            return causal_attention(queries, keys, values, scale)
+        return original(queries, keys, values, cache=cache, scale=scale, mask=mask, **others)
 
     attention.replaces = original
     return attention

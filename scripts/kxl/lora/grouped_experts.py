@@ -36,7 +36,7 @@ class GroupedExperts(nn.Module):
 
 
 class ShiftedConv(nn.Module):
-    """In place of the depthwise Conv1d of a short convolution: one product per tap, which autograd takes apart cheaply."""
+    """In place of a short convolution's depthwise Conv1d: one product per tap, which autograd takes apart cheaply."""
 
     def __init__(self, conv: nn.Conv1d):
         super().__init__()
@@ -60,15 +60,10 @@ def use(model) -> int:
     for layer in model.layers:
         feed_forward, conv = getattr(layer, "feed_forward", None), getattr(layer, "conv", None)
         if isinstance(getattr(feed_forward, "switch_mlp", None), SwitchGLU):
-            if not all(
-                hasattr(part, "weight") and part.weight.dtype == mx.float32
-                for part in (
-                    feed_forward.switch_mlp.gate_proj,
-                    feed_forward.switch_mlp.up_proj,
-                    feed_forward.switch_mlp.down_proj,
-                )
-            ):
-                raise ValueError("the experts must be float32 here: load the checkpoint with lora.load_model")
+            experts = feed_forward.switch_mlp
+            parts = (experts.gate_proj, experts.up_proj, experts.down_proj)
+            if not all(hasattr(part, "weight") and part.weight.dtype == mx.float32 for part in parts):
+                raise ValueError("the experts must be float32 here: load the checkpoint with kxl.model.generate.load")
             feed_forward.switch_mlp = GroupedExperts(feed_forward.switch_mlp)
             replaced += 1
         if isinstance(getattr(conv, "conv", None), nn.Conv1d):

@@ -1,235 +1,172 @@
-"""The training loop of an adapter: masked loss, batches of alike lengths, validation, a state to resume from.
+"""The training loop of an adapter: Adam on a masked loss, batch after batch, with a state to resume from.
 
-    outcome = train(model, examples, valid, settings, work)
+    trainer = Trainer(model, loss, rate, folder, key)
+    for step in trainer.run(plan, batch_of, tokens_of): ...
 
-Works on any mlx-lm model whose `model.model(tokens)` gives the last hidden states, with adapters attached
-(lora.attach). An example has `tokens` and `mask` (smol_rows.Example, or loss_mask's two arrays in any object).
-
-The output head, a quarter of the work of a 135M model, is computed only where a token has loss. Rows of alike
-lengths share a batch, because a batch is padded to its longest row. The state (adapter, optimizer, place in the
-epoch) is saved whole every `SAVE_SECONDS`; batches are drawn from seed and epoch alone, so a resumed run goes
-on with exactly the rows that the interrupted one had left.
+Works on any mlx-lm model with an adapter attached (adapter.attach). The state (adapter, best adapter, optimizer,
+progress) is saved whole or not at all, every SAVE_SECONDS and, where that is asked for, after a number of steps. What a
+step trains on follows from its place in the plan, so a resumed run ends where one that was never stopped does.
 """
 
+import hashlib
+import json
 import math
-import random
+import shutil
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
-from tqdm import tqdm
 
 from kxl.base.cli import UserError, say
 from kxl.base.files import atomic_dir, read_json, shown, write_json
 from kxl.lora import adapter
 
 SAVE_SECONDS = 120
-STILL_FALLING = 0.01  # share by which an epoch must lower the validation loss to earn another one
-SPIKE = 1.10  # a validation loss this many times the best one so far ends the training
 
 
-def batches(lengths: list[int], batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """Places of rows, grouped so that rows × longest row stays within `batch_tokens`; the same for the same seed and epoch."""
-    rng = random.Random(f"{seed} {epoch}")
-    # The jitter makes other neighbours each epoch without costing much padding.
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i] * rng.uniform(0.9, 1.1))
-    made, current, longest = [], [], 0
-    for i in order:
-        if current and max(longest, lengths[i]) * (len(current) + 1) > batch_tokens:
-            made.append(current)
-            current, longest = [], 0
-        current.append(i)
-        longest = max(longest, lengths[i])
-    made.append(current)
-    rng.shuffle(made)
-    return made
+def key_of(*parts) -> str:
+    """A name for what a training is of: its rows, model, settings, as JSON values. A state with another is refused."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def pad(examples: list) -> tuple[mx.array, mx.array, mx.array]:
-    """(inputs [rows, longest - 1], places of tokens with loss in the flattened inputs, their targets)."""
-    width = max(len(example.tokens) for example in examples) - 1
-    inputs, targets = np.zeros((2, len(examples), width), dtype=np.int32)
-    loss = np.zeros((len(examples), width), dtype=bool)
-    for row, example in enumerate(examples):
-        length = len(example.tokens) - 1
-        inputs[row, :length], targets[row, :length], loss[row, :length] = (
-            example.tokens[:-1],
-            example.tokens[1:],
-            example.mask[1:],
-        )
-    places = np.flatnonzero(loss)
-    return mx.array(inputs), mx.array(places), mx.array(targets.reshape(-1)[places])
+@dataclass
+class Progress:
+    """How far a training has come, over all of its interruptions.
 
-
-def head(model: nn.Module, hidden: mx.array) -> mx.array:
-    """Logits [N, vocabulary] of hidden states [N, width]."""
-    return model.lm_head(hidden) if hasattr(model, "lm_head") else model.model.embed_tokens.as_linear(hidden)
-
-
-def token_losses(model: nn.Module, inputs: mx.array, places: mx.array, targets: mx.array) -> mx.array:
-    """Cross entropy (nats) of each token that has loss. Padding is on the right, where causal attention never looks."""
-    hidden = model.model(inputs)
-    return nn.losses.cross_entropy(
-        head(model, hidden.reshape(-1, hidden.shape[-1])[places]).astype(mx.float32), targets
-    )
-
-
-def validation_loss(model: nn.Module, examples: list, batch_tokens: int) -> float:
-    """Mean loss per token over the examples, nats."""
-    total, count = 0.0, 0
-    for chosen in batches([len(example.tokens) for example in examples], batch_tokens, 0, 0):
-        losses = token_losses(model, *pad([examples[i] for i in chosen]))
-        total, count = total + losses.sum().item(), count + losses.size
-    return total / count
-
-
-def next_move(losses: list[float], epochs: int, max_epochs: int) -> str:
-    """What to do after an epoch: "train", "done" or "spike". `losses`: validation before training and after each epoch.
-
-    The plan's rule: `epochs` epochs, and while the last one still lowered the loss by STILL_FALLING another one, up to
-    `max_epochs`; a loss that rises above SPIKE times the best one ends it at once.
+    losses: of each step, nats. tokens: as the caller counts them. valid_losses: before the training and after each
+    epoch. place: steps of the current plan that are taken. best_epoch: 0 is before the training. seconds,
+    peak_memory_gib (MLX's own).
     """
-    done = len(losses) - 1
-    if done and losses[-1] > SPIKE * min(losses[:-1]):
-        return "spike"
-    if done < epochs:
-        return "train"
-    return "train" if done < max_epochs and losses[-1] < (1 - STILL_FALLING) * losses[-2] else "done"
+
+    losses: list[float] = field(default_factory=list)
+    tokens: int = 0
+    valid_losses: list[float] = field(default_factory=list)
+    place: int = 0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    peak_memory_gib: float = 0.0
 
 
-def rate(settings: dict, planned: int, step: mx.array) -> mx.array:
-    """Learning rate of a step (from 0): up over `warmup_steps`, then linearly down to `final_rate` of it at step `planned`."""
-    left = mx.maximum(settings["final_rate"], 1 - (1 - settings["final_rate"]) * step / planned)
-    return settings["learning_rate"] * mx.minimum(1.0, (step + 1) / max(1, settings["warmup_steps"])) * left
+@dataclass(frozen=True)
+class Step:
+    """One step that was taken: its number from 1, the places of its rows, its loss in nats."""
+
+    number: int
+    places: list[int]
+    loss: float
 
 
-def train(
-    model: nn.Module, examples: list, valid: list, settings: dict, work: Path, key: str, max_steps: int | None = None
-) -> dict:
-    """Train the attached adapter in place; leaves the arrays of the epoch with the lowest validation loss in the model.
+class Trainer:
+    """Trains the adapter of `model` in place.
 
-    settings: learning_rate, warmup_steps, final_rate (the share of the rate to which it falls linearly over `epochs` epochs, where
-    it stays), epochs, max_epochs, batch_tokens, max_tokens, seed. `key` names data, model and settings: a state in `work` with
-    another key is refused. `max_steps` ends early, for a trial. Returns the outcome:
-    move, best_epoch, valid_losses, train_losses (one per step), steps, tokens, seconds, peak_memory_gib (of MLX, over all resumed parts).
+    loss         loss(model, *batch): mean loss in nats
+    rate         learning rate by step, as schedule.py makes it
+    folder       where the state is saved; one that is there is taken up
+    key          key_of what is trained
+    save_every   steps after which the state is saved, too
+    clip         largest norm of the gradient
     """
-    longest = max(len(example.tokens) for example in [*examples, *valid])
-    if longest > settings["max_tokens"]:
-        raise UserError(
-            f"a row has {longest} tokens, training takes {settings['max_tokens']}; shorten it or raise max_tokens"
-        )
-    if settings["max_epochs"] < settings["epochs"]:
-        raise UserError(
-            f"max_epochs is {settings['max_epochs']}, below epochs, {settings['epochs']}; correct the config"
-        )
-    lengths = [len(example.tokens) for example in examples]
-    plans = {
-        epoch: batches(lengths, settings["batch_tokens"], settings["seed"], epoch)
-        for epoch in range(1, settings["max_epochs"] + 1)
-    }
-    planned = sum(len(plans[epoch]) for epoch in range(1, settings["epochs"] + 1))
-    optimizer = optim.Adam(learning_rate=lambda step: rate(settings, planned, step), bias_correction=True)
-    optimizer.init(model.trainable_parameters())
-    gradient = nn.value_and_grad(model, lambda *batch: token_losses(model, *batch).mean())
-    told = _resume(model, optimizer, work, key)
-    if not told["valid_losses"]:
-        told["valid_losses"].append(validation_loss(model, valid, settings["batch_tokens"]))
-        told["best"] = _copy(model)
-        say(f"validation loss before training {told['valid_losses'][0]:.4f}")
-    saved = started = time.monotonic()
-    before = told["seconds"]
-    while (move := next_move(told["valid_losses"], settings["epochs"], settings["max_epochs"])) == "train":
-        epoch = len(told["valid_losses"])
-        plan = plans[epoch]
-        with tqdm(
-            total=sum(lengths),
-            desc=f"epoch {epoch}",
-            unit="token",
-            initial=sum(lengths[i] for one in plan[: told["batch"]] for i in one),
-        ) as bar:
-            for chosen in plan[told["batch"] :]:
-                loss, grads = gradient(*pad([examples[i] for i in chosen]))
-                grads, _ = optim.clip_grad_norm(grads, 1.0)
-                optimizer.update(model, grads)
-                mx.eval(model.trainable_parameters(), optimizer.state)
-                if not math.isfinite(loss.item()):
-                    raise UserError(
-                        f"the loss is {loss.item()} at step {told['steps'] + 1}; lower the learning rate and start again in an empty --work"
-                    )
-                tokens = sum(lengths[i] for i in chosen)
-                told["train_losses"].append(round(loss.item(), 4))
-                told["steps"], told["tokens"], told["batch"] = (
-                    told["steps"] + 1,
-                    told["tokens"] + tokens,
-                    told["batch"] + 1,
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., mx.array],
+        rate: Callable[[mx.array], mx.array],
+        folder: Path,
+        key: str = "",
+        save_every: int | None = None,
+        clip: float = 1.0,
+    ):
+        self.model, self.folder, self.key, self.save_every, self.clip = model, Path(folder), key, save_every, clip
+        self.optimizer = optim.Adam(learning_rate=rate, bias_correction=True)
+        self.optimizer.init(model.trainable_parameters())
+        self.gradient = nn.value_and_grad(model, loss)
+        self.progress = Progress()
+        self.best: dict[str, mx.array] = {}
+        self._resume()
+        self.began = self.saved = time.monotonic()
+        self.seconds_before = self.progress.seconds
+
+    def run(
+        self,
+        plan: list[list[int]],
+        batch_of: Callable[[int, list[int]], tuple],
+        tokens_of: Callable[[list[int]], int],
+    ) -> Iterator[Step]:
+        """Take the steps of `plan` (places of rows) that are not taken yet, one at each turn of the caller's loop.
+
+        batch_of(number of the step from 0, places) gives what `loss` takes after the model, tokens_of(places) what is
+        counted. UserError for a loss that is not finite.
+        """
+        while self.progress.place < len(plan):
+            number, places = len(self.progress.losses), plan[self.progress.place]
+            loss = self._step(batch_of(number, places))
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss of step {number + 1} is {loss}; lower the learning rate and remove {shown(self.folder)}"
                 )
-                told["seconds"] = before + time.monotonic() - started
-                told["peak_memory_gib"] = max(told["peak_memory_gib"], round(mx.get_peak_memory() / 2**30, 2))
-                bar.update(tokens)
-                bar.set_postfix(loss=f"{sum(told['train_losses'][-10:]) / len(told['train_losses'][-10:]):.3f}")
-                if max_steps and told["steps"] >= max_steps:
-                    break
-                if time.monotonic() - saved > SAVE_SECONDS:
-                    _save(model, optimizer, work, key, told)
-                    saved = time.monotonic()
-        told["valid_losses"].append(validation_loss(model, valid, settings["batch_tokens"]))
-        told["batch"] = 0
-        if told["valid_losses"][-1] <= min(told["valid_losses"]):
-            told["best"], told["best_epoch"] = _copy(model), epoch
-        _save(model, optimizer, work, key, told)
-        say(f"validation loss after epoch {epoch} {told['valid_losses'][-1]:.4f}")
-        if max_steps and told["steps"] >= max_steps:
-            move = "trial"
-            break
-    model.update(tree_unflatten(list(told.pop("best").items())))
-    told.pop("batch")
-    return {
-        **told,
-        "move": move,
-        "seconds": round(told["seconds"]),
-        "valid_losses": [round(loss, 5) for loss in told["valid_losses"]],
-    }
+            self.progress.losses.append(loss)
+            self.progress.tokens += tokens_of(places)
+            self.progress.place += 1
+            self._note_costs()
+            if self.progress.place < len(plan) and self._is_due():
+                self.save()
+            yield Step(number + 1, places, loss)
 
+    def _step(self, batch: tuple) -> float:
+        loss, gradients = self.gradient(self.model, *batch)
+        gradients, _ = optim.clip_grad_norm(gradients, self.clip)
+        self.optimizer.update(self.model, gradients)
+        mx.eval(loss, self.model.trainable_parameters(), self.optimizer.state)
+        return loss.item()
 
-def _copy(model: nn.Module) -> dict[str, mx.array]:
-    return {name: mx.array(array) for name, array in adapter.trainable(model).items()}
+    def _note_costs(self) -> None:
+        self.progress.seconds = self.seconds_before + time.monotonic() - self.began
+        peak = round(mx.get_peak_memory() / 2**30, 2)
+        self.progress.peak_memory_gib = max(self.progress.peak_memory_gib, peak)
 
+    def _is_due(self) -> bool:
+        counted = self.save_every and len(self.progress.losses) % self.save_every == 0
+        return bool(counted) or time.monotonic() - self.saved > SAVE_SECONDS
 
-def _save(model, optimizer, work: Path, key: str, told: dict) -> None:
-    with atomic_dir(Path(work) / "state") as partial:
-        mx.save_safetensors(str(partial / "adapter.safetensors"), adapter.trainable(model))
-        mx.save_safetensors(str(partial / "best.safetensors"), told["best"])
-        mx.save_safetensors(str(partial / "optimizer.safetensors"), dict(tree_flatten(optimizer.state)))
-        write_json(
-            partial / "state.json", {"key": key, **{name: value for name, value in told.items() if name != "best"}}
-        )
+    def keep_best(self, epoch: int) -> None:
+        """Note the adapter as it is now as the best so far."""
+        self.best = {name: mx.array(array) for name, array in adapter.trainable(self.model).items()}
+        self.progress.best_epoch = epoch
 
+    def restore_best(self) -> None:
+        """Put the best adapter back into the model."""
+        self.model.update(tree_unflatten(list(self.best.items())))
 
-def _resume(model, optimizer, work: Path, key: str) -> dict:
-    """The state in `work`, loaded into model and optimizer; a fresh one where there is none."""
-    folder = Path(work) / "state"
-    if not folder.is_dir():
-        return {
-            "batch": 0,
-            "steps": 0,
-            "tokens": 0,
-            "seconds": 0.0,
-            "peak_memory_gib": 0.0,
-            "train_losses": [],
-            "valid_losses": [],
-            "best_epoch": 0,
-        }
-    told = read_json(folder / "state.json")
-    if told.pop("key") != key:
-        raise UserError(
-            f"{shown(folder)}: is the state of a training with other data, model or settings; remove it, or name another --work"
-        )
-    model.update(tree_unflatten(list(mx.load(str(folder / "adapter.safetensors")).items())))
-    optimizer.state = tree_unflatten(list(mx.load(str(folder / "optimizer.safetensors")).items()))
-    told["best"] = mx.load(str(folder / "best.safetensors"))
-    say(f"resuming after {told['steps']} steps")
-    return told
+    def save(self) -> None:
+        """Write the state of this moment."""
+        with atomic_dir(self.folder) as partial:
+            mx.save_safetensors(str(partial / "adapter.safetensors"), adapter.trainable(self.model))
+            mx.save_safetensors(str(partial / "best.safetensors"), self.best)
+            mx.save_safetensors(str(partial / "optimizer.safetensors"), dict(tree_flatten(self.optimizer.state)))
+            write_json(partial / "state.json", {"key": self.key, "progress": asdict(self.progress)})
+        self.saved = time.monotonic()
+
+    def forget(self) -> None:
+        """Remove the saved state of a training that has ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _resume(self) -> None:
+        if not (self.folder / "state.json").is_file():
+            return
+        state = read_json(self.folder / "state.json")
+        if state["key"] != self.key:
+            raise UserError(
+                f"{shown(self.folder)} holds an interrupted training of other data, model or settings; remove it to "
+                "start anew"
+            )
+        self.model.update(tree_unflatten(list(mx.load(str(self.folder / "adapter.safetensors")).items())))
+        self.optimizer.state = tree_unflatten(list(mx.load(str(self.folder / "optimizer.safetensors")).items()))
+        self.best = mx.load(str(self.folder / "best.safetensors"))
+        self.progress = Progress(**state["progress"])
+        say(f"resuming after {len(self.progress.losses)} steps")

@@ -1,27 +1,27 @@
 """A batch of rows that begin alike: the loss, and with it the gradient, for about the cost of one row.
 
-    batch = shared_prefix.collate([Example(*loss_mask.tokens_and_mask(chat, row)) for row in rows])
-    value = shared_prefix.loss(model, batch)  # mean cross-entropy in nats; differentiable
+    batch = prefix.collate([Example(*loss_mask.tokens_and_mask(chat, row)) for row in rows])
+    value = prefix.loss(model, batch)    # mean cross-entropy in nats; differentiable
 
 Rows of tool calling begin with the same thousands of tokens of system prompt and tool list, before a request of
-twenty. What is equal in all of them, tokens and loss alike, goes through the model once; its keys, values and
-conv states are then shared by the rows, with gradient. That is exactly the function, and the gradient, of
-running each row by itself (tests/test_shared_prefix.py). Logits are computed only where there is loss.
+twenty. What is equal in all of them, tokens and loss alike, goes through the model once; its keys, values and conv
+states are then shared by the rows, with gradient. That is exactly the function, and the gradient, of running each row
+by itself (tests/lora/test_prefix.py). Logits are computed only where there is loss.
 """
 
 import random
 from dataclasses import dataclass
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import ArraysCache, KVCache, make_prompt_cache
 
 from kxl.base.cli import UserError
-from kxl.lora import loop
+from kxl.lora.loss import token_losses
+from kxl.model.batches import Batch, make_batch
 
-# Neighbours in sorted order may share a batch when they share this much of the shorter one, or when neither has more than
-# OWN_TOKENS of its own: rows without a tool list are that short, and alone each would be a step.
+# Neighbours in sorted order may share a batch when they share this much of the shorter one, or when neither has more
+# than OWN_TOKENS of its own: rows without a tool list are that short, and alone each would be a step.
 SAME_BEGINNING = 0.5
 OWN_TOKENS = 256
 BLOCK = 512  # tokens of a beginning that go through the model at a time where no gradient does
@@ -36,23 +36,25 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B rows cut into P inputs that all of them share and at most S of their own, padded on the right.
+class SharedBatch:
+    """B rows cut into P inputs that all of them share and, in `own`, at most L of each row's own, padded on the right.
 
-    shared, shared_targets int [P] and shared_weights float [P] as for one row; own, targets int [B, S], weights float [B, S].
+    shared and shared_targets int [P], shared_weights float [P], as for one row.
     """
 
     shared: np.ndarray
     shared_targets: np.ndarray
     shared_weights: np.ndarray
-    own: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
+    own: Batch
+
+    @property
+    def rows(self) -> int:
+        return len(self.own.tokens)
 
     @property
     def scored(self) -> int:
         """Tokens with loss, those of the shared beginning counted in each row."""
-        return int(self.weights.sum() + len(self.own) * self.shared_weights.sum())
+        return int(self.own.weights.sum() + self.rows * self.shared_weights.sum())
 
 
 def same_beginning(a: np.ndarray, b: np.ndarray) -> int:
@@ -62,32 +64,33 @@ def same_beginning(a: np.ndarray, b: np.ndarray) -> int:
     return int(different[0]) if len(different) else length
 
 
-def collate(examples: list) -> Batch:
+def collate(examples: list) -> SharedBatch:
     """A batch with the longest shared beginning that leaves each row one input of its own. One row shares nothing."""
-    rows = [(e.tokens[:-1], e.tokens[1:], e.mask[1:].astype(np.float32)) for e in examples]
-    shared = min(len(inputs) for inputs, _, _ in rows) - 1 if len(rows) > 1 else 0
-    for row in rows[1:]:
-        shared = min([shared, *map(same_beginning, rows[0], row)])
-    width = max(len(inputs) for inputs, _, _ in rows) - shared
-    own, targets, weights = (np.zeros((len(rows), width), kind) for kind in (np.int32, np.int32, np.float32))
-    for i, row in enumerate(rows):
-        for matrix, array in zip((own, targets, weights), row):
-            matrix[i, : len(array) - shared] = array[shared:]
-    return Batch(*(array[:shared] for array in rows[0]), own, targets, weights)
+    first, shared = examples[0], 0
+    if len(examples) > 1:
+        shared = min(len(example.tokens) for example in examples) - 2
+        for other in examples[1:]:
+            # Inputs and targets alike: a target is the next token, so one more of those must be equal.
+            shared = min(shared, same_beginning(first.tokens, other.tokens) - 1)
+            shared = min(shared, same_beginning(first.mask[1:], other.mask[1:]))
+        shared = max(shared, 0)
+    own = make_batch([(example.tokens[shared:], example.mask[shared:]) for example in examples])
+    targets, weights = first.tokens[1:], first.mask[1:].astype(np.float32)
+    return SharedBatch(first.tokens[:shared], targets[:shared], weights[:shared], own)
 
 
 def groups(examples: list) -> list[list[int]]:
     """Places of the examples, in groups whose members begin alike or have little of their own."""
     order = sorted(range(len(examples)), key=lambda i: examples[i].tokens.tolist())
-    found = [[order[0]]]
+    alike = [[order[0]]]
     for before, place in zip(order, order[1:]):
         a, b = examples[before].tokens, examples[place].tokens
         same = same_beginning(a, b)
         if same >= SAME_BEGINNING * min(len(a), len(b)) or max(len(a), len(b)) - same <= OWN_TOKENS:
-            found[-1].append(place)
+            alike[-1].append(place)
         else:
-            found.append([place])
-    return found
+            alike.append([place])
+    return alike
 
 
 def plan(examples: list, batch_size: int, steps: int, seed: int) -> list[list[int]]:
@@ -109,62 +112,57 @@ def _continued(cache: list, rows: int, through: bool) -> list:
     def shared(a: mx.array) -> mx.array:
         return mx.broadcast_to(a if through else mx.stop_gradient(a), (rows, *a.shape[1:]))
 
-    found = []
-    for one in cache:
-        if isinstance(one, KVCache):
+    continued = []
+    for layer in cache:
+        if isinstance(layer, KVCache):
             copy = KVCache()
-            copy.keys, copy.values = map(shared, one.keys_and_values())
-            copy.offset = one.offset
-        elif isinstance(one, ArraysCache):
-            copy = ArraysCache(len(one.cache))
-            copy.cache = [None if a is None else shared(a) for a in one.cache]
+            copy.keys, copy.values = map(shared, layer.keys_and_values())
+            copy.offset = layer.offset
+        elif isinstance(layer, ArraysCache):
+            copy = ArraysCache(len(layer.cache))
+            copy.cache = [None if a is None else shared(a) for a in layer.cache]
         else:
-            raise UserError(f"rows of this architecture cannot share a beginning: its cache is a {type(one).__name__}")
-        found.append(copy)
-    return found
+            raise UserError(
+                f"rows of this architecture cannot share a beginning: its cache is a {type(layer).__name__}"
+            )
+        continued.append(copy)
+    return continued
 
 
-def _sum_of_losses(model, hidden: mx.array, targets: np.ndarray, weights: np.ndarray) -> mx.array:
-    """Cross-entropies in nats, summed over the places with weight; hidden [B, L, D], targets and weights [B, L] or [L]."""
-    places = np.flatnonzero(weights).astype(np.int32)
-    logits = loop.head(model, hidden.reshape(-1, hidden.shape[-1])[mx.array(places)]).astype(mx.float32)
-    return nn.losses.cross_entropy(logits, mx.array(targets.reshape(-1)[places])).sum()
+def beginning(model, batch: SharedBatch) -> list | None:
+    """The cache of the shared beginning, to be given to `loss` where no gradient flows through it.
 
-
-def beginning(model, batch: Batch) -> list | None:
-    """The cache of the shared beginning, to be given to `loss` where no gradient flows through it; None where it has loss, or is empty.
-
-    Called outside of what is differentiated, it leaves nothing behind for a backward; and in blocks no query meets a later
-    block, which halves attention, whose scores over 4,000 tokens are most of the work.
+    None where the beginning has loss, or is empty. Called outside of what is differentiated, it leaves nothing behind
+    for a backward; and in blocks no query meets a later block, which halves attention, whose scores over 4,000 tokens
+    are most of the work.
     """
     if not len(batch.shared) or batch.shared_weights.any():
         return None
     cache = make_prompt_cache(model)
     for start in range(0, len(batch.shared), BLOCK):
         model.model(mx.array(batch.shared[None, start : start + BLOCK]), cache=cache)
-        mx.eval([one.state for one in cache])
+        mx.eval([layer.state for layer in cache])
     return cache
 
 
-def loss(model, batch: Batch, through: bool = True, given: list | None = None) -> mx.array:
+def loss(model, batch: SharedBatch, through: bool = True, given: list | None = None) -> mx.array:
     """Mean cross-entropy in nats over all tokens of the batch that have loss.
 
-    Without `through`, what the shared beginning hands on to the rows counts as given (`beginning` computes it apart): the
-    loss is the same, its gradient lacks what would flow back through the beginning, and most of the time is saved.
+    Without `through`, what the shared beginning hands on to the rows counts as given (`beginning` computes it apart):
+    the loss is the same, its gradient lacks what would flow back through the beginning, and most of the time is saved.
     """
-    rows, total, cache = len(batch.own), mx.array(0.0), None
+    own, total, cache = batch.own, mx.array(0.0), None
     if given:
-        cache = _continued(given, rows, False)
+        cache = _continued(given, batch.rows, False)
     elif len(batch.shared):
         cache = make_prompt_cache(model)
         hidden = model.model(mx.array(batch.shared[None]), cache=cache)
         if batch.shared_weights.any():
-            total = total + rows * _sum_of_losses(model, hidden, batch.shared_targets, batch.shared_weights)
-        cache = _continued(cache, rows, through)
-    if batch.weights.any():
-        total = total + _sum_of_losses(
-            model, model.model(mx.array(batch.own), cache=cache), batch.targets, batch.weights
-        )
+            total = total + batch.rows * token_losses(model, hidden, batch.shared_targets, batch.shared_weights).sum()
+        cache = _continued(cache, batch.rows, through)
+    if own.weights.any():
+        hidden = model.model(mx.array(own.tokens), cache=cache)
+        total = total + token_losses(model, hidden, own.targets, own.weights).sum()
     return total / batch.scored
 
 

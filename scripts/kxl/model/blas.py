@@ -1,15 +1,17 @@
-"""The one place that decides which BLAS multiplies MLX's float32 matrices.
+"""What a process that computes is started with: a fast BLAS for MLX's float32 matrices, and memory that it keeps.
 
-On Linux the mlx-cpu wheel links the reference BLAS, which runs at about 2 GFLOP/s; with OpenBLAS loaded
-in front of it the same matmul is 20 to 50 times faster. The dynamic linker takes that order from the
-environment when a process starts, so a script that wants it starts itself again, once, before any work.
-macOS computes on Metal and needs none of this.
+On Linux the mlx-cpu wheel links the reference BLAS, which runs at about 2 GFLOP/s; with OpenBLAS loaded in front of it
+the same matmul is 20 to 50 times faster. The dynamic linker takes that order from the environment when a process
+starts, so a script that wants it starts itself again, once, before any work. macOS computes on Metal and needs none of
+this. HERMES_KXL_BLAS names another library with the CBLAS interface, by path or by soname; the value "reference" keeps
+the BLAS of the wheel.
 
-MLX gives freed buffers back above a cache of its own, 32 MiB on a CPU; `keep_memory` is for a process that trains or
-generates (kxl/model/freed_memory.py).
-
-HERMES_KXL_BLAS names another library with the CBLAS interface, by path or by soname; the value
-"reference" keeps the BLAS of the wheel.
+`keep_memory` is for a process that trains, generates or serves on a CPU. A large buffer that is freed goes back to the
+kernel, which clears its pages again for the next one (MLX gives buffers back above a cache of its own, 32 MiB on a
+CPU). On a virtual machine that took seven times as long as the sums over 100 MB for which they were, and more than half
+of a step of the tiny model's training. glibc reads its settings from the environment when a process starts; what the
+environment says already stands, and other libcs ignore them. A process whose resident memory is measured or bounded
+does without.
 """
 
 import ctypes
@@ -18,7 +20,15 @@ import os
 import sys
 
 from kxl.base.cli import UserError, say
-from kxl.model import freed_memory
+
+# No buffer mapped by itself, nothing given back, grown in large steps, and one heap for all threads: in a thread's own,
+# no block above 64 MiB has room, and a server computes in a thread.
+GLIBC = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "500000000",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 def fast_blas() -> str | None:
@@ -41,11 +51,31 @@ def blas_threads() -> int:
 
 def child_env(keep_memory: bool = False) -> dict[str, str]:
     """Environment for a child process that computes with MLX, such as a server (that one with `keep_memory`)."""
-    environment = freed_memory.kept(dict(os.environ)) if keep_memory else dict(os.environ)
+    environment = keeping_memory(dict(os.environ)) if keep_memory else dict(os.environ)
     if library := fast_blas():
         loaded = environment.get("LD_PRELOAD", "").split(":")
         environment["LD_PRELOAD"] = ":".join([library, *(name for name in loaded if name and name != library)])
     return environment
+
+
+def keeping_memory(environment: dict[str, str]) -> dict[str, str]:
+    """`environment` for a process that keeps what it frees; on other systems than Linux as it is."""
+    return {**GLIBC, **environment} if sys.platform == "linux" else environment
+
+
+def use_kept_memory() -> None:
+    """Let this process keep what it frees: for one that needs no BLAS of ours, such as torch's. First in main().
+
+    Starts the script anew, once.
+    """
+    environment = dict(os.environ)
+    if keeping_memory(environment) != environment:
+        _restart(keeping_memory(environment))
+
+
+def _restart(environment: dict[str, str]) -> None:
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def use_fast_blas(before_restart=None, keep_memory: bool = False) -> None:
@@ -61,11 +91,11 @@ def use_fast_blas(before_restart=None, keep_memory: bool = False) -> None:
         # The linker only warns about a library that it cannot load.
         if not hasattr(ctypes.CDLL(None), "cblas_sgemm"):
             raise UserError(
-                f"{library} was asked for through LD_PRELOAD but gives no cblas_sgemm; name another one in HERMES_KXL_BLAS"
+                f"{library} was asked for through LD_PRELOAD but gives no cblas_sgemm; "
+                "name another one in HERMES_KXL_BLAS"
             )
         return
     if before_restart:
         before_restart()
     say(f"MLX multiplies float32 matrices with {library}")
-    sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], child_env(keep_memory))
+    _restart(child_env(keep_memory))

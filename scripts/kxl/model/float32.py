@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from kxl.base import files
@@ -23,16 +22,8 @@ from kxl.model import checkpoint
 STORE = files.ROOT / "runs" / "float32"
 
 
-def write(model: Path, target: Path) -> None:
-    """Write the LFM2 checkpoint `model` to `target` with every tensor as float32."""
-    original = checkpoint.read(model)
-    tensors = {name: replace(tensor, dtype="F32") for name, tensor in original.tensors.items()}
-    files.require_space(target.parent, 4 * sum(_count(tensor.shape) for tensor in tensors.values()))
-    checkpoint.save_mlx(target, replace(original, tensors=tensors))
-
-
 @contextlib.contextmanager
-def copy(model: Path, writer: Callable[[Path, Path], None] = write, store: Path | None = None) -> Iterator[Path]:
+def copy(model: Path, writer: Callable = checkpoint.float32_copy, store: Path | None = None) -> Iterator[Path]:
     """The float32 copy of `model`, made by `writer(model, folder)` unless it is there; it stays after the block."""
     model, store = Path(model).resolve(), store or STORE
     folder = store / f"{model.name}-{_key(model)}"
@@ -70,10 +61,3 @@ def _remove(folders: Iterable[Path]) -> None:
             continue
         finally:
             os.close(opened)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

@@ -23,8 +23,8 @@ class Generation:
     """What followed one prompt.
 
     ids: the tokens, without the one that ended the turn. ended: whether the turn ended by itself.
-    steps: per token (the ending one too) {"id", "probability", "top": [[id, probability], ...]}, top only when asked for.
-    watched: probability of the watched token as the very first token.
+    steps: per token (the ending one too) {"id", "probability", "top": [[id, probability], ...]}, top only when asked
+    for. watched: probability of the watched token as the very first token.
     """
 
     ids: list = field(default_factory=list)
@@ -56,10 +56,14 @@ def generate(
     batch: int = 32,
     done: Callable[[], None] | None = None,
 ) -> list[Generation]:
-    """Greedy continuations of token-id prompts, in their order, `batch` of them at a time; `done` is called as each ends."""
+    """Greedy continuations of token-id prompts, in their order, `batch` of them at a time.
+
+    max_tokens: of a continuation. stop: the token that ends a turn. watch: a token whose probability at the first place
+    is kept. top: how many of the likeliest tokens are kept per step. `done` is called as each ends.
+    """
     from mlx_lm.generate import BatchGenerator
 
-    made = [Generation() for _ in prompts]
+    generations = [Generation() for _ in prompts]
     # Prompts are read four at a time, since those are padded to their longest and attention costs its square; alike
     # lengths are side by side.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -69,18 +73,18 @@ def generate(
     places = dict(zip(generator.insert([prompts[i] for i in order]), order))
     while responses := generator.next_generated():
         for response in responses:
-            one = made[places[response.uid]]
-            if watch is not None and one.watched is None:
-                one.watched = mx.exp(response.logprobs[watch]).item()
-            one.steps.append(_step(response, top))
+            generation = generations[places[response.uid]]
+            if watch is not None and generation.watched is None:
+                generation.watched = mx.exp(response.logprobs[watch]).item()
+            generation.steps.append(_step(response, top))
             if response.token == stop:
-                one.ended = True
+                generation.ended = True
             else:
-                one.ids.append(response.token)
+                generation.ids.append(response.token)
             if response.finish_reason and done:
                 done()
     generator.close()
-    return made
+    return generations
 
 
 def _step(response, top: int) -> dict:

@@ -15,7 +15,7 @@ import numpy as np
 from kxl.base.cli import UserError
 from kxl.base.files import shown, write_json
 from kxl.model import gguf_file, safetensors_io
-from kxl.model.checkpoint import Tensor, from_array
+from kxl.model.tensors import Tensor, from_array
 
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -37,8 +37,8 @@ def open_gguf(path: Path) -> gguf.GGUFReader:
     reader = gguf_file.open_reader(path)
     wanted = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}
     for key, value in wanted.items():
-        if (found := field(reader, key)) != value:
-            raise UserError(f"{shown(path)}: {key} is {found!r}, only {value!r} is read here")
+        if (stored := field(reader, key)) != value:
+            raise UserError(f"{shown(path)}: {key} is {stored!r}, only {value!r} is read here")
     if any(tensor.name == "output.weight" for tensor in reader.tensors):
         raise UserError(f"{shown(path)}: has an output.weight of its own; only tied embeddings are read here")
     return reader
@@ -91,7 +91,7 @@ def config(reader: gguf.GGUFReader) -> dict:
 
 
 def hf_name(name: str) -> str:
-    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; UserError for a name that a Llama does not have."""
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; UserError for a name that no Llama has."""
     if name in TOP_NAMES:
         return TOP_NAMES[name]
     parts = name.split(".")
@@ -118,7 +118,7 @@ def tensors(reader: gguf.GGUFReader) -> list[Tensor]:
         "attn_q": needed(reader, "llama.attention.head_count", int),
         "attn_k": needed(reader, "llama.attention.head_count_kv", int),
     }
-    made = []
+    converted = []
     for entry in reader.tensors:
         name, where = hf_name(entry.name), f"{shown(reader.data.filename)}: {entry.name}"
         shape = tuple(int(n) for n in reversed(entry.shape))
@@ -131,8 +131,8 @@ def tensors(reader: gguf.GGUFReader) -> list[Tensor]:
             if heads[kind] < 1 or len(shape) != 2 or shape[0] % (2 * heads[kind]):
                 raise UserError(f"{where} has the shape {list(shape)}, which {heads[kind]} heads do not divide")
             values = unpermute(values, heads[kind])
-        made.append(from_array(name, values))
-    return sorted(made, key=lambda tensor: tensor.name)
+        converted.append(from_array(name, values))
+    return sorted(converted, key=lambda tensor: tensor.name)
 
 
 def tokenizer(reader: gguf.GGUFReader) -> dict:

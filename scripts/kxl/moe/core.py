@@ -4,7 +4,7 @@ On disk a core is a checkpoint folder: one shard per layer, transformers' names,
 codes (NAME.weight, .scales, .biases), `quantization` in config.json. So checkpoint.read opens a core as
 it opens any checkpoint, and that is the way back to BF16. In memory:
 
-    core = mixed_core.load(folder)
+    core = load(folder)
     core.experts["model.layers.2.feed_forward.experts.0.w1"]    # Int8Matrix, changed in place by training
     core.weight("model.layers.2.feed_forward.gate.weight")      # float32 mx.array, made when asked for
 
@@ -14,6 +14,7 @@ The arrays are numpy's: 8.8 GiB at LFM2-8B-A1B's shapes, read once, rewritten in
 import functools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +22,10 @@ import mlx.core as mx
 import numpy as np
 
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, require_space, shown, write_json
+from kxl.base.files import atomic_dir, read_json, require_space, shown, write_json
 from kxl.model import checkpoint, safetensors_io
 from kxl.model.shapes import expected_shapes, normalize_config
+from kxl.model.tensors import Checkpoint, Tensor
 from kxl.moe import int8
 from kxl.moe.int8 import Int8Matrix
 
@@ -101,18 +103,8 @@ def layout(config: dict) -> list[list[tuple[str, tuple]]]:
     return shards
 
 
-@dataclass(frozen=True)
-class Part:
-    """A tensor as safetensors_io.write_file takes it."""
-
-    name: str
-    dtype: str
-    shape: tuple
-    parts: tuple
-
-
-def build(folder: Path, source: checkpoint.Checkpoint, group: int, say=None) -> dict:
-    """Write the core of a checkpoint into `folder`, holding one matrix at a time; return the error of each expert matrix.
+def build(folder: Path, source: Checkpoint, group: int, say=None) -> dict:
+    """Write the core of a checkpoint into `folder`, holding one matrix at a time; return each expert matrix's error.
 
     {name: {"relative_rms", "max"}}: RMS of the error over RMS of the weights, and the largest error.
     """
@@ -130,35 +122,33 @@ def build(folder: Path, source: checkpoint.Checkpoint, group: int, say=None) -> 
         }
         return matrix
 
-    def parts(name: str, shape: tuple) -> list:
+    def stored_as(name: str, shape: tuple) -> list[Tensor]:
         if is_expert(name):
-            return _matrix_parts(name.removesuffix(".weight"), shape, group, lambda: quantized(name))
+            return _matrix_tensors(name.removesuffix(".weight"), shape, group, lambda: quantized(name))
         tensor = source.tensors[name]
-        return [
-            Part(name, "F32" if tensor.dtype == "F32" and name.endswith("expert_bias") else "BF16", shape, tensor.parts)
-        ]
+        dtype = "F32" if tensor.dtype == "F32" and name.endswith("expert_bias") else "BF16"
+        return [Tensor(name, shape, dtype, tensor.parts)]
 
-    require_space(folder.parent, size(source.config, group))
-    _write(folder, source.config, group, checkpoint.tokenizer_files(source.folder), parts, say)
+    require_space(folder.parent, stored_bytes(source.config, group))
+    _write(folder, source.config, group, checkpoint.tokenizer_files(source.folder), stored_as, say)
     return errors
 
 
 def save(folder: Path, core: MixedCore, also=None) -> None:
     """Write a core atomically; `also(partial folder)` adds files that belong to the same moment."""
 
-    def parts(name: str, shape: tuple) -> list:
+    def stored_as(name: str, shape: tuple) -> list[Tensor]:
         if is_expert(name):
-            return _matrix_parts(
-                name.removesuffix(".weight"), shape, core.group, lambda: core.experts[name.removesuffix(".weight")]
-            )
+            matrix = core.experts[name.removesuffix(".weight")]
+            return _matrix_tensors(name.removesuffix(".weight"), shape, core.group, lambda: matrix)
         stored = core.plain[name]
-        return [Part(name, "BF16" if stored.dtype == np.uint16 else "F32", shape, (lambda: stored,))]
+        return [Tensor(name, shape, "BF16" if stored.dtype == np.uint16 else "F32", (lambda: stored,))]
 
     require_space(folder.parent, core.nbytes + 2**20)
-    _write(folder, core.config, core.group, core.tokenizer, parts, None, also)
+    _write(folder, core.config, core.group, core.tokenizer, stored_as, None, also)
 
 
-def size(config: dict, group: int) -> int:
+def stored_bytes(config: dict, group: int) -> int:
     """Bytes of a core's arrays."""
     return sum(
         math.prod(shape) + 4 * math.prod(shape) // group
@@ -168,22 +158,22 @@ def size(config: dict, group: int) -> int:
     )
 
 
-def _matrix_parts(base: str, shape: tuple, group: int, matrix) -> list:
+def _matrix_tensors(base: str, shape: tuple, group: int, matrix: Callable[[], Int8Matrix]) -> list[Tensor]:
+    """Codes, scales and biases of an expert matrix as MLX names and stores them."""
     rows, columns = shape
     return [
-        Part(f"{base}.weight", "U32", (rows, columns // 4), (lambda: matrix().codes.view(np.uint32),)),
-        Part(f"{base}.scales", "BF16", (rows, columns // group), (lambda: matrix().scales,)),
-        Part(f"{base}.biases", "BF16", (rows, columns // group), (lambda: matrix().biases,)),
+        Tensor(f"{base}.weight", (rows, columns // 4), "U32", (lambda: matrix().codes.view(np.uint32),)),
+        Tensor(f"{base}.scales", (rows, columns // group), "BF16", (lambda: matrix().scales,)),
+        Tensor(f"{base}.biases", (rows, columns // group), "BF16", (lambda: matrix().biases,)),
     ]
 
 
-def _write(folder: Path, config: dict, group: int, tokenizer: dict[str, bytes], parts, say, also=None) -> None:
-    from kxl.base.files import atomic_dir
-
+def _write(folder: Path, config: dict, group: int, tokenizer: dict[str, bytes], stored_as, say, also=None) -> None:
+    """Write a core folder: `stored_as(name, shape)` gives the tensors that a canonical one is stored as."""
     shards = layout(config)
     with atomic_dir(folder) as partial:
         for index, shard in enumerate(shards):
-            tensors = [part for name, shape in shard for part in parts(name, shape)]
+            tensors = [tensor for name, shape in shard for tensor in stored_as(name, shape)]
             safetensors_io.write_file(partial / _shard_name(index, len(shards)), tensors, {"format": "mlx"})
             if say:
                 say(index + 1, len(shards))
@@ -212,7 +202,8 @@ def load(folder: Path, tokenizer_of: Path | None = None) -> MixedCore:
     settings = config.pop("quantization", None)
     if not isinstance(settings, dict) or settings.get("bits") != 8 or settings.get("mode") != "affine":
         raise UserError(
-            f"{shown(folder)}: config.json does not describe int8 experts; build a core from the checkpoint first (make core)"
+            f"{shown(folder)}: config.json does not describe int8 experts; "
+            "build a core from the checkpoint first (make core)"
         )
     group = settings["group_size"]
     core = MixedCore(check_config(config, group, shown(folder / "config.json")), group, tokenizer)
@@ -238,7 +229,8 @@ def _bits(folder: Path, stored: dict, name: str, shape: tuple, types: tuple) -> 
     entry = stored[name]
     if entry.shape != tuple(shape) or entry.dtype not in types:
         raise UserError(
-            f"{shown(entry.file)}: {name} is {entry.dtype} {list(entry.shape)}, a core has {types[0]} {list(shape)} there; build it again (make core)"
+            f"{shown(entry.file)}: {name} is {entry.dtype} {list(entry.shape)}, a core has {types[0]} {list(shape)} "
+            "there; build it again (make core)"
         )
     array = np.fromfile(entry.file, safetensors_io.NUMPY[entry.dtype], math.prod(shape), offset=entry.offset)
     return array.reshape(shape)

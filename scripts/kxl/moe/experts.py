@@ -112,8 +112,8 @@ def backward(
             if input_gradient:
                 d_normed = d_normed.at[tokens].add(d_g @ w1 + d_u @ w3)
             if update is not None:
-                found = [d_g.T @ x, d_u.T @ x, (d * weight).T @ h]
-                gradients = found if gradients is None else [old + new for old, new in zip(gradients, found)]
+                new = [d_g.T @ x, d_u.T @ x, (d * weight).T @ h]
+                gradients = new if gradients is None else [old + more for old, more in zip(gradients, new)]
             mx.eval(d_weight, d_normed, gradients)
             d_flat[piece] = np.array(d_weight, copy=False)
         if update is not None:

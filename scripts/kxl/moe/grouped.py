@@ -12,9 +12,10 @@ from dataclasses import replace
 import mlx.core as mx
 
 from kxl.base.cli import UserError
+from kxl.model.batches import Batch
 from kxl.moe.core import MixedCore
 from kxl.moe.loss import embed
-from kxl.moe.streamed import KEEP, Batch, How, Outcome, backward_pass, forward_pass
+from kxl.moe.streamed import KEEP, Outcome, StepOptions, backward_pass, forward_pass
 
 
 def groups_of(layers: range, size: int, stride: int) -> list[range]:
@@ -24,7 +25,8 @@ def groups_of(layers: range, size: int, stride: int) -> list[range]:
     """
     if not 1 <= size <= len(layers):
         raise UserError(
-            f"a group of {size} layers does not fit: the model has {len(layers)} MoE layers; set group_layers to 1..{len(layers)}"
+            f"a group of {size} layers does not fit: the model has {len(layers)} MoE layers; "
+            f"set group_layers to 1..{len(layers)}"
         )
     if not 1 <= stride <= size:
         raise UserError(
@@ -35,7 +37,7 @@ def groups_of(layers: range, size: int, stride: int) -> list[range]:
 
 
 def grouped_step(
-    core: MixedCore, batch: Batch, update, how: How, size: int, stride: int, only: int | None = None
+    core: MixedCore, batch: Batch, update, options: StepOptions, size: int, stride: int, only: int | None = None
 ) -> Outcome:
     """One example through all groups. update(pass, layer, expert, gradients). The loss is that of the first pass.
 
@@ -45,15 +47,19 @@ def grouped_step(
     outcome, loss = Outcome(), None
     began = time.monotonic()
     starts = {group.start for group in groups}
-    x, bottoms = forward_pass(core, embed(core, batch.tokens), range(groups[0].start), starts, batch.real.ravel(), how)
-    bottoms[groups[0].start] = x.astype(KEEP[how.keep])
+    x, bottoms = forward_pass(
+        core, embed(core, batch.tokens), range(groups[0].start), starts, batch.real.ravel(), options
+    )
+    bottoms[groups[0].start] = x.astype(KEEP[options.keep])
     mx.eval(bottoms)
     del x
     outcome.clock("boundaries", began)
     for number, group in enumerate(groups[:only]):
         x = bottoms.pop(group.start).astype(mx.float32)
-        backward_pass(core, group.start, x, group, batch, lambda *found: update(number, *found), how, outcome)
+        backward_pass(
+            core, group.start, x, group, batch, lambda *gradients: update(number, *gradients), options, outcome
+        )
         loss = outcome.loss if loss is None else loss
-        how = replace(how, guard=lambda where: None)  # weights have changed: the step must be finished
+        options = replace(options, guard=lambda where: None)  # weights have changed: the step must be finished
     outcome.loss = loss
     return outcome

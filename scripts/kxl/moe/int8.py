@@ -5,8 +5,7 @@ bias per group of columns. Training must not touch what it does not mean to chan
 to the codes on their own grid (code - delta / scale), so a weight without update keeps its code exactly,
 and no dequantized copy is needed. A group gets a new grid only when one of its codes leaves 0..255.
 
-Rounding is stochastic: up with the probability of the fraction, so that the mean moves by exactly the
-update (Gupta et al. 2015, arXiv 1502.02551). Rounding to nearest is here to show what it loses.
+Codes are rounded as rounding.py says.
 """
 
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ import numpy as np
 
 from kxl.base.cli import UserError
 from kxl.model.safetensors_io import bf16_to_float32, float32_to_bf16
+from kxl.moe.rounding import round_in_place
 
 CODES = 255  # highest code
 HEADROOM = 8  # codes left free on either side of a group's new grid, so that it lasts
 SMALLEST_SCALE = 1e-12
-ROUNDINGS = ("stochastic", "nearest")
 
 
 @dataclass
@@ -88,7 +87,9 @@ def subtract(matrix: Int8Matrix, rows: slice, delta: np.ndarray, random: np.rand
     codes = matrix.codes[rows]
     grouped = delta.reshape(len(codes), -1, matrix.group)
     grouped /= -bf16_to_float32(matrix.scales[rows])[..., None]
-    _round(delta, random)  # before the codes are added: beside a 255 float32 would lose the last bits of a small move
+    round_in_place(
+        delta, random
+    )  # before the codes are added: beside a 255 float32 would lose the last bits of a small move
     delta += codes
     # The rounded value decides who leaves the grid: deciding by the exact one would be a bias.
     with np.errstate(invalid="ignore"):  # a move too far for int32 becomes its end, which lies outside, too
@@ -110,7 +111,7 @@ def _regrid(matrix: Int8Matrix, rows: slice, groups: tuple, codes: np.ndarray, r
     values = codes * bf16_to_float32(scales[groups])[:, None] + bf16_to_float32(biases[groups])[:, None]
     scales[groups], biases[groups] = _grid(values.min(-1), values.max(-1), HEADROOM)
     codes = (values - bf16_to_float32(biases[groups])[:, None]) / bf16_to_float32(scales[groups])[:, None]
-    _round(codes, random)
+    round_in_place(codes, random)
     return np.clip(codes, 0, CODES)
 
 
@@ -135,29 +136,3 @@ def _bf16_below(values: np.ndarray) -> np.ndarray:
 
 def _bf16_above(values: np.ndarray) -> np.ndarray:
     return (_bf16_below(-values) ^ 0x8000).astype(np.uint16)
-
-
-def _round(values: np.ndarray, random: np.random.BitGenerator | None) -> None:
-    """Round values to whole numbers, in place; the noise has 65,536 levels."""
-    if random is None:
-        np.rint(values, out=values)
-        return
-    noise = random.random_raw((values.size + 3) // 4).view(np.uint16)[: values.size].reshape(values.shape)
-    values += (noise + np.float32(0.5)) * np.float32(2**-16)  # in the middle of each level: no bias
-    np.floor(values, out=values)
-
-
-def subtract_bf16(bits: np.ndarray, delta: np.ndarray, random: np.random.BitGenerator | None) -> int:
-    """Lower BF16 weights (their bits, uint16) by float32 `delta`, in place; return how many changed.
-
-    Stochastic rounding adds 16 random bits below BF16's last one and cuts them off.
-    """
-    exact = np.ascontiguousarray(bf16_to_float32(bits) - delta, dtype=np.float32)
-    if random is None:
-        moved = float32_to_bf16(exact)
-    else:
-        noise = random.random_raw((bits.size + 3) // 4).view(np.uint16)[: bits.size].reshape(bits.shape)
-        moved = ((exact.view(np.uint32) + noise) >> 16).astype(np.uint16)
-    changed = np.count_nonzero(moved != bits)
-    bits[...] = moved
-    return changed

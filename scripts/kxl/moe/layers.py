@@ -2,7 +2,7 @@
 
 Each function takes the layer's input again and recomputes what it needs, in blocks of tokens or queries,
 so that nothing between the layers is kept and no score matrix exists as a whole. Only the experts and
-routers have weight gradients (moe_layer); all else passes the gradient to its input.
+routers have weight gradients (experts.py); all else passes the gradient to its input.
 x is [B, L, D] float32: B sequences, padded on the right to L tokens, D = hidden size.
 """
 
@@ -49,7 +49,7 @@ def layer_backward(
     counts=None,
     input_gradient: bool = True,
 ) -> mx.array | None:
-    """Gradient at the input of an MoE layer; its weights' gradients go to `update` (moe_layer.backward)."""
+    """Gradient at the input of an MoE layer; its weights' gradients go to `update` (experts.backward)."""
     h = x + operator(core, layer, x, blocks)
     norm = core.weight(f"model.layers.{layer}.ffn_norm.weight")
     normed = mx.fast.rms_norm(h, norm, core.config["norm_eps"])
@@ -151,13 +151,13 @@ class _Attention:
             d_heads = d_merged.reshape(*d_merged.shape[:2], self.keys, -1, self.size).transpose(0, 2, 3, 1, 4)
             d_block = []
             for key in range(self.keys):
-                _, (one, to_k, to_v) = mx.vjp(
+                _, (to_q, to_k, to_v) = mx.vjp(
                     self.attend, [q[:, key, :, start:end], k[:, key, :end], v[:, key, :end]], [d_heads[:, key]]
                 )
                 d_k[key] = d_k[key].at[:, :end].add(to_k)
                 d_v[key] = d_v[key].at[:, :end].add(to_v)
-                d_block.append(one)
-                mx.eval(one, d_k[key], d_v[key])
+                d_block.append(to_q)
+                mx.eval(to_q, d_k[key], d_v[key])
             d_q.append(mx.stack(d_block, 1))
         d_q, d_k, d_v = mx.concatenate(d_q, axis=3), mx.stack(d_k, 1), mx.stack(d_v, 1)
         mx.eval(d_q, d_k, d_v)
@@ -165,11 +165,10 @@ class _Attention:
         d_x = []
         for start in range(0, x.shape[1], blocks.tokens):
             part = slice(start, start + blocks.tokens)
-            _, (one,) = mx.vjp(
-                lambda x: self.project(x, start), [x[:, part]], [d_q[:, :, :, part], d_k[:, :, part], d_v[:, :, part]]
-            )
-            d_x.append(one)
-            mx.eval(one)
+            d_projected = [d_q[:, :, :, part], d_k[:, :, part], d_v[:, :, part]]
+            _, (d_part,) = mx.vjp(lambda x: self.project(x, start), [x[:, part]], d_projected)
+            d_x.append(d_part)
+            mx.eval(d_part)
         return mx.concatenate(d_x, axis=1)
 
     def project_all(self, x: mx.array, blocks: Blocks) -> list[mx.array]:
@@ -234,15 +233,15 @@ class _ShortConv:
         parts, carried = [], None  # what a block owes to the end of the block before it
         for start in reversed(range(0, x.shape[1], blocks.tokens)):
             before = min(start, self.kernel - 1)
-            _, (one,) = mx.vjp(
+            _, (d_block,) = mx.vjp(
                 lambda x: self.piece(x, before),
                 [x[:, start - before : start + blocks.tokens]],
                 [d[:, start : start + blocks.tokens]],
             )
-            own = one[:, before:]
+            own = d_block[:, before:]
             if carried is not None:
                 own = own.at[:, -carried.shape[1] :].add(carried)
-            carried = one[:, :before] if before else None
+            carried = d_block[:, :before] if before else None
             parts.append(own)
             mx.eval(own, [] if carried is None else carried)
         return mx.concatenate(parts[::-1], axis=1)

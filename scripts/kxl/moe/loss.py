@@ -1,6 +1,6 @@
 """Cross-entropy over the vocabulary without its logits: some positions and some rows of the embedding at a time.
 
-    loss, d_hidden = chunked_loss.loss_and_gradient(core, hidden, targets, weights, total, blocks)
+    loss, d_hidden = loss_and_gradient(core, hidden, targets, weights, total, blocks)
 
 For LFM2-8B-A1B at 10,240 tokens the logits would take 2.5 GiB in float32, their gradient as much again,
 and the embedding 0.5 GiB. Positions without weight cost nothing.

@@ -1,7 +1,8 @@
-"""How much memory a training step holds at its peak, from shapes alone.
+"""How much memory a training step holds at its peak: predicted from shapes alone, and measured on a real step.
 
     predict(config, settings, tokens, length)["peak"]     bytes resident
     predict(...)["parts"]                                 {part: bytes}, which add up to it
+    measured(script, [...])["peak_rss_gib"]               of one step in a process of its own
 
 Always there: the process, the core, the optimizer's moments. Then the inputs of the MoE layers, kept from the
 forward to the backward. Then the largest of what is at work at one time: an MoE layer's backward, attention's
@@ -11,23 +12,36 @@ or the convolution's, a dense layer, or the loss. Each count names the arrays th
 Streamed and grouped steps peak alike: the lowest group's pass keeps the input of every MoE layer above it.
 """
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from kxl.base import processes
+from kxl.base.cli import UserError
+from kxl.base.files import read_json
+from kxl.model import blas
 from kxl.moe import core
 from kxl.moe.layers import Blocks
 
 FLOAT = 4
 # Python with MLX and numpy, OpenBLAS's buffers and the optimizer's blocks.
 PROCESS = 80 * 2**20
-# Freed buffers that MLX keeps for the next array of their size; every training process sets this limit. At 8B an expert's
-# matrices and gradients take 88 MiB and a convolution's weights 100: with less, each pushes the other out, and what
-# comes back from the system is zeroed page by page (up to 3 s per GiB on a virtual machine).
+# Freed buffers that MLX keeps for the next array of their size; every training process sets this limit. At 8B an
+# expert's matrices and gradients take 88 MiB and a convolution's weights 100: with less, each pushes the other out, and
+# what comes back from the system is zeroed page by page (up to 3 s per GiB on a virtual machine).
 CACHE = 256 * 2**20
 
 
 def predict(config: dict, settings: dict, tokens: int, length: int) -> dict:
-    """{"peak": bytes, "parts": {...}}. `tokens` in the batch, `length` of its longest row; settings as in configs/NAME-moe.json."""
+    """{"peak": bytes, "parts": {part: bytes}}. `tokens` in the batch, `length` of its longest row.
+
+    settings: as in configs/NAME-moe.json.
+    """
     parts = {
         "process": PROCESS + CACHE,
-        "core": core.size(config, settings["group_size"]),
+        "core": core.stored_bytes(config, settings["group_size"]),
         "moments": moments(config, settings["optimizer"]),
         "layer inputs": layer_inputs(config, settings["layer_inputs"], tokens),
         "work": max(work(config, Blocks(**settings["blocks"]), tokens, length).values()),
@@ -66,9 +80,10 @@ def work(config: dict, blocks: Blocks, tokens: int, length: int) -> dict[str, in
     # d_output, x, h, normed and d_normed; weights and gradients of an expert, one matrix twice while it is made;
     # g, u, s, a, h, d_h (twice), d_u, d_g and two in the making; x, d and four in the making.
     moe = 5 * whole + 7 * matrix + FLOAT * expert_rows * (11 * width + 6 * hidden)
-    # x, d_output, d_h, q, d_q in blocks and as a whole, k, v and their gradients; scores, weights and their gradients.
+    # x, d_output, d_h, q, d_q in blocks and as a whole, k, v and their gradients; scores, weights, their gradients.
     attention = (6 + 4 * share) * whole + 2 * (1 + share) * square + 5 * score + 2 * block
-    # x, d_output, d_h, and the blocks of the result beside their concatenation; the three-fold projection and its gradient.
+    # x, d_output, d_h, and the blocks of the result beside their concatenation; the three-fold projection and its
+    # gradient.
     conv = 5 * whole + 4 * square + 12 * block
     # hidden and its gradient; logits and two chunks more; a chunk of the embedding as BF16 and float32.
     logits = FLOAT * min(blocks.logits, tokens)
@@ -86,3 +101,27 @@ def work(config: dict, blocks: Blocks, tokens: int, length: int) -> dict[str, in
         "dense": int(dense),
         "loss": int(loss),
     }
+
+
+def shapes(path: Path, layers: int | None) -> dict:
+    """The config of the first `layers` layers of a model, of all for None."""
+    config = read_json(path)
+    if layers is not None:
+        if "layer_types" in config:
+            config["layer_types"] = config["layer_types"][:layers]
+        else:
+            config["full_attn_idxs"] = [i for i in config["full_attn_idxs"] if i < layers]
+        config["num_hidden_layers"] = layers
+    return config
+
+
+def measured(script: Path, arguments: list) -> dict:
+    """What `script`, moe_measure_step.py, says of a step in a fresh process. UserError with its arguments if it fails.
+
+    Its path comes from the caller, so that only what measures depends on it.
+    """
+    command = [sys.executable, str(script), *map(str, arguments)]
+    ended = processes.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **blas.child_env()})
+    if ended.returncode:
+        raise UserError(f"{' '.join(command[1:])} ended with {ended.returncode}; its message is above")
+    return json.loads(ended.stdout)

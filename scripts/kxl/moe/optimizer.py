@@ -14,11 +14,14 @@ reproducible whatever its threads do and resumes without a random state.
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from kxl.moe import int8
 from kxl.moe.core import MATRICES, MixedCore, expert_name, router_name
+from kxl.moe.int8 import Int8Matrix
+from kxl.moe.rounding import subtract_bf16
 from kxl.moe.streamed import NotFinite
 
 ROWS = 128  # rows of one task: 1 MiB of float32 at 2,048 columns
@@ -56,42 +59,35 @@ class ExpertOptimizer:
         """Take the gradients (MLX arrays) of an expert's three matrices, or of the router, in pass `number`."""
         gradients = [np.array(gradient, copy=False) for gradient in gradients]
         if expert is None:
-            name = router_name(layer)
-            rows, columns = self._factors(name, gradients[0])
-            delta = gradients[0] * rows[:, None] * columns
-            int8.subtract_bf16(
-                self.core.plain[name], delta, self._noise(number, layer, self.core.config["num_experts"], 0, 0)
-            )
+            self._update_router(number, layer, gradients[0])
             return
         tasks = []
         for place, (matrix, gradient) in enumerate(zip(MATRICES, gradients)):
             name = expert_name(layer, expert, matrix)
             rows, columns = self._factors(name, gradient)
             for start in range(0, len(gradient), ROWS):
-                tasks.append(
-                    (
-                        self.core.experts[name],
-                        gradient,
-                        rows,
-                        columns,
-                        slice(start, start + ROWS),
-                        (number, layer, expert, place, start),
-                    )
-                )
+                part, key = slice(start, start + ROWS), (number, layer, expert, place, start)
+                tasks.append(partial(self._move, self.core.experts[name], gradient, rows, columns, part, key))
             self.codes += gradient.size
-        self.changed += sum(_threads.map(lambda task: self._apply(*task), tasks))
+        self.changed += sum(_threads.map(lambda task: task(), tasks))
 
-    def _apply(self, matrix, gradient, rows, columns, part, key) -> int:
+    def _update_router(self, number: int, layer: int, gradient: np.ndarray) -> None:
+        name = router_name(layer)
+        rows, columns = self._factors(name, gradient)
+        delta = gradient * rows[:, None] * columns
+        noise = self._noise(number, layer, self.core.config["num_experts"], 0, 0)
+        subtract_bf16(self.core.plain[name], delta, noise)
+
+    def _move(self, matrix: Int8Matrix, gradient, rows, columns, part: slice, key: tuple) -> int:
+        """Lower the rows `part` of a matrix by gradient * rows * columns; how many codes changed."""
         delta = gradient[part] * columns
         delta *= rows[part, None]
         return int8.subtract(matrix, part, delta, self._noise(*key))
 
     def _noise(self, *key: int) -> np.random.BitGenerator | None:
-        return (
-            np.random.SFC64(np.random.SeedSequence((self.seed, self.step, *key)))
-            if self.rounding == "stochastic"
-            else None
-        )
+        if self.rounding != "stochastic":
+            return None
+        return np.random.SFC64(np.random.SeedSequence((self.seed, self.step, *key)))
 
     def _factors(self, name: str, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(r [rows], c [columns]): what to subtract is gradient * r * c. Takes the gradient into the moments."""

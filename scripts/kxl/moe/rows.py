@@ -24,7 +24,8 @@ def read(path: Path, vocabulary: int, max_tokens: int) -> list[dict]:
                 mask[start:end] = True
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{where}: is no encoded row ({type(error).__name__}: {error}); make the file again with scripts/moe_encode_rows.py"
+                f"{where}: is no encoded row ({type(error).__name__}: {error}); make the file again with "
+                "scripts/moe_encode_rows.py"
             ) from None
         if len(tokens) > max_tokens:
             raise UserError(
@@ -32,20 +33,15 @@ def read(path: Path, vocabulary: int, max_tokens: int) -> list[dict]:
             )
         if len(tokens) and not 0 <= tokens.min() <= tokens.max() < vocabulary:
             raise UserError(
-                f"{where}: token {int(tokens.max())} is not in the model's vocabulary of {vocabulary}; the rows were encoded for another model"
+                f"{where}: token {int(tokens.max())} is not in the model's vocabulary of {vocabulary}; the rows were "
+                "encoded for another model"
             )
         if not mask[1:].any():
             raise UserError(
-                f"{where}: no scored token; encode the rows again with scripts/moe_encode_rows.py, which leaves such rows out"
+                f"{where}: no scored token; encode the rows again with scripts/moe_encode_rows.py, which leaves such "
+                "rows out"
             )
         rows.append({"row": given.get("row", jsonl.number_of(where)), "tokens": tokens, "mask": mask})
     if not rows:
         raise UserError(f"{shown(path)}: holds no row")
     return rows
-
-
-def batch_of(step: int, count: int, size: int, seed: int) -> tuple[int, list[int]]:
-    """(epoch, places of the rows) of a step. Rows that fill no batch at an epoch's end wait for another epoch's order."""
-    epoch, place = divmod(step, count // size)
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    return epoch, order[place * size : (place + 1) * size].tolist()

@@ -1,15 +1,14 @@
 """A training run: steps over rows, validation, checkpoints, and going on from one to the same bits.
 
-A checkpoint is a core folder (mixed_core) with two files more: optimizer.safetensors and state.json. It is
-written whole or not at all. What a step does follows from its number, the settings and the seed: which rows,
-which learning rate, which rounding noise. So a run that was killed anywhere goes on from its last checkpoint
+A checkpoint is a core folder (core.py) with two files more: optimizer.safetensors and state.json. It is written whole
+or not at all. What a step does follows from its number, the settings and the seed: which rows and learning rate
+(schedule.py), which rounding noise (optimizer.py). So a run that was killed anywhere goes on from its last checkpoint
 to exactly the weights of a run that was not.
 
     WORK/step_00100/         every `checkpoint_every` steps; the last `keep_checkpoints` are kept
     WORK/step_01746_final/   the end
 """
 
-import math
 import os
 import re
 import shutil
@@ -23,95 +22,26 @@ from tqdm import tqdm
 from kxl.base.cli import UserError, say
 from kxl.base.files import read_json, require_space, shown, write_json
 from kxl.model import safetensors_io
+from kxl.model.batches import make_batch
+from kxl.model.tensors import from_array
 from kxl.moe import core as moe_core
 from kxl.moe import hardware
 from kxl.moe.core import MixedCore
 from kxl.moe.grouped import grouped_step, groups_of
-from kxl.moe.int8 import ROUNDINGS
 from kxl.moe.layers import Blocks
-from kxl.moe.optimizer import KINDS, ExpertOptimizer
-from kxl.moe.rows import batch_of
-from kxl.moe.streamed import KEEP, How, NotFinite, loss_of, make_batch, streamed_step
-
-MODES = ("streamed", "grouped")
-# What may differ between a run and its continuation: it decides no weight.
-FREE = ("epochs", "checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows")  # steps are compared
-CHOICES = {"mode": MODES, "optimizer": KINDS, "rounding": ROUNDINGS, "layer_inputs": tuple(KEEP)}
-LEAST = {
-    "group_size": 1,
-    "group_layers": 1,
-    "group_stride": 1,
-    "batch": 1,
-    "max_tokens": 2,
-    "seed": 0,
-    "warmup_steps": 0,
-    "validation_rows": 0,
-    "validate_every": 1,
-    "checkpoint_every": 1,
-    "keep_checkpoints": 1,
-}  # whole numbers
-LENGTHS = ("steps", "epochs")  # how long a run is: one of them, a whole number from 1 on
-SHARES = ("update_clip", "learning_rate", "final_rate")  # any number from 0 on
-
-
-def check_settings(settings: dict, path: str) -> dict:
-    """The settings with both LENGTHS present, one of them None; UserError names the key that is missing or of no use."""
-    settings = {**dict.fromkeys(LENGTHS), **settings}
-    for key in sorted(settings.keys() ^ (CHOICES.keys() | LEAST.keys() | {*SHARES, *LENGTHS, "blocks"})):
-        raise UserError(
-            f"{path}: {key} is {'not a setting of MoE training' if key in settings else 'missing'}; "
-            "see configs/tiny-moe.json"
-        )
-
-    def wrong(key, takes):
-        raise UserError(f"{path}: {key} is {settings[key]!r}; it takes {takes}")
-
-    lengths = [key for key in LENGTHS if settings[key] is not None]
-    if len(lengths) != 1:
-        told = f"steps is {settings['steps']} and epochs is {settings['epochs']}" if lengths else "neither is set"
-        raise UserError(f"{path}: {told}; a run is as long as steps or as epochs says: set one of the two")
-    for key, choices in CHOICES.items():
-        if settings[key] not in choices:
-            wrong(key, " or ".join(choices))
-    for key, least in {**LEAST, lengths[0]: 1}.items():
-        if type(settings[key]) is not int or settings[key] < least:
-            wrong(key, f"a whole number, {least} or more")
-    for key in SHARES:
-        if type(settings[key]) not in (int, float) or not 0 <= settings[key] < math.inf:
-            wrong(key, "a number, 0 or more")
-    try:
-        Blocks(**settings["blocks"])
-    except TypeError:
-        wrong("blocks", "an object with " + ", ".join(Blocks.__annotations__))
-    return settings
-
-
-def overridden(config: dict, flags: dict) -> dict:
-    """The config's settings with those of the command line: --steps or --epochs takes the place of either."""
-    length = {} if flags.keys().isdisjoint(LENGTHS) else dict.fromkeys(LENGTHS)
-    return {**config, **length, **flags}
-
-
-def steps_of(settings: dict, rows: int) -> int:
-    """Number of steps: `steps`, or `epochs` times the batches of an epoch."""
-    if rows < settings["batch"]:
-        raise UserError(f"{rows} rows fill no batch of {settings['batch']}; add rows or lower batch")
-    return settings["steps"] or settings["epochs"] * (rows // settings["batch"])
-
-
-def rate_at(settings: dict, step: int, steps: int) -> float:
-    """Learning rate of a step: linear warm-up, then a half cosine down to `final_rate` of the peak."""
-    warm = settings["warmup_steps"]
-    if step < warm:
-        return settings["learning_rate"] * (step + 1) / warm
-    share = (step - warm) / max(steps - warm - 1, 1)
-    low = settings["final_rate"]
-    return settings["learning_rate"] * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(share, 1))))
+from kxl.moe.optimizer import ExpertOptimizer
+from kxl.moe.schedule import batch_of, learning_rate, steps_of
+from kxl.moe.settings import FREE
+from kxl.moe.streamed import NotFinite, Outcome, StepOptions, loss_of, streamed_step
 
 
 @dataclass
 class Run:
-    """`identity`: what a continuation must share, such as the hashes of core and rows. `world`: an mx.distributed group or None."""
+    """A training run and how far it has come.
+
+    rows, validation: as rows.read gives them. settings: as settings.check_settings gives them. identity: what a
+    continuation must share, such as the hashes of core and rows. world: an mx.distributed group, or None.
+    """
 
     core: MixedCore
     rows: list[dict]
@@ -126,17 +56,19 @@ class Run:
         s = self.settings
         self.steps = steps_of(s, len(self.rows))
         self.optimizer = ExpertOptimizer(self.core, s["optimizer"], s["rounding"], s["update_clip"], s["seed"])
-        self.how = How(Blocks(**s["blocks"]), s["layer_inputs"], self.world, self.guard)
+        self.options = StepOptions(Blocks(**s["blocks"]), s["layer_inputs"], self.world, self.guard)
         self.rank, self.ranks = (self.world.rank(), self.world.size()) if self.world else (0, 1)
         if s["mode"] == "grouped":
             groups_of(self.core.moe_layers, s["group_layers"], s["group_stride"])
         if s["batch"] % self.ranks:
             raise UserError(
-                f"a batch of {s['batch']} rows cannot be shared by {self.ranks} processes; set batch to a multiple of {self.ranks}"
+                f"a batch of {s['batch']} rows cannot be shared by {self.ranks} processes; "
+                f"set batch to a multiple of {self.ranks}"
             )
         self.step, self.history, self.validated = 0, [], []
 
     def name(self, step: int) -> str:
+        """The checkpoint's folder after a step."""
         return f"step_{step:05d}" + ("_final" if step == self.steps else "")
 
     def train(self, until: int | None = None) -> Path:
@@ -152,54 +84,55 @@ class Run:
         return self.work / self.name(self.step)
 
     def _steps(self, last: int) -> None:
+        """Take the steps up to number `last`, validating and saving when it is time."""
         s = self.settings
         if self.step == 0 and not self.validated:
             self._validate()
-        bar = tqdm(total=last, initial=self.step, unit="step", dynamic_ncols=True, disable=self.rank > 0)
-        while self.step < last:
-            epoch, places = batch_of(self.step, len(self.rows), s["batch"], s["seed"])
-            mine = places[self.rank :: self.ranks]
-            began = time.monotonic()
-            self.guard(f"the start of step {self.step + 1}")
-            self.optimizer.begin(self.step, rate_at(s, self.step, self.steps))
-            outcome = self._one(mine)
-            seconds = time.monotonic() - began
-            tokens = sum(len(self.rows[place]["tokens"]) for place in places)
-            self.step += 1
-            self.history.append(
-                {
-                    "step": self.step,
-                    "epoch": epoch,
-                    "loss": outcome.loss,
-                    "tokens": tokens,
-                    "learning_rate": self.optimizer.rate,
-                    "seconds": round(seconds, 3),
-                    "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3),
-                    **{k: round(v, 6) for k, v in self.optimizer.report().items()},
-                }
-            )
-            bar.set_postfix(
-                loss=f"{np.mean([h['loss'] for h in self.history[-20:]]):.4f}",
-                tok_s=f"{tokens / seconds:.0f}",
-                GiB=f"{hardware.peak_resident() / hardware.GIB:.2f}",
-                refresh=False,
-            )
-            bar.update()
-            if self.step % s["validate_every"] == 0 or self.step == self.steps:
-                self._validate()
-            if self.step % s["checkpoint_every"] == 0 or self.step == self.steps:
-                self.save()
-        bar.close()
+        with tqdm(total=last, initial=self.step, unit="step", dynamic_ncols=True, disable=self.rank > 0) as bar:
+            while self.step < last:
+                entry = self._take_step()
+                bar.set_postfix(
+                    loss=f"{np.mean([earlier['loss'] for earlier in self.history[-20:]]):.4f}",
+                    tok_s=f"{entry['tokens'] / max(entry['seconds'], 0.001):.0f}",
+                    GiB=f"{entry['peak_rss_gib']:.2f}",
+                    refresh=False,
+                )
+                bar.update()
+                if self.step % s["validate_every"] == 0 or self.step == self.steps:
+                    self._validate()
+                if self.step % s["checkpoint_every"] == 0 or self.step == self.steps:
+                    self.save()
 
-    def _one(self, places: list[int]):
-        s, batch = (
-            self.settings,
-            make_batch([(self.rows[place]["tokens"], self.rows[place]["mask"]) for place in places]),
-        )
+    def _take_step(self) -> dict:
+        """Train one step; its entry in the history."""
+        s = self.settings
+        epoch, places = batch_of(self.step, len(self.rows), s["batch"], s["seed"])
+        began = time.monotonic()
+        self.guard(f"the start of step {self.step + 1}")
+        self.optimizer.begin(self.step, learning_rate(s, self.step, self.steps))
+        outcome = self._compute(places[self.rank :: self.ranks])
+        self.step += 1
+        entry = {
+            "step": self.step,
+            "epoch": epoch,
+            "loss": outcome.loss,
+            "tokens": sum(len(self.rows[place]["tokens"]) for place in places),
+            "learning_rate": self.optimizer.rate,
+            "seconds": round(time.monotonic() - began, 3),
+            "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3),
+            **{name: round(share, 6) for name, share in self.optimizer.report().items()},
+        }
+        self.history.append(entry)
+        return entry
+
+    def _compute(self, places: list[int]) -> Outcome:
+        """Forward, backward and update on this process's rows of a step."""
+        s, update = self.settings, self.optimizer.update
+        batch = make_batch([(self.rows[place]["tokens"], self.rows[place]["mask"]) for place in places])
         try:
             if s["mode"] == "streamed":
-                return streamed_step(self.core, batch, self.optimizer.update, self.how)
-            return grouped_step(self.core, batch, self.optimizer.update, self.how, s["group_layers"], s["group_stride"])
+                return streamed_step(self.core, batch, update, self.options)
+            return grouped_step(self.core, batch, update, self.options, s["group_layers"], s["group_stride"])
         except NotFinite as error:
             rows = ", ".join(str(self.rows[place]["row"]) for place in places)
             raise UserError(
@@ -210,10 +143,10 @@ class Run:
     def _validate(self) -> None:
         """Mean loss per scored token over the first `validation_rows` rows of the validation set."""
         loss = count = 0.0
-        how = How(self.how.blocks, self.how.keep)
+        alone = StepOptions(self.options.blocks, self.options.keep)
         for row in self.validation[: self.settings["validation_rows"]]:
             scored = int(row["mask"][1:].sum())
-            loss += scored * loss_of(self.core, make_batch([(row["tokens"], row["mask"])]), how)
+            loss += scored * loss_of(self.core, make_batch([(row["tokens"], row["mask"])]), alone)
             count += scored
         if count:
             self.validated.append({"step": self.step, "loss": loss / count, "scored_tokens": int(count)})
@@ -241,9 +174,7 @@ class Run:
 
     def _save_state(self, folder: Path) -> None:
         arrays, updates = self.optimizer.state()
-        tensors = [
-            moe_core.Part(name, "F32", array.shape, (lambda array=array: array,)) for name, array in arrays.items()
-        ]
+        tensors = [from_array(name, array, "F32") for name, array in arrays.items()]
         safetensors_io.write_file(folder / "optimizer.safetensors", tensors, {})
         write_json(
             folder / "state.json",

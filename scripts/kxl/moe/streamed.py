@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from kxl.base.cli import UserError
+from kxl.model.batches import Batch
 from kxl.moe.core import MixedCore
 from kxl.moe.layers import Blocks, layer_backward, layer_forward
 from kxl.moe.loss import embed, loss_and_gradient
@@ -29,28 +30,7 @@ class NotFinite(Exception):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """tokens and targets int [B, L], weights float [B, L] (loss weight of a target), real bool [B, L] (not padding)."""
-
-    tokens: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-    real: np.ndarray
-
-
-def make_batch(examples: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
-    """Examples (tokens [N], mask or weights [N]), padded on the right to the longest."""
-    length = max(len(tokens) for tokens, _ in examples) - 1
-    ids, targets = np.zeros((2, len(examples), length), np.int32)
-    weights, real = np.zeros((len(examples), length), np.float32), np.zeros((len(examples), length), bool)
-    for row, (tokens, mask) in enumerate(examples):
-        n = len(tokens) - 1
-        ids[row, :n], targets[row, :n], weights[row, :n], real[row, :n] = tokens[:-1], tokens[1:], mask[1:], True
-    return Batch(ids, targets, weights, real)
-
-
-@dataclass(frozen=True)
-class How:
+class StepOptions:
     """How to compute: block sizes, the type in which layer inputs are kept, the ranks to add gradients over, a guard.
 
     The residual stream is rounded to `keep` where it is kept, in the forward too, so that the backward
@@ -92,26 +72,26 @@ class Outcome:
 
 
 def forward_pass(
-    core: MixedCore, x: mx.array, layers: range, kept: Container[int], real: np.ndarray, how: How
+    core: MixedCore, x: mx.array, layers: range, kept: Container[int], real: np.ndarray, options: StepOptions
 ) -> tuple[mx.array, dict]:
     """(output of the last of `layers`, {layer: its input} for those in `kept`)."""
     inputs = {}
     for layer in layers:
         if layer in kept:
-            inputs[layer] = x.astype(KEEP[how.keep])
+            inputs[layer] = x.astype(KEEP[options.keep])
             x = inputs[layer].astype(mx.float32)
             mx.eval(inputs[layer], x)
-        x = layer_forward(core, layer, x, real, how.blocks)
-        how.guard(f"layer {layer}")
-        how.done("forward")
+        x = layer_forward(core, layer, x, real, options.blocks)
+        options.guard(f"layer {layer}")
+        options.done("forward")
     return x, inputs
 
 
 def score(
-    core: MixedCore, hidden: mx.array, batch: Batch, how: How, gradient: bool = True
+    core: MixedCore, hidden: mx.array, batch: Batch, options: StepOptions, gradient: bool = True
 ) -> tuple[float, mx.array | None]:
     """(loss over all ranks, gradient at `hidden`). UserError if nothing is scored."""
-    total = how.sum(mx.array(batch.weights.sum())).item()
+    total = options.sum(mx.array(batch.weights.sum())).item()
     if total == 0:
         raise UserError("no target of this batch is scored, so there is nothing to learn from it")
     loss, d_hidden = loss_and_gradient(
@@ -120,28 +100,36 @@ def score(
         batch.targets.ravel(),
         batch.weights.ravel(),
         total,
-        how.blocks,
+        options.blocks,
         gradient,
     )
-    return how.sum(mx.array(loss)).item(), d_hidden if d_hidden is None else d_hidden.reshape(hidden.shape)
+    return options.sum(mx.array(loss)).item(), d_hidden if d_hidden is None else d_hidden.reshape(hidden.shape)
 
 
 def backward_pass(
-    core: MixedCore, start: int, x: mx.array, trained: Container[int], batch: Batch, update, how: How, outcome: Outcome
+    core: MixedCore,
+    start: int,
+    x: mx.array,
+    trained: Container[int],
+    batch: Batch,
+    update,
+    options: StepOptions,
+    outcome: Outcome,
 ) -> None:
-    """From `x`, the input of layer `start`: forward to the loss, back to `start`, gradients of the `trained` layers to `update`.
+    """From `x`, the input of layer `start`, forward to the loss and back to `start`.
 
-    update(layer, expert or None, gradients) as in moe_layer.backward; summed over the ranks.
+    The gradients of the `trained` layers go to update(layer, expert or None, gradients), as experts.backward hands them
+    out, summed over the ranks. NotFinite for a loss that is not, with the layer where that began.
     """
     clock = time.monotonic()
     real = batch.real.ravel()
     layers = range(start, core.config["num_hidden_layers"])
-    hidden, inputs = forward_pass(core, x, layers, layers, real, how)
+    hidden, inputs = forward_pass(core, x, layers, layers, real, options)
     del x
     clock = outcome.clock("forward", clock)
     outcome.layers["forward"] += len(layers)
     outcome.layers["loss"] += 1
-    outcome.loss, d = score(core, hidden, batch, how)
+    outcome.loss, d = score(core, hidden, batch, options)
     if not np.isfinite(outcome.loss):
         broken = [layer for layer in layers[1:] if not mx.isfinite(inputs[layer]).all().item()]
         raise NotFinite(
@@ -156,12 +144,12 @@ def backward_pass(
     clock = outcome.clock("loss", clock)
 
     def counts(seen: np.ndarray) -> np.ndarray:
-        return np.array(how.sum(mx.array(seen)))
+        return np.array(options.sum(mx.array(seen)))
 
     for layer in reversed(layers):
 
         def hand_out(expert, gradients, layer=layer):
-            gradients = [how.sum(gradient) for gradient in gradients]
+            gradients = [options.sum(gradient) for gradient in gradients]
             mx.eval(gradients)
             began = time.monotonic()
             update(layer, expert, gradients)
@@ -175,28 +163,28 @@ def backward_pass(
             x,
             d,
             real,
-            how.blocks,
+            options.blocks,
             hand_out if layer in trained else None,
-            counts if how.world is not None else None,
+            counts if options.world is not None else None,
             input_gradient=layer > start,
         )
         clock = outcome.clock(part, clock)
         outcome.layers[part] += 1
-        how.done(part)
+        options.done(part)
 
 
-def streamed_step(core: MixedCore, batch: Batch, update, how: How) -> Outcome:
+def streamed_step(core: MixedCore, batch: Batch, update, options: StepOptions) -> Outcome:
     """One step that trains every MoE layer. update(0, layer, expert, gradients); 0 is the pass."""
     outcome = Outcome()
     began = time.monotonic()
     first = core.moe_layers[0]
-    x, _ = forward_pass(core, embed(core, batch.tokens), range(first), (), batch.real.ravel(), how)
+    x, _ = forward_pass(core, embed(core, batch.tokens), range(first), (), batch.real.ravel(), options)
     outcome.clock("forward", began)
-    backward_pass(core, first, x, core.moe_layers, batch, lambda *found: update(0, *found), how, outcome)
+    backward_pass(core, first, x, core.moe_layers, batch, lambda *gradients: update(0, *gradients), options, outcome)
     return outcome
 
 
-def loss_of(core: MixedCore, batch: Batch, how: How) -> float:
+def loss_of(core: MixedCore, batch: Batch, options: StepOptions) -> float:
     """Loss of a batch without training, with the same arithmetic as a step."""
     x, _ = forward_pass(
         core,
@@ -204,6 +192,6 @@ def loss_of(core: MixedCore, batch: Batch, how: How) -> float:
         range(core.config["num_hidden_layers"]),
         core.moe_layers,
         batch.real.ravel(),
-        how,
+        options,
     )
-    return score(core, x, batch, how, gradient=False)[0]
+    return score(core, x, batch, options, gradient=False)[0]

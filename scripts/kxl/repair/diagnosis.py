@@ -36,14 +36,14 @@ def diagnose(case: dict, entry: dict) -> str | None:
 def failures(suite, results: dict) -> list[dict]:
     """[{"suite", "id", "category", "kind", "diagnosis", "wanted", "called", "why"}] of a report's failed cases.
 
-    `suite` is the loaded eval_case.Suite. `wanted` and `called` are tool names, "text" where there was, or
-    should have been, no call.
+    `suite` is the loaded suites.Suite. `wanted` and `called` are tool names, "text" where there was, or should have
+    been, no call.
     """
-    cases, found = {case["id"]: case for case in suite.cases}, []
+    cases, failed = {case["id"]: case for case in suite.cases}, []
     for entry in results["details"]:
         case = cases[entry["id"]]
         if kind := diagnose(case, entry):
-            found.append(
+            failed.append(
                 {
                     "suite": suite.name,
                     "id": entry["id"],
@@ -55,4 +55,4 @@ def failures(suite, results: dict) -> list[dict]:
                     "why": (entry["why"] or entry["raw"]["why"])[0],
                 }
             )
-    return found
+    return failed

@@ -12,102 +12,118 @@ puts the schemas in.
 """
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.chat import hermes_tools
-from kxl.tiny import arguments, requests
+from kxl.tiny import arguments, requests, wording
 from kxl.tiny import rows as tiny_rows
 from kxl.tiny.answers import no_tool
 from kxl.tiny.words import pick_word
 
 PURPOSES = ("focus", "contrast", "negative", "keep")
-# Tools that can be asked to do something with one and the same thing: (maker of the thing, what each tool is asked to do).
-_ABOUT = (
-    (
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A thing that several tools can be asked to do something with: its draw, and each tool's arguments for it."""
+
+    draw: Callable[[random.Random], str]
+    arguments: dict[str, Callable[[str], dict]]
+
+
+SUBJECTS = (
+    Subject(
         arguments.url,
         {
-            "browser_navigate": lambda x: {"url": x},
-            "terminal": lambda x: {"command": f"curl {x}"},
-            "write_file": lambda x: {"path": "links.txt", "content": x},
+            "browser_navigate": lambda url: {"url": url},
+            "terminal": lambda url: {"command": f"curl {url}"},
+            "write_file": lambda url: {"path": "links.txt", "content": url},
         },
     ),
-    (
+    Subject(
         arguments.path,
         {
-            "read_file": lambda x: {"path": x},
-            "terminal": lambda x: {"command": f"cat {x}"},
-            "write_file": lambda x: {"path": x, "content": "done"},
-            "search_files": lambda x: {"pattern": x.rsplit("/", 1)[-1], "target": "files"},
+            "read_file": lambda path: {"path": path},
+            "terminal": lambda path: {"command": f"cat {path}"},
+            "write_file": lambda path: {"path": path, "content": "done"},
+            "search_files": lambda path: {"pattern": path.rsplit("/", 1)[-1], "target": "files"},
         },
     ),
-    (
+    Subject(
         pick_word,
         {
-            "search_files": lambda x: {"pattern": x},
-            "terminal": lambda x: {"command": f"grep -rn {x} ."},
-            "write_file": lambda x: {"path": "notes.txt", "content": x},
-            "browser_navigate": lambda x: {"url": f"https://{x}.com"},
-            "read_file": lambda x: {"path": f"{x}.txt"},
+            "search_files": lambda word: {"pattern": word},
+            "terminal": lambda word: {"command": f"grep -rn {word} ."},
+            "write_file": lambda word: {"path": "notes.txt", "content": word},
+            "browser_navigate": lambda word: {"url": f"https://{word}.com"},
+            "read_file": lambda word: {"path": f"{word}.txt"},
         },
     ),
 )
 
 
 def call_row(text: str, call: dict) -> dict:
-    return {"messages": [{"role": "user", "content": text}, tiny_rows.assistant("", call)]}
+    """A request and the call that serves it."""
+    return {"messages": [tiny_rows.user(text), tiny_rows.assistant("", call)]}
 
 
-def pair(rng: random.Random, one: str, other: str) -> list[dict]:
-    """Two rows about one thing, the first for tool `one`, the second for `other`; "text" stands for no call."""
-    if "text" in (one, other):
-        tool = other if one == "text" else one
+def words_row(rng: random.Random) -> dict:
+    """A request that wants words, and its answer."""
+    text, reply = no_tool(rng, False)
+    return {"messages": [tiny_rows.user(text), tiny_rows.assistant(reply)]}
+
+
+def pair(rng: random.Random, wanted: str, other: str) -> list[dict]:
+    """Two rows about one thing, the first for tool `wanted`, the second for `other`; "text" stands for no call."""
+    if "text" in (wanted, other):
+        tool = other if wanted == "text" else wanted
         tool = tool if tool in requests.SHARES else "terminal"
-        text, reply = no_tool(rng, False)
-        rows = [
-            {"messages": [{"role": "user", "content": text}, tiny_rows.assistant(reply)]},
-            call_row(*requests.request(rng, tool)),
-        ]
-        return rows if one == "text" else rows[::-1]
-    able = [(make, asks) for make, asks in _ABOUT if one in asks and other in asks]
-    if not able or one == other:
-        return [call_row(*requests.request(rng, tool)) for tool in (one, other)]
-    make, asks = rng.choice(able)
-    thing = make(rng)
-    calls = [requests.call(tool, **asks[tool](thing)) for tool in (one, other)]
-    return [call_row(requests.wording(rng, call), call) for call in calls]
+        rows = [words_row(rng), call_row(*requests.request(rng, tool))]
+        return rows if wanted == "text" else rows[::-1]
+    shared = [subject for subject in SUBJECTS if wanted in subject.arguments and other in subject.arguments]
+    if not shared or wanted == other:
+        return [call_row(*requests.request(rng, tool)) for tool in (wanted, other)]
+    subject = rng.choice(shared)
+    thing = subject.draw(rng)
+    calls = [requests.call(tool, **subject.arguments[tool](thing)) for tool in (wanted, other)]
+    return [call_row(wording.wording(rng, call), call) for call in calls]
 
 
 def draw(rng: random.Random, purpose: str, failure: dict | None) -> list[dict]:
-    """One row, or two for a contrast. `failure` (diagnosis.failures) is what they answer to; None only for negative and keep."""
+    """One row, or two for a contrast.
+
+    `failure` (diagnosis.failures) is what they answer to; None only for negative and keep. UserError for a failure that
+    wants a tool for which no requests are composed.
+    """
+    tools = list(requests.SHARES)
     if purpose == "negative":
-        return [_words(rng)]
+        return [words_row(rng)]
     if purpose == "keep":
-        return [{"messages": tiny_rows.row(rng, list(requests.SHARES))["messages"]}]
+        return [{"messages": tiny_rows.row(rng, tools)["messages"]}]
     wanted, called = failure["wanted"], failure["called"]
-    if wanted not in (*requests.SHARES, "text"):
+    if wanted not in (*tools, "text"):
         raise UserError(
-            f"{failure['suite']}, case {failure['id']}: wants {wanted}, and requests are composed for {', '.join(requests.SHARES)} alone; "
-            "give rows of your own with repair_build_set.py --add and leave this report out"
+            f"{failure['suite']}, case {failure['id']}: wants {wanted}, and requests are composed for "
+            f"{', '.join(tools)} alone; give rows of your own with repair_build_set.py --add and leave this report out"
         )
     if purpose == "contrast":
-        others = [tool for tool in requests.SHARES if tool != wanted]
-        return pair(
-            rng, wanted, called if called in (*others, "text") and called != wanted else rng.choice(others)
-        )  # it may have called a tool that there is not
+        others = [tool for tool in tools if tool != wanted]
+        mistaken = called in (*others, "text") and called != wanted  # it may have called a tool that there is not
+        return pair(rng, wanted, called if mistaken else rng.choice(others))
     if failure["kind"] == "finalization":
-        return [{"messages": tiny_rows.finalization(rng, list(requests.SHARES))["messages"]}]
-    return [_words(rng) if wanted == "text" else call_row(*requests.request(rng, wanted))]
-
-
-def _words(rng: random.Random) -> dict:
-    text, reply = no_tool(rng, False)
-    return {"messages": [{"role": "user", "content": text}, tiny_rows.assistant(reply)]}
+        return [{"messages": tiny_rows.finalization(rng, tools)["messages"]}]
+    return [words_row(rng) if wanted == "text" else call_row(*requests.request(rng, wanted))]
 
 
 def read(path: Path) -> list[dict]:
-    """The rows of a JSON lines file, with schemas in place of tool names; UserError with file and line for a malformed one."""
+    """The rows of a JSON lines file, with schemas in place of tool names.
+
+    UserError with file and line for a malformed one.
+    """
     rows = []
     for where, row in jsonl.read(path):
         messages = row.get("messages") if isinstance(row, dict) else None

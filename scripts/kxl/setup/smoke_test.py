@@ -22,17 +22,11 @@ import numpy as np
 from kxl.base import processes
 from kxl.base.cli import UserError
 from kxl.setup.llama_cpp import cpu_features, exit_reason, tail
+from kxl.setup.random_gguf import byte_tokens
 
 TYPES = ("Q4_K", "Q5_K", "Q6_K", "Q8_0")
 HIDDEN, HEADS, KV_HEADS, EXPERTS, KERNEL = 256, 4, 2, 4, 3
 LAYERS = ("conv", "attention", "conv")  # the first is dense, the two others mix experts
-
-
-def _byte_tokens() -> list[str]:
-    """The 256 printable stand-ins for bytes of GPT-2's byte-level BPE."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    moved = iter(range(256, 512))
-    return [chr(byte if byte in kept else next(moved)) for byte in range(256)]
 
 
 def write_model(path: Path) -> None:
@@ -53,7 +47,7 @@ def write_model(path: Path) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(1e6)
     writer.add_shortconv_l_cache(KERNEL)
-    tokens = [*_byte_tokens(), "th", "<|end|>"]
+    tokens = [*byte_tokens(), "th", "<|end|>"]
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("lfm2")

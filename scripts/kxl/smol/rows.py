@@ -22,6 +22,7 @@ from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, sha256, shown
 from kxl.chat import loss_mask
+from kxl.chat.rows import calls_in
 from kxl.smol import emission
 from kxl.smol.tokens import ToolTokens
 
@@ -38,18 +39,13 @@ class Example:
     mask: np.ndarray
 
 
-def calls_of(row: dict) -> list[dict]:
-    """Every call of a row's messages, in order."""
-    return [call["function"] for message in row["messages"] for call in message.get("tool_calls") or []]
-
-
 def encode(chat: loss_mask.Chat, tokens: ToolTokens, row: dict) -> Example:
     """A row's tokens and mask, proven as its kind demands."""
     where = f"row {row.get('id')!r}"
     if row.get("kind") not in KINDS:
         raise UserError(f"{where}: kind is {row.get('kind')!r}, it must be one of {', '.join(KINDS)}")
     ids, mask = loss_mask.tokens_and_mask(chat, row)
-    wanted = calls_of(row)
+    wanted = calls_in(row)
     if bool(wanted) != (row["kind"] == "tool"):
         raise UserError(f"{where}: a {row['kind']} row with {len(wanted)} calls in its messages")
     listed = ids.tolist()
@@ -63,9 +59,10 @@ def encode(chat: loss_mask.Chat, tokens: ToolTokens, row: dict) -> Example:
     for (start, end), call in zip(zip(markers[::2], markers[1::2]), wanted):
         if not mask[start : end + 1].all():
             raise UserError(f"{where}: the call of {call['name']} is not wholly inside the loss-bearing region")
-        found, problem = emission.read_call(chat.tokenizer.decode(listed[start + 1 : end], skip_special_tokens=False))
-        if problem or found != {"name": call["name"], "arguments": call["arguments"]}:
-            raise UserError(f"{where}: the call of {call['name']} reads back as {problem or found}")
+        text = chat.tokenizer.decode(listed[start + 1 : end], skip_special_tokens=False)
+        read_back, problem = emission.read_call(text)
+        if problem or read_back != call:
+            raise UserError(f"{where}: the call of {call['name']} reads back as {problem or read_back}")
     responses = [listed.count(getattr(tokens, role)) for role in ("response_start", "response_end")]
     if responses != [sum(message["role"] == "tool" for message in row["messages"])] * 2:
         raise UserError(f"{where}: its tool results are not each between the response tokens")
@@ -82,7 +79,7 @@ def counts(examples: list[Example], tokens: ToolTokens) -> dict:
         "tokens": sum(len(example.tokens) for example in examples),
         "loss_tokens": int(sum(example.mask.sum() for example in examples)),
         "longest": max(len(example.tokens) for example in examples),
-        "calls": sum(len(calls_of(example.row)) for example in examples),
+        "calls": sum(len(calls_in(example.row)) for example in examples),
         "start_tokens": sum(int((example.tokens == tokens.call_start).sum()) for example in examples),
         "multi_turn": sum(
             any(message["role"] == "tool" for message in example.row["messages"]) for example in examples

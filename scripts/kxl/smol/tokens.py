@@ -37,17 +37,17 @@ class ToolTokens:
 
 def roles(config: dict, source: str) -> dict:
     """config["tool_tokens"], complete and without a token or id named twice; UserError names `source`."""
-    found = config.get("tool_tokens")
-    if not isinstance(found, dict) or set(found) != set(ROLES):
+    declared = config.get("tool_tokens")
+    if not isinstance(declared, dict) or set(declared) != set(ROLES):
         raise UserError(f'{source}: "tool_tokens" must have exactly {", ".join(ROLES)}')
-    for role, entry in found.items():
+    for role, entry in declared.items():
         if not isinstance(entry.get("token"), str) or not isinstance(entry.get("id"), int):
             raise UserError(f'{source}: tool_tokens.{role} needs "token" (text) and "id" (a number)')
     for key in ("token", "id"):
-        values = [entry[key] for entry in found.values()]
+        values = [entry[key] for entry in declared.values()]
         if len(set(values)) != len(values):
             raise UserError(f"{source}: two roles of tool_tokens have the same {key}")
-    return found
+    return declared
 
 
 def resolve(config: dict, tokenizer, source: str) -> ToolTokens:
@@ -60,15 +60,15 @@ def resolve(config: dict, tokenizer, source: str) -> ToolTokens:
     for role, entry in roles(config, source).items():
         token, expected = entry["token"], entry["id"]
         where = f"{source}: {role} {token!r}"
-        found = tokenizer.token_to_id(token)
-        if found is None:
+        actual = tokenizer.token_to_id(token)
+        if actual is None:
             raise UserError(
                 f"{where} is not in the vocabulary; name a token of this tokenizer"
                 + (f", or rename {entry['renames']!r} to it first (make smol-base)" if entry.get("renames") else "")
             )
-        if found != expected:
+        if actual != expected:
             raise UserError(
-                f"{where} has id {found}, the config expects {expected}; this tokenizer belongs to another model,"
+                f"{where} has id {actual}, the config expects {expected}; this tokenizer belongs to another model,"
                 " or the config's id is wrong"
             )
         for text in (token, f"a{token}b", f" {token} "):
@@ -84,6 +84,12 @@ def resolve(config: dict, tokenizer, source: str) -> ToolTokens:
             )
         ids[role] = expected
     return ToolTokens(**ids, text={role: entry["token"] for role, entry in config["tool_tokens"].items()})
+
+
+def prompt_ids(chat, messages: list[dict], tools: list[dict] | None = None) -> list[int]:
+    """Token ids of a conversation up to where the assistant's next turn begins; `chat` is a loss_mask.Chat."""
+    text = chat.render(messages, tools, add_generation_prompt=True)
+    return chat.tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def rename(config: dict, folder: Path) -> None:

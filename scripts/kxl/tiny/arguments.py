@@ -1,46 +1,40 @@
 """Arguments of the tiny model's training calls: paths, URLs, shell commands, patterns, texts.
 
 Each function takes a seeded `random.Random` and `heldout`: with heldout=True at least one word of
-the result is one that training never uses (tiny_words.is_heldout), so the argument as a whole is new.
+the result is one that training never uses (words.is_heldout), so the argument as a whole is new.
 """
 
 import random
 
+from kxl.tiny.forms import load
 from kxl.tiny.words import cased_word, foreign_word, hex_id, identifier, number, pick_word
 
-EXTENSIONS = "py py md txt json yaml yml toml csv log js ts sh html css cfg ini rs go c".split()
-FOLDERS = "src tests docs app lib config scripts data notes build tools examples logs assets api web core".split()
-DOMAINS = "com org net io dev ai app co edu info".split()
-GIT = ["status", "log --oneline", "diff", "branch", "pull", "fetch", "stash list", "remote -v", "log -n 5", "show"]
-FILES = """README.md Makefile Dockerfile LICENSE CHANGELOG.md setup.py main.py app.py index.html index.js package-lock.json
-pyproject.toml requirements.txt config.yaml settings.json .env .bashrc docker-compose.yml tsconfig.json Cargo.toml go.mod notes.txt
-todo.txt utils.py server.js style.css data.csv output.log test_main.py conftest.py __init__.py .editorconfig TODO NOTES.md""".split()
-SITES = """github.com gitlab.com wikipedia.org python.org pypi.org stackoverflow.com rust-lang.org nodejs.org debian.org kernel.org
-arxiv.org huggingface.co mozilla.org bbc.com archive.org reddit.com openstreetmap.org npmjs.com go.dev example.org""".split()
-PLAIN = [
-    "ls", "ls -la", "ls -l", "pwd", "date", "whoami", "df -h", "free -h", "uptime", "uname -a", "hostname", "env",
-    "ps aux", "id", "nproc", "top -b -n 1", "du -sh .", "git status", "git diff", "git log --oneline", "make",
-    "make test", "make build", "pytest", "pytest -q", "npm test", "npm install", "npm run build", "cargo build",
-    "cargo test", "go build", "docker ps", "docker images", "python3 --version", "node --version", "pip list",
-    "pip freeze", "ls -lh", "ls -R", "who", "lsblk", "cat /etc/hostname", "cal", "arch", "groups", "locale", "printenv",
-]  # fmt: skip
+
+def usual(rng: random.Random, kind: str) -> str:
+    """One of a list of datasets/tiny/forms/arguments.json."""
+    return rng.choice(load("arguments")[kind])
+
+
+def extension(rng: random.Random) -> str:
+    """A usual file extension, without its dot."""
+    return usual(rng, "extensions")
 
 
 def folder(rng: random.Random, heldout: bool = False) -> str:
     """A folder name: a usual one, or words."""
     if not heldout and rng.random() < 0.5:
-        return rng.choice(FOLDERS)
+        return usual(rng, "folders")
     return pick_word(rng, heldout)
 
 
 def file_name(rng: random.Random, heldout: bool = False) -> str:
     """A file name with an extension, now and then without one or hidden."""
     if not heldout and rng.random() < 0.12:
-        return rng.choice(FILES)
+        return usual(rng, "file_names")
     name = identifier(rng, heldout)
     kind = rng.random()
     if kind < 0.9:
-        return f"{name}.{rng.choice(EXTENSIONS)}"
+        return f"{name}.{extension(rng)}"
     if kind < 0.95:
         return "." + pick_word(rng, heldout)
     return name.capitalize() if rng.random() < 0.5 else name.upper()
@@ -77,12 +71,12 @@ def directory(rng: random.Random, heldout: bool = False) -> str:
 def domain(rng: random.Random, heldout: bool = False) -> str:
     """A host name, now and then with a subdomain."""
     if not heldout and rng.random() < 0.12:
-        return rng.choice(("", "", "www.", "docs.", "en.")) + rng.choice(SITES)
+        return rng.choice(("", "", "www.", "docs.", "en.")) + usual(rng, "sites")
     name = pick_word(rng, heldout)
     if rng.random() < 0.3:
         name += rng.choice(("", "-")) + pick_word(rng)
     sub = rng.choice(("", "", "", "www.", "docs.", "blog.", "api.", "en.", "status."))
-    return f"{sub}{name}.{rng.choice(DOMAINS)}"
+    return f"{sub}{name}.{usual(rng, 'top_level_domains')}"
 
 
 def url(rng: random.Random, heldout: bool = False) -> str:
@@ -122,7 +116,8 @@ def sentence(rng: random.Random, heldout: bool = False) -> str:
     if style < 0.6:
         return text.capitalize() + rng.choice(("", ".", "!"))
     if style < 0.7:
-        return f"{identifier(rng, heldout)}{rng.choice((' = ', '=', ': '))}{rng.choice((pick_word(rng), str(number(rng))))}"
+        key, sign = identifier(rng, heldout), rng.choice((" = ", "=", ": "))
+        return f"{key}{sign}{rng.choice((pick_word(rng), str(number(rng))))}"
     if style < 0.78:
         return f"{text} {number(rng)}"
     if style < 0.84:
@@ -135,12 +130,15 @@ def sentence(rng: random.Random, heldout: bool = False) -> str:
 def signs(rng: random.Random, heldout: bool = False) -> str:
     """Text with characters that need care: brackets, quotes, backslashes, JSON, other scripts."""
     w, v = pick_word(rng, heldout), pick_word(rng)
-    form = rng.choice((
-        '{"%s": "%s"}', '{"%s": [%s, 1]}', "[%s] %s", "%s (%s)", "$%s/%s", "%s@%s.com", "%s; %s", "%s\\%s", "C:\\%s\\%s", "%s & %s", "%s | %s", "<%s>%s",
-        '"%s" %s', "'%s' %s", "it's %s: %s", "~%s^%s", "%s*%s", "%s+%s?", "%s\n%s", "%s\n- %s", "`%s` %s", "%s -> %s", "100%% %s of %s", "%s = {%s}", "%s—%s",
-    ))  # fmt: skip
-    text = form % (w, v)
+    text = usual(rng, "texts_with_signs") % (w, v)
     return text if rng.random() < 0.7 else f"{text} {foreign_word(rng)}"
+
+
+def code_text(rng: random.Random, heldout: bool = False) -> str:
+    """A line of code."""
+    mark = rng.choice("'\"")
+    form = usual(rng, "code_texts")
+    return form.format(m=mark, t=pick_word(rng, heldout), u=pick_word(rng))
 
 
 def code_name(rng: random.Random, heldout: bool = False) -> str:
@@ -151,7 +149,7 @@ def code_name(rng: random.Random, heldout: bool = False) -> str:
     if style < 0.68:
         return f"{rng.choice(('def', 'class', 'import', 'function', 'TODO', 'return'))} {identifier(rng, heldout)}"
     if style < 0.72 and not heldout:
-        return rng.choice(("TODO", "FIXME", "XXX", "import os", "print", "main", "async", "HACK", "deprecated"))
+        return usual(rng, "code_names")
     if style < 0.86:
         return pick_word(rng, heldout)
     return words(rng, 2, 3, heldout)
@@ -162,7 +160,7 @@ def glob(rng: random.Random, heldout: bool = False) -> str:
     if heldout:
         return rng.choice(("{}*", "*{}*", "{}.*", "*_{}.py")).format(pick_word(rng, True))
     if rng.random() < 0.5:
-        return "*." + rng.choice(EXTENSIONS)
+        return "*." + extension(rng)
     return rng.choice(("{}*", "*{}*", "{}.*", "*_{}.py", "test_*.py", "*.{}", "*{}.md")).format(pick_word(rng))
 
 
@@ -180,34 +178,34 @@ def _flags(rng: random.Random) -> str:
 
 def _program(rng: random.Random, heldout: bool) -> str:
     """A program run on a file, a folder or a name."""
-    kind = rng.randrange(14)
-    p = path(rng, heldout)
+    programs, kind = load("arguments")["programs"], rng.randrange(14)
+    file = path(rng, heldout)
     if kind == 0:
-        return f"python3 {with_extension(p, 'py')}{_flags(rng)}"
+        return f"python3 {with_extension(file, 'py')}{_flags(rng)}"
     if kind == 1:
-        return f"bash {p}{_flags(rng)}"
+        return f"bash {file}{_flags(rng)}"
     if kind == 2:
-        return f"{rng.choice(('cat', 'wc -l', 'head', 'tail', 'head -n 5', 'tail -n 20', 'file', 'stat'))} {p}"
+        return f"{rng.choice(programs['read_file'])} {file}"
     if kind == 3:
-        return f"{rng.choice(('mkdir', 'mkdir -p', 'ls', 'ls -la', 'ls -l', 'du -sh', 'cd', 'tree'))} {directory(rng, heldout)}"
+        return f"{rng.choice(programs['folder'])} {directory(rng, heldout)}"
     if kind == 4:
-        return f"{rng.choice(('touch', 'rm', 'rm -f', 'chmod +x'))} {p}"
+        return f"{rng.choice(programs['change_file'])} {file}"
     if kind == 5:
-        return f"{rng.choice(('cp', 'mv', 'diff', 'cp -r'))} {p} {path(rng)}"
+        return f"{rng.choice(programs['two_files'])} {file} {path(rng)}"
     if kind == 6:
-        return f"pytest{rng.choice(('', ' -q', ' -v', ' -x'))} tests/test_{identifier(rng, heldout)}.py"
+        return f"pytest{rng.choice(programs['pytest_flags'])} tests/test_{identifier(rng, heldout)}.py"
     if kind == 7:
-        return f"{rng.choice(('pip install', 'npm install', 'pip show', 'which', 'man', 'brew install'))} {pick_word(rng, heldout)}"
+        return f"{rng.choice(programs['package'])} {pick_word(rng, heldout)}"
     if kind == 8:
         return f"make {identifier(rng, heldout).lower()}{_flags(rng)}"
     if kind == 9:
         return f"npm run {pick_word(rng, heldout)}"
     if kind == 10:
-        return f"git {rng.choice(('checkout', 'branch', 'add', 'merge', 'log', 'show', 'diff'))} {identifier(rng, heldout)}"
+        return f"git {rng.choice(programs['git'])} {identifier(rng, heldout)}"
     if kind == 11:
-        return f"docker {rng.choice(('logs', 'stop', 'start', 'run', 'inspect', 'pull'))} {identifier(rng, heldout).lower()}"
+        return f"docker {rng.choice(programs['docker'])} {identifier(rng, heldout).lower()}"
     if kind == 12:
-        return f"curl {rng.choice(('', '-s ', '-I ', '-L '))}{url(rng, heldout)}"
+        return f"curl {rng.choice(programs['curl_flags'])}{url(rng, heldout)}"
     return f"{pick_word(rng, heldout)}{_flags(rng)} {rng.choice((path(rng), pick_word(rng), str(number(rng))))}"
 
 
@@ -230,7 +228,7 @@ def command(rng: random.Random, heldout: bool = False) -> str:
     """A shell command of one line."""
     kind = rng.random()
     if kind < 0.12 and not heldout:
-        return rng.choice(PLAIN) if rng.random() < 0.7 else "git " + rng.choice(GIT)
+        return usual(rng, "commands") if rng.random() < 0.7 else "git " + usual(rng, "git")
     if kind < 0.4:
         return echo(rng, heldout)
     text = _program(rng, heldout)

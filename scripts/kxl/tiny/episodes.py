@@ -1,37 +1,21 @@
-"""Small files and calls that use them, for Hermes's own tools to carry out; and running them there."""
+"""Small files and calls that act on them, for Hermes's own tools to carry out (recorded.py).
 
-import json
-import random
-import shutil
-import subprocess
-from pathlib import Path
+`apart(rng)` draws calls that have nothing to do with each other. `in_a_row(rng)` draws two or three that act on each
+other's files, often alike: two calls of one kind with different words ("echo a > x.txt, then echo b > y.txt") are as
+frequent as they are hard, since what has to be copied stands beside what has been copied already, in the request and
+in the history.
 
-from kxl.base import cli
-from kxl.base.files import scratch_dir
-from kxl.tiny import arguments
-from kxl.tiny.requests import call
-from kxl.tiny.words import pick_word
-
-# Runs inside Hermes's environment: reads one episode a line, writes it back with the results.
-WORKER = """
-import json, os, sys
-import tools.registry
-tools.registry._check_fn_cached = lambda fn: True
-import model_tools
-model_tools.get_tool_definitions(enabled_toolsets=["terminal", "file"], quiet_mode=True)
-out = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-for line in sys.stdin:
-    episode = json.loads(line)
-    os.chdir(episode["folder"])
-    os.environ["TERMINAL_CWD"] = episode["folder"]
-    # A first shell command opens the task's environment there; before it the file tools look elsewhere.
-    model_tools.handle_function_call("terminal", {"command": "cd " + episode["folder"]}, task_id=episode["folder"])
-    for call in episode["calls"]:
-        call["result"] = model_tools.handle_function_call(call["name"], dict(call["arguments"]), task_id=episode["folder"])
-    out.write(json.dumps(episode) + "\\n")
-    out.flush()
+An episode is {"files": {path: text}, "calls": [call]}.
 """
+
+import random
+
+from kxl.tiny import arguments
+from kxl.tiny.arguments import usual
+from kxl.tiny.requests import call
+from kxl.tiny.words import identifier, pick_word
+
+SHORT = "txt txt txt md csv log py json".split()
 
 
 def small_text(rng: random.Random) -> str:
@@ -46,7 +30,7 @@ def relative_path(rng: random.Random) -> str:
     return path.removeprefix("./")
 
 
-def episode(rng: random.Random) -> dict:
+def apart(rng: random.Random) -> dict:
     """Files to lay out, and one to three calls that use them."""
     files = {relative_path(rng): small_text(rng) for _ in range(rng.randint(1, 4))}
     return {"files": files, "calls": [_call(rng, files) for _ in range(rng.choice((1, 1, 1, 2, 2, 3)))]}
@@ -59,12 +43,9 @@ def _call(rng: random.Random, files: dict) -> dict:
     if kind < 0.28:
         return call("terminal", command=arguments.echo(rng).split(" > ")[0])
     if kind < 0.5:
-        forms = ["ls", "pwd", "wc -l {p}", "cat {p}", "mkdir {d}", "mkdir -p {d}/{d}", "touch {p}", "rm {p}", "head -n 1 {p}", "tail -n 1 {p}", "ls {p}", "ls {d}", "python3 -c 'print({n} + {m})'",
-                 "python3 -c 'print({n} * {m})'", "sort {p}", "cp {p} {d}.txt", "test -f {p} && echo yes", "echo {d} > {d}.txt", "echo {d} >> {p}", "whoami", "expr {n} + {m}", "basename {p}", "grep -c {d} {p}", "false", "{d}"]  # fmt: skip
-        form = rng.choice(forms)
-        return call(
-            "terminal", command=form.format(p=path, d=pick_word(rng), n=rng.randrange(100), m=rng.randrange(100))
-        )
+        form = usual(rng, "commands_on_files")
+        slots = {"p": path, "d": pick_word(rng), "n": rng.randrange(100), "m": rng.randrange(100)}
+        return call("terminal", command=form.format(**slots))
     if kind < 0.68:
         return call("read_file", path=path)
     if kind < 0.84:
@@ -79,46 +60,130 @@ def _call(rng: random.Random, files: dict) -> dict:
     if kind < 0.95:
         pattern = word if word.isalnum() and rng.random() < 0.8 else pick_word(rng)
         if rng.random() < 0.25:
-            return call("search_files", pattern="*." + rng.choice(arguments.EXTENSIONS), target="files")
+            return call("search_files", pattern="*." + arguments.extension(rng), target="files")
         folder = known.split("/")[0]
         return call("search_files", pattern=pattern, path=folder)
     return call("patch", mode="replace", path=known, old_string=word or "x", new_string=pick_word(rng))
 
 
-def run(episodes: list[dict], python: Path) -> list[dict]:
-    """Execute all episodes in one Hermes process."""
-    with scratch_dir() as name:
-        root = Path(name).resolve()
-        lines = []
-        for i, item in enumerate(episodes):
-            folder = root / f"e{i}" / "work"
-            for path, text in item["files"].items():
-                target = folder / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if not target.is_dir():
-                    target.write_text(text)
-            folder.mkdir(parents=True, exist_ok=True)
-            lines.append(json.dumps({"folder": str(folder), "calls": item["calls"]}))
-        home = root / "home"
-        (home / ".hermes").mkdir(parents=True)
-        env = {
-            "HOME": str(home),
-            "HERMES_HOME": str(home / ".hermes"),
-            "HERMES_DISABLE_LAZY_INSTALLS": "1",
-            "PATH": "/usr/bin:/bin",
-            "USER": "user",
-            "LANG": "C.UTF-8",
-        }
-        done = subprocess.run(
-            [python, "-c", WORKER], input="\n".join(lines) + "\n", capture_output=True, text=True, env=env, cwd=root
+def name(rng: random.Random) -> str:
+    """A word or some: what is written into files, what folders are called."""
+    kind = rng.random()
+    if kind < 0.5:
+        return f"{pick_word(rng, invented=0.2)}-{pick_word(rng, invented=0.2)}" + rng.choice(
+            ("", f"-{rng.randrange(10, 100)}", f"-{rng.randrange(10, 100)}")
         )
-        if done.returncode != 0:
-            raise cli.UserError(f"Hermes's tools failed in {python}: {done.stderr[-800:]}")
-        recorded = []
-        for line in done.stdout.split("\n")[:-1]:
-            item = json.loads(line)
-            text = json.dumps(item["calls"], ensure_ascii=False).replace(item["folder"], "{CWD}")
-            if str(root) not in text:  # nothing that names this machine's folders
-                recorded.append({"calls": json.loads(text)})
-        shutil.rmtree(home)
-    return recorded
+    return pick_word(rng) if kind < 0.75 else identifier(rng)
+
+
+def file_name(rng: random.Random) -> str:
+    """A file's name, one with several dots now and then."""
+    kind = rng.random()
+    if kind < 0.12:
+        return rng.choice((".{a}.{b}", "{a}.{b}.{e}", ".env.{a}", "{a}.test.{e}")).format(
+            a=pick_word(rng), b=pick_word(rng), e=rng.choice(SHORT)
+        )
+    return f"{pick_word(rng, invented=0.2) if kind < 0.8 else identifier(rng)}.{rng.choice(SHORT)}"
+
+
+class Folder:
+    """What an episode's folder holds while its calls are drawn."""
+
+    def __init__(self, rng: random.Random):
+        self.rng = rng
+        self.files = {file_name(rng): name(rng) + "\n" for _ in range(rng.choice((1, 2, 2)))}
+        self.known, self.folders, self.seen = list(self.files), [], set()
+
+    def old(self) -> str:
+        return self.rng.choice(self.known)
+
+    def new(self) -> str:
+        path = file_name(self.rng)
+        if self.folders and self.rng.random() < 0.5:
+            path = f"{self.folders[-1]}/{path}"
+        self.known.append(path)
+        return path
+
+    def target(self) -> str:
+        """Where a copy goes: a folder of before, or a new name."""
+        return self.rng.choice(self.folders) if self.folders and self.rng.random() < 0.6 else self.new()
+
+    def leave(self) -> str:
+        """A file that goes away."""
+        return self.known.pop(self.rng.randrange(len(self.known)))
+
+
+def _new_folder(folder: Folder) -> str:
+    folder.folders.append(name(folder.rng))
+    return folder.folders[-1]
+
+
+def _both(folder: Folder, form: str) -> str | None:
+    if len(folder.known) < 2:
+        return None
+    first, second = folder.rng.sample(folder.known, 2) if folder.rng.random() < 0.3 else folder.known[-2:]
+    return form.format(first, second, folder.new())
+
+
+# Commands by kind, with weights; each draws one for the folder as it is then, or None where it does not fit.
+COMMANDS = {
+    "write": (6, lambda f: f"echo {name(f.rng)} > {f.new()}"),
+    "append": (1, lambda f: f"echo {name(f.rng)} >> {f.old()}" if f.known else None),
+    "folder": (3, lambda f: f"{f.rng.choice(('mkdir', 'mkdir', 'mkdir -p'))} {_new_folder(f)}"),
+    "empty": (2, lambda f: f"touch {f.new()}"),
+    "copy": (4, lambda f: f"cp {f.old()} {f.target()}" if f.known else None),
+    "move": (2, lambda f: f"mv {f.leave()} {f.target()}" if f.known else None),
+    "delete": (3, lambda f: f"rm {f.leave()}" if f.known else None),
+    "print": (3, lambda f: f"{f.rng.choice(('cat', 'cat', 'wc -l', 'head -n 1'))} {f.old()}" if f.known else None),
+    "join": (3, lambda f: _both(f, f.rng.choice(("cat {} {} > {}", "paste {} {} > {}")))),
+    "say": (1, lambda f: f"echo {name(f.rng)}"),
+    "list": (1, lambda f: f"ls {f.rng.choice(f.folders)}" if f.folders else "ls"),
+}
+TOOLS = {"terminal": 5, "write_file": 5, "read_file": 3, "search_files": 1, "patch": 1}
+
+
+def _draw(folder: Folder, kind: tuple[str, str]) -> dict | None:
+    """A call of this kind, or None where the folder has nothing for it."""
+    tool, command = kind
+    rng = folder.rng
+    if tool == "terminal":
+        text = COMMANDS[command][1](folder)
+        return call("terminal", command=text) if text else None
+    if tool == "write_file":
+        return call(
+            "write_file", content=name(rng) if rng.random() < 0.7 else arguments.words(rng, 1, 4), path=folder.new()
+        )
+    unread = [path for path in folder.known if path not in folder.seen]
+    if tool == "read_file":
+        if not unread:
+            return None
+        folder.seen.add(path := rng.choice(unread))  # Hermes answers a second read with a note
+        return call("read_file", path=path)
+    if tool == "search_files":
+        return (
+            call("search_files", pattern="*." + rng.choice(SHORT), target="files")
+            if rng.random() < 0.5
+            else call("search_files", pattern=pick_word(rng))
+        )
+    path = rng.choice(list(folder.files))
+    if path not in folder.known:
+        return None
+    return call("patch", mode="replace", path=path, old_string=folder.files[path].strip(), new_string=name(rng))
+
+
+def _kind(rng: random.Random, tools: dict[str, int]) -> tuple[str, str]:
+    tool = rng.choices(list(tools), list(tools.values()))[0]
+    return tool, rng.choices(list(COMMANDS), [weight for weight, _ in COMMANDS.values()])[0]
+
+
+def in_a_row(rng: random.Random) -> dict:
+    """Files to lay out, and two or three calls in a row that use them; half of them in the terminal alone."""
+    folder, tools = Folder(rng), {"terminal": 1} if rng.random() < 0.5 else TOOLS
+    length, calls, kind = rng.choice((2, 2, 3, 3, 3)), [], _kind(rng, tools)
+    while len(calls) < length:
+        drawn = _draw(folder, kind)
+        if drawn:
+            calls.append(drawn)
+        if not drawn or rng.random() > 0.4:
+            kind = _kind(rng, tools)
+    return {"files": folder.files, "calls": calls}

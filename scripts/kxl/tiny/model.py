@@ -43,12 +43,15 @@ class PrefixAttention(torch.autograd.Function):
 
     The prefix is attended to by all queries of the batch as one long sequence, so its keys and values are never copied
     per row; the two parts are then weighted by their log-sum-exp. The flash kernel's backward needs only the output and
-    log-sum-exp of the whole softmax to give either part's exact gradient (Dao et al. 2022, arXiv 2205.14135, appendix B).
+    log-sum-exp of the whole softmax to give either part's exact gradient (Dao et al. 2022, arXiv 2205.14135,
+    appendix B).
     """
 
     @staticmethod
     def forward(ctx, q, prefix_k, prefix_v, k, v):
-        """q [B, kv, G·L, hd] (G query heads per kv head, each L tokens), prefix [1, kv, P, hd], k and v [B, kv, L, hd] → as q."""
+        """Output, shaped as q: q [B, kv, G·L, hd] (G query heads per kv head, each L tokens), prefix_k and prefix_v
+        [1, kv, P, hd], k and v [B, kv, L, hd].
+        """
         groups, length = q.shape[2] // k.shape[2], k.shape[2]
         mask = torch.full((length, length), -torch.inf).triu(1).repeat(groups, 1)[None, None]
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
@@ -63,9 +66,11 @@ class PrefixAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         q, prefix_k, prefix_v, k, v, mask, out, total = ctx.saved_tensors
-        grad, one = grad.contiguous(), PrefixAttention.as_one
+        grad, as_one = grad.contiguous(), PrefixAttention.as_one
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        far, far_k, far_v = backward(one(grad), one(q), prefix_k, prefix_v, one(out), one(total), 0.0, False)
+        far, far_k, far_v = backward(
+            as_one(grad), as_one(q), prefix_k, prefix_v, as_one(out), as_one(total), 0.0, False
+        )
         near, near_k, near_v = backward(grad, q, k, v, out, total, 0.0, False, attn_mask=mask)
         return PrefixAttention.by_row(far, len(q)) + near, far_k, far_v, near_k, near_v
 
@@ -123,7 +128,10 @@ class ShortConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(d, self.kernel).uniform_(-1, 1) * self.kernel**-0.5)
 
     def forward(self, x, state):
-        """x [B, L, D], state: the prefix's last kernel−1 gated inputs [1, kernel−1, D] or None → ([B, L, D], state of x)."""
+        """x [B, L, D], state: the prefix's last kernel−1 gated inputs [1, kernel−1, D] or None.
+
+        Returns ([B, L, D], state of x).
+        """
         b, length, d = x.shape
         gate_in, gate_out, value = self.in_proj(x).chunk(3, -1)
         past = x.new_zeros(b, self.kernel - 1, d) if state is None else state.expand(b, -1, -1)

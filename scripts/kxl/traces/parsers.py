@@ -20,6 +20,7 @@ from pathlib import Path
 
 from kxl.chat import thoughts, tool_syntax
 from kxl.chat.loss_mask import Chat
+from kxl.chat.rows import calls_of
 from kxl.eval import server as eval_server
 from kxl.setup import random_gguf
 from kxl.traces import roundtrip
@@ -58,7 +59,7 @@ class Readers:
 
     def problems(self, message: dict, text: str, tools: list) -> dict[str, str | None]:
         """Per parser why what it reads in `text` is not `message`, or None."""
-        called = {call["name"] for call in roundtrip.calls_of(message)}
+        called = {call["name"] for call in calls_of(message)}
         tools = [tool for tool in tools if tool["function"]["name"] in called] or tools[:1]
         return {
             parser: _problem(message, read(text, tools))
@@ -169,7 +170,7 @@ class Readers:
 def _problem(message: dict, read: Turn | str) -> str | None:
     if isinstance(read, str):
         return read
-    if problem := roundtrip.difference(roundtrip.calls_of(message), read.calls):
+    if problem := roundtrip.difference(calls_of(message), read.calls):
         return problem
     for what, wanted, found in (
         ("thought", message.get("reasoning_content", ""), read.thought),

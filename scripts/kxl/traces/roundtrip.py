@@ -9,20 +9,13 @@ turn. kxl/traces/parsers.py asks the other parsers.
 import json
 
 from kxl.chat import thoughts, tool_syntax
+from kxl.chat.rows import calls_of
 from kxl.traces import formats
 
 
 def canonical(calls: list) -> str:
     """Calls as text that is equal when they are: key order does not count, 1 and 1.0 and true do."""
     return json.dumps([[call["name"], call["arguments"]] for call in calls], sort_keys=True, ensure_ascii=False)
-
-
-def calls_of(message: dict) -> list[dict]:
-    """[{"name", "arguments"}] of a structured message."""
-    return [
-        {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
-        for call in message.get("tool_calls", [])
-    ]
 
 
 def same_turn(message: dict, text: str, hermes: bool = False) -> str | None:

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-SHAPES = ("structured", "text", "server_text")
+SHAPES = ("structured", "text", "server_text")  # what a row is trained as (kxl/repair/shapes.py)
 # q, k, v and out of attention, in and out of short convolutions, the dense layers; no expert, no router.
 MODULES = ("q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """300 steps of 4 rows at 5e-6 are the reference's. After each `save_every` steps the state is put away, to resume from."""
+    """300 steps of 4 rows at 5e-6 are the reference's. `save_every` is in steps, for the state to resume from."""
 
     steps: int = 300
     learning_rate: float = 5e-6
@@ -25,7 +25,7 @@ class Settings:
 
     @property
     def adapter(self) -> dict:
-        """What lora.attach and lora.save want to know."""
+        """The settings that adapter.attach and adapter.save take."""
         return {"rank": self.rank, "alpha": self.alpha, "modules": list(MODULES), "embedding": "none"}
 
 
@@ -38,7 +38,8 @@ HELP = {
     "alpha": "LoRA alpha; the change is scaled by alpha / rank",
     "warmup": "steps over which the learning rate rises",
     "clip": "largest norm of the gradient",
-    "prefix_gradient": "share of the steps whose gradient also flows through the beginning that a batch's rows share; 1 is exact, less is faster",
+    "prefix_gradient": "share of the steps whose gradient also flows through the beginning that a batch's rows share; "
+    "1 is exact, less is faster",
     "seed": "order of the rows and start of the adapter",
     "save_every": "steps between two saved states",
 }

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kxl.tiny.muon import Muon, orthogonalize
+from kxl.tiny.optimizer import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (16, 48), (48, 16)])

@@ -15,9 +15,11 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.chat import loss_mask, parser_metadata
 from kxl.lora import adapter as lora_adapter
-from kxl.lora import prefix, repair_training
-from kxl.lora.settings import Settings
-from kxl.model import checkpoint
+from kxl.lora import grouped_experts, loop, prefix
+from kxl.lora.schedule import warmup_then_linear
+from kxl.model import checkpoint, generate
+from kxl.repair.settings import Settings
+from kxl.repair.shapes import encode
 
 ROWS = [row(what) for what in ("a", "the file", "main", "what it found", "terminal")]
 QUICK = Settings(steps=8, learning_rate=2e-3, batch_size=2, rank=4, warmup=2, save_every=3)
@@ -36,11 +38,29 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def examples(folder):
-    return repair_training.encode(loss_mask.load(folder), ROWS, "structured", 4096)
+    return encode(loss_mask.load(folder), ROWS, "structured", 4096)
+
+
+def load(folder):
+    """The checkpoint as repair_train.py trains it."""
+    model = generate.load(folder)
+    grouped_experts.use(model)
+    return model
+
+
+def trainer(model, state, key=""):
+    rate = warmup_then_linear(QUICK.learning_rate, QUICK.warmup, 1, QUICK.steps)
+    return loop.Trainer(model, prefix.loss, rate, state, key, QUICK.save_every, QUICK.clip)
+
+
+def run(trainer, examples):
+    """The steps of QUICK that are left, one by one."""
+    plan = prefix.plan(examples, QUICK.batch_size, QUICK.steps, QUICK.seed)
+    return trainer.run(plan, lambda number, places: (prefix.collate([examples[i] for i in places]),), len)
 
 
 def prepared(folder, settings=QUICK):
-    model = repair_training.load_model(folder)
+    model = load(folder)
     mx.random.seed(settings.seed)
     lora_adapter.attach(model, settings.adapter)
     return model
@@ -50,7 +70,7 @@ def test_the_three_shapes_differ_in_tools_and_in_loss(folder):
     chat = loss_mask.load(folder)
     texts, shares = {}, {}
     for shape in ("structured", "text", "server_text"):
-        example = repair_training.encode(chat, ROWS[:1], shape, 4096)[0]
+        example = encode(chat, ROWS[:1], shape, 4096)[0]
         texts[shape] = chat.tokenizer.decode(example.tokens.tolist(), skip_special_tokens=False)
         shares[shape] = example.mask.mean()
     assert texts["structured"] == texts["server_text"] and '"what": {"type": "string"}' in texts["structured"]
@@ -63,7 +83,7 @@ def test_the_three_shapes_differ_in_tools_and_in_loss(folder):
 
 def test_a_row_that_is_too_long_is_refused_by_number(folder):
     with pytest.raises(UserError, match=r"row 1 has \d+ tokens and 20 are taken"):
-        repair_training.encode(loss_mask.load(folder), ROWS, "structured", 20)
+        encode(loss_mask.load(folder), ROWS, "structured", 20)
 
 
 def test_adapters_stay_away_from_experts_router_and_embedding(folder):
@@ -76,22 +96,29 @@ def test_adapters_stay_away_from_experts_router_and_embedding(folder):
 
 
 def test_training_lowers_the_loss_and_an_interrupted_run_ends_where_a_whole_one_does(folder, examples, tmp_path):
-    whole = repair_training.Trainer(prepared(folder), QUICK, tmp_path / "whole")
-    list(whole.run(examples))
-    assert np.mean(whole.losses[-3:]) < whole.losses[0] - 0.3
+    whole = trainer(prepared(folder), tmp_path / "whole")
+    list(run(whole, examples))
+    losses = whole.progress.losses
+    assert np.mean(losses[-3:]) < losses[0] - 0.3
 
-    stopped = repair_training.Trainer(prepared(folder), QUICK, tmp_path / "stopped")
-    for step, _, _ in stopped.run(examples):
-        if step == 7:  # the state is of step 6
+    for step in run(trainer(prepared(folder), tmp_path / "stopped"), examples):
+        if step.number == 7:  # the state is of step 6
             break
-    again = repair_training.Trainer(prepared(folder), QUICK, tmp_path / "stopped")
-    assert [step for step, _, _ in again.run(examples)] == [7, 8]
-    assert again.losses == pytest.approx(whole.losses, rel=1e-4)
+    again = trainer(prepared(folder), tmp_path / "stopped")
+    assert [step.number for step in run(again, examples)] == [7, 8]
+    assert again.progress.losses == pytest.approx(losses, rel=1e-4) and again.progress.tokens == whole.progress.tokens
     one, other = lora_adapter.trainable(whole.model), lora_adapter.trainable(again.model)
     assert all(np.allclose(np.array(one[name]), np.array(other[name]), atol=1e-5) for name in one)
 
-    with pytest.raises(UserError, match="interrupted training of other rows"):
-        list(repair_training.Trainer(prepared(folder), QUICK, tmp_path / "stopped", key="other rows").run(examples))
+    with pytest.raises(UserError, match="interrupted training of other data"):
+        trainer(prepared(folder), tmp_path / "stopped", key="other rows")
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_step(folder, examples, tmp_path):
+    broken = trainer(prepared(folder), tmp_path / "state")
+    broken.gradient = lambda model, batch: (mx.array(float("nan")), model.trainable_parameters())
+    with pytest.raises(UserError, match=r"the loss of step 1 is nan; lower the learning rate"):
+        list(run(broken, examples))
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +126,9 @@ def fused(folder, examples, tmp_path_factory):
     """(logits of the adapted model, the folder of the fused checkpoint)."""
     work = tmp_path_factory.mktemp("fused")
     model = prepared(folder)
-    list(repair_training.Trainer(model, QUICK, work / "state").run(examples))
+    list(run(trainer(model, work / "state"), examples))
     lora_adapter.save(work / "adapter", lora_adapter.trainable(model), {"lora": QUICK.adapter, "token_ids": []})
-    reloaded = repair_training.load_model(folder)
+    reloaded = load(folder)
     lora_adapter.load(reloaded, work / "adapter")
     logits = np.array(reloaded(mx.array(examples[0].tokens[None])))
     made, _ = repair_fuse.fuse(checkpoint.read(folder), work / "adapter")
@@ -114,8 +141,8 @@ def test_the_fused_checkpoint_computes_what_the_adapted_model_does(folder, fused
     logits, out = fused
     tokens = mx.array(examples[0].tokens[None])
     found, before = (
-        np.array(repair_training.load_model(out)(tokens)),
-        np.array(repair_training.load_model(folder)(tokens)),
+        np.array(load(out)(tokens)),
+        np.array(load(folder)(tokens)),
     )
     change = np.abs(logits - before).mean()
     # The fused weights are rounded to BF16 once more; what training changed must stand out of that.
@@ -149,7 +176,8 @@ def test_a_variant_quantizes_what_it_says_and_nothing_else(fused, tmp_path, vari
         before, after = tensor.read(), made.tensors[name].read()
         quantized = ".experts." in name if variant == "mixed" else before.ndim == 2 and "conv.conv" not in name
         if quantized:
-            # A step of a group as wide as it could be, since MLX moves its grid to hold zero; scale and bias are rounded to BF16.
+            # A step of a group as wide as it could be, since MLX moves its grid to hold zero; scale and bias are
+            # rounded to BF16.
             levels = 2 ** (8 if "feed_forward.gate" in name else bits) - 1
             assert 0 < np.abs(after - before).max() <= np.abs(before).max() * (2 / levels + 3 / 256), name
         else:
@@ -185,5 +213,5 @@ def test_what_a_checkpoint_lacks_for_structured_calls_is_named(fused, tmp_path):
 def test_mean_loss_falls_with_training(folder, examples, tmp_path):
     model = prepared(folder)
     before = prefix.mean_loss(model, examples, 4)
-    list(repair_training.Trainer(model, QUICK, tmp_path / "state").run(examples))
+    list(run(trainer(model, tmp_path / "state"), examples))
     assert prefix.mean_loss(model, examples, 4) < before

@@ -1,0 +1,95 @@
+"""The settings of a MoE training (configs/NAME-moe.json): what each takes."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kxl.base.cli import UserError
+from kxl.moe.layers import Blocks
+from kxl.moe.optimizer import KINDS
+from kxl.moe.rounding import ROUNDINGS
+from kxl.moe.streamed import KEEP
+
+MODES = ("streamed", "grouped")
+LENGTHS = ("steps", "epochs")  # how long a run is, by one of them
+# What may differ between a run and its continuation: it decides no weight. Steps are compared.
+FREE = ("epochs", "checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a setting takes, in words, and whether a value is such."""
+
+    takes: str
+    allows: Callable[[object], bool]
+
+
+def one_of(*choices: str) -> Rule:
+    return Rule(" or ".join(choices), lambda value: value in choices)
+
+
+def whole(least: int) -> Rule:
+    return Rule(f"a whole number, {least} or more", lambda value: type(value) is int and value >= least)
+
+
+def is_number(value) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def are_blocks(value) -> bool:
+    try:
+        Blocks(**value)
+    except TypeError:
+        return False
+    return True
+
+
+NUMBER = Rule("a number, 0 or more", is_number)
+RULES = {
+    "mode": one_of(*MODES),
+    "optimizer": one_of(*KINDS),
+    "rounding": one_of(*ROUNDINGS),
+    "layer_inputs": one_of(*KEEP),
+    "group_size": whole(1),
+    "group_layers": whole(1),
+    "group_stride": whole(1),
+    "batch": whole(1),
+    "max_tokens": whole(2),
+    "seed": whole(0),
+    "warmup_steps": whole(0),
+    "validation_rows": whole(0),
+    "validate_every": whole(1),
+    "checkpoint_every": whole(1),
+    "keep_checkpoints": whole(1),
+    "steps": whole(1),
+    "epochs": whole(1),
+    "update_clip": NUMBER,
+    "learning_rate": NUMBER,
+    "final_rate": NUMBER,
+    "blocks": Rule("an object with " + ", ".join(Blocks.__annotations__), are_blocks),
+}
+
+
+def check_settings(settings: dict, path: str) -> dict:
+    """The settings with both LENGTHS present, one of them None.
+
+    UserError, which names `path`, for a key that is missing, unknown or of no use, and unless one of LENGTHS is set.
+    """
+    settings = {**dict.fromkeys(LENGTHS), **settings}
+    for key in sorted(settings.keys() ^ RULES.keys()):
+        problem = "missing" if key in RULES else "not a setting of MoE training"
+        raise UserError(f"{path}: {key} is {problem}; see configs/tiny-moe.json")
+    unset = [key for key in LENGTHS if settings[key] is None]
+    if len(unset) != 1:
+        lengths = "neither is set" if unset else f"steps is {settings['steps']} and epochs is {settings['epochs']}"
+        raise UserError(f"{path}: {lengths}; a run is as long as steps or as epochs says: set one of the two")
+    for key, rule in RULES.items():
+        if key not in unset and not rule.allows(settings[key]):
+            raise UserError(f"{path}: {key} is {settings[key]!r}; it takes {rule.takes}")
+    return settings
+
+
+def overridden(config: dict, flags: dict) -> dict:
+    """The config's settings with those of the command line: --steps or --epochs takes the place of either."""
+    length = {} if flags.keys().isdisjoint(LENGTHS) else dict.fromkeys(LENGTHS)
+    return {**config, **length, **flags}

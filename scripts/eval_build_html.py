@@ -131,7 +131,10 @@ def page_of_eval(path: Path, one: dict) -> dict:
         {"name": name, **tally, "interval": interval(tally["passed"], tally["cases"])}
         for name, tally in results["by_category"].items()
     ]
-    about = f"{shown(path)}. Server: {settings['backend']}, temperature {settings['temperature']}, {results['cases']} cases in {results['seconds']} s."
+    about = (
+        f"{shown(path)}. Server: {settings['backend']}, temperature {settings['temperature']}, "
+        f"{results['cases']} cases in {results['seconds']} s."
+    )
     name = f"{settings['suite']} on {settings['artifact']}" + (
         "" if settings["backend"] == "llama_cpp" else f" by {settings['backend']}"
     )

@@ -126,7 +126,8 @@ def main() -> None:
         cli.say(f"left out {count}: {why}")
     counts = Counter(case["category"] for case in suite["cases"])
     print(
-        f"{len(suite['cases'])} cases in {shown(args.out)}: {', '.join(f'{count} {name}' for name, count in counts.items())}; {sum(left_out.values())} left out"
+        f"{len(suite['cases'])} cases in {shown(args.out)}: "
+        f"{', '.join(f'{count} {name}' for name, count in counts.items())}; {sum(left_out.values())} left out"
     )
 
 

@@ -1,6 +1,7 @@
 """Install the safety net into a Hermes Agent home: a tool call that arrives as text becomes a real one.
 
-In:   patches/hermes-agent-toolcall-net/, scripts/kxl/chat/tool_syntax.py, the HERMES_HOME of a Hermes (its own is ~/.hermes)
+In:   patches/hermes-agent-toolcall-net/, scripts/kxl/chat/tool_syntax.py, the HERMES_HOME of a Hermes (its own is
+~/.hermes)
 Out:  HERMES_HOME/plugins/toolcall-net/, enabled in HERMES_HOME/config.yaml by Hermes's own `hermes plugins enable`
 
   .venv/bin/python scripts/live_install_net.py --home ~/.hermes              and undo it with

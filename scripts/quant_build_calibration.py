@@ -96,7 +96,8 @@ def main() -> None:
         made = results[split]
         short = "" if made["tokens"] >= targets[split] else f", all there were (wanted {targets[split]:,})"
         print(
-            f"{shown(outputs[split])}: {made['conversations']:,} conversations in {made['sessions']} sessions, {made['tokens']:,} tokens{short}"
+            f"{shown(outputs[split])}: {made['conversations']:,} conversations in {made['sessions']} sessions, "
+            f"{made['tokens']:,} tokens{short}"
         )
 
 
@@ -146,7 +147,9 @@ def keep_apart(splits: dict, evaluated: contamination.Prompts) -> tuple:
 
 
 def chat_renderer(model: Path) -> tuple:
-    """(render(messages, tools) -> text, token_ends(text) -> where each token ends) by the model's template and tokenizer."""
+    """(render(messages, tools) -> text, token_ends(text) -> where each token ends) by the model's template and
+    tokenizer.
+    """
     if not (model / "tokenizer.json").is_file():
         raise UserError(f"{shown(model)}: no tokenizer.json here; --model names a checkpoint folder")
     from transformers import AutoTokenizer
@@ -189,7 +192,8 @@ def build_text(rows: list, target: int, session_tokens: int, render, token_ends,
             progress.update(size)
     if longest_list > session_tokens / 2:
         cli.say(
-            f"{split}: a tool list of {longest_list:,} tokens reaches into the second half of a session of {session_tokens:,}, "
+            f"{split}: a tool list of {longest_list:,} tokens reaches into the second half of a session of "
+            f"{session_tokens:,}, "
             f"the half that quant_measure.py scores; raise --session-tokens"
         )
     return "".join(pieces), {

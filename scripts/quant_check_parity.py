@@ -36,7 +36,8 @@ from kxl.eval import server as eval_server
 from kxl.model import blas, checkpoint
 from kxl.setup import llama_cpp
 
-# Keys and values in float32. One token at a time a second thread mostly waits for the first, and on a busy machine for long.
+# Keys and values in float32. One token at a time a second thread mostly waits for the first, and on a busy machine for
+# long.
 SERVER = (
     "--cache-type-k",
     "f32",
@@ -174,8 +175,10 @@ def refuse(results: dict, args, failed: Path) -> None:
     if exact and exact["differing"]:
         first = exact["differing"][0]
         raise UserError(
-            f"{shown(args.gguf)}: {len(exact['differing'])} of {results['positions']} greedy tokens differ from MLX (the first "
-            f"after {first['tokens_before']} tokens: {first['mlx']} there, {first['llama_cpp']} here); see {shown(failed)}"
+            f"{shown(args.gguf)}: {len(exact['differing'])} of {results['positions']} greedy tokens differ from "
+            f"MLX (the first "
+            f"after {first['tokens_before']} tokens: {first['mlx']} there, {first['llama_cpp']} here); see "
+            f"{shown(failed)}"
         )
     if exact and exact["max_difference"] > args.max_difference:
         raise UserError(
@@ -211,7 +214,8 @@ def main() -> None:
         "--max-difference",
         type=float,
         default=0.01,
-        help="largest difference of log-probabilities in float32, in nats; of a trained model's 1024 likeliest tokens the last are at -20 and below",
+        help="largest difference of log-probabilities in float32, in nats; of a trained model's 1024 likeliest "
+        "tokens the last are at -20 and below",
     )
     parser.add_argument(
         "--max-kld", type=float, default=0.01, help="largest mean KL divergence of the BF16 GGUF as served, in nats"
@@ -219,7 +223,8 @@ def main() -> None:
     parser.add_argument(
         "--as-served-only",
         action="store_true",
-        help="leave out the exact comparison, where float32 copies do not fit; on a Mac MLX then computes in the checkpoint's own type",
+        help="leave out the exact comparison, where float32 copies do not fit; on a Mac MLX then computes in the "
+        "checkpoint's own type",
     )
     args = parser.parse_args()
     blas.use_fast_blas()
@@ -260,7 +265,8 @@ def main() -> None:
     report.write_gated(args.report, True, inputs, settings, results)
     served, exact = results["as_served"], results.get("exact")
     say(
-        f"as served (activations rounded to bfloat16): {served['greedy_equal']} of {len(reference)} greedy tokens equal, "
+        f"as served (activations rounded to bfloat16): {served['greedy_equal']} of {len(reference)} greedy "
+        f"tokens equal, "
         f"largest difference {served['max_difference']}, mean KLD {served['mean_kld']}"
     )
     if exact:
@@ -270,7 +276,8 @@ def main() -> None:
         )
     else:
         print(
-            f"{shown(args.report)}: {served['greedy_equal']} of {len(reference)} greedy tokens equal as served ({ties} ties left out)"
+            f"{shown(args.report)}: {served['greedy_equal']} of {len(reference)} greedy tokens equal as served "
+            f"({ties} ties left out)"
         )
 
 

@@ -68,7 +68,10 @@ def main() -> None:
     )
     if layers:
         least = results["fewest_tokens"]
-        coverage = f"{len(layers)} MoE layers x {len(layers[0]['tokens'])} experts, the least used saw {least['tokens']:,} tokens"
+        coverage = (
+            f"{len(layers)} MoE layers x {len(layers[0]['tokens'])} experts, the least used saw "
+            f"{least['tokens']:,} tokens"
+        )
     else:
         coverage = "no experts in this model"
     print(f"{shown(args.out)}: {len(counts)} matrices from {results['tokens']:,} tokens; {coverage}")
@@ -80,7 +83,8 @@ def run_imatrix(model: Path, text: Path, out: Path, context: int, log: Path) -> 
         return llama_cpp.run(
             "llama-imatrix",
             [
-                # The path of the text is stored in the imatrix and from there in every quant: keep it free of this machine.
+                # The path of the text is stored in the imatrix and from there in every quant: keep it free of this
+                # machine.
                 "-m",
                 model,
                 "-f",
@@ -114,7 +118,7 @@ def final_perplexity(output: str, log: Path) -> float:
 
 
 def needs_importance(model: Path) -> dict:
-    """Number of experts (1 for an ordinary matrix) by name, for every matrix but the embedding that can be quantized."""
+    """Number of experts (1 for an ordinary matrix) by name, of each matrix but the embedding that can be quantized."""
     return {
         tensor.name: tensor.shape[2] if len(tensor.shape) > 2 else 1
         for tensor in policy.read_tensors(model)
@@ -162,7 +166,8 @@ def refuse_gaps(model: Path, counts: dict, layers: list, min_tokens: int) -> Non
     ]
     if low:
         raise UserError(
-            f"the calibration text does not reach {len(low)} experts often enough ({min_tokens} tokens each): {listed(low)}. "
+            f"the calibration text does not reach {len(low)} experts often enough ({min_tokens} tokens each): "
+            f"{listed(low)}. "
             "Add calibration rows of other kinds or raise --calibration-tokens of quant_build_calibration.py"
         )
     missing = [name for name in needs_importance(model) if name not in counts]

@@ -91,7 +91,8 @@ def main() -> None:
     print(f"{'':8} {'MiB':>9} {'bits/weight':>12} {'mean KLD':>10} {'99.9 %':>9} {'same top':>9}")
     for name, one in sorted(results.items(), key=lambda item: item[1]["bytes"]):
         print(
-            f"{name:8} {one['bytes'] / 2**20:9.2f} {one['bpw']:12.2f} {one['kld']['mean']:10.6f} {one['kld']['p999']:9.4f} {one['same_top_p']:9.2%}"
+            f"{name:8} {one['bytes'] / 2**20:9.2f} {one['bpw']:12.2f} {one['kld']['mean']:10.6f} "
+            f"{one['kld']['p999']:9.4f} {one['same_top_p']:9.2%}"
         )
     print(f"{shown(args.report)}: {len(results)} artifacts on {counts['scored_tokens']:,} held-out tokens")
 

@@ -21,7 +21,8 @@ def main() -> None:
     write_sparse(read_shapes(args.shapes), args.out)
     used = args.out.stat().st_blocks * 512
     print(
-        f"{shown(args.out)}: sparse BF16 GGUF, {args.out.stat().st_size / 2**30:.2f} GiB long, {used / 2**10:.0f} KiB on disk"
+        f"{shown(args.out)}: sparse BF16 GGUF, {args.out.stat().st_size / 2**30:.2f} GiB long, "
+        f"{used / 2**10:.0f} KiB on disk"
     )
 
 

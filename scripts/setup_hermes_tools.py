@@ -68,11 +68,13 @@ def export(python: Path, toolsets: list[str]) -> list[dict]:
 
 def check(tools: list[dict], pin: dict) -> None:
     """Refuse schemas other than the pinned ones."""
-    # A dependency that cannot be imported makes its tools vanish without a word, so the count is told apart from the content.
+    # A dependency that cannot be imported makes its tools vanish without a word, so the count is told apart from the
+    # content.
     if len(tools) != pin["tools"]:
         names = ", ".join(tool["function"]["name"] for tool in tools)
         raise UserError(
-            f"Hermes Agent {pin['version']} gave {len(tools)} tools, {shown(LOCK)} expects {pin['tools']}; it gave: {names}."
+            f"Hermes Agent {pin['version']} gave {len(tools)} tools, {shown(LOCK)} expects {pin['tools']}; it "
+            f"gave: {names}."
             f" A missing dependency hides tools: complete {shown(REQUIREMENTS)}"
         )
     if digest(tools) != pin["sha256"]:

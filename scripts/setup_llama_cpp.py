@@ -145,7 +145,8 @@ def configure(tree: Path, work: Path) -> None:
     (work / "cmake.log").write_text(ended.stdout)
     if ended.returncode != 0:
         raise UserError(
-            f"cmake could not configure llama.cpp; the whole output is in {work}/cmake.log, it ends:\n{llama_cpp.tail(ended.stdout)}"
+            f"cmake could not configure llama.cpp; the whole output is in {work}/cmake.log, it "
+            f"ends:\n{llama_cpp.tail(ended.stdout)}"
         )
     configured.write_text(str(tree))
 
@@ -221,7 +222,8 @@ def main() -> None:
     link(tree)
     if not (ready and args.quiet):
         print(
-            f"llama.cpp {llama_cpp.read_lock()['commit'][:10]}: {'patched tree in ' + str(tree) if args.tree_only else build / 'bin'}"
+            f"llama.cpp {llama_cpp.read_lock()['commit'][:10]}: "
+            f"{'patched tree in ' + str(tree) if args.tree_only else build / 'bin'}"
         )
 
 

@@ -38,7 +38,8 @@ def trace(rng: random.Random, number: int, tools: str, words: int) -> dict:
     turns = [
         {
             "from": "system",
-            "value": f"You are a function calling AI model. Here are the tools:\n<tools>\n{tools}\n</tools>\n<tool_call>\n</tool_call>",
+            "value": f"You are a function calling AI model. Here are the "
+            f"tools:\n<tools>\n{tools}\n</tools>\n<tool_call>\n</tool_call>",
         },
         {"from": "human", "value": f"{_words(rng, 30)} ({number})"},
     ]
@@ -224,12 +225,15 @@ def main() -> None:
         results,
     )
     told = (
-        f"{args.traces:,} traces, {tokens:,} tokens: {prepared['seconds']:,} s, {results['speed_of_tokenizing_alone']:.0%} of the speed of tokenizing alone"
-        f" ({results['speed_by_processor_time']:.0%} by processor time); {prepared['peak_mib']:,} MiB at most; {prepared['last_line']}"
+        f"{args.traces:,} traces, {tokens:,} tokens: {prepared['seconds']:,} s, "
+        f"{results['speed_of_tokenizing_alone']:.0%} of the speed of tokenizing alone"
+        f" ({results['speed_by_processor_time']:.0%} by processor time); {prepared['peak_mib']:,} MiB at most; "
+        f"{prepared['last_line']}"
     )
     if not passed:
         raise cli.UserError(
-            f"{shown(report.failed_path(args.report))}: {told}: {LEAST_SPEED:.0%} and less than {MOST_MIB:,} MiB are the limits; run it on an idle machine"
+            f"{shown(report.failed_path(args.report))}: {told}: {LEAST_SPEED:.0%} and less than {MOST_MIB:,} MiB "
+            f"are the limits; run it on an idle machine"
         )
     print(told)
 

@@ -1,4 +1,5 @@
-"""Write generated tool-router rows: casual requests with the call they need, hard negatives, answers after real results.
+"""Write generated tool-router rows: casual requests with the call they need, hard negatives, answers after real
+results.
 
 In:  a seed; the generator of the tiny model's training (tiny_rows) and Hermes's schemas. Tool output is real: it
      was recorded from Hermes's own tools (datasets/tiny/tool_results.jsonl).

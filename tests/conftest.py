@@ -24,7 +24,7 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def llama_bin(pytestconfig) -> Path:
-    """The folder with llama-quantize, llama-imatrix, llama-perplexity and llama-server; built first when it is missing."""
+    """The folder with llama-quantize, -imatrix, -perplexity and -server; built first when it is missing."""
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():  # a compile takes minutes, and its progress belongs on the terminal
         subprocess.run([sys.executable, str(ROOT / "scripts" / "setup_llama_cpp.py"), "--quiet"], check=True)

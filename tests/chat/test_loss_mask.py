@@ -1,4 +1,4 @@
-"""The loss is on every assistant turn, its end token included, and on nothing else; whatever the template and the text."""
+"""The loss is on every assistant turn, its end token included, on nothing else; whatever the template and the text."""
 
 import re
 from dataclasses import replace
@@ -78,11 +78,19 @@ def test_mlx_lm_would_train_the_last_turn_alone(chat):
     assert tokenizer.decode(tokens[offset:]) == "You are welcome!<|im_end|>\n"
 
 
-@pytest.mark.parametrize("edit", [
-    lambda t: re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", t),                                                        # no blocks: by prefixes
-    lambda t: t.replace('{{- "<|im_end|>" -}}\n        {%- endgeneration -%}', '{%- endgeneration -%}{{- "<|im_end|>" -}}'),  # end outside
-    lambda t: t.replace('{{- "<|im_end|>" -}}\n        {%- endgeneration -%}\n        {{- "\\n" -}}', '{{- "<|im_end|>\\n" -}}{%- endgeneration -%}'),  # newline inside
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda t: re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", t),  # no blocks: by prefixes
+        lambda t: t.replace(
+            '{{- "<|im_end|>" -}}\n        {%- endgeneration -%}', '{%- endgeneration -%}{{- "<|im_end|>" -}}'
+        ),  # end outside
+        lambda t: t.replace(
+            '{{- "<|im_end|>" -}}\n        {%- endgeneration -%}\n        {{- "\\n" -}}',
+            '{{- "<|im_end|>\\n" -}}{%- endgeneration -%}',
+        ),  # newline inside
+    ],
+)
 def test_templates_that_mark_turns_otherwise_give_the_same_mask(chat, edit):
     other = replace(chat, template=edit(chat.template))
     assert other.template != chat.template
@@ -95,7 +103,7 @@ def test_templates_that_mark_turns_otherwise_give_the_same_mask(chat, edit):
 
 
 def test_a_token_never_holds_both_prompt_and_answer(chat):
-    """ "\\n" before and after the edge would be one token of a real tokenizer; here the tokenizer merges them by force."""
+    """ "\\n" before and after the edge would be one token of a real tokenizer; here they are merged by force."""
     from tokenizers import AddedToken, Tokenizer
 
     merged = Tokenizer.from_str(chat.tokenizer.to_str())
@@ -108,13 +116,15 @@ def test_a_token_never_holds_both_prompt_and_answer(chat):
 def test_a_conversation_whose_turns_cannot_be_proven_is_refused(chat):
     forgetful = replace(
         chat,
-        template="{% for m in messages %}{{ m.role }}: {{ 'x' if loop.last else m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
+        template="{% for m in messages %}{{ m.role }}: {{ 'x' if loop.last else m.content }}<|im_end|>\n{% "
+        "endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
     )
     with pytest.raises(loss_mask.MaskError, match="message 2 otherwise once later messages follow"):
         loss_mask.tokens_and_mask(forgetful, {"messages": MESSAGES})
     endless = replace(
         chat,
-        template="{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
+        template="{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt "
+        "%}assistant: {% endif %}",
     )
     with pytest.raises(loss_mask.MaskError, match="does not end with"):
         loss_mask.tokens_and_mask(endless, {"messages": MESSAGES})

@@ -22,22 +22,78 @@ LONG = "x" * 300  # one word, wider than any phone
 
 def entry(name: str, passed: bool, raw_passed: bool = True, **more) -> dict:
     why = [] if passed else [f'command is "{LONG}", expected "ls"']
-    return {"id": name, "kind": "tool_call", "category": "terminal", "passed": passed, "why": why, "leaks": [], "content": "", "calls": [{"name": "terminal", "arguments": {"command": LONG}}],
-            "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"run <script>alert(1)</script> {name}"}], "finish_reason": "tool_calls",
-            "raw": {"text": f'<|tool_call_start|>[terminal(command="{LONG}")]<|tool_call_end|>', "passed": raw_passed, "why": [] if raw_passed else ["0 calls, expected 1"], "calls": []}, **more}  # fmt: skip
+    return {
+        "id": name,
+        "kind": "tool_call",
+        "category": "terminal",
+        "passed": passed,
+        "why": why,
+        "leaks": [],
+        "content": "",
+        "calls": [{"name": "terminal", "arguments": {"command": LONG}}],
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": f"run <script>alert(1)</script> {name}"},
+        ],
+        "finish_reason": "tool_calls",
+        "raw": {
+            "text": f'<|tool_call_start|>[terminal(command="{LONG}")]<|tool_call_end|>',
+            "passed": raw_passed,
+            "why": [] if raw_passed else ["0 calls, expected 1"],
+            "calls": [],
+        },
+        **more,
+    }
 
 
 def evaluation(details: list, artifact: str = "q4kxl") -> dict:
     passed = sum(one["passed"] for one in details)
     counted = {"cases": len(details), "passed": passed}
-    return {"inputs": [], "settings": {"suite": "s", "artifact": artifact, "backend": "llama_cpp", "temperature": 0}, "results": {
-        **counted, "raw": {"cases": len(details), "passed": sum(one["raw"]["passed"] for one in details)}, "text_tool_leaks": 0, "no_tool": {"cases": 0, "false_positives": 0},
-        "by_category": {"terminal": counted}, "latency": {"median": 0.25, "p95": 1.5}, "output_tokens_per_second": 41.5, "infrastructure": {"errors": 2, "details": []}, "seconds": 12, "details": details}}  # fmt: skip
+    return {
+        "inputs": [],
+        "settings": {"suite": "s", "artifact": artifact, "backend": "llama_cpp", "temperature": 0},
+        "results": {
+            **counted,
+            "raw": {"cases": len(details), "passed": sum(one["raw"]["passed"] for one in details)},
+            "text_tool_leaks": 0,
+            "no_tool": {"cases": 0, "false_positives": 0},
+            "by_category": {"terminal": counted},
+            "latency": {"median": 0.25, "p95": 1.5},
+            "output_tokens_per_second": 41.5,
+            "infrastructure": {"errors": 2, "details": []},
+            "seconds": 12,
+            "details": details,
+        },
+    }
 
 
-LIVE = {"inputs": [], "settings": {"artifact": "q4kxl", "hermes": "0.19.0", "isolation": "namespaces"}, "results": {"tasks": 1, "passed": 0, "by_calls": {"2": {"tasks": 1, "passed": 0}}, "details": [
-    {"id": "two_notes", "calls": 2, "passed": False, "why": ["there is no file second.txt"], "checked": ["second.txt holds 'a'"], "seconds": 4.5, "steps": 2, "prompt": "write two notes", "answer": "Both notes stand.", "errors": "",
-     "conversation": [{"from": "human", "value": "write two notes"}, {"from": "gpt", "value": "<tool_call>\n{}\n</tool_call>"}]}]}}  # fmt: skip
+LIVE = {
+    "inputs": [],
+    "settings": {"artifact": "q4kxl", "hermes": "0.19.0", "isolation": "namespaces"},
+    "results": {
+        "tasks": 1,
+        "passed": 0,
+        "by_calls": {"2": {"tasks": 1, "passed": 0}},
+        "details": [
+            {
+                "id": "two_notes",
+                "calls": 2,
+                "passed": False,
+                "why": ["there is no file second.txt"],
+                "checked": ["second.txt holds 'a'"],
+                "seconds": 4.5,
+                "steps": 2,
+                "prompt": "write two notes",
+                "answer": "Both notes stand.",
+                "errors": "",
+                "conversation": [
+                    {"from": "human", "value": "write two notes"},
+                    {"from": "gpt", "value": "<tool_call>\n{}\n</tool_call>"},
+                ],
+            }
+        ],
+    },
+}
 
 
 @pytest.fixture
@@ -131,21 +187,11 @@ def chromium() -> str:
     return setup_system_packages.browser()
 
 
-# Runs in the page: what a reader's eye would trip over.
-PROBE = """<script>
-const texts = [...document.querySelectorAll("h1,h2,h3,p,td,th,li,pre,summary,button,span,b")].filter(e => e.innerText && e.getClientRects().length);
-const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
-const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (c !== "rgba(0, 0, 0, 0)") return c; } return "rgb(255, 255, 255)"; };
-const contrast = e => { const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x); return (a + .05) / (b + .05); };
-parent.postMessage(JSON.stringify({width: innerWidth, needed: document.documentElement.scrollWidth, smallest: Math.min(...texts.map(e => parseFloat(getComputedStyle(e).fontSize))),
-  contrast: Math.min(...texts.map(contrast)), out: texts.filter(e => e.getBoundingClientRect().right > innerWidth + 1).length,
-  button: document.getElementById("failing").getBoundingClientRect().height, open: document.querySelectorAll("details[open]").length, cases: document.querySelectorAll(".case").length,
-  hidden: (document.getElementById("failing").click(), document.querySelectorAll(".case[hidden]").length)}), "*");
-</script>"""
+PROBE = f"<script>{(ROOT / 'tests/helpers/page_probe.js').read_text()}</script>"
 
 
 def look(chromium: str, page: Path, width: int, dark: bool) -> dict:
-    """What the probe measures with the page `width` CSS pixels wide. A frame, since browser windows have a least width."""
+    """What the probe measures with the page `width` CSS pixels wide, in a frame: windows have a least width."""
     probed = page.with_name("probed.html")
     probed.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
     frame = page.with_name("frame.html")

@@ -11,13 +11,30 @@ from kxl.eval.bfcl_match import matches
 from kxl.eval.verdicts import Answer
 
 
-@pytest.mark.parametrize("value, accepted, same", [
-    ("April 1, 2024", ["april 1 2024"], True), ("New_York", ["New York", "NYC"], True), ("it's", ['it"s'], True), ("Rome", ["Milan"], False),
-    (5.0, [5], True), (5, [5.0], True), ("5", [5], False), (True, [1], False), (1, [True], False), (False, [False], True),
-    (["a b", "c"], [["ab", "C"]], True), (["c", "ab"], [["ab", "c"]], False), ([1, 2], [[1, 2, 3]], False),
-    ({"x": 1}, [{"x": [1, 2], "y": ["", 3]}], True), ({"x": 4}, [{"x": [1, 2]}], False), ({}, [{"x": [1]}], False), ({"x": 1, "z": 1}, [{"x": [1]}], False),
-    ([{"n": "A b"}], [[{"n": ["ab"]}]], True), ({"p": {"q": "R"}}, [{"p": [{"q": ["r"]}]}], True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value, accepted, same",
+    [
+        ("April 1, 2024", ["april 1 2024"], True),
+        ("New_York", ["New York", "NYC"], True),
+        ("it's", ['it"s'], True),
+        ("Rome", ["Milan"], False),
+        (5.0, [5], True),
+        (5, [5.0], True),
+        ("5", [5], False),
+        (True, [1], False),
+        (1, [True], False),
+        (False, [False], True),
+        (["a b", "c"], [["ab", "C"]], True),
+        (["c", "ab"], [["ab", "c"]], False),
+        ([1, 2], [[1, 2, 3]], False),
+        ({"x": 1}, [{"x": [1, 2], "y": ["", 3]}], True),
+        ({"x": 4}, [{"x": [1, 2]}], False),
+        ({}, [{"x": [1]}], False),
+        ({"x": 1, "z": 1}, [{"x": [1]}], False),
+        ([{"n": "A b"}], [[{"n": ["ab"]}]], True),
+        ({"p": {"q": "R"}}, [{"p": [{"q": ["r"]}]}], True),
+    ],
+)
 def test_a_match_is_the_leaderboards(value, accepted, same):
     assert matches(value, accepted) is same
 
@@ -41,12 +58,22 @@ def wheel(tmp_path):
         return {"id": name, "question": [[{"role": "user", "content": f"area {name}"}]], "function": [FUNCTION], **more}
 
     answer = [{"math.area": {"base": [10], "unit": ["cm", ""]}}]
-    files = {"BFCL_v4_simple_python": [entry("simple_0"), entry("simple_1"), entry("simple_2")], "possible_answer/BFCL_v4_simple_python": [
-        {"id": "simple_0", "ground_truth": answer}, {"id": "simple_1", "ground_truth": [{"math.area": {"base": ["ten"]}}]}, {"id": "simple_2", "ground_truth": [{"math.area": {"height": [1], "base": [1]}}]}],
-        "BFCL_v4_multiple": [entry("multiple_0")], "possible_answer/BFCL_v4_multiple": [{"id": "multiple_0", "ground_truth": answer}],
-        "BFCL_v4_parallel": [entry("parallel_0"), entry("parallel_1")], "possible_answer/BFCL_v4_parallel": [
-            {"id": "parallel_0", "ground_truth": answer + [{"math.area": {"base": [20], "unit": [""]}}]}, {"id": "parallel_1", "ground_truth": answer * 7}],
-        "BFCL_v4_irrelevance": [entry("irrelevance_0")]}  # fmt: skip
+    files = {
+        "BFCL_v4_simple_python": [entry("simple_0"), entry("simple_1"), entry("simple_2")],
+        "possible_answer/BFCL_v4_simple_python": [
+            {"id": "simple_0", "ground_truth": answer},
+            {"id": "simple_1", "ground_truth": [{"math.area": {"base": ["ten"]}}]},
+            {"id": "simple_2", "ground_truth": [{"math.area": {"height": [1], "base": [1]}}]},
+        ],
+        "BFCL_v4_multiple": [entry("multiple_0")],
+        "possible_answer/BFCL_v4_multiple": [{"id": "multiple_0", "ground_truth": answer}],
+        "BFCL_v4_parallel": [entry("parallel_0"), entry("parallel_1")],
+        "possible_answer/BFCL_v4_parallel": [
+            {"id": "parallel_0", "ground_truth": answer + [{"math.area": {"base": [20], "unit": [""]}}]},
+            {"id": "parallel_1", "ground_truth": answer * 7},
+        ],
+        "BFCL_v4_irrelevance": [entry("irrelevance_0")],
+    }
     path = tmp_path / "bfcl.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for name, entries in files.items():

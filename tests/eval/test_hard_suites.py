@@ -86,7 +86,8 @@ def test_what_is_to_be_copied_stands_in_the_conversation(suite):
                     )
 
 
-# Commands that a person derives from the conversation: use python3 instead, make it executable, install what is missing.
+# Commands that a person derives from the conversation: use python3 instead, make it executable, install what is
+# missing.
 DERIVED = {"fallback_interpreter", "executable_bit", "install_missing", "other_port"}
 
 

@@ -53,7 +53,9 @@ class Checkout:
         (folder / ".venv" / "complete").touch()
 
     def make(self, *args):
-        """Run make; return its exit code, its output and the scripts that it ran, without the question whether llama.cpp is built."""
+        """Run make; return its exit code, its output and the scripts that it ran, without the question whether
+        llama.cpp is built.
+        """
         (self.folder / "ran.txt").unlink(missing_ok=True)
         ended = subprocess.run(
             ["make", f"PYTHON={sys.executable}", *args],

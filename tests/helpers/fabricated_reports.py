@@ -1,4 +1,6 @@
-"""Reports with invented numbers, in the form that the scripts write, for tests of what reads reports. Never committed as reports."""
+"""Reports with invented numbers, in the form that the scripts write, for tests of what reads reports. Never committed
+as reports.
+"""
 
 from kxl.base.files import ROOT, write_json
 from kxl.eval import suites

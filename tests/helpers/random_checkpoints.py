@@ -29,7 +29,8 @@ TEXT = [
     '{"path": "src/app/main.py", "exit_code": 0, "error": null}',
 ]
 TEMPLATE = (
-    "{{- bos_token -}}{%- for m in messages -%}{{- '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' -}}"
+    "{{- bos_token -}}{%- for m in messages -%}{{- '<|im_start|>' + m['role'] + '\\n' + m['content'] + "
+    "'<|im_end|>\\n' -}}"
     "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 

@@ -25,9 +25,12 @@ SNAPSHOT = {
 }
 CLOSE = {"name": "browser_close", "description": "Closes the page.", "parameters": {"type": "object", "properties": {}}}
 PROSE = (
-    "You are a function calling AI model. You are provided with function signatures within <tools> </tools> XML tags. You may call one or more functions."
-    " Here are the available tools:\n<tools>\n{tools}\n</tools>\nFor each function call return a JSON object:\n{{'title': 'FunctionCall'}}\n"
-    "Each function call should be enclosed within <tool_call> </tool_call> XML tags.\nExample:\n<tool_call>\n{{'name': <function-name>,'arguments': <args-dict>}}\n</tool_call>"
+    "You are a function calling AI model. You are provided with function signatures within <tools> </tools> XML "
+    "tags. You may call one or more functions."
+    " Here are the available tools:\n<tools>\n{tools}\n</tools>\nFor each function call return a JSON "
+    "object:\n{{'title': 'FunctionCall'}}\n"
+    "Each function call should be enclosed within <tool_call> </tool_call> XML "
+    "tags.\nExample:\n<tool_call>\n{{'name': <function-name>,'arguments': <args-dict>}}\n</tool_call>"
 )
 
 
@@ -44,10 +47,8 @@ def gpt(*calls: dict, say: str = "", think: str = "") -> dict:
 
 def results(*contents, name: str = "terminal") -> dict:
     """A tool turn with the results of all calls of the turn before."""
-    blocks = [
-        f"<tool_response>\n{json.dumps({'tool_call_id': f'c{i}', 'name': name, 'content': one}, ensure_ascii=False)}\n</tool_response>"
-        for i, one in enumerate(contents)
-    ]
+    made = ({"tool_call_id": f"c{i}", "name": name, "content": content} for i, content in enumerate(contents))
+    blocks = [f"<tool_response>\n{json.dumps(one, ensure_ascii=False)}\n</tool_response>" for one in made]
     return {"from": "tool", "value": "\n".join(blocks)}
 
 
@@ -86,11 +87,18 @@ def openai(name: str) -> dict:
         "type": "function",
         "function": {"name": "terminal", "arguments": json.dumps({"timeout": 5, "command": f"ls {name}"})},
     }
-    return {"id": name, "tools": [{"type": "function", "function": TERMINAL}], "messages": [
-        {"role": "system", "content": "You are Hermes Agent."}, {"role": "user", "content": [{"type": "text", "text": f"list {name}"}]},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "x", **call}, {"id": "y", **call}]},
-        {"role": "tool", "tool_call_id": "y", "content": "second"}, {"role": "tool", "tool_call_id": "x", "content": "first"},
-        {"role": "assistant", "content": f"{name} is listed."}]}  # fmt: skip
+    return {
+        "id": name,
+        "tools": [{"type": "function", "function": TERMINAL}],
+        "messages": [
+            {"role": "system", "content": "You are Hermes Agent."},
+            {"role": "user", "content": [{"type": "text", "text": f"list {name}"}]},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "x", **call}, {"id": "y", **call}]},
+            {"role": "tool", "tool_call_id": "y", "content": "second"},
+            {"role": "tool", "tool_call_id": "x", "content": "first"},
+            {"role": "assistant", "content": f"{name} is listed."},
+        ],
+    }
 
 
 def write(path: Path, rows: list) -> Path:

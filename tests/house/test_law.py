@@ -1,4 +1,4 @@
-"""The house's one law: stage = section of `make help` = make/STAGE.mk = first word of a script = room = tests folder."""
+"""The one law: stage = section of `make help` = make/STAGE.mk = first word of a script = room = tests folder."""
 
 import ast
 import re
@@ -125,7 +125,10 @@ def test_what_the_net_ships_and_what_runs_before_there_are_packages_needs_the_st
 def test_scripts_that_run_before_there_are_packages_start_on_a_bare_python():
     for script in ("setup_system_packages", "setup_venv", "settings", "depends"):
         command = [sys.executable, "-I", "-S", str(SCRIPTS / f"{script}.py"), "--help"]
-        program = f"import sys, runpy; sys.path.insert(0, {str(SCRIPTS)!r}); sys.argv = {command[3:]!r}; runpy.run_path({command[3]!r}, run_name='__main__')"
+        program = (
+            f"import sys, runpy; sys.path.insert(0, {str(SCRIPTS)!r}); sys.argv = {command[3:]!r}; "
+            f"runpy.run_path({command[3]!r}, run_name='__main__')"
+        )
         ended = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True)
         assert ended.returncode == 0, f"{script}: {ended.stderr[-300:]}"
 

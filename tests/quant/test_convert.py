@@ -22,7 +22,8 @@ from kxl.eval import server as eval_server
 from kxl.model import checkpoint
 
 PROMPTS = [
-    f"<|startoftext|><|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\nIt's {len(text)}: {text[::-1]}<|im_end|>\n"
+    f"<|startoftext|><|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\nIt's {len(text)}: "
+    f"{text[::-1]}<|im_end|>\n"
     for text in random_checkpoints.TEXT * 3
 ]
 

@@ -1,4 +1,6 @@
-"""Policies: each trap of llama-quantize is an error before anything is quantized, and what comes out is what the rules say."""
+"""Policies: each trap of llama-quantize is an error before anything is quantized, and what comes out is what the rules
+say.
+"""
 
 import json
 import subprocess

@@ -42,8 +42,20 @@ def row(arguments: list) -> dict:
     return {"id": "x", "tools": TOOLS, "messages": [{"role": "user", "content": "Go."}, message]}
 
 
-TOOLS = [{"type": "function", "function": {"name": name, "description": "", "parameters": {
-    "type": "object", "properties": {"s": {"type": "string"}, "t": {"type": "string"}, "v": {}, "n": {"type": "integer"}}}}} for name in ("first", "second")]  # fmt: skip
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "",
+            "parameters": {
+                "type": "object",
+                "properties": {"s": {"type": "string"}, "t": {"type": "string"}, "v": {}, "n": {"type": "integer"}},
+            },
+        },
+    }
+    for name in ("first", "second")
+]
 
 
 def test_our_template_breaks_no_difficult_string_in_any_parser(chat, ours):

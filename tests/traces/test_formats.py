@@ -132,23 +132,46 @@ def test_openai_rows_pair_by_the_ids_of_the_calls():
     ]
 
 
-@pytest.mark.parametrize("data, reason, detail", [
-    ([1], "wrong_columns", "a list, not an object"),
-    ({"text": "x"}, "wrong_columns", "has text; needs a list messages or conversations"),
-    ({"conversations": None, "id": 1}, "wrong_columns", "conversations is null"),
-    ({"messages": [{"role": "wizard", "content": "x"}]}, "wrong_columns", "the role 'wizard'"),
-    ({"messages": ["x"]}, "wrong_columns", "turn 0 is a str"),
-    ({"messages": [{"role": "user", "content": 5}]}, "wrong_columns", "the text of turn 0 is a int"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "wrong_columns", "image_url, only text"),
-    ({"messages": [], "tools": "{"}, "bad_tools", "not JSON"),
-    ({"messages": [], "tools": [{"description": "x"}]}, "bad_tools", "has no name"),
-    ({"messages": [], "tools": [traces.TERMINAL, traces.TERMINAL]}, "bad_tools", "listed twice"),
-    ({"conversations": [{"from": "gpt", "value": "<tool_call>\n{\"name\": \"t\", \"arguments\": {"}]}, "broken_call", "turn 0"),
-    ({"conversations": [{"from": "gpt", "value": "<tool_call>\n{\"arguments\": {}}\n</tool_call>"}]}, "broken_call", "has no name"),
-    ({"conversations": [{"from": "gpt", "value": "<think>never ends"}]}, "broken_thought", "does not end"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": "{\"a\": NaN}"}}]}]}, "broken_call", "not JSON"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": [1]}}]}]}, "broken_call", "are a list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data, reason, detail",
+    [
+        ([1], "wrong_columns", "a list, not an object"),
+        ({"text": "x"}, "wrong_columns", "has text; needs a list messages or conversations"),
+        ({"conversations": None, "id": 1}, "wrong_columns", "conversations is null"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "wrong_columns", "the role 'wizard'"),
+        ({"messages": ["x"]}, "wrong_columns", "turn 0 is a str"),
+        ({"messages": [{"role": "user", "content": 5}]}, "wrong_columns", "the text of turn 0 is a int"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "wrong_columns", "image_url, only text"),
+        ({"messages": [], "tools": "{"}, "bad_tools", "not JSON"),
+        ({"messages": [], "tools": [{"description": "x"}]}, "bad_tools", "has no name"),
+        ({"messages": [], "tools": [traces.TERMINAL, traces.TERMINAL]}, "bad_tools", "listed twice"),
+        (
+            {"conversations": [{"from": "gpt", "value": '<tool_call>\n{"name": "t", "arguments": {'}]},
+            "broken_call",
+            "turn 0",
+        ),
+        (
+            {"conversations": [{"from": "gpt", "value": '<tool_call>\n{"arguments": {}}\n</tool_call>'}]},
+            "broken_call",
+            "has no name",
+        ),
+        ({"conversations": [{"from": "gpt", "value": "<think>never ends"}]}, "broken_thought", "does not end"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": '{"a": NaN}'}}]}
+                ]
+            },
+            "broken_call",
+            "not JSON",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "t", "arguments": [1]}}]}]},
+            "broken_call",
+            "are a list",
+        ),
+    ],
+)
 def test_what_cannot_be_read_has_a_reason_that_says_what_was_found(data, reason, detail):
     with pytest.raises(Dropped) as dropped:
         read(data)

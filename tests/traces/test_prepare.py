@@ -158,8 +158,35 @@ GOOD = [
         ),
     )
 ]
-PIECES = [b"", b'"', b"{", b"}", b"[", b"]", b",", b"\\", b"\n", b"\xff", b"\xc3", b"null", b"NaN", b"<tool_call>", b"</tool_call>", b"<think>", b"<|im_end|>", b"\\ud800", b"\x00",
-          b'"from": "tool"', b'"role": "user"', b"1e999", b"'", b"browser_close", b"\\u0000", b" ", b"conversations"]  # fmt: skip
+PIECES = [
+    b"",
+    b'"',
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b"\\",
+    b"\n",
+    b"\xff",
+    b"\xc3",
+    b"null",
+    b"NaN",
+    b"<tool_call>",
+    b"</tool_call>",
+    b"<think>",
+    b"<|im_end|>",
+    b"\\ud800",
+    b"\x00",
+    b'"from": "tool"',
+    b'"role": "user"',
+    b"1e999",
+    b"'",
+    b"browser_close",
+    b"\\u0000",
+    b" ",
+    b"conversations",
+]
 
 
 @st.composite
@@ -263,7 +290,8 @@ def test_a_folder_of_everything_gives_rows_a_report_and_one_last_line(tmp_path, 
     (folder / "notes.txt").write_text("not a trace")
     line, out = run(folder)
     assert line == (
-        "9 train, 1 valid, 1 test; 7 dropped: 3 without a conversation in a known format, 1 in an order no agent makes, 1 exact duplicates,"
+        "9 train, 1 valid, 1 test; 7 dropped: 3 without a conversation in a known format, 1 in an order no agent "
+        "makes, 1 exact duplicates,"
         " 1 not JSON, 1 not UTF-8"
     )
     report = json.loads((out / "dataset.json").read_text())
@@ -332,7 +360,8 @@ def test_two_processes_and_another_order_of_files_make_the_same_bytes(tmp_path, 
         (
             "bad.jsonl",
             b'{"a": 1}\n{"conv',
-            "of 2 rows none is left: 2 dropped: 1 not JSON, 1 without a conversation in a known format; first: bad.jsonl:1: has a",
+            "of 2 rows none is left: 2 dropped: 1 not JSON, 1 without a conversation in a known format; first: "
+            "bad.jsonl:1: has a",
         ),
     ],
 )
@@ -402,7 +431,8 @@ def test_a_hub_dataset_comes_from_the_hub_or_says_why_not(monkeypatch, tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(
         UserError,
-        match="owner/dataset: not on this disk and not to be had from the hub .network is unreachable.; check the network",
+        match="owner/dataset: not on this disk and not to be had from the hub .network is unreachable.; check "
+        "the network",
     ):
         traces_sources.resolve(["owner/dataset"])
     with pytest.raises(UserError, match="no such file or folder, and not a dataset id"):

@@ -1,4 +1,6 @@
-"""The shipped traces are real, of the pinned Hermes, in its own format; and recording one works where Hermes is installed."""
+"""The shipped traces are real, of the pinned Hermes, in its own format; and recording one works where Hermes is
+installed.
+"""
 
 import contextlib
 import json

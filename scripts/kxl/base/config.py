@@ -1,7 +1,7 @@
 """Settings from a config file, which flags override: one place for each value, and no value goes through make's shell.
 
-`parse(parser, {"context": "kld.context_tokens"})` adds --config to a parser and fills `args.context` with the flag, else
-with the config's value, else with the flag's own default.
+`parse(parser, {"context": "kld.context_tokens"})` adds --config to a parser and fills `args.context` with the flag,
+else with the config's value, else with the flag's own default.
 """
 
 import argparse
@@ -14,7 +14,8 @@ from kxl.base.files import read_json, shown
 def parse(parser: argparse.ArgumentParser, places: dict[str, str], argv: list[str] | None = None) -> argparse.Namespace:
     """The parsed arguments; `places` maps an argument's name to the config's keys, joined by dots.
 
-    UserError when the config lacks a key, or holds a value that the flag would refuse. A null in the config is no value.
+    UserError when the config lacks a key, or holds a value that the flag would refuse. A null in the config is no
+    value.
     """
     actions = {action.dest: action for action in parser._actions}
     for name, place in places.items():

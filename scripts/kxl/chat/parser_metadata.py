@@ -36,7 +36,8 @@ def problems(folder: Path) -> list[str]:
     text = template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template") or ""
     if not text:
         found.append(
-            f"{shown(folder)} has no chat template; put chat_template.jinja there (configs/templates/lfm2.5-tools.jinja)"
+            f"{shown(folder)} has no chat template; put chat_template.jinja there "
+            f"(configs/templates/lfm2.5-tools.jinja)"
         )
     elif "tools" not in text:
         found.append(
@@ -46,6 +47,7 @@ def problems(folder: Path) -> list[str]:
     for marker in (tool_syntax.CALL_START, tool_syntax.CALL_END):
         if marker not in tokens:
             found.append(
-                f"{shown(folder / 'tokenizer.json')} has no token {marker}; the server looks for it in the model's output"
+                f"{shown(folder / 'tokenizer.json')} has no token {marker}; the server looks for it in the "
+                f"model's output"
             )
     return found

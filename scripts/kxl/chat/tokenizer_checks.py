@@ -110,7 +110,8 @@ def refuse_words_in_pieces(folder: Path) -> None:
     )
     if different := [word for word, (one, other) in zip(words, pairs) if one.ids != other.ids]:
         raise UserError(
-            f"{shown(folder / 'tokenizer.json')}: cuts {different[0]!r} and {len(different) - 1} more words of its vocabulary "
+            f"{shown(folder / 'tokenizer.json')}: cuts {different[0]!r} and {len(different) - 1} more words of "
+            f"its vocabulary "
             f"into pieces, llama.cpp takes them whole; set model.ignore_merges to true there, so that both agree"
         )
 

@@ -13,11 +13,13 @@ def compare(first: dict, second: dict, raw: bool) -> dict:
         )
     if sides[0].keys() != sides[1].keys():
         raise UserError(
-            f"the suite changed between the two: {len(sides[0].keys() ^ sides[1].keys())} cases are in only one report; evaluate the older one again"
+            f"the suite changed between the two: {len(sides[0].keys() ^ sides[1].keys())} cases are in only one "
+            f"report; evaluate the older one again"
         )
     if changed := sorted(case for case in sides[0] if sides[0][case]["messages"] != sides[1][case]["messages"]):
         raise UserError(
-            f"the suite changed between the two: {', '.join(changed[:5])} ask something else; evaluate the older one again"
+            f"the suite changed between the two: {', '.join(changed[:5])} ask something else; evaluate the older "
+            f"one again"
         )
     if raw and any(entry["raw"] is None for side in sides for entry in side.values()):
         raise UserError("one of the reports has no raw answers: compare without --raw")

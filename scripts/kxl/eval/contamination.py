@@ -15,7 +15,8 @@ from kxl.eval import suites
 
 RUN = 8  # words
 FILLERS = frozenset(
-    """a an and again alright also can could cool do for good great hello hermes hey hi i id im in it just kindly let lets
+    """
+    a an and again alright also can could cool do for good great hello hermes hey hi i id im in it just kindly let lets
     like me morning my need next nice now of ok okay on our out perfect please pls plz quick quickly real right simply
     so thank thanks that the then this thx to ty us want we will with would yo you your""".split()
 )

@@ -58,8 +58,18 @@ THINGS = (
     "segment",
     "ticket",
 )
-WHERE = ("after a short wait", "as planned", "for the north office", "for the south office", "from the old shelf", "in the second pass", "on request",
-         "to the new shelf", "with one warning", "without delay")  # fmt: skip
+WHERE = (
+    "after a short wait",
+    "as planned",
+    "for the north office",
+    "for the south office",
+    "from the old shelf",
+    "in the second pass",
+    "on request",
+    "to the new shelf",
+    "with one warning",
+    "without delay",
+)
 
 
 def lines(count: int, seed: str) -> list[str]:
@@ -69,7 +79,8 @@ def lines(count: int, seed: str) -> list[str]:
     for number in range(count):
         minute, second = divmod(number * 7 % 3600, 60)
         made.append(
-            f"{number // 514 % 24:02}:{minute:02}:{second:02} {rng.choice(PARTS)} {rng.choice(DID)} {rng.choice(THINGS)} {rng.randrange(1000, 10000)} {rng.choice(WHERE)}"
+            f"{number // 514 % 24:02}:{minute:02}:{second:02} {rng.choice(PARTS)} {rng.choice(DID)} "
+            f"{rng.choice(THINGS)} {rng.randrange(1000, 10000)} {rng.choice(WHERE)}"
         )
     return made
 
@@ -90,7 +101,9 @@ def fill(messages: list, count: int, seed: str) -> list:
 
 
 def most_lines(tokens: Callable[[int], int], target: int) -> int:
-    """The largest number of lines whose prompt has at most `target` tokens; `tokens(lines)` counts. ValueError when none fits."""
+    """The largest number of lines whose prompt has at most `target` tokens; `tokens(lines)` counts. ValueError when
+    none fits.
+    """
     if tokens(0) > target:
         raise ValueError(f"the prompt has {tokens(0)} tokens before any filler, more than {target}")
     low, high = 0, 256

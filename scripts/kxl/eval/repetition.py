@@ -17,7 +17,7 @@ LONG = 48  # words or more
 
 def collapse(text: str) -> str | None:
     """What repeats, for people; None where nothing does."""
-    if match := re.search(r"([^\W_])\1{%d,}" % (ONE_LETTER - 1), text):
+    if match := re.search(rf"([^\W_])\1{{{ONE_LETTER - 1},}}", text):
         return f"{match[1]!r} {len(match[0])} times in a row"
     words = re.findall(r"\w+", text.casefold())
     for size in range(1, LONGEST_PHRASE + 1):

@@ -195,7 +195,8 @@ def lint(policy: Policy, tensors: list[Tensor]) -> list[str]:
             )
         elif t.shape[0] % GGML_QUANT_SIZES[TYPES[where.type.lower()]][0]:
             problems.append(
-                f"{shown(policy.path)}:{where.line}: {t.name} has rows of {t.shape[0]}, {where.type} needs multiples of "
+                f"{shown(policy.path)}:{where.line}: {t.name} has rows of {t.shape[0]}, {where.type} needs "
+                f"multiples of "
                 f"{GGML_QUANT_SIZES[TYPES[where.type.lower()]][0]}; llama-quantize would fall back to another type"
             )
     return problems
@@ -206,18 +207,25 @@ def _misspelled(policy: Policy, rule: Rule) -> str | None:
     if rule.type.lower() not in TYPES:
         return f"{where}: unknown type {rule.type!r}; use one of {', '.join(TYPES)}"
     if re.search("[A-Z]", rule.pattern):
-        return f"{where}: {rule.pattern!r} has a capital letter; llama-quantize reads patterns in lower case (\\D would become \\d)"
+        return (
+            f"{where}: {rule.pattern!r} has a capital letter; llama-quantize reads patterns in lower case "
+            f"(\\D would become \\d)"
+        )
     # What std::regex (ECMAScript) and Python's re read alike.
     if (
         not re.fullmatch(r"(?:[a-z0-9_\-^$*+|()\[\]{},?]|\\[.\-]|\\d|\.(?=[*+]))+", rule.pattern)
         or "(?" in rule.pattern
     ):
         return (
-            f"{where}: {rule.pattern!r}: only letters, digits, _ - \\. \\d [ ] ( | ) * + ? {{ }} ^ $ and .* are read alike by "
+            f"{where}: {rule.pattern!r}: only letters, digits, _ - \\. \\d [ ] ( | ) * + ? {{ }} ^ $ and .* are "
+            f"read alike by "
             f"llama-quantize and this check; write \\. for a dot"
         )
     if not (rule.pattern.startswith("^") and rule.pattern.endswith("$")):
-        return f"{where}: {rule.pattern!r} must begin with ^ and end with $; a pattern is searched for, so blk.1 would also hit blk.10"
+        return (
+            f"{where}: {rule.pattern!r} must begin with ^ and end with $; a pattern is searched for, so blk.1 "
+            f"would also hit blk.10"
+        )
     try:
         re.compile(rule.pattern)
     except re.error as error:

@@ -52,7 +52,8 @@ def fetch(lock: Path, what: str = "", source: bool = False) -> Path:
         fetched = Path(scratch) / pin["file"]
         if ended.returncode != 0 or not fetched.is_file():
             raise UserError(
-                f"pip could not fetch {pin['package']}=={pin['version']} as {shown(lock)} pins it (its message is above);"
+                f"pip could not fetch {pin['package']}=={pin['version']} as {shown(lock)} pins it (its message "
+                f"is above);"
                 f" check the network, or put {pin['file']} into {archive.parent} by hand"
             )
         os.replace(fetched, archive)

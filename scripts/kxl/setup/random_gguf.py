@@ -1,4 +1,4 @@
-"""A random LFM2 with a byte-level vocabulary and a chat template, as GGUF: for whoever needs a llama-server, not sense."""
+"""A random LFM2 with a byte-level vocabulary and a chat template, as GGUF: for who needs a llama-server, not sense."""
 
 from pathlib import Path
 

@@ -112,7 +112,8 @@ def check(bin_dir: Path, scratch: Path) -> None:
         # A random model guesses among 258 tokens; broken kernels give nan or inf.
         if not (found := re.search(r"Final estimate: PPL = ([\d.]+)", output)) or not 50 < float(found[1]) < 5000:
             raise UserError(
-                f"llama-perplexity read a {kind} model but gave no plausible perplexity; its output ends:\n{tail(output)}"
+                f"llama-perplexity read a {kind} model but gave no plausible perplexity; its output "
+                f"ends:\n{tail(output)}"
             )
         _generate(bin_dir, kind, quant)
 
@@ -167,7 +168,8 @@ def _failure(name: str, kind: str, code: int, output: str) -> UserError:
     message = f"the fresh build does not work here: {exit_reason(name, code)} with a {kind} model"
     if code < 0:
         message += (
-            f".\n  It uses {', '.join(cpu_features())} because this CPU advertises them; a virtual machine may advertise"
+            f".\n  It uses {', '.join(cpu_features())} because this CPU advertises them; a virtual machine may "
+            f"advertise"
             " what it cannot do.\n  Way out: build for plain AVX2 instead:"
             " export HERMES_KXL_CMAKE='-DGGML_NATIVE=OFF' and run make again"
         )

@@ -103,8 +103,8 @@ def draw_batch(
 ) -> Batch:
     """At most settings["rows"] rows of like length and settings["max_tokens"] tokens, none above settings["longest"].
 
-    No user turn repeats one of the prompts `forbidden` (kxl/eval/contamination.py). `heldout`, `simple` and `shares` as rows.row takes
-    them.
+    No user turn repeats one of the prompts `forbidden` (kxl/eval/contamination.py). `heldout`, `simple` and `shares` as
+    rows.row takes them.
     """
     count, pool = settings["rows"], []
     while len(pool) < POOL * count:

@@ -21,7 +21,9 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio: spreads the 
 
 
 def words(row: dict) -> list[str]:
-    """All words of the turns: requests, answers, calls, results; not the system message and the tools, which rows share."""
+    """All words of the turns: requests, answers, calls, results; not the system message and the tools, which rows
+    share.
+    """
     texts = []
     for message in row["messages"]:
         if message["role"] != "system":

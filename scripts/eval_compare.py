@@ -4,8 +4,8 @@ In:   two reports of eval_run.py
 Out:  which cases only the one or only the other passed, and how likely such a split is by chance (McNemar's exact
       test); on stdout, and with --out as a report
 
-  .venv/bin/python scripts/eval_compare.py evals/tiny/fixed_hermes_43.llama_cpp.bf16.json
-  evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json
+  .venv/bin/python scripts/eval_compare.py evals/tiny/fixed_hermes_43.llama_cpp.bf16.json \\
+      evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json
 
 Totals alone say little: 41 and 43 of 43 may be the same model. The test counts only cases on which the two differ.
 """

@@ -5,8 +5,8 @@ Out: a folder with every file under its published name and SHA256SUMS. GGUFs are
      disk allows it. A file that is not the one in the summary is refused. Nothing is uploaded: the
      commands that would are printed.
 
-  .venv/bin/python scripts/release_build.py --summary release_summary.json --artifact
-  q4kxl=runs/tiny/hermes-kxl-tiny-q4kxl.gguf \\
+  .venv/bin/python scripts/release_build.py --summary release_summary.json \\
+      --artifact q4kxl=runs/tiny/hermes-kxl-tiny-q4kxl.gguf \\
       --imatrix runs/tiny/imatrix.gguf --card reports/tiny/MODEL_CARD.md --out runs/tiny/release
 """
 

@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -664,6 +665,20 @@ def all_commands() -> str:
         except OSError:  # it ended while we looked
             continue
     return "\n".join(found)
+
+
+CAP_SYS_ADMIN = 21
+
+
+def may_mount() -> bool:
+    status = Path("/proc/self/status")
+    found = re.search(r"^CapEff:\s*(\w+)", status.read_text(), re.M) if status.exists() else None
+    return found is not None and int(found[1], 16) >> CAP_SYS_ADMIN & 1 == 1
+
+
+@pytest.mark.skipif(not may_mount(), reason="only who may mount can always make a box: Linux, as root")
+def test_root_has_a_box_so_no_attack_above_was_skipped():
+    assert sandbox.unavailable() is None, "python3 scripts/setup_system_packages.py --box installs what is missing"
 
 
 def test_where_there_is_no_box_the_error_says_why(monkeypatch, tmp_path):

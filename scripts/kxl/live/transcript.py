@@ -184,7 +184,8 @@ class Answer:
             self._reasoning += _text(part.get("reasoning_content"))
             for place, call in enumerate(_list(part.get("tool_calls"))):
                 if isinstance(call, dict):
-                    kept = self._calls.setdefault(call.get("index", place), {"id": "", "name": "", "arguments": ""})
+                    index = call["index"] if isinstance(call.get("index"), int) else place
+                    kept = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
                     function = call.get("function") if isinstance(call.get("function"), dict) else {}
                     kept["id"] += _text(call.get("id"))
                     kept["name"] += _text(function.get("name"))

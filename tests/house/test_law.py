@@ -170,3 +170,10 @@ def test_readme_and_docs_name_only_scripts_and_targets_that_exist():
             assert (SCRIPTS / name).is_file(), f"{page.name}: scripts/{name}"
         for name in re.findall(r"(?:`|^|\n)make ([a-z][a-z0-9-]+)", text):
             assert name in targets, f"{page.name}: make {name}"
+
+
+def test_where_to_change_names_files_that_exist():
+    text = (ROOT / "docs/where-to-change.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w./-]+/[\w./-]*)`", text):
+        if not re.search("NAME|STAGE|SUITE", name):
+            assert (ROOT / name).exists() or (SCRIPTS / "kxl" / name).exists(), name

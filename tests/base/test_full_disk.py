@@ -30,9 +30,9 @@ BODIES = {
     "numpy": """import numpy
     with files.atomic_path(out) as partial:
         numpy.zeros(200_000, 'u1').tofile(partial)""",
-    "safetensors": """from kxl.model import checkpoint, safetensors_io
+    "safetensors": """from kxl.model import safetensors_io, tensors
     import numpy
-    safetensors_io.write_file(out, [checkpoint.from_array('a', numpy.zeros((200, 1000)), 'F32')], {{}})""",
+    safetensors_io.write_file(out, [tensors.from_array('a', numpy.zeros((200, 1000)), 'F32')], {{}})""",
     "torch": """import torch
     with files.atomic_path(out) as partial:
         torch.save(torch.zeros(100_000), partial)""",
@@ -40,11 +40,11 @@ BODIES = {
 }
 
 
-def run(tmp_path, body, out, history_file=None, limit=None):
+def run(tmp_path, body, out, history_file=None, limit=None, note=""):
     script = tmp_path / "verb.py"
     script.write_text(SCRIPT.format(scripts=str(ROOT / "scripts"), body=body.replace("{{}}", "{}")))
     return subprocess.run(
-        [sys.executable, str(script), "--out", str(out)],
+        [sys.executable, str(script), "--out", str(out), "--note", note],
         capture_output=True,
         text=True,
         env={**os.environ, **({history.VARIABLE: str(history_file)} if history_file else {})},
@@ -99,7 +99,7 @@ def test_a_full_disk_leaves_no_half_line_in_the_history(tmp_path, request):
     disk = disks.small(tmp_path / "disk", request, 8)
     path = disk / "history.jsonl"
     while True:
-        ended = run(tmp_path, "print('done')", "x" * 700, path)
+        ended = run(tmp_path, "print('done')", tmp_path / "out", path, note="x" * 700)
         if ended.returncode:
             break
     assert ended.returncode == 2 and "the disk is full" in ended.stderr
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_no_half_line_in_the_history(tmp_path, request):
 def test_a_failed_command_says_why_it_failed_also_when_its_end_cannot_be_noted(tmp_path, request):
     disk = disks.small(tmp_path / "disk", request, 8)
     body = f"open({str(disk / 'ballast')!r}, 'wb', 0).write(b'x' * 8192); raise cli.UserError('no such model')"
-    ended = run(tmp_path, body, "x" * 3900, disk / "history.jsonl")
+    ended = run(tmp_path, body, tmp_path / "out", disk / "history.jsonl", note="x" * 3900)
     assert ended.returncode == 2 and "error: no such model" in ended.stderr and "Traceback" not in ended.stderr
 
 

@@ -121,7 +121,8 @@ def test_every_stage_reads_what_another_one_wrote(tmp_path, reader):
 
 def test_the_template_check_reads_a_call_with_such_text(tmp_path):
     row = _row(ODD)
-    row["messages"][1]["tool_calls"] = [{"function": {"name": "say", "arguments": {"text": ODD}}}]
+    call = {"name": "say", "arguments": {"text": ODD}}
+    row["messages"][1]["tool_calls"] = [{"type": "function", "function": call}]
     jsonl.write(tmp_path / "rows.jsonl", [row])
     assert traces_check_template.rows(tmp_path / "rows.jsonl")[0]["messages"] == row["messages"]
 

@@ -19,13 +19,16 @@ from kxl.base import processes
 source = '''
 import os, signal, subprocess, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-subprocess.Popen(["sh", "-c", "setsid sleep 987658 & sleep 987658"], start_new_session=True)
+subprocess.Popen(["sh", "-c", "setsid sleep NUMBER & sleep NUMBER"], start_new_session=True)
 time.sleep(600)
 '''
 with processes.guarded([sys.executable, "-c", source]) as child:
     print(child.pid, flush=True)
     time.sleep(600)
 """
+
+
+NUMBER = 900_000_000 + os.getpid()  # another test run beside this one has its own sleepers
 
 
 def commands() -> list[str]:
@@ -57,12 +60,17 @@ def environment():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands a dead process's children to the guard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_and_all_that_it_started_end_with_us(environment, number):
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER], env=environment, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER.replace("NUMBER", str(NUMBER))],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     guard = int(holder.stdout.readline())
-    assert wait_until(lambda: sleepers(987658) == 2)
+    assert wait_until(lambda: sleepers(NUMBER) == 2)
     holder.send_signal(number)
     holder.wait(30)
-    assert wait_until(lambda: sleepers(987658) == 0 and not processes.alive(guard)), commands()
+    assert wait_until(lambda: sleepers(NUMBER) == 0 and not processes.alive(guard)), commands()
 
 
 def test_the_exit_code_signal_and_output_of_a_guarded_command_come_through():

@@ -272,7 +272,9 @@ def _sole_writer(path: Path):
             " wait until it has ended, or write to another name"
         ) from None
     except OSError as error:
-        raise UserError(f"{shown(path)} cannot be written: {error.strerror}: {error.filename}") from None
+        raise UserError(
+            f"{shown(path)}: cannot be written: {refusal(error) or error.strerror} ({error.filename})"
+        ) from None
     with file:
         file.truncate(0)
         file.write(f"process {os.getpid()}: {Path(sys.argv[0]).name}\n")

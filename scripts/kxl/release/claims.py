@@ -41,7 +41,7 @@ def pages(root: Path) -> list[str]:
 
 def load(root: Path = ROOT) -> list[dict]:
     """The entries of docs/claims.json; UserError for one of another form."""
-    entries = read_json(root / CLAIMS)
+    entries = read_json(root / CLAIMS, list)
     for place, entry in enumerate(entries, 1):
         keys = set(entry) if isinstance(entry, dict) else set()
         if keys not in ({"file", "text", "report", "values"}, {"file", "text", "source", "quote"}):

@@ -22,6 +22,13 @@ def pytest_configure(config):
         pytest.exit(str(error), returncode=2)
 
 
+def pytest_collection_modifyitems(items):
+    """What needs llama.cpp's programs is not for `make test-fast`."""
+    for item in items:
+        if {"llama_bin", "llama_tree", "chromium"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.minutes)
+
+
 @pytest.fixture(scope="session")
 def llama_bin(pytestconfig) -> Path:
     """The folder with llama-quantize, -imatrix, -perplexity and -server; built first when it is missing."""

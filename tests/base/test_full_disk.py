@@ -13,6 +13,8 @@ from helpers import disks
 from kxl.base import files, history
 from kxl.base.cli import UserError
 
+pytestmark = pytest.mark.minutes
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {scripts!r})

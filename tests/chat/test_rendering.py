@@ -12,6 +12,8 @@ from conftest import ROOT
 from helpers import traces
 from kxl.chat import loss_mask, rendering
 
+pytestmark = pytest.mark.minutes
+
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a * b %}{% endfor %}{% endfor %}"
 TEMPLATES = {
     "loops": (LOOP, "takes more than 2 s for one conversation; it loops"),

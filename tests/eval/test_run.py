@@ -18,6 +18,8 @@ from kxl.base.files import ROOT, read_json
 from kxl.chat import tool_syntax
 from kxl.setup import random_gguf
 
+pytestmark = pytest.mark.minutes
+
 TOOL = {
     "type": "function",
     "function": {

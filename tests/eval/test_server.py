@@ -22,6 +22,8 @@ from kxl.eval.suites import Suite
 from kxl.model import float32
 from kxl.setup import random_gguf
 
+pytestmark = pytest.mark.minutes
+
 SUITE = Suite("s", [], 8, [{"id": "one", "kind": "no_tool", "messages": [{"role": "user", "content": "hi"}]}])
 
 

@@ -16,6 +16,8 @@ from kxl.figures import eval as figures_eval
 from kxl.figures import pipeline, smol, style, training
 from kxl.figures import quants as figures_quants
 
+pytestmark = pytest.mark.minutes
+
 REFERENCE = read_json(build_visual_assets.ROOT / "configs" / "reference_results.json")
 ARTIFACTS = ("bf16", "q8kxl", "q6kxl", "q5kxl", "q4kxl")
 PASSED = [fabricated.evaluation(name) for name in ARTIFACTS]

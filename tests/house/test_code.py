@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT
 from kxl.base.code import Code
 
+pytestmark = pytest.mark.minutes
+
 MODULES = sorted(str(path.relative_to(ROOT / "scripts")) for path in (ROOT / "scripts").glob("kxl/*/*.py"))
 
 

@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT
 from helpers.checkout import STUB
 
+pytestmark = pytest.mark.minutes
+
 LINE = [
     "quant_convert",
     "tiny_build_rows",

@@ -19,6 +19,8 @@ from kxl.live import agent, leftovers, sandbox, scripted_server
 from kxl.live import task as live_task
 from kxl.live.relay import Upstream
 
+pytestmark = pytest.mark.minutes
+
 NOWHERE = Upstream("http://127.0.0.1:9/v1")
 TASKS = ROOT / "evals" / "live" / "hermes_16.json"
 # How a person would do each by hand; what it prints stands for what a tool returns.

@@ -20,6 +20,8 @@ from kxl.base.cli import UserError
 from kxl.live import sandbox
 from kxl.live.relay import Upstream
 
+pytestmark = pytest.mark.minutes
+
 PROGRAM = str(ROOT / "tests/helpers/in_box.py")
 
 

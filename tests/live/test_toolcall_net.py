@@ -21,6 +21,8 @@ from conftest import ROOT
 from kxl.chat import hermes_tools, tool_syntax
 from kxl.live import agent, net, scripted_server
 
+pytestmark = pytest.mark.minutes
+
 TOOLS = {tool["function"]["name"]: tool["function"]["parameters"] for tool in hermes_tools.load()}
 
 

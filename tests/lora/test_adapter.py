@@ -17,6 +17,8 @@ from kxl.lora import adapter, epochs, loop
 from kxl.lora.schedule import warmup_then_linear
 from kxl.model import generate
 
+pytestmark = pytest.mark.minutes
+
 ADAPTER = {
     "rank": 4,
     "alpha": 8,

@@ -15,6 +15,8 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.model import blas
 
+pytestmark = pytest.mark.minutes
+
 
 def test_the_first_step_is_left_out():
     assert repair_bench_lora.timed([10.0, 11.0, 13.0]) == [1.0, 2.0]

@@ -13,6 +13,8 @@ from kxl.lora.loss import head
 from kxl.lora.prefix import Example
 from kxl.repair.settings import Settings
 
+pytestmark = pytest.mark.minutes
+
 LFM2 = dict(
     model_type="lfm2_moe",
     vocab_size=61,

@@ -12,6 +12,8 @@ from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.model import blas
 
+pytestmark = pytest.mark.minutes
+
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="macOS computes on Metal")
 
 # Prints which file gives cblas_sgemm to this process, and float32 GFLOP/s of a 768 x 768 product.

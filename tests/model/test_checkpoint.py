@@ -19,6 +19,8 @@ from kxl.model import checkpoint
 from kxl.model.layouts import dequantize, mlx_tensors
 from kxl.model.tensors import Checkpoint, from_array
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.fixture(scope="module", params=list(random_checkpoints.SHAPES))
 def made(request, tmp_path_factory):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from conftest import ROOT
 from helpers import random_cores
@@ -13,6 +14,8 @@ from kxl.base.files import read_json
 from kxl.model import blas
 from kxl.moe import core as moe_core
 from kxl.moe import int8
+
+pytestmark = pytest.mark.minutes
 
 
 def test_two_processes_train_what_one_does_with_the_doubled_batch(tmp_path):

@@ -2,6 +2,10 @@
 
 import re
 
+import pytest
+
+pytestmark = pytest.mark.minutes
+
 
 def commands(output):
     """[(script, its arguments)] of a dry run."""

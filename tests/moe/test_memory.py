@@ -15,6 +15,8 @@ from kxl.moe.layers import Blocks
 from kxl.moe.settings import check_settings
 from kxl.moe.streamed import StepOptions, streamed_step
 
+pytestmark = pytest.mark.minutes
+
 SETTINGS = check_settings(read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), "test")
 SHAPES = {
     "wide experts": dict(hidden_size=256, moe_intermediate_size=512, intermediate_size=256),

@@ -25,6 +25,8 @@ from kxl.moe.run import Run, checkpoints
 from kxl.moe.schedule import batch_of, learning_rate, steps_of
 from kxl.moe.settings import MODES, check_settings, overridden
 
+pytestmark = pytest.mark.minutes
+
 
 def a_run(work, core=None, guard=None, **changes):
     core = core or random_cores.random_core("six")

@@ -11,6 +11,8 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.setup import smoke_test
 
+pytestmark = pytest.mark.minutes
+
 TEXT = "the quick brown fox<|end|> jumps over the lazy dog's back while " * 60
 LAYERS, EXPERTS, TOP_K = (1, 2), smoke_test.EXPERTS, 2
 

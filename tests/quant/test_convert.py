@@ -21,6 +21,8 @@ from kxl.chat import tokenizer_checks
 from kxl.eval import server as eval_server
 from kxl.model import checkpoint
 
+pytestmark = pytest.mark.minutes
+
 PROMPTS = [
     f"<|startoftext|><|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\nIt's {len(text)}: "
     f"{text[::-1]}<|im_end|>\n"

@@ -12,6 +12,8 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.setup import llama_cpp, random_gguf, smoke_test
 
+pytestmark = pytest.mark.minutes
+
 CONTEXT = 64
 TEXT = "the quick brown fox<|end|> jumps over the lazy dog's back. " * 50
 

@@ -20,6 +20,8 @@ from kxl.base.files import ROOT, write_text
 from kxl.model.shapes import expected_shapes, normalize_config
 from kxl.quant import policy, sparse
 
+pytestmark = pytest.mark.minutes
+
 SHAPES = ROOT / "gguf" / "lfm2-8b-a1b.shapes.json"
 TINY = dict(
     model_type="lfm2_moe",

@@ -29,6 +29,8 @@ from kxl.lora.loop import Progress
 from kxl.repair import acceptance
 from kxl.repair.settings import Settings
 
+pytestmark = pytest.mark.minutes
+
 SUITES = {"structured_6": 6, "colloquial_20": 20}
 
 

@@ -1,5 +1,9 @@
 """The repair targets of the Makefile: what starts from what, and under which names."""
 
+import pytest
+
+pytestmark = pytest.mark.minutes
+
 
 def test_a_run_named_like_a_config_takes_it_and_starts_from_the_weak_checkpoint(checkout):
     code, output, ran = checkout.make("repair-loop", "RUN=tiny-repair")

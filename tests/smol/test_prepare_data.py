@@ -25,6 +25,8 @@ from kxl.smol import mixture, requests
 from kxl.smol import rows as smol_rows
 from kxl.smol import tokens as smol_tokens
 
+pytestmark = pytest.mark.minutes
+
 
 def function(i: int) -> dict:
     return {

@@ -11,6 +11,8 @@ import pytest
 from conftest import ROOT
 from kxl.base.files import read_json
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.mark.skipif(
     not (ROOT / "runs/smollm2-135m/data/manifest.json").is_file(), reason="no SmolLM2-135M here: run `make smol-data`"

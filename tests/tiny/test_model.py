@@ -21,6 +21,8 @@ from kxl.tiny import rows as tiny_rows
 from kxl.tiny import words as tiny_words
 from kxl.tiny.model import TinyLfm2Moe
 
+pytestmark = pytest.mark.minutes
+
 MODEL = ROOT / "models/tiny"
 
 

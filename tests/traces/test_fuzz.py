@@ -15,6 +15,8 @@ from kxl.base.cli import UserError
 from kxl.chat import loss_mask, rows
 from kxl.traces import sources
 
+pytestmark = pytest.mark.minutes
+
 CASES = Path(__file__).parent / "cases"
 SEEDS = [
     traces.good("a"),

@@ -28,6 +28,8 @@ from kxl.traces import filters
 from kxl.traces import record as traces_record
 from kxl.traces import sources as traces_sources
 
+pytestmark = pytest.mark.minutes
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = traces_prepare.data_settings(ROOT / "configs" / "tiny.json")
 SUITE = ROOT / "evals" / "suites" / "fixed_hermes_43.json"

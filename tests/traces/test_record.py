@@ -17,6 +17,8 @@ from kxl.live import agent, scenarios
 from kxl.setup import llama_cpp
 from kxl.traces import filters, formats
 
+pytestmark = pytest.mark.minutes
+
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "datasets" / "hermes" / "traces.jsonl"
 

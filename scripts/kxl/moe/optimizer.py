@@ -21,7 +21,7 @@ import numpy as np
 from kxl.moe import int8
 from kxl.moe.core import MATRICES, MixedCore, expert_name, router_name
 from kxl.moe.int8 import Int8Matrix
-from kxl.moe.rounding import subtract_bf16
+from kxl.moe.rounding import generator, subtract_bf16
 from kxl.moe.streamed import NotFinite
 
 ROWS = 128  # rows of one task: 1 MiB of float32 at 2,048 columns
@@ -87,7 +87,7 @@ class ExpertOptimizer:
     def _noise(self, *key: int) -> np.random.BitGenerator | None:
         if self.rounding != "stochastic":
             return None
-        return np.random.SFC64(np.random.SeedSequence((self.seed, self.step, *key)))
+        return generator(self.seed, self.step, *key)
 
     def _factors(self, name: str, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(r [rows], c [columns]): what to subtract is gradient * r * c. Takes the gradient into the moments."""

@@ -11,6 +11,11 @@ from kxl.model.safetensors_io import bf16_to_float32, float32_to_bf16
 ROUNDINGS = ("stochastic", "nearest")
 
 
+def generator(*key: int) -> np.random.BitGenerator:
+    """The noise of one piece of one step, the same for the same key, whatever was rounded before: runs resume by it."""
+    return np.random.SFC64(np.random.SeedSequence(key))
+
+
 def round_in_place(values: np.ndarray, random: np.random.BitGenerator | None) -> None:
     """Round floats to whole numbers; stochastically with `random`, whose noise has 65,536 levels, else to nearest."""
     if random is None:

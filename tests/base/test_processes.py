@@ -60,17 +60,16 @@ def environment():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands a dead process's children to the guard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_and_all_that_it_started_end_with_us(environment, number):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER.replace("NUMBER", str(NUMBER))],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    guard = int(holder.stdout.readline())
-    assert wait_until(lambda: sleepers(NUMBER) == 2)
-    holder.send_signal(number)
-    holder.wait(30)
-    assert wait_until(lambda: sleepers(NUMBER) == 0 and not processes.alive(guard)), commands()
+    source = HOLDER.replace("NUMBER", str(NUMBER))
+    with subprocess.Popen([sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE, text=True) as holder:
+        guard = int(holder.stdout.readline())
+        try:
+            assert wait_until(lambda: sleepers(NUMBER) == 2)
+            holder.send_signal(number)
+            holder.wait(30)
+            assert wait_until(lambda: sleepers(NUMBER) == 0 and not processes.alive(guard)), commands()
+        finally:
+            holder.kill()
 
 
 def test_the_exit_code_signal_and_output_of_a_guarded_command_come_through():

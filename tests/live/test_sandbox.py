@@ -23,6 +23,7 @@ from kxl.live.relay import Upstream
 pytestmark = pytest.mark.minutes
 
 PROGRAM = str(ROOT / "tests/helpers/in_box.py")
+SECONDS = str(900_000 + os.getpid())  # for which this run's own processes sleep
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -504,7 +505,7 @@ def test_what_it_uses_is_bounded(inside, hog):
 def test_time_is_bounded_also_for_one_that_ignores_signals_and_hides_in_the_background(inside):
     before = time.time()
     said = inside(
-        """
+        f"""
 import os, signal, time
 for number in range(1, 65):
     try:
@@ -514,24 +515,24 @@ for number in range(1, 65):
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
-        os.execvp("sleep", ["sleep", "987654"])
+        os.execvp("sleep", ["sleep", "{SECONDS}"])
     os._exit(0)
 time.sleep(600)
 """,
         seconds=2,
     )
     assert said["stopped"] == "it took longer than 2 s" and said["exit_code"] is None
-    assert "sleep\x00987654" not in all_commands() and time.time() - before < 30
+    assert f"sleep\x00{SECONDS}" not in all_commands() and time.time() - before < 30
 
 
 def test_a_process_left_in_the_background_ends_with_it_and_the_exit_code_comes_through(inside):
-    said = inside("""
+    said = inside(f"""
 import subprocess, sys
-subprocess.Popen(["sleep", "987655"], start_new_session=True)
+subprocess.Popen(["sleep", "{SECONDS}"], start_new_session=True)
 sys.exit(7)
 """)
     assert said["exit_code"] == 7 and said["stopped"] is None
-    assert "sleep\x00987655" not in all_commands()
+    assert f"sleep\x00{SECONDS}" not in all_commands()
 
 
 def test_rights_cannot_be_had_back(inside):
@@ -639,7 +640,7 @@ def test_leftovers_are_read_as_a_strangers(inside, kind):
 
 
 def test_killing_us_ends_it_and_leaves_nothing(server, tmp_path):
-    wanted = {"server": f"http://127.0.0.1:{server.port}/v1", "command": ["/bin/sleep", "987656"], "seconds": 600}
+    wanted = {"server": f"http://127.0.0.1:{server.port}/v1", "command": ["/bin/sleep", SECONDS], "seconds": 600}
     child = subprocess.Popen(
         [sys.executable, PROGRAM, json.dumps(wanted)],
         env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "scripts")},
@@ -647,15 +648,15 @@ def test_killing_us_ends_it_and_leaves_nothing(server, tmp_path):
         text=True,
     )
     deadline = time.monotonic() + 30
-    while "sleep\x00987656" not in all_commands() and time.monotonic() < deadline:
+    while f"sleep\x00{SECONDS}" not in all_commands() and time.monotonic() < deadline:
         if child.poll() is not None:
             pytest.skip(child.stdout.read())
         time.sleep(0.05)
     child.kill()
     child.wait()
-    while "sleep\x00987656" in all_commands() and time.monotonic() < deadline:
+    while f"sleep\x00{SECONDS}" in all_commands() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert "sleep\x00987656" not in all_commands()
+    assert f"sleep\x00{SECONDS}" not in all_commands()
     assert list(tmp_path.iterdir()) == []
 
 

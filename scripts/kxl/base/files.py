@@ -248,6 +248,9 @@ def lock(path: Path, waiting: str):
         yield file
 
 
+LONG_NAME = 200  # bytes; most disks take 255, and the lock's name has some more
+
+
 @contextlib.contextmanager
 def sole_writer(paths: list):
     """Hold the right to write `paths` until the block ends; where another process has it, UserError names that one.
@@ -262,7 +265,8 @@ def sole_writer(paths: list):
 
 @contextlib.contextmanager
 def _sole_writer(path: Path):
-    name = path.parent / f".{path.name}.lock"
+    short = path.name if len(os.fsencode(path.name)) < LONG_NAME else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    name = path.parent / f".{short}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _locked(name)
@@ -276,9 +280,9 @@ def _sole_writer(path: Path):
             f"{shown(path)}: cannot be written: {refusal(error) or error.strerror} ({error.filename})"
         ) from None
     with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()}: {Path(sys.argv[0]).name}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name, too
+            file.truncate(0)
+            os.pwrite(file.fileno(), f"process {os.getpid()}: {Path(sys.argv[0]).name}\n".encode(), 0)
         try:
             yield
         finally:

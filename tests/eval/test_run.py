@@ -517,7 +517,7 @@ def test_a_flag_takes_the_place_of_the_configs_sampling(evaluate):
 
 def test_every_config_of_the_project_is_read():
     for path in sorted((ROOT / "configs").glob("*.json")):
-        if "eval" in (config := read_json(path)) and isinstance(config, dict):
+        if "eval" in (config := json.loads(path.read_text())) and isinstance(config, dict):
             assert eval_run.read_config(path) == config["eval"]
 
 

@@ -6,7 +6,7 @@
 #: HERMES_HOME  the Hermes that install-net changes
 ARTIFACT ?= server
 LIVE     := $(EVALS)/hermes_live.llama_cpp.%.json
-hermes-live: $(if $(URL),$(VENV) box,$(patsubst %,$(LIVE),$(QUANT)))  ## a real Hermes Agent does real tasks, judged on disk
+hermes-live: $(if $(URL),$(VENV) box,$(patsubst %,$(LIVE),$(QUANT)))  ## a real Hermes Agent does real tasks
 	$(if $(URL),$(PY) scripts/live_run.py --url $(call quoted,$(URL)) --artifact $(ARTIFACT) \
 	  --out $(EVALS)/hermes_live.openai.$(ARTIFACT).json $(LIVE_FLAGS))
 $(LIVE): $(GGUF) evals/live/hermes_16.json $(PIN) $(call part,evaluate) third_party/hermes-agent-full.requirements.txt \

@@ -16,7 +16,7 @@ import quant_check_parity
 import quant_convert
 from helpers import random_checkpoints
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, require_space
+from kxl.base.files import ROOT, read_json, require_space
 from kxl.chat import tokenizer_checks
 from kxl.eval import server as eval_server
 from kxl.model import checkpoint
@@ -74,6 +74,17 @@ def six_gguf(six, tmp_path_factory, llama_tree) -> Path:
         folder / "convert.log",
     )
     return folder / "six.gguf"
+
+
+def test_a_licence_of_several_words_and_shell_signs_arrives_whole_from_the_config(six, tmp_path):
+    config = read_json(ROOT / "configs/lfm2.5-8b-a1b.json")
+    config["license"] = {"id": "other", "name": "LFM Open License v1.0; (c) $HOME", "link": "https://example.org/a b"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run("quant_convert.py", "--model", six, "--config", tmp_path / "config.json", "--out", tmp_path / "six.gguf")
+    fields = gguf.GGUFReader(tmp_path / "six.gguf").fields
+    assert fields["general.license.name"].contents() == config["license"]["name"]
+    assert fields["general.license.link"].contents() == config["license"]["link"]
+    assert fields["general.base_model.0.organization"].contents() == "LiquidAI"
 
 
 def test_both_layouts_give_the_same_file(converted):

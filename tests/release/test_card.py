@@ -93,6 +93,8 @@ def test_the_front_matter_is_what_the_hub_reads(card):
         "lfm1.0",
         "LiquidAI/LFM2.5-8B-A1B",
     )
+    license = {"id": "other", "name": "LFM Open License", "link": "https://example.org/license"}
+    assert front(card({**CONFIG, "license": license}))["license_name"] == "LFM Open License"
 
 
 def test_files_scores_and_intervals_come_from_the_reports(card):

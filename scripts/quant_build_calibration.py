@@ -37,7 +37,8 @@ from kxl.base.cli import UserError
 from kxl.base.files import shown, write_text
 from kxl.chat import rendering, thoughts
 from kxl.chat import rows as chat_rows
-from kxl.eval import contamination, suites
+from kxl.eval import contamination
+from kxl.eval.requests import requests_of
 
 SPLITS = ("train", "calibration", "heldout")
 TEXT_SPLITS = ("calibration", "heldout")
@@ -115,7 +116,7 @@ def read_rows(paths: list) -> dict:
             (undecided if row.get("split") is None else splits[row["split"]]).append(row)
     by_request = {}
     for row in undecided:
-        asked = suites.requests_of(row["messages"])
+        asked = requests_of(row["messages"])
         by_request.setdefault(min(asked, default=""), []).append(row)
     # Dealt out in the order of hashes, not of the file: neighbours are often of one kind.
     dealt = sorted(by_request, key=lambda asked: hashlib.sha256(asked.encode()).hexdigest())
@@ -131,12 +132,12 @@ def keep_apart(splits: dict, evaluated: contamination.Prompts) -> tuple:
         request
         for split in ("train", "calibration")
         for row in splits[split]
-        for request in suites.requests_of(row["messages"])
+        for request in requests_of(row["messages"])
     }
     kept = {split: [] for split in TEXT_SPLITS}
     for split in TEXT_SPLITS:
         for row in splits[split]:
-            requests = suites.requests_of(row["messages"])
+            requests = requests_of(row["messages"])
             if evaluated.of_row(row["messages"]):
                 dropped["request of an evaluation suite"].append(row["where"])
             elif split == "heldout" and not seen.isdisjoint(requests):

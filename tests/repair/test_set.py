@@ -10,6 +10,7 @@ from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, sha256, write_json
 from kxl.eval import contamination, suites
+from kxl.eval.requests import requests_of
 from kxl.repair import diagnosis
 from kxl.repair import rows as repair_rows
 
@@ -115,10 +116,10 @@ def test_rows_are_structured_and_repeat_no_eval_prompt(monkeypatch, report, tmp_
     build(monkeypatch, report, tmp_path / "iter01", "--iteration", "01")
     rows = [row for split in ("train", "valid") for row in repair_rows.read(tmp_path / "iter01" / f"{split}.jsonl")]
     forbidden = {
-        words for path in SUITES for case in suites.load(path).cases for words in suites.requests_of(case["messages"])
+        words for path in SUITES for case in suites.load(path).cases for words in requests_of(case["messages"])
     }
     for row in rows:
-        assert forbidden.isdisjoint(suites.requests_of(row["messages"]))
+        assert forbidden.isdisjoint(requests_of(row["messages"]))
         offered = {tool["function"]["name"]: tool["function"]["parameters"] for tool in row["tools"]}
         for message in row["messages"]:
             for call in message.get("tool_calls", []):

@@ -14,7 +14,8 @@ import tiny_generate_suite
 import tiny_train
 from kxl.base.files import ROOT, read_json
 from kxl.chat import hermes_tools
-from kxl.eval import contamination, suites
+from kxl.eval import contamination
+from kxl.eval.requests import requests_of, same_words
 from kxl.model import checkpoint
 from kxl.tiny import batches, contexts, forms, recorded, requests
 from kxl.tiny import rows as tiny_rows
@@ -90,7 +91,7 @@ def test_an_eval_prompt_is_never_trained_on(encoder, tmp_path):
     context = contexts.context(rng, "compact")
     state = rng.getstate()
     names = contexts.tool_names(context)
-    prompts = {r for _ in range(30) for r in suites.requests_of(tiny_rows.row(rng, names)["messages"])}
+    prompts = {r for _ in range(30) for r in requests_of(tiny_rows.row(rng, names)["messages"])}
     suite = {"name": "seen", "tools": None, "system": None, "max_tokens": 1}
     suite["cases"] = [
         {"id": f"c{i}", "kind": "no_tool", "category": "c", "prompt": text} for i, text in enumerate(sorted(prompts))
@@ -102,7 +103,7 @@ def test_an_eval_prompt_is_never_trained_on(encoder, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     for row in batch.ids.tolist():
         for turn in tokenizer.decode(row).split("<|im_start|>user\n")[1:]:
-            assert suites.same_words(turn.split("<|im_end|>")[0]) not in prompts
+            assert same_words(turn.split("<|im_end|>")[0]) not in prompts
 
 
 def test_training_arguments_never_hold_a_held_out_word():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
-from kxl.eval import suites
+from kxl.eval.requests import same_words, text_of
 
 RUN = 8  # words
 FILLERS = frozenset(
@@ -33,11 +33,13 @@ def everything() -> "Prompts":
 
 def prompts_of(path: Path) -> list[tuple[str, str]]:
     """(prompt, where it stands) of a suite or of a file of live tasks. UserError where it is neither."""
+    from kxl.eval import suites  # needs jsonschema, which a machine that only trains need not have
+
     data = read_json(path)
     if isinstance(data, dict) and "tasks" in data:
         return [(task["prompt"], f"{shown(path)}, task {task['id']}") for task in data["tasks"]]
     return [
-        (suites.text_of(message), f"{shown(path)}, case {case['id']}")
+        (text_of(message), f"{shown(path)}, case {case['id']}")
         for case in suites.load(path).cases
         for message in case["messages"]
         if message["role"] == "user"
@@ -52,10 +54,11 @@ class Prompts:
         self.drawn: list[tuple[re.Pattern, tuple[str, str]]] = []
         for path in map(Path, paths):
             for text, where in prompts_of(path):
-                self._add(text, where)
+                self.add(text, where)
 
-    def _add(self, text: str, where: str) -> None:
-        words = suites.same_words(DRAWN.sub(f" {ANY} ", text)).split()
+    def add(self, text: str, where: str) -> None:
+        """One more prompt; `where` it stands is told when something repeats it."""
+        words = same_words(DRAWN.sub(f" {ANY} ", text)).split()
         if ANY in words:
             core = " ".join(re.escape(word) for word in _core(words)).replace(ANY, r"\S+")
             self.drawn.append((re.compile(core), (text, where)))
@@ -67,7 +70,7 @@ class Prompts:
 
     def overlap(self, text: str) -> tuple[str, str] | None:
         """(prompt, where it stands) that `text` repeats; None when it repeats none."""
-        words = suites.same_words(text).split()
+        words = same_words(text).split()
         if found := self.exact.get(" ".join(words)):
             return found
         core = _core(words)
@@ -81,7 +84,7 @@ class Prompts:
 
     def of_row(self, messages: list[dict]) -> tuple[str, str] | None:
         """The first prompt that a user message of a row repeats."""
-        texts = (suites.text_of(message) for message in messages if message["role"] == "user")
+        texts = (text_of(message) for message in messages if message["role"] == "user")
         return next((found for text in texts if (found := self.overlap(text))), None)
 
     def refuse(self, row: dict, name: str) -> None:

@@ -27,7 +27,6 @@ out, counts as the default in the tool's own schema.
 
 import json
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,22 +39,6 @@ from kxl.chat import hermes_tools, schemas
 
 KINDS = ("tool_call", "no_tool", "finalization")
 LONGEST = 1 << 20  # tokens: of an answer, of a filled prompt
-
-
-def same_words(text: str) -> str:
-    """What two requests have in common when a reader calls them the same: their words, without case and punctuation."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
-
-
-def text_of(message: dict) -> str:
-    """A message's text; one of parts counts by its text parts."""
-    content = message.get("content") or ""
-    return "".join(part.get("text", "") for part in content) if isinstance(content, list) else content
-
-
-def requests_of(messages: list) -> list[str]:
-    """The words of each user message."""
-    return [same_words(text_of(message)) for message in messages if message["role"] == "user"]
 
 
 _RULE = {

@@ -3,7 +3,7 @@
 Exact duplicates have the same messages and tools. Near duplicates share most of their runs of SHINGLE words,
 estimated by MinHash (datasketch: permutations 64, so an estimate of 0.9 is off by 0.04 on average). A row overlaps
 an eval suite when it holds NGRAM words in a row of one of the suite's requests, or, for a request shorter than
-that, when one of its own requests has the same words. Words are compared as eval_case.same_words does.
+that, when one of its own requests has the same words. Words are compared as eval/requests.py has it.
 
 A row's words are hashed once, vectorised; `fingerprint` is what a worker sends home: 64 numbers, not the row.
 """
@@ -14,7 +14,8 @@ import zlib
 import numpy as np
 from datasketch import MinHash, MinHashLSH
 
-from kxl.eval import contamination, suites
+from kxl.eval import contamination
+from kxl.eval.requests import same_words
 
 SHINGLE, PERMUTATIONS = 5, 64
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio: spreads the bits of a 64-bit product
@@ -29,7 +30,7 @@ def words(row: dict) -> list[str]:
         if message["role"] != "system":
             texts.append(message["content"])
             texts += [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", [])]
-    return suites.same_words("\n".join(texts)).split()
+    return same_words("\n".join(texts)).split()
 
 
 class _Hashes(dict):
@@ -94,9 +95,7 @@ class Suites:
 
     def __init__(self, paths: list, n: int):
         self.n, self.prompts, self.runs = n, contamination.Prompts(paths), {}
-        for request in sorted(
-            {suites.same_words(text) for path in paths for text, _ in contamination.prompts_of(path)}
-        ):
+        for request in sorted({same_words(text) for path in paths for text, _ in contamination.prompts_of(path)}):
             split = request.split()
             for place, run in enumerate(ngrams(hashed(split), n).tolist()):
                 self.runs[run] = " ".join(split[place : place + n])

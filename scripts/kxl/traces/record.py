@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kxl.chat import loss_mask
-from kxl.eval import suites as eval_suites
+from kxl.eval.requests import same_words
 from kxl.traces import duplicates, filters, formats, roundtrip
 from kxl.traces.formats import Dropped
 from kxl.traces.sources import Record
@@ -96,7 +96,7 @@ class Worker:
         requests = [message["content"] for message in row["messages"] if message["role"] == "user"]
         out.request = requests[0][:500] if requests else ""
         out.tasks = [
-            f"{kind}:{eval_suites.same_words(text)}"
+            f"{kind}:{same_words(text)}"
             for kind, text in (("task", row["task"]), ("asked", requests[0] if requests else None))
             if text
         ]

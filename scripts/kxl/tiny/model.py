@@ -31,7 +31,7 @@ def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tens
     x: [..., L, head_dim]; positions: [L].
     """
     half = x.shape[-1] // 2
-    frequencies = theta ** (-torch.arange(half, dtype=torch.float32) / half)
+    frequencies = theta ** (-torch.arange(half, dtype=torch.float32, device=x.device) / half)
     angles = positions.float()[:, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
     a, b = x[..., :half], x[..., half:]
@@ -85,6 +85,20 @@ class PrefixAttention(torch.autograd.Function):
         return x[0].unflatten(1, (rows, -1)).transpose(0, 1)
 
 
+def plain_prefix_attention(q, prefix_k, prefix_v, k, v, last: bool = False):
+    """What PrefixAttention computes, shapes as there, in plain operations for any device: a GPU has the memory for the
+    scores. last: the queries are of the last token alone, which sees all of k."""
+    rows, length = len(q), k.shape[2]
+    far = PrefixAttention.by_row(PrefixAttention.as_one(q) @ prefix_k.mT, rows)
+    near = q @ k.mT
+    if not last:
+        later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+        near = near.masked_fill(later.repeat(q.shape[2] // length, 1), -torch.inf)
+    weights = torch.softmax(torch.cat([far, near], -1) * q.shape[-1] ** -0.5, -1)
+    far, near = weights[..., : far.shape[-1]], weights[..., far.shape[-1] :]
+    return PrefixAttention.by_row(PrefixAttention.as_one(far) @ prefix_v, rows) + near @ v
+
+
 class Attention(nn.Module):
     def __init__(self, c: dict):
         super().__init__()
@@ -102,11 +116,7 @@ class Attention(nn.Module):
         """x [B, L, D], state (k, v) of the prefix [1, kv, P, hd] or None → ([B, L, D], state of x)."""
         b, length, _ = x.shape
         past = 0 if state is None else state[0].shape[2]
-        positions = torch.arange(past, past + length)
-        q = self.q_layernorm(self.q_proj(x).view(b, length, self.heads, self.head_dim)).transpose(1, 2)
-        k = self.k_layernorm(self.k_proj(x).view(b, length, self.kv_heads, self.head_dim)).transpose(1, 2)
-        v = self.v_proj(x).view(b, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        q, k = rotate(q, positions, self.theta), rotate(k, positions, self.theta)
+        q, k, v = self.project(x, past)
         group = self.heads // self.kv_heads
         if state is None:
             o = F.scaled_dot_product_attention(
@@ -114,9 +124,28 @@ class Attention(nn.Module):
             )
         else:
             # The query heads of one kv head stand one after another, so that keys need no copies.
-            o = PrefixAttention.apply(q.reshape(b, self.kv_heads, group * length, self.head_dim), *state, k, v)
+            attend = PrefixAttention.apply if x.device.type == "cpu" else plain_prefix_attention
+            o = attend(q.reshape(b, self.kv_heads, group * length, self.head_dim), *state, k, v)
         o = o.reshape(b, self.heads, length, self.head_dim).transpose(1, 2).reshape(b, length, -1)
         return self.out_proj(o), (k, v)
+
+    def project(self, x, past: int):
+        """Queries [B, heads, L, hd], keys and values [B, kv, L, hd] of tokens that stand behind `past` others."""
+        b, length, _ = x.shape
+        positions = torch.arange(past, past + length, device=x.device)
+        q = self.q_layernorm(self.q_proj(x).view(b, length, self.heads, self.head_dim)).transpose(1, 2)
+        k = self.k_layernorm(self.k_proj(x).view(b, length, self.kv_heads, self.head_dim)).transpose(1, 2)
+        v = self.v_proj(x).view(b, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        return rotate(q, positions, self.theta), rotate(k, positions, self.theta), v
+
+    def decode(self, x, prefix, held, place: int):
+        """One token a row, x [B, 1, D], behind the prefix and `place` tokens of its own, whose keys and values are in
+        `held` (k, v) [B, kv, room, hd]; this token's are added. Returns [B, 1, D]."""
+        q, k, v = self.project(x, prefix[0].shape[2] + place)
+        held[0][:, :, place], held[1][:, :, place] = k[:, :, 0], v[:, :, 0]
+        q = q.reshape(len(x), self.kv_heads, -1, self.head_dim)
+        o = plain_prefix_attention(q, *prefix, held[0][:, :, : place + 1], held[1][:, :, : place + 1], last=True)
+        return self.out_proj(o.reshape(len(x), 1, -1))
 
 
 class ShortConv(nn.Module):
@@ -173,6 +202,8 @@ class SparseMoE(nn.Module):
         chosen = (scores.detach() + self.expert_bias).topk(self.top_k, -1).indices
         weights = scores.gather(-1, chosen)
         weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
+        if x.device.type != "cpu":
+            return self.by_all(x, chosen, weights).view(shape)
         order = chosen.flatten().argsort(stable=True)
         counts = torch.bincount(chosen.flatten(), minlength=self.count)
         if self.training:
@@ -181,6 +212,17 @@ class SparseMoE(nn.Module):
         pieces = x[token].split(counts.tolist())
         outputs = torch.cat([expert(piece) for expert, piece in zip(self.experts, pieces)])
         return torch.zeros_like(x).index_add(0, token, outputs * weights.flatten()[order, None]).view(shape)
+
+    def by_all(self, x, chosen, weights):
+        """The same sum with every expert on every token: more to multiply, but a GPU need not wait for the counts."""
+        share = torch.zeros(len(x), self.count, device=x.device, dtype=x.dtype).scatter(-1, chosen, weights)
+        if self.training:
+            self.load += torch.zeros_like(share).scatter(-1, chosen, 1.0).sum(0)
+        w1, w3, w2 = (
+            torch.stack([getattr(expert, name).weight for expert in self.experts]) for name in ("w1", "w3", "w2")
+        )
+        inner = F.silu(torch.matmul(x, w1.mT)) * torch.matmul(x, w3.mT)  # [experts, N, inner]
+        return (torch.bmm(inner, w2.mT) * share.T[..., None]).sum(0)
 
     def balance(self, rate: float) -> None:
         """Move the bias by `rate` towards equal load, and forget the counts."""
@@ -230,6 +272,49 @@ class TinyLfm2Moe(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden @ self.embed_tokens.weight.T
+
+    @torch.no_grad()
+    def decode(self, states: list, rows: list[list[int]], room: int, end: int) -> list[list[int]]:
+        """What follows each row of ids, greedily, to the token `end` or for `room` tokens; `states`: of their prefix.
+
+        All rows go on by one token a step, those inside their prompt by its next token.
+        """
+        device, batch = self.embed_tokens.weight.device, len(rows)
+        longest = max(map(len, rows))
+        given = torch.full((batch, longest + room), -1, dtype=torch.long)
+        for i, row in enumerate(rows):
+            given[i, : len(row)] = torch.tensor(row)
+        given, lengths = given.to(device), torch.tensor([len(row) for row in rows], device=device)
+        held: list = []
+        for layer, state in zip(self.layers, states):
+            if isinstance(layer.operator, Attention):
+                shape = (batch, state[0].shape[1], longest + room, state[0].shape[3])
+                held.append([torch.zeros(shape, device=device) for _ in range(2)])
+            else:
+                held.append(state.expand(batch, -1, -1))
+        token, out = given[:, 0], torch.full((batch, longest + room), end, dtype=torch.long, device=device)
+        done = torch.zeros(batch, dtype=torch.bool, device=device)
+        for place in range(longest + room - 1):
+            x = self.embed_tokens(token)[:, None]
+            for i, layer in enumerate(self.layers):
+                if isinstance(layer.operator, Attention):
+                    mixed = layer.operator.decode(layer.operator_norm(x), states[i], held[i], place)
+                else:
+                    mixed, held[i] = layer.operator(layer.operator_norm(x), held[i])
+                x = x + mixed
+                x = x + layer.feed_forward(layer.ffn_norm(x))
+            following = self.logits(self.embedding_norm(x)[:, 0]).argmax(-1)
+            own = (place + 1 >= lengths) & (place + 1 < lengths + room) & ~done
+            out[:, place + 1] = torch.where(own, following, out[:, place + 1])
+            done |= (place + 1 >= lengths) & ((following == end) | (place + 2 >= lengths + room))
+            token = torch.where(given[:, place + 1] >= 0, given[:, place + 1], following)
+            if place % 16 == 0 and bool(done.all()):
+                break
+        found = []
+        for row, tokens in zip(rows, out.tolist()):
+            made = tokens[len(row) : len(row) + room]
+            found.append(made[: made.index(end) + 1] if end in made else made)
+        return found
 
     def moe_layers(self) -> list[SparseMoE]:
         return [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, SparseMoE)]

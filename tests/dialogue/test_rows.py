@@ -1,0 +1,128 @@
+"""The rows that the tiny model learns from: hand-written wordings, valid calls, copied arguments, short thoughts."""
+
+import json
+import random
+
+import jsonschema
+import pytest
+
+from kxl.base.cli import UserError
+from kxl.chat import hermes_tools
+from kxl.dialogue import dialogues, wordings
+from kxl.dialogue.dialogues import KINDS, Dialogue, draw_context
+from kxl.tiny.words import is_heldout
+
+# Arguments that a request names in other words than the call.
+CHOSEN = {"mode", "target", "action", "output_mode", "background", "replace_all"}
+PIECES = (["foo", "bar", "quick"], ["baz"])
+
+
+def drawn(heldout: bool, count: int = 30):
+    """(context, row) pairs of every kind of row and context."""
+    rng = random.Random(f"rows {heldout}")
+    for i in range(count):
+        context = draw_context(rng, dialogues.CONTEXTS[i % len(dialogues.CONTEXTS)], 400)
+        dialogue = Dialogue(rng, context, heldout, None if heldout else PIECES)
+        for _ in range(12):
+            yield context, dialogue.row(dict.fromkeys(KINDS, 1.0))
+
+
+@pytest.mark.parametrize("name", wordings.FILES)
+def test_a_file_of_wordings_is_well_formed(name):
+    assert wordings.load(name)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("terminal_command", "terminal_purpose"), ("read_file_plain", "read_file_part"),
+        ("search_content", "search_files"), ("write_file",), ("browser_navigate",), ("patch",),
+        ("process_list", "process_one", "process_input"), ("chat",), ("asking",), ("refusing",), ("followups",),
+        ("joints",),
+    ],
+)  # fmt: skip
+def test_each_tool_and_kind_has_300_distinct_wordings_to_learn_from(files):
+    requests = {form.texts[0] for name in files for held in (False, True) for form in wordings.forms(name, held)}
+    assert len(requests) >= 300
+
+
+def test_wordings_for_validation_are_one_in_ten_and_none_that_training_sees():
+    for name in ("chat", "asking", "refusing", "terminal_purpose", "search_content"):
+        seen, held = ({form.texts[0] for form in wordings.forms(name, heldout)} for heldout in (False, True))
+        assert not seen & held
+        assert 0.05 < len(held) / len(seen | held) < 0.16
+
+
+def test_no_wording_that_is_drawn_repeats_an_eval_prompt():
+    for name in wordings.FILES:
+        for held in (False, True):
+            if any(wordings.is_heldout(name, form) == held for form in wordings.load(name)):
+                assert not any(wordings.near_eval(form) for form in wordings.forms(name, held))
+
+
+def test_a_wording_with_an_unknown_slot_is_refused_with_its_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(wordings, "FOLDER", tmp_path)
+    (tmp_path / "patch.txt").write_text("replace {old} by {new} in {path}\nin {file}, {old} to {new}\n")
+    wordings.load.cache_clear()
+    with pytest.raises(UserError, match="line 2.*file is no slot"):
+        wordings.load("patch")
+    wordings.load.cache_clear()
+
+
+@pytest.mark.parametrize("heldout", [False, True])
+def test_calls_are_valid_by_hermes_schemas_and_name_tools_on_offer(heldout):
+    for context, row in drawn(heldout):
+        schemas = {t["function"]["name"]: t["function"]["parameters"] for t in context.tools or hermes_tools.load()}
+        for message in row["messages"]:
+            for call in message.get("tool_calls", ()):
+                jsonschema.validate(call["function"]["arguments"], schemas[call["function"]["name"]])
+
+
+def test_arguments_stand_in_the_request_or_in_results():
+    for _, row in drawn(False):
+        seen = ""
+        for message in row["messages"]:
+            for call in message.get("tool_calls", ()):
+                for name, value in call["function"]["arguments"].items():
+                    if name not in CHOSEN and name != "command":  # a command may follow from its purpose
+                        assert str(value) in seen or str(value).removeprefix("https://") in seen, (row["kind"], name)
+                    seen += f" {value}"
+            seen += message["content"]
+            if message["role"] == "tool":
+                seen += str(json.loads(message["content"]))
+
+
+def test_each_answer_and_call_has_a_thought_of_about_40_tokens_at_most():
+    thoughts = [
+        message["reasoning_content"]
+        for heldout in (False, True)
+        for _, row in drawn(heldout)
+        for message in row["messages"]
+        if message["role"] == "assistant"
+    ]
+    assert thoughts and max(len(thought) for thought in thoughts) <= 150 and all(map(dialogues.short, thoughts))
+
+
+def test_the_same_seed_draws_the_same_rows_and_training_rows_hold_no_held_out_pieces():
+    first, second = ([row for _, row in drawn(False, 7)] for _ in range(2))
+    assert first == second
+    rng = random.Random(1)
+    slots = dialogues.Slots(rng, False, PIECES, 1.0)
+    assert not any(is_heldout(slots.piece()) for _ in range(200))
+
+
+def test_after_an_error_a_second_way_is_taken_once_and_only_where_the_user_or_the_tool_names_one():
+    rng = random.Random(5)
+    dialogue = Dialogue(rng, draw_context(rng, "fixed"))
+    for kind in ("error", "retry", "fallback"):
+        for _ in range(25):
+            messages = dialogue.row({kind: 1.0})["messages"]
+            calls = [m for m in messages if m.get("tool_calls")]
+            failed = [m for m in messages if m["role"] == "tool" and _is_error(m["content"])]
+            assert len(failed) <= 1
+            assert len(calls) == 1 + (kind != "error" and bool(failed))
+
+
+def _is_error(result: str) -> bool:
+    held = json.loads(result)
+    return bool(held.get("error") or held.get("exit_code") or held.get("total_count") == 0)

@@ -1,5 +1,5 @@
 ## The model of our own
-.PHONY: tool-results generated-suite tiny-model
+.PHONY: tool-results generated-suite tiny-model tiny-next
 tool-results: $(VENV)  ## datasets/tiny/*.jsonl again: generated calls, really run by Hermes's own tools (minutes)
 	$(PY) scripts/tiny_record_results.py --out datasets/tiny/tool_results.jsonl
 	$(PY) scripts/tiny_record_results.py --sequences --episodes 2400 --out datasets/tiny/sequences.jsonl
@@ -35,3 +35,16 @@ tiny-model: $(VENV)  ## models/tiny again from nothing (hours on 2 cores; resume
 	$(call mean,mean-5,6,0.8,$(TRAIN)/mean-6,embed_tokens=0.5)
 	$(call stage,7,mean-6)
 	cp $(TRAIN)/7/* models/tiny
+
+NEXT := runs/tiny-next
+NEXT_SCORE := $(NEXT)/score.json
+PLAN := configs/tiny.plan.json
+NEXT_FROM := $(PLAN) $(TINY_DATA) $(wildcard datasets/tiny/*/*)
+$(NEXT)/model/tokenizer.json: $(NEXT_FROM) $(call code,tiny_train_tokenizer) | $(VENV)
+	$(PY) scripts/tiny_train_tokenizer.py --plan $(PLAN) --out $(@D)
+$(NEXT)/model/model.safetensors: $(NEXT)/model/tokenizer.json $(NEXT_FROM) $(call code,tiny_train_plan) | $(VENV)
+	$(PY) scripts/tiny_train_plan.py --plan $(PLAN) --model $(@D) --work $(NEXT)/work --report $(NEXT)/training.json \
+	  --log $(NEXT)/training.log
+$(NEXT_SCORE): $(NEXT)/model/model.safetensors $(call code,tiny_score) | $(VENV)
+	$(PY) scripts/tiny_score.py $(<D) --out $@
+tiny-next: $(NEXT_SCORE)  ## the next tiny model, which thinks, by one plan (hours on 2 cores; resumes); not shipped yet

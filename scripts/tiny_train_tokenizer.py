@@ -10,6 +10,8 @@ stands before it, so a word is the same tokens wherever it stands; only the comm
 tool schemas get a second token with the space in front. Digits stay single.
 
     .venv/bin/python scripts/tiny_train_tokenizer.py --out models/tiny
+
+With --plan it is the tokenizer of a plan (configs/tiny.plan.json): its own rows, and <think> and </think> as tokens.
 """
 
 import json
@@ -23,6 +25,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from kxl.base import cli
 from kxl.base.files import ROOT, read_json, write_json, write_text
 from kxl.chat.tokenizer_checks import SPLIT_PATTERNS
+from kxl.dialogue import dialogues
 from kxl.tiny import contexts
 from kxl.tiny import rows as tiny_rows
 
@@ -43,6 +46,7 @@ SPECIAL = [
     "<|tool_response_start|>",
     "<|tool_response_end|>",
 ]
+THINKING = ["<think>", "</think>"]
 # Runs of punctuation that the call syntax and JSON write all the time. `\n` comes first: in a JSON
 # string a newline is a backslash and an n, which would otherwise glue to the next word's letters.
 JOINS = [
@@ -77,9 +81,27 @@ def corpus(rows: int, seed: int) -> tuple[list[str], list[str]]:
     return fixed, generated
 
 
-def train(vocab_size: int, spaced: int, rows: int, seed: int) -> Tokenizer:
-    """A Tokenizer of exactly `vocab_size` tokens, `spaced` of them words with a space in front."""
-    fixed, generated = corpus(rows, seed)
+def plan_corpus(rows: int, seed: int) -> tuple[list[str], list[str]]:
+    """The same for a plan: the texts of about `rows` conversations with thoughts."""
+    rng, generated = random.Random(seed), []
+    for i in range(rows // 20):
+        with_tools = i % 4 == 0
+        context = dialogues.draw_context(rng, "surface" if with_tools else "bare")
+        dialogue = dialogues.Dialogue(rng, context, rough=0.1)
+        kinds = dialogues.KINDS if with_tools else ("call", "chat", "asking", "refusing")
+        for _ in range(20):
+            for message in dialogue.row(dict.fromkeys(kinds, 1.0))["messages"]:
+                generated += [text for text in (message["content"], message.get("reasoning_content")) if text]
+    return contexts.fixed_texts(), generated
+
+
+def train(vocab_size: int, spaced: int, rows: int, seed: int, thinking: bool = False) -> Tokenizer:
+    """A Tokenizer of exactly `vocab_size` tokens, `spaced` of them words with a space in front.
+
+    thinking: it is a plan's, with THINKING among its special tokens.
+    """
+    fixed, generated = plan_corpus(rows, seed) if thinking else corpus(rows, seed)
+    special = SPECIAL + (THINKING if thinking else [])
     letters = Tokenizer(models.BPE())
     letters.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -87,7 +109,7 @@ def train(vocab_size: int, spaced: int, rows: int, seed: int) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    size = vocab_size - len(SPECIAL) - len(JOINS) - spaced
+    size = vocab_size - len(special) - len(JOINS) - spaced
     trainer = trainers.BpeTrainer(
         vocab_size=size, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
@@ -99,11 +121,11 @@ def train(vocab_size: int, spaced: int, rows: int, seed: int) -> Tokenizer:
     known = set(tokens)
     words = Counter(word for text in fixed for word in re.findall(r" ([A-Za-z]+)", text))
     chosen = [w for w, _ in sorted(words.items(), key=lambda kv: (-kv[1], kv[0])) if w in known and len(w) > 1][:spaced]
-    vocab = {token: i for i, token in enumerate(SPECIAL + tokens)}
+    vocab = {token: i for i, token in enumerate(special + tokens)}
     for left, right in JOINS + [("Ġ", w) for w in chosen]:
         vocab.setdefault(left + right, len(vocab))
     tokenizer = Tokenizer(models.BPE(vocab, JOINS + merges + [("Ġ", w) for w in chosen], ignore_merges=True))
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLIT_PATTERNS["lfm2"]), "isolated"),
@@ -138,10 +160,11 @@ def main() -> None:
     parser.add_argument(
         "--config", type=Path, default=ROOT / "configs/tiny-train.json", help="training settings of the tiny model"
     )
+    parser.add_argument("--plan", type=Path, help="plan of a model that thinks, instead of --config")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tokenizer files")
     args = parser.parse_args()
-    settings = read_json(args.config)["tokenizer"]
-    tokenizer = train(**settings)
+    settings = read_json(args.plan or args.config)["tokenizer"]
+    tokenizer = train(**settings, thinking=args.plan is not None)
     args.out.mkdir(parents=True, exist_ok=True)
     save(tokenizer, args.out)
     print(f"tokenizer: {tokenizer.get_vocab_size()} tokens in {args.out}")

@@ -1,0 +1,314 @@
+"""Training the tiny model by a plan: phases, one schedule, an average of the last part; the same on a CPU and a GPU.
+
+A plan (configs/tiny.plan.json) is one JSON object:
+
+  tokenizer    vocab_size, spaced, rows, seed: for tiny_train_tokenizer.py --plan
+  model        the checkpoint's config.json; vocab_size is the tokenizer's
+  reasoning    "keep": it learns to think before each call and answer; "drop": it learns neither
+  seed         of the first weights and of all rows
+  loss         weights of a token by what it is: {"visible", "thought", "other"}
+  optimizer    muon_learning_rate, adam_learning_rate (peaks), weight_decay, clip, balance (step of the routing bias),
+               warmup (steps)
+  average      {"last": steps, "decay": 0.998}: the shipped weights are a moving average over the last steps
+  phases       each with steps, tokens (of a batch), longest (of a row), contexts and rows (shares of kinds), and
+               rate: [first, last] share of the peak learning rates, falling or rising evenly over the phase;
+               rows_bare: other shares where no tools are listed; prefix_gradient: share of the batches whose prefix of
+               1,000 tokens or more is trained, too; long: [least, most] tokens of filler in long contexts;
+               frozen: parts of names of weights that do not move; rough: share of requests with slips of the pen
+  validation   {"every": steps, "contexts", "tokens", "pools"}: rows of held-out forms and held-out words
+"""
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from kxl.base.cli import UserError
+from kxl.base.files import atomic_path, shown
+from kxl.dialogue import feed as rows
+from kxl.dialogue.feed import Batch, Encoder, phase_of
+from kxl.tiny.model import TinyLfm2Moe
+from kxl.tiny.optimizer import build_optimizers
+
+CALL_START = "<|tool_call_start|>"
+SAVE_EVERY = 600  # seconds: what a crash costs at most
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto", "cpu" or "cuda" as a device. On CUDA plain float32 arithmetic and one order of operations are set up."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device; use --device cpu")
+    device = torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        # One attention kernel, whose gradient has a fixed order of additions.
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
+
+
+def saved_step(state: Path) -> int:
+    """The step at which a run goes on whose state is this file; 0 without one."""
+    return torch.load(state, map_location="cpu", mmap=True, weights_only=False)["step"] if state.exists() else 0
+
+
+def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(prefix [1, P], ids [B, S], marks [B, S]) as int64, int64, int8; marks are −1 on padding."""
+    marks = torch.from_numpy(batch.marks)
+    marks = marks.masked_fill(torch.arange(marks.shape[1]) >= torch.from_numpy(batch.lengths)[:, None], -1)
+    return (
+        torch.from_numpy(batch.prefix).long()[None].to(device),
+        torch.from_numpy(batch.ids).long().to(device),
+        marks.to(device),
+    )
+
+
+def states_of(model: TinyLfm2Moe, prefix: torch.Tensor, with_gradient: bool) -> list:
+    """The prefix's keys, values and convolution states, trained with its rows or only read."""
+    with torch.set_grad_enabled(with_gradient and torch.is_grad_enabled()):
+        return model(prefix)[1]
+
+
+def loss_of(
+    model: TinyLfm2Moe, states: list, ids: torch.Tensor, marks: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weighted mean cross-entropy in nats, share of the visible tokens predicted right); weights [3] by mark."""
+    hidden, _ = model(ids[:, :-1], states)
+    target, mark = ids[:, 1:].flatten(), marks[:, 1:].flatten()
+    take = (mark >= 0).nonzero()[:, 0]
+    target, mark = target[take], mark[take].long()
+    logits = model.logits(hidden.flatten(0, 1)[take])
+    weight = weights[mark]
+    loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
+    visible = mark == rows.VISIBLE
+    right = ((logits.detach().argmax(-1) == target) & visible).sum() / visible.sum().clamp_min(1)
+    return loss, right
+
+
+def rate(plan: dict, step: int) -> float:
+    """Share of the peak learning rates at a step."""
+    index, number = phase_of(plan, step)
+    phase = plan["phases"][index]
+    first, last = phase["rate"]
+    return (first + (last - first) * number / phase["steps"]) * min(1, (step + 1) / plan["optimizer"]["warmup"])
+
+
+class Validation:
+    """Rows of held-out forms and words, scored by forced decoding: each visible token must be the first choice."""
+
+    def __init__(self, plan: dict, encoder: Encoder, device: torch.device, pools: int):
+        settings = plan["validation"]
+        phase = {
+            **plan["phases"][-1],
+            "tokens": settings["tokens"],
+            "rows": settings["rows"],
+            "rows_bare": settings["rows"],
+        }
+        self.call = encoder.tokenizer.token_to_id(CALL_START)
+        self.batches = []
+        for kind in settings["contexts"]:
+            for pool in range(pools):
+                for batch in rows.draw_pool(
+                    random.Random(f"{plan['seed']} validation {kind} {pool}"),
+                    encoder,
+                    phase,
+                    kind,
+                    heldout=True,
+                    batches=1,
+                ):
+                    self.batches.append((batch, *to_device(batch, device)))
+
+    @torch.no_grad()
+    def exact(self, model: TinyLfm2Moe) -> dict[str, dict]:
+        """By context and kind of row: how many rows, the share whose visible tokens are all right (`exact`) and the
+        share in which it called where it should and only there (`decided`). Answers in words have many right forms,
+        so for them `decided` is what counts."""
+        model.eval()
+        counts: dict[str, list[int]] = {}
+        for batch, prefix, ids, marks in self.batches:
+            hidden, _ = model(ids[:, :-1], states_of(model, prefix, False))
+            choice, visible = model.logits(hidden).argmax(-1), marks[:, 1:] == rows.VISIBLE
+            right = ((choice == ids[:, 1:]) | ~visible).all(1)
+            first = visible & ~torch.cat([torch.zeros_like(visible[:, :1]), visible[:, :-1]], 1)
+            decided = (((choice == self.call) == (ids[:, 1:] == self.call)) | ~first).all(1)
+            for kind, *verdict in zip(batch.kinds, right.tolist(), decided.tolist()):
+                for key in (batch.context, kind):
+                    entry = counts.setdefault(key, [0, 0, 0])
+                    for i, value in enumerate((1, *verdict)):
+                        entry[i] += value
+        model.train()
+        return {
+            k: {"rows": n, "exact": round(a / n, 3), "decided": round(b / n, 3)}
+            for k, (n, a, b) in sorted(counts.items())
+        }
+
+
+class Average:
+    """A moving average of weights and routing biases."""
+
+    def __init__(self, model: TinyLfm2Moe, settings: dict):
+        self.settings, self.tensors = settings, [t.detach().clone() for t in self.of(model)]
+
+    @staticmethod
+    def of(model: TinyLfm2Moe) -> list[torch.Tensor]:
+        return [*model.parameters(), *(moe.expert_bias for moe in model.moe_layers())]
+
+    def update(self, model: TinyLfm2Moe) -> None:
+        torch._foreach_lerp_(self.tensors, [t.detach() for t in self.of(model)], 1 - self.settings["decay"])
+
+    @torch.no_grad()
+    def swap(self, model: TinyLfm2Moe) -> None:
+        """The average into the model, the model's weights into the average."""
+        for own, held in zip(self.of(model), self.tensors):
+            own_data = own.detach()
+            before = own_data.clone()
+            own_data.copy_(held)
+            held.copy_(before)
+
+
+class Trainer:
+    """A model in training; everything that the next step depends on is in its state, a file."""
+
+    def __init__(self, plan: dict, device: torch.device, state: Path):
+        self.plan, self.device, self.path = plan, device, state
+        torch.manual_seed(plan["seed"])  # drawn on the CPU, so that each device begins with the same weights
+        self.model = TinyLfm2Moe(plan["model"]).to(device)
+        self.optimizers = build_optimizers(self.model, plan["optimizer"])
+        self.steps = sum(phase["steps"] for phase in plan["phases"])
+        self.average: Average | None = None
+        self.step, self.tokens, self.seconds, self.history = 0, 0, 0.0, []
+        self.weights = torch.tensor([plan["loss"][name] for name in ("other", "thought", "visible")], device=device)
+        if state.exists():
+            self.load()
+
+    def load(self) -> None:
+        saved = torch.load(self.path, map_location=self.device, weights_only=False)
+        if saved["plan"] != self.plan or saved["device"] != self.device.type:
+            raise UserError(
+                f"{shown(self.path)} was made by another plan, from other data or on another kind of device; "
+                "delete it to start anew"
+            )
+        self.model.load_state_dict(saved["model"])
+        for optimizer, held in zip(self.optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(held)
+        self.step, self.tokens, self.seconds, self.history = (
+            saved[name] for name in ("step", "tokens", "seconds", "history")
+        )
+        if saved["average"] is not None:
+            self.average = Average(self.model, self.plan["average"])
+            self.average.tensors = saved["average"]
+
+    def save(self) -> None:
+        with atomic_path(self.path) as partial:
+            state = {
+                "plan": self.plan,
+                "device": self.device.type,
+                "model": self.model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "average": self.average.tensors if self.average else None,
+                "step": self.step,
+                "tokens": self.tokens,
+                "seconds": self.seconds,
+                "history": self.history,
+            }
+            torch.save(state, partial)
+
+    def train_step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step; (loss, share of right visible tokens) as tensors, so that a GPU need not wait."""
+        index, _ = phase_of(self.plan, self.step)
+        phase, settings = self.plan["phases"][index], self.plan["optimizer"]
+        prefix, ids, marks = to_device(batch, self.device)
+        draw = random.Random(f"{self.plan['seed']} {self.step} gradient").random()
+        with_gradient = prefix.shape[1] < 1000 or (prefix.shape[1] < 6000 and draw < phase.get("prefix_gradient", 0.25))
+        loss, right = loss_of(self.model, states_of(self.model, prefix, with_gradient), ids, marks, self.weights)
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        for name, parameter in self.model.named_parameters():
+            if any(part in name for part in phase.get("frozen", ())):
+                parameter.grad = None
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings["clip"])
+        share = rate(self.plan, self.step)
+        for optimizer, peak in zip(self.optimizers, (settings["muon_learning_rate"], settings["adam_learning_rate"])):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share
+            optimizer.step()
+        for moe in self.model.moe_layers():
+            moe.balance(settings["balance"])
+        self.step += 1
+        self.tokens += int(batch.lengths.sum())
+        if "average" in self.plan and self.step > self.steps - self.plan["average"]["last"]:
+            if self.average is None:
+                self.average = Average(self.model, self.plan["average"])
+            else:
+                self.average.update(self.model)
+        return loss.detach(), right
+
+    def run(
+        self,
+        feed: rows.Feed,
+        validation: Validation,
+        stop_after: float | None,
+        tell: Callable[[str], None],
+        until: int | None = None,
+    ) -> bool:
+        """Train to the last step (or to step `until`); False when `stop_after` seconds were over first.
+
+        The state is saved at each validation, at the end, every SAVE_EVERY seconds and when it stops for the time.
+        UserError when the loss is not finite.
+        """
+        begun, base, every = time.monotonic(), self.seconds, self.plan["validation"]["every"]
+        last_told, last_saved, first_step, recent = begun, begun, self.step, []
+        until = min(until or self.steps, self.steps)
+        while self.step < until:
+            recent.append(torch.stack(self.train_step(feed.batch(self.step))))
+            now = time.monotonic()
+            at_eval = self.step % every == 0 or self.step == self.steps
+            over = stop_after is not None and now - begun > stop_after
+            if now - last_told > 10 or at_eval or over or self.step - first_step in (5, 50):
+                loss, right = torch.stack(recent[-50:]).mean(0).tolist()
+                if not math.isfinite(loss):
+                    raise UserError(f"the loss is {loss} near step {self.step}; lower the learning rates of the plan")
+                self.seconds, pace = (
+                    base + time.monotonic() - begun,
+                    (time.monotonic() - begun) / (self.step - first_step),
+                )
+                left = pace * (self.steps - self.step) / 60
+                tell(
+                    f"step {self.step}/{self.steps}  loss {loss:.3f}  right {right:.3f}  "
+                    f"{self.tokens / 1e6:.2f} M tokens  {pace:.3f} s/step  {left:.1f} min left"
+                )
+                last_told = time.monotonic()
+            if at_eval:
+                self.history.append(
+                    {
+                        "step": self.step,
+                        "tokens": self.tokens,
+                        "loss": round(loss, 4),
+                        "right": round(right, 4),
+                        "seconds": round(self.seconds),
+                        "exact": validation.exact(self.model),
+                    }
+                )
+                tell(json.dumps(self.history[-1]["exact"]))
+                recent.clear()
+                self.save()
+            if over and self.step < self.steps:
+                self.save()
+                return False
+            if now - last_saved > SAVE_EVERY:
+                self.seconds, last_saved = base + now - begun, now
+                self.save()
+        self.seconds = base + time.monotonic() - begun
+        return True
+
+    def finished(self) -> TinyLfm2Moe:
+        """The model that is shipped: the average where the plan has one."""
+        if self.average is not None:
+            self.average.swap(self.model)
+        return self.model

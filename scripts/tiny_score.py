@@ -22,7 +22,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown, write_json
 from kxl.chat import thoughts, tool_syntax
 from kxl.dialogue import trainer as training
-from kxl.dialogue.dialogues import Context
+from kxl.dialogue.contexts import Context
 from kxl.dialogue.feed import Encoder
 from kxl.eval import replies, suites, verdicts
 from kxl.model import checkpoint

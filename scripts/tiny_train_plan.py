@@ -18,9 +18,10 @@ import torch
 from kxl.base import cli, report
 from kxl.base.files import ROOT, read_json, shown, write_text
 from kxl.chat import hermes_tools
-from kxl.dialogue import dialogues
 from kxl.dialogue import trainer as training
+from kxl.dialogue.contexts import HERMES_PROMPT
 from kxl.dialogue.feed import Encoder, Feed
+from kxl.dialogue.recordings import RECORDED
 from kxl.model import blas, checkpoint, tensors
 from kxl.tiny import words
 
@@ -50,7 +51,7 @@ def main() -> None:
     plan, tokenizer = read_json(args.plan), args.model / "tokenizer.json"
     encoder = Encoder(tokenizer, plan["reasoning"])
     plan["model"]["vocab_size"] = encoder.tokenizer.get_vocab_size()
-    shared = (hermes_tools.TOOLS, dialogues.HERMES_PROMPT, words.SPELLED, *dialogues.RECORDED.values())
+    shared = (hermes_tools.TOOLS, HERMES_PROMPT, words.SPELLED, *RECORDED.values())
     data = [*sorted((ROOT / "datasets/tiny").glob("*/*.*")), *shared]
     used = [report.describe_input(path) for path in (args.plan, tokenizer, *data)]
     plan["rows_from"] = {entry["path"]: entry["sha256"] for entry in used[1:]}  # a state of other rows is refused

@@ -25,7 +25,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from kxl.base import cli
 from kxl.base.files import ROOT, read_json, write_json, write_text
 from kxl.chat.tokenizer_checks import SPLIT_PATTERNS
-from kxl.dialogue import dialogues
+from kxl.dialogue.contexts import draw_context
+from kxl.dialogue.dialogues import KINDS, Dialogue
 from kxl.tiny import contexts
 from kxl.tiny import rows as tiny_rows
 
@@ -86,9 +87,9 @@ def plan_corpus(rows: int, seed: int) -> tuple[list[str], list[str]]:
     rng, generated = random.Random(seed), []
     for i in range(rows // 20):
         with_tools = i % 4 == 0
-        context = dialogues.draw_context(rng, "surface" if with_tools else "bare")
-        dialogue = dialogues.Dialogue(rng, context, rough=0.1)
-        kinds = dialogues.KINDS if with_tools else ("call", "chat", "asking", "refusing")
+        context = draw_context(rng, "surface" if with_tools else "bare")
+        dialogue = Dialogue(rng, context, rough=0.1)
+        kinds = KINDS if with_tools else ("call", "chat", "asking", "refusing")
         for _ in range(20):
             for message in dialogue.row(dict.fromkeys(kinds, 1.0))["messages"]:
                 generated += [text for text in (message["content"], message.get("reasoning_content")) if text]

@@ -8,8 +8,11 @@ import pytest
 
 from kxl.base.cli import UserError
 from kxl.chat import hermes_tools
-from kxl.dialogue import dialogues, wordings
-from kxl.dialogue.dialogues import KINDS, Dialogue, draw_context
+from kxl.dialogue import wordings
+from kxl.dialogue.contexts import CONTEXTS, draw_context
+from kxl.dialogue.dialogues import KINDS, Dialogue
+from kxl.dialogue.slots import Slots
+from kxl.dialogue.thoughts import short
 from kxl.tiny.words import is_heldout
 
 # Arguments that a request names in other words than the call.
@@ -21,7 +24,7 @@ def drawn(heldout: bool, count: int = 30):
     """(context, row) pairs of every kind of row and context."""
     rng = random.Random(f"rows {heldout}")
     for i in range(count):
-        context = draw_context(rng, dialogues.CONTEXTS[i % len(dialogues.CONTEXTS)], 400)
+        context = draw_context(rng, CONTEXTS[i % len(CONTEXTS)], 400)
         dialogue = Dialogue(rng, context, heldout, None if heldout else PIECES)
         for _ in range(12):
             yield context, dialogue.row(dict.fromkeys(KINDS, 1.0))
@@ -100,14 +103,14 @@ def test_each_answer_and_call_has_a_thought_of_about_40_tokens_at_most():
         for message in row["messages"]
         if message["role"] == "assistant"
     ]
-    assert thoughts and max(len(thought) for thought in thoughts) <= 150 and all(map(dialogues.short, thoughts))
+    assert thoughts and max(len(thought) for thought in thoughts) <= 150 and all(map(short, thoughts))
 
 
 def test_the_same_seed_draws_the_same_rows_and_training_rows_hold_no_held_out_pieces():
     first, second = ([row for _, row in drawn(False, 7)] for _ in range(2))
     assert first == second
     rng = random.Random(1)
-    slots = dialogues.Slots(rng, False, PIECES, 1.0)
+    slots = Slots(rng, False, PIECES, 1.0)
     assert not any(is_heldout(slots.piece()) for _ in range(200))
 
 

@@ -10,7 +10,7 @@ import tiny_score
 from conftest import ROOT
 from kxl.base.files import read_json
 from kxl.chat.tool_syntax import render_calls
-from kxl.dialogue.dialogues import Context
+from kxl.dialogue.contexts import Context
 from kxl.dialogue.feed import Encoder
 from kxl.eval import replies, verdicts
 from kxl.tiny.model import TinyLfm2Moe

@@ -22,8 +22,8 @@ from tokenizers import Tokenizer
 
 from kxl.base.cli import UserError
 from kxl.chat.tool_syntax import render_calls
-from kxl.dialogue import dialogues
-from kxl.dialogue.dialogues import Context
+from kxl.dialogue.contexts import Context, draw_context
+from kxl.dialogue.dialogues import Dialogue
 
 OTHER, THOUGHT, VISIBLE = 0, 1, 2  # what a token is: given, or emitted by the model
 THINK, THINK_END = "<think>", "</think>"
@@ -127,8 +127,8 @@ def draw_pool(
     """`batches` batches of one context, each of about phase["tokens"] tokens, from the short rows to the long ones."""
     low, high = phase.get("long", (3000, 8000))
     size = round(low * (high / low) ** rng.random())
-    context = dialogues.draw_context(rng, kind, size)
-    dialogue = dialogues.Dialogue(
+    context = draw_context(rng, kind, size)
+    dialogue = Dialogue(
         rng, context, heldout, None if heldout else encoder.pieces, 0.0 if heldout else phase.get("rough", 0.3)
     )
     budget = phase["tokens"] // (3 if kind == "long" else 1)

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,14 +45,22 @@ for _ in range(3):
     start = time.perf_counter()
     mx.eval(a @ b)
     times.append(time.perf_counter() - start)
-print(json.dumps({"provider": provider(), "gflops": 2 * n**3 / min(times) / 1e9}))
+core = getattr(ctypes.CDLL(None), "openblas_get_corename", None)
+if core:
+    core.restype = ctypes.c_char_p
+print(json.dumps({
+    "provider": provider(), "gflops": 2 * n**3 / min(times) / 1e9, "core": core and core().decode(),
+}))
 """
+
+
+OURS = ("LD_PRELOAD", "HERMES_KXL_BLAS", "OPENBLAS_CORETYPE")
 
 
 def probe(tmp_path, mode: str, **environment) -> tuple[dict, str]:
     script = tmp_path / "probe.py"
     script.write_text(PROBE)
-    clean = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "HERMES_KXL_BLAS")}
+    clean = {name: value for name, value in os.environ.items() if name not in OURS}
     ended = subprocess.run(
         [sys.executable, str(script), str(ROOT / "scripts"), mode],
         capture_output=True,
@@ -70,6 +79,33 @@ def test_matmul_goes_through_openblas_and_is_many_times_faster(tmp_path):
     assert slow["provider"] is None
     assert fast["gflops"] > 5 * slow["gflops"], (fast, slow)
     assert said.count("MLX multiplies") == 1
+
+
+AVX512 = {"avx2", "fma", "avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"}
+
+
+@pytest.mark.parametrize(
+    "chosen, features, kernels",
+    [
+        ("Prescott", AVX512, "SkylakeX"),  # a Xeon that is newer than the library
+        ("Prescott", {"avx2", "fma", "avx512f"}, "Haswell"),
+        ("Prescott", {"ssse3"}, None),
+        ("Zen", AVX512, None),
+        ("SkylakeX", AVX512, None),
+        ("ARMV8", set(), None),
+    ],
+)
+def test_a_processor_that_openblas_does_not_know_gets_the_kernels_that_it_can_run(chosen, features, kernels):
+    assert blas.better_kernels(chosen, features) == kernels
+
+
+@linux_only
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="who the processor is cannot be asked")
+def test_no_process_multiplies_with_the_kernels_of_2004_on_a_newer_processor(tmp_path):
+    if "avx2" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no better ones")
+    fast, _ = probe(tmp_path, "fast")
+    assert fast["core"] != "Prescott"
 
 
 @linux_only

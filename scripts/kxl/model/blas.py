@@ -6,6 +6,10 @@ starts, so a script that wants it starts itself again, once, before any work. ma
 this. HERMES_KXL_BLAS names another library with the CBLAS interface, by path or by soname; the value "reference" keeps
 the BLAS of the wheel.
 
+OpenBLAS picks its kernels by the processor's model number, and falls back to those of 2004 for one that is newer than
+itself: Debian 12's runs at 20 to 30 GFLOP/s on two cores of an Emerald Rapids Xeon, and at 150 with the kernels that
+this processor has the instructions for. So they are named to it there, by OPENBLAS_CORETYPE, unless that is set.
+
 `keep_memory` is for a process that trains, generates or serves on a CPU. A large buffer that is freed goes back to the
 kernel, which clears its pages again for the next one (MLX gives buffers back above a cache of its own, 32 MiB on a
 CPU). On a virtual machine that took seven times as long as the sums over 100 MB for which they were, and more than half
@@ -16,8 +20,10 @@ does without.
 
 import ctypes
 import ctypes.util
+import functools
 import os
 import sys
+from pathlib import Path
 
 from kxl.base.cli import UserError, say
 
@@ -29,6 +35,11 @@ GLIBC = {
     "MALLOC_TOP_PAD_": "500000000",
     "MALLOC_ARENA_MAX": "1",
 }
+
+
+# OpenBLAS's kernels for x86, best first, with the features that they need, and those for a processor it does not know.
+KERNELS = {"SkylakeX": {"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"}, "Haswell": {"avx2", "fma"}}
+FALLBACK = "Prescott"
 
 
 def fast_blas() -> str | None:
@@ -49,12 +60,36 @@ def blas_threads() -> int:
     return int(os.environ.get("OPENBLAS_NUM_THREADS") or os.cpu_count())
 
 
+def better_kernels(chosen: str, features: set[str]) -> str | None:
+    """OpenBLAS's name of the kernels to take instead of the `chosen` ones; None where it chose well.
+
+    features: the processor's, as /proc/cpuinfo lists them. Only the fallback for unknown x86 processors is replaced.
+    """
+    if chosen != FALLBACK:
+        return None
+    return next((name for name, needed in KERNELS.items() if needed <= features), None)
+
+
+@functools.cache
+def kernels_to_name(library: str) -> str | None:
+    """What OPENBLAS_CORETYPE must say for `library` on this processor, None for nothing."""
+    try:
+        corename = ctypes.CDLL(library).openblas_get_corename
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, AttributeError, StopIteration):  # no OpenBLAS, or no x86 Linux
+        return None
+    corename.restype = ctypes.c_char_p
+    return better_kernels(corename().decode(), set(flags.split(":", 1)[1].split()))
+
+
 def child_env(keep_memory: bool = False) -> dict[str, str]:
     """Environment for a child process that computes with MLX, such as a server (that one with `keep_memory`)."""
     environment = keeping_memory(dict(os.environ)) if keep_memory else dict(os.environ)
     if library := fast_blas():
         loaded = environment.get("LD_PRELOAD", "").split(":")
         environment["LD_PRELOAD"] = ":".join([library, *(name for name in loaded if name and name != library)])
+        if "OPENBLAS_CORETYPE" not in environment and (kernels := kernels_to_name(library)):
+            environment["OPENBLAS_CORETYPE"] = kernels
     return environment
 
 
@@ -97,5 +132,7 @@ def use_fast_blas(before_restart=None, keep_memory: bool = False) -> None:
         return
     if before_restart:
         before_restart()
-    say(f"MLX multiplies float32 matrices with {library}")
-    _restart(child_env(keep_memory))
+    environment = child_env(keep_memory)
+    kernels = environment.get("OPENBLAS_CORETYPE")
+    say(f"MLX multiplies float32 matrices with {library}" + (f" and its {kernels} kernels" if kernels else ""))
+    _restart(environment)

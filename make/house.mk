@@ -1,5 +1,5 @@
 ## House
-.PHONY: status switch test test-fast test-slow lint-code clean distclean
+.PHONY: status switch test test-fast test-slow lint-code modules clean distclean
 # What not every run has is listed where something of it is there.
 begun = $(if $(wildcard $(2) $(2:.json=.failed.json)),$(1)=$(2))
 STAGES := $(call begun,data,$(REPORTS)/dataset.json) $(call begun,core,$(REPORTS)/core.json) \
@@ -27,6 +27,9 @@ test-slow: llama-ready box smol-data  ## the slow proofs: ten thousand mutations
 lint-code: $(VENV)  ## layout and usual mistakes, by ruff
 	.venv/bin/ruff format --check --quiet scripts tests patches
 	.venv/bin/ruff check --quiet scripts tests patches
+
+modules: $(VENV)  ## docs/modules.md again: every script and module with what it is
+	$(PY) scripts/list_modules.py --out docs/modules.md
 
 clean:  ## remove runs/RUN; results and the caches stay
 	rm -rf $(HEAVY)

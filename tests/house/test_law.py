@@ -23,6 +23,7 @@ NAMED = {
     "status": "house",
     "settings": "house",
     "depends": "house",
+    "list_modules": "house",
 }
 
 
@@ -170,6 +171,12 @@ def test_readme_and_docs_name_only_scripts_and_targets_that_exist():
             assert (SCRIPTS / name).is_file(), f"{page.name}: scripts/{name}"
         for name in re.findall(r"(?:`|^|\n)make ([a-z][a-z0-9-]+)", text):
             assert name in targets, f"{page.name}: make {name}"
+
+
+def test_the_list_of_modules_is_what_their_docstrings_say():
+    import list_modules
+
+    assert (ROOT / "docs/modules.md").read_text(encoding="utf-8") == list_modules.page(), "run make modules"
 
 
 def test_where_to_change_names_files_that_exist():

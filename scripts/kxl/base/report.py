@@ -1,4 +1,4 @@
-"""The report every stage leaves: inputs, settings, code, environment, results (DESIGN: Reports).
+"""The report every stage leaves: inputs, settings, code, environment, results.
 
 Inputs and code are named by hash: a number counts only while the model, the settings and the code that it came from
 can be told. `results` holds no timestamps, keys are sorted and the file is written atomically, so that a rerun that

@@ -17,24 +17,12 @@ from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, scratch_dir, shown, write_text
+from kxl.base.files import ROOT, read_json, scratch_dir, shown, write_text
 from kxl.chat import hermes_tools
 from kxl.setup import hermes_env, llama_cpp
 from kxl.setup.hermes_env import LOCK, REQUIREMENTS
 
-# Runs inside Hermes's environment. Each tool has a check for keys and programs that hides it where they are
-# missing; the schema is the same either way, so every check says yes. get_tool_definitions is what goes on
-# the wire (registry.get_schema() is not).
-EXPORT = """
-import json, sys
-import tools.registry
-tools.registry._check_fn_cached = lambda check: True
-import model_tools
-found = model_tools.get_tool_definitions(enabled_toolsets=sys.argv[2].split(","), quiet_mode=True,
-                                         skip_tool_search_assembly=True)
-with open(sys.argv[1], "w", encoding="utf-8") as file:
-    json.dump(found, file, ensure_ascii=False)
-"""
+EXPORT = ROOT / "scripts" / "kxl/setup/hermes_export.py"
 
 
 def digest(tools: list[dict]) -> str:
@@ -53,7 +41,7 @@ def export(python: Path, toolsets: list[str]) -> list[dict]:
             "HERMES_DISABLE_LAZY_INSTALLS": "1",
         }
         ended = subprocess.run(
-            [str(python), "-I", "-c", EXPORT, str(out), ",".join(toolsets)],
+            [str(python), "-I", str(EXPORT), str(out), ",".join(toolsets)],
             cwd=home,
             env=variables,
             stdin=subprocess.DEVNULL,

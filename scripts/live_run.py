@@ -170,7 +170,8 @@ def serve(args) -> Iterator[eval_server.Server]:
     extra = ("--temp", "0", *(("--threads", str(args.threads)) if args.threads else ()))
     with eval_server.llama_server(args.gguf, log, args.context, extra=extra) as server:
         yield server
-    if not args.server_log:
+        died = not server.alive()
+    if not args.server_log and not died:  # the error of one that died names its log
         log.unlink(missing_ok=True)
 
 

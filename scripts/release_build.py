@@ -60,8 +60,8 @@ def main() -> None:
     for name in names:
         print(f"{size((args.out / name).stat().st_size):>10}  {name}")
     print("not uploaded; to publish:")
-    print(f"  hf repo create {args.repo} --repo-type model")
-    print(f"  hf upload {args.repo} {shown(args.out)} . --repo-type model")
+    print(f"  hf repos create {args.repo} --type model")
+    print(f"  hf upload {args.repo} {shown(args.out)} . --type model")
     print(f"{shown(args.out)}: {len(names) + 1} files of run {summary['run']}; check a copy with `make verify DIR=…`")
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -73,6 +74,18 @@ def verify(folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["release_verify.py", "--dir", str(folder)])
     release_verify.main()
     return capsys.readouterr().out
+
+
+def test_the_printed_commands_are_taken_by_the_pinned_program(release, capsys):
+    """With --help behind them they reach the parser, which refuses what it does not know, and no hub."""
+    release[0]()
+    printed = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  hf ")]
+    assert [words[1] for words in printed] == ["repos", "upload"]
+    program = Path(sys.executable).with_name("hf")
+    for words in printed:
+        ended = subprocess.run([program, *words[1:], "--help"], capture_output=True, text=True)
+        assert ended.returncode == 0, f"{' '.join(words)}: {ended.stderr}"
+    assert subprocess.run([program, "repo", "create", "a/b", "--help"], capture_output=True).returncode != 0
 
 
 def test_a_copy_on_another_machine_is_intact(release, tmp_path, monkeypatch, capsys):

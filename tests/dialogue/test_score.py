@@ -15,6 +15,8 @@ from kxl.dialogue.feed import Encoder
 from kxl.eval import replies, verdicts
 from kxl.tiny.model import TinyLfm2Moe
 
+pytestmark = pytest.mark.minutes
+
 MODEL = ROOT / "models/tiny"
 SUITE = tiny_score.load_suite("fixed_hermes_43")
 CALLING = next(case for case in SUITE.cases if case["kind"] == "tool_call" and len(case["calls"]) == 1)

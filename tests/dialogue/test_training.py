@@ -15,6 +15,8 @@ from kxl.dialogue import wordings
 from kxl.dialogue.feed import THINK, THINK_END, Encoder, Feed
 from kxl.eval import contamination
 
+pytestmark = pytest.mark.minutes
+
 ROWS = {"call": 0.6, "chat": 0.2, "asking": 0.2}
 # Weighted mean cross-entropy of the first 20 steps of small_plan, in nats; ln(4318), of knowing nothing, is 8.370.
 LOSSES = """8.398 8.384 8.398 8.394 8.399 8.352 8.351 8.337 8.242 8.258 8.237 8.173 8.193 8.098 8.041 8.077 7.926 8.053

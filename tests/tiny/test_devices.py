@@ -7,6 +7,8 @@ import torch
 
 from kxl.tiny import model as tiny
 
+pytestmark = pytest.mark.minutes
+
 CONFIG = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 24, "num_hidden_layers": 4,
     "num_dense_layers": 1, "num_experts": 6, "num_experts_per_tok": 2,

@@ -17,11 +17,11 @@ switch:  ## let a run go on with another CONFIG, MODEL, TRACES, ROWS, TRAINING o
 	@$(PYTHON) scripts/settings.py --switch $(GIVEN)
 
 PYTEST := env -u HERMES_KXL_HISTORY $(PY) -m pytest
-# The weights of the quick SmolLM training are fetched here, so that pytest itself runs offline.
-test: lint-code llama-ready box smol-data  ## all tests but the slow proofs, and the linter
+test: lint-code llama-ready box  ## all tests but the slow proofs, and the linter
 	$(PYTEST) -m "not slow"
 test-fast: lint-code  ## what one wants after each edit: no server, no training (under two minutes)
 	$(PYTEST) -m "not slow and not minutes"
+# The weights of the quick SmolLM training are fetched here, so that pytest itself runs offline.
 test-slow: llama-ready box smol-data  ## the slow proofs: ten thousand mutations of each reader, long trainings
 	$(PYTEST) -m slow
 lint-code: $(VENV)  ## layout and usual mistakes, by ruff

@@ -25,7 +25,7 @@ $(ORDINARY): | $(SMOL)/base/config.json
 	$(RECORD_ORDINARY)
 smol-data: $(SMOL)/data/manifest.json  ## proven rows: 70 % tool conversations, 30 % ordinary ones; held-out prompts
 $(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(ORDINARY) third_party/bfcl-eval.lock $(SMOL_CONFIG) \
-  $(call code,prepare_data) | $(VENV)
+  datasets/smol/requests.json $(call code,prepare_data) | $(VENV)
 	$(PY) scripts/prepare_data.py --config $(SMOL_CONFIG) --model $(SMOL)/base --ordinary $(ORDINARY) \
 	  $(addprefix --traces ,$(SMOL_TRACES)) --out $(@D) --manifest datasets/$(SMOL_NAME)/manifest.json
 $(SMOL)/before.json: $(SMOL)/data/manifest.json $(SMOL_CONFIG) $(call code,smol_evaluate) | $(VENV)

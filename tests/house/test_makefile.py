@@ -49,6 +49,7 @@ CALIBRATED = ["quant_build_calibration", "quant_compute_imatrix", "quant_quantiz
     "touched, remade",
     [
         ("datasets/tiny/words.txt", ["tiny_build_rows", *CALIBRATED]),
+        ("datasets/tiny/forms/requests.json", ["tiny_build_rows", *CALIBRATED]),
         ("models/tiny/model.safetensors", ["quant_convert", *CALIBRATED]),
         ("patches/llama.cpp-lfm2-conv-layout.patch", ["quant_convert", *CALIBRATED[1:]]),
         ("runs/tiny/calibration.txt", CALIBRATED[1:]),

@@ -61,6 +61,7 @@ def main() -> None:
 
 
 def expert_bytes(shape: tuple, group: int) -> int:
+    """Bytes of a matrix as int8 codes and one float32 scale a group."""
     return math.prod(shape) + 4 * math.prod(shape) // group
 
 

@@ -77,13 +77,13 @@ def main() -> None:
     if not better:
         raise UserError(
             f"{shown(report.failed_path(args.report))}: {summary}: the streamed step must not be worse; run it on an "
-            "idle "
-            "machine"
+            "idle machine"
         )
     print(f"{shown(args.report)}: {summary}")
 
 
 def one_side(side: str, args) -> dict:
+    """Seconds and peak memory of one side, in a process of its own. UserError when it fails."""
     command = [
         sys.executable,
         str(ROOT / "scripts/moe_compare_mlx_lm.py"),
@@ -103,6 +103,7 @@ def one_side(side: str, args) -> dict:
 
 
 def ours(args) -> dict:
+    """The streamed step on a random int8 core."""
     import mlx.core as mx
     import numpy as np
 
@@ -134,6 +135,7 @@ def ours(args) -> dict:
 
 
 def theirs(args) -> dict:
+    """mlx-lm's trainer on the same shapes, all weights float32."""
     import mlx.core as mx
     import mlx.optimizers
     import numpy as np

@@ -38,6 +38,7 @@ def main() -> None:
 
 
 def profile(scratch: Path) -> dict:
+    """Memory, speeds of multiplying, of int8 updates and of the disk under `scratch`."""
     import mlx.core as mx
     import numpy as np
     import psutil

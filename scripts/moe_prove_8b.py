@@ -132,6 +132,7 @@ def misses(results: dict) -> list[str]:
 
 
 def gib(size: float) -> float:
+    """Bytes as GiB, three digits."""
     return round(size / hardware.GIB, 3)
 
 

@@ -74,6 +74,7 @@ def main() -> None:
 
 
 def name_of(size: int | None) -> str:
+    """A group size in words; None is the streamed step."""
     return "streamed" if size is None else f"groups of {size}"
 
 

@@ -62,6 +62,7 @@ def main() -> None:
 
 
 def train(args) -> None:
+    """Check everything cheap first, then train or go on from the last checkpoint, and report."""
     import mlx.core as mx
 
     from kxl.base import report

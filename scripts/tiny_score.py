@@ -69,7 +69,7 @@ def write_answers(model: TinyLfm2Moe, encoder: Encoder, suite: suites.Suite) -> 
     groups: dict[str, list[int]] = {}
     for i, case in enumerate(suite.cases):
         groups.setdefault(json.dumps([parts(case)[0], suite.of(case).tools]), []).append(i)
-    found = [""] * len(suite.cases)
+    answers = [""] * len(suite.cases)
     device, end = next(model.parameters()).device, encoder.tokenizer.token_to_id(END)
     for head, members in groups.items():
         context = Context("suite", *json.loads(head))
@@ -79,10 +79,10 @@ def write_answers(model: TinyLfm2Moe, encoder: Encoder, suite: suites.Suite) -> 
         members.sort(key=lambda i: len(prompts[i]))
         for start in range(0, len(members), TOGETHER):
             some = members[start : start + TOGETHER]
-            made = model.decode(states, [prompts[i] for i in some], suite.max_tokens + THINKING_ROOM, end)
-            for i, ids in zip(some, made):
-                found[i] = encoder.tokenizer.decode(ids, skip_special_tokens=False)
-    return found
+            decoded = model.decode(states, [prompts[i] for i in some], suite.max_tokens + THINKING_ROOM, end)
+            for i, ids in zip(some, decoded):
+                answers[i] = encoder.tokenizer.decode(ids, skip_special_tokens=False)
+    return answers
 
 
 def read_answer(text: str, names: list[str]) -> verdicts.Answer:
@@ -143,9 +143,11 @@ def main() -> None:
         model, encoder = load_model(folder).to(device), Encoder(folder / "tokenizer.json", "keep")
         for name in args.suite or SUITES:
             begun = time.monotonic()
-            found = results[f"{shown(folder)} {name}"] = score(model, encoder, load_suite(name))
-            head = f"{shown(folder)} {name}: {found['passed']} of {found['cases']}, {found['false_calls']} false calls"
-            by_category = "  ".join(f"{key} {right}/{count}" for key, (right, count) in found["categories"].items())
+            scores = results[f"{shown(folder)} {name}"] = score(model, encoder, load_suite(name))
+            head = (
+                f"{shown(folder)} {name}: {scores['passed']} of {scores['cases']}, {scores['false_calls']} false calls"
+            )
+            by_category = "  ".join(f"{key} {right}/{count}" for key, (right, count) in scores["categories"].items())
             print(f"{head}, {time.monotonic() - begun:.0f} s  {by_category}", flush=True)
             if args.out:
                 write_json(args.out, results)

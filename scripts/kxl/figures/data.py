@@ -17,7 +17,7 @@ def filtering(report: dict, theme: Theme, reference: dict | None = None):
     figure = new_figure(
         height,
         f"{out:,} of {results['rows_in']:,} rows are kept",
-        subtitle(results) + published(reference and theirs(reference["dataset"])),
+        subtitle(results) + published(reference and reference_line(reference["dataset"])),
         theme,
     )
     histogram(
@@ -31,12 +31,16 @@ def filtering(report: dict, theme: Theme, reference: dict | None = None):
     return figure
 
 
-def theirs(one: dict) -> str:
-    splits = ", ".join(f"{count:,} {split}" for split, count in one["splits"].items())
-    return f"{splits} rows of its own traces; caps at {' and '.join(f'{cap:,}' for cap in one['token_caps'])} tokens"
+def reference_line(dataset: dict) -> str:
+    """The published numbers of the reference's own rows (configs/reference_results.json, "dataset")."""
+    splits = ", ".join(f"{count:,} {split}" for split, count in dataset["splits"].items())
+    return (
+        f"{splits} rows of its own traces; caps at {' and '.join(f'{cap:,}' for cap in dataset['token_caps'])} tokens"
+    )
 
 
 def subtitle(results: dict) -> str:
+    """Sources, rows of each split and tokens, in two lines."""
     rows, sizes = results["rows_out"], results["sizes"]
     return (
         f"{sources(results['sources'])}. {rows['train']:,} train, {rows['valid']:,} valid, {rows['test']:,} test;\n"
@@ -52,8 +56,8 @@ def sources(counts: dict, shown: int = 2) -> str:
     if more := ordered[shown:]:
         rest = {key: sum(counts[name][key] for name in more) for key in ("rows", "kept")}
         parts.append((f"{len(more)} other files", rest))
-    told = ", ".join(f"of {short(name)} {one['kept']:,} of {one['rows']:,}" for name, one in parts)
-    return told[0].upper() + told[1:]
+    text = ", ".join(f"of {short(name)} {source['kept']:,} of {source['rows']:,}" for name, source in parts)
+    return text[0].upper() + text[1:]
 
 
 def short(name: str, longest: int = 24) -> str:

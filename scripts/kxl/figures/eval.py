@@ -18,7 +18,7 @@ def fixed_hermes(reports: list, theme: Theme, reference: dict | None = None):
         "One dot per case, "
         f"{reports[0]['settings']['context']:,} tokens of context: filled = passed, cross = failed.\n"
         "Raw: the model's own tokens, without the server's grammar and parser."
-        + published(reference and theirs(reference["fixed_hermes"])),
+        + published(reference and reference_line(reference["fixed_hermes"])),
         theme,
     )
     axes = figure.add_axes((0, 0, 1, 1))
@@ -55,12 +55,14 @@ def fixed_hermes(reports: list, theme: Theme, reference: dict | None = None):
     return figure
 
 
-def theirs(fixed: dict) -> str:
+def reference_line(fixed: dict) -> str:
+    """The reference's published scores of its quants on the fixed suite."""
     scores = [f"{artifact_label(name)} {passed}/{fixed['cases']}" for name, passed in fixed["passed"].items()]
     return f"{', '.join(scores)}, at {fixed['context']:,} tokens of context"
 
 
 def column_label(report: dict) -> str:
+    """The quant's name, and the server's where it is not llama.cpp's."""
     settings = report["settings"]
     label = artifact_label(settings["artifact"])
     return label if settings["backend"] == "llama_cpp" else f"{label} {settings['backend'].upper()}"

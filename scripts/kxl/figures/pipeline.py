@@ -101,6 +101,7 @@ def corner(column: int, row: int) -> tuple:
 
 
 def box(axes, column: int, row: int, title: str, lines: tuple, theme: Theme) -> None:
+    """A box of the line: a title and lines below it."""
     x, y = corner(column, row)
     axes.add_patch(
         FancyBboxPatch(

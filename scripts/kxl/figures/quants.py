@@ -81,10 +81,12 @@ def scatter(axes, points: dict, key: str, unit: int, theme: Theme) -> None:
 
 
 def drawn(value: float) -> float:
+    """A divergence as the logarithmic axis can show it."""
     return max(value, SMALLEST_KLD)
 
 
 def colour_of(artifact: dict, theme: Theme) -> str:
+    """Another colour for llama.cpp's own mixtures than for our policies."""
     return theme.other if artifact["policy"] == "stock" else theme.ours
 
 

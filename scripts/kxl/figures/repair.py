@@ -26,7 +26,7 @@ def progression(report: dict, theme: Theme, reference: dict | None = None):
         "no leak, no false call.\n"
         "Each iteration is trained on rows for what its parent failed. "
         + fallen(results["iterations"])
-        + published(reference and theirs(reference["repair"])),
+        + published(reference and reference_line(reference["repair"])),
         theme,
     )
     axes = figure.add_axes((0, 0, 1, 1))
@@ -76,26 +76,27 @@ def progression(report: dict, theme: Theme, reference: dict | None = None):
     return figure
 
 
-def theirs(repair: dict) -> str:
+def reference_line(repair: dict) -> str:
+    """How many iterations the reference took, on which suites."""
     return f"{repair['iterations']} iterations, on suites of {', '.join(map(str, repair['suites']))} cases"
 
 
-def fall(by_name: dict, one: dict, suite: str) -> str:
+def fall(by_name: dict, iteration: dict, suite: str) -> str:
     """`  (1 fewer)` where a checkpoint passes fewer cases of a suite than the one that it was made of."""
-    parent = by_name.get(one["parent"])
-    lost = parent["suites"][suite]["passed"] - one["suites"][suite]["passed"] if parent else 0
+    parent = by_name.get(iteration["parent"])
+    lost = parent["suites"][suite]["passed"] - iteration["suites"][suite]["passed"] if parent else 0
     return f"  ({lost} fewer)" if lost > 0 else ""
 
 
 def fallen(iterations: list) -> str:
     """What was taken over although a suite fell, in a sentence; empty when nothing was."""
-    by_name = {one["name"]: one for one in iterations}
-    for one in iterations:
-        parent = by_name.get(one["parent"])
-        for suite, after in one["suites"].items() if parent and one["accepted"] else ():
+    by_name = {iteration["name"]: iteration for iteration in iterations}
+    for iteration in iterations:
+        parent = by_name.get(iteration["parent"])
+        for suite, after in iteration["suites"].items() if parent and iteration["accepted"] else ():
             if after["passed"] < (before := parent["suites"][suite]["passed"]):
                 return (
-                    f"{one['name']} was taken over though {suite.replace('_', ' ')} fell from {before} to "
+                    f"{iteration['name']} was taken over though {suite.replace('_', ' ')} fell from {before} to "
                     f"{after['passed']}:\nonly a suite that was met is guarded."
                 )
     return ""

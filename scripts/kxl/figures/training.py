@@ -31,7 +31,7 @@ def memory(model: dict, proof: dict, theme: Theme, reference: dict | None = None
         f"Training every expert of an 8B MoE at {last['tokens']:,} tokens {fits} in {SMALL_MACHINE} GiB",
         "Predicted peak memory of a step by length of the example, stacked by part; crosses are measured on real steps."
         + credit(proof["results"])
-        + published(reference and theirs(reference["training"])),
+        + published(reference and reference_line(reference["training"])),
         theme,
     )
     axes = figure.add_axes(
@@ -109,22 +109,23 @@ def credit(results: dict) -> str:
 
 def alike(steps: list) -> bool:
     """Whether the peaks of some steps are the same but for 3 %."""
-    peaks = [one["peak_rss_gib"] for one in steps]
+    peaks = [step["peak_rss_gib"] for step in steps]
     return max(peaks) / min(peaks) - 1 < 0.03
 
 
-def theirs(one: dict) -> str:
+def reference_line(grouped: dict) -> str:
+    """Memory and shape of the reference's grouped step."""
     return (
-        f"{one['peak_gb'] * 1e9 / 2**30:.1f} GiB ({one['peak_gb']} GB) at {one['tokens']:,} tokens, "
-        f"in {one['groups']} groups of {one['group_layers']} layers with stride {one['stride']}"
+        f"{grouped['peak_gb'] * 1e9 / 2**30:.1f} GiB ({grouped['peak_gb']} GB) at {grouped['tokens']:,} tokens, "
+        f"in {grouped['groups']} groups of {grouped['group_layers']} layers with stride {grouped['stride']}"
     )
 
 
 def sweep(report: dict, theme: Theme):
     """`report` is group_sweep.json: seconds and peak memory of a step by group size, streamed last."""
     steps, settings = report["results"]["steps"], report["settings"]
-    streamed = next(one for one in steps if one["group_layers"] is None)
-    other = next((one for one in steps if one["group_layers"] == 4), steps[0])  # 4 is the reference's size
+    streamed = next(step for step in steps if step["group_layers"] is None)
+    other = next((step for step in steps if step["group_layers"] == 4), steps[0])  # 4 is the reference's size
     height, head, foot, left, gap, right = 0.42 * len(steps) + 1.95, 1.3, 0.45, 1.35, 0.85, 0.7
     what = (
         f"One training step of the first {settings['layers']} layers of LFM2-8B-A1B, {settings['tokens']:,} tokens, "

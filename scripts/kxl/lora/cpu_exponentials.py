@@ -57,6 +57,7 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
 
 @swiglu.vjp
 def swiglu_vjp(primals, cotangent, output):
+    """Gradients of gate and up."""
     return _swiglu_gradients(*primals, cotangent)
 
 
@@ -73,6 +74,7 @@ def softmax(x: mx.array) -> mx.array:
 
 @softmax.vjp
 def softmax_vjp(primal, cotangent, output):
+    """p · (d - sum(p · d)), p the output and d its gradient."""
     return _softmax_gradient(output, cotangent, (output * cotangent).sum(axis=-1, keepdims=True))
 
 

@@ -66,10 +66,12 @@ class MixedCore:
 
 
 def expert_name(layer: int, expert: int, matrix: str) -> str:
+    """The tensor's name in an HF checkpoint of LFM2-MoE; `matrix` is w1, w2 or w3."""
     return f"model.layers.{layer}.feed_forward.experts.{expert}.{matrix}"
 
 
 def router_name(layer: int) -> str:
+    """The router's name in an HF checkpoint."""
     return f"model.layers.{layer}.feed_forward.gate.weight"
 
 
@@ -91,6 +93,7 @@ def check_config(config: dict, group: int, path: str) -> dict:
 
 
 def is_expert(name: str) -> bool:
+    """Whether a tensor of the checkpoint is an expert's."""
     return ".feed_forward.experts." in name
 
 

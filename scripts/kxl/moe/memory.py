@@ -58,6 +58,7 @@ def moments(config: dict, optimizer: str) -> int:
 
 
 def layer_inputs(config: dict, keep: str, tokens: int) -> int:
+    """The inputs of all MoE layers, kept for the way back as `keep` (bfloat16 or float32)."""
     return _moe_layers(config) * tokens * config["hidden_size"] * (2 if keep == "bfloat16" else 4)
 
 

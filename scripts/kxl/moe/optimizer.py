@@ -33,6 +33,8 @@ _threads = ThreadPoolExecutor(os.cpu_count())
 
 @dataclass
 class Moments:
+    """Adafactor's factored second moment of one matrix."""
+
     rows: np.ndarray  # float32 [rows]: running mean of squared gradients along each row
     columns: np.ndarray  # float32 [columns]
     updates: int = 0

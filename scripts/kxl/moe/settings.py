@@ -25,18 +25,22 @@ class Rule:
 
 
 def one_of(*choices: str) -> Rule:
+    """A setting that is one of some words."""
     return Rule(" or ".join(choices), lambda value: value in choices)
 
 
 def whole(least: int) -> Rule:
+    """A setting that is a whole number from `least` on; true and false are none."""
     return Rule(f"a whole number, {least} or more", lambda value: type(value) is int and value >= least)
 
 
 def is_number(value) -> bool:
+    """Whether a setting is a finite number, 0 or more."""
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
 def are_blocks(value) -> bool:
+    """Whether a setting names fields of Blocks alone."""
     try:
         Blocks(**value)
     except TypeError:

@@ -18,6 +18,8 @@ CONV, ATTENTION = "conv", "full_attention"
 
 
 class RMSNorm(nn.Module):
+    """x / rms(x) times a learned weight, over the last axis."""
+
     def __init__(self, width: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
@@ -41,6 +43,8 @@ def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tens
 
 
 class Attention(nn.Module):
+    """Grouped-query attention with normed queries and keys and rotary positions."""
+
     def __init__(self, c: dict):
         super().__init__()
         self.heads, self.kv_heads = c["num_attention_heads"], c["num_key_value_heads"]
@@ -90,6 +94,8 @@ class Attention(nn.Module):
 
 
 class ShortConv(nn.Module):
+    """LFM2's operator: a short causal convolution of each column between two gates."""
+
     def __init__(self, c: dict):
         super().__init__()
         d, self.kernel = c["hidden_size"], c["conv_L_cache"]
@@ -112,6 +118,8 @@ class ShortConv(nn.Module):
 
 
 class MLP(nn.Module):
+    """SwiGLU: w2(SiLU(w1 x) · w3 x)."""
+
     def __init__(self, width: int, inner: int):
         super().__init__()
         self.w1, self.w3 = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
@@ -173,6 +181,8 @@ class SparseMoE(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention or convolution, then MLP or experts, each behind a norm and added to its input."""
+
     def __init__(self, c: dict, index: int):
         super().__init__()
         self.operator = Attention(c) if c["layer_types"][index] == ATTENTION else ShortConv(c)

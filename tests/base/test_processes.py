@@ -45,7 +45,7 @@ def sleepers(number: int) -> int:
     return sum(command == f"sleep\0{number}\0" for command in commands())
 
 
-def wait_until(condition, seconds: float = 20) -> bool:
+def wait_until(condition, seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)

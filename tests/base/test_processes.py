@@ -61,7 +61,13 @@ def environment():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_and_all_that_it_started_end_with_us(environment, number):
     source = HOLDER.replace("NUMBER", str(NUMBER))
-    with subprocess.Popen([sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", source],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    ) as holder:
         guard = int(holder.stdout.readline())
         try:
             assert wait_until(lambda: sleepers(NUMBER) == 2)

@@ -19,6 +19,8 @@ from kxl.chat import loss_mask
 from kxl.smol import rows as smol_rows
 from kxl.smol import tokens as smol_tokens
 
+pytestmark = pytest.mark.minutes
+
 # At this rate every kernel of OpenBLAS ends within 1e-5 of the same probabilities; at 1e-2 they part.
 QUICK = {"learning_rate": 4e-3, "warmup_steps": 2, "epochs": 3, "max_epochs": 3, "batch_tokens": 900}
 TOOL = {  # bytes are the tokens here: a short tool makes a short prompt

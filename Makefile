@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-#: RUN       names a run: heavy files in runs/RUN, results in evals/RUN, reports/RUN, logs/RUN (the config's name)
+#: RUN       names a run: its files are in runs/RUN, its reports in runs/RUN/results (the config's name)
 #: CONFIG    the model's settings (the config named like RUN, else configs/tiny.json)
 #: MODEL     the fused checkpoint, a folder as mlx_lm or transformers saves it (the config's own)
 #: TRACES    what `make data` reads: files, folders, hub dataset ids (shipped traces and generated rows)
@@ -39,9 +39,11 @@ endif
 include $(SETTINGS)
 
 HEAVY   := runs/$(RUN)
-EVALS   := evals/$(RUN)
-REPORTS := reports/$(RUN)
-LOGS    := logs/$(RUN)
+# What a run finds out stays with it; `make publish` copies it to evals/RUN, reports/RUN, logs/RUN, which are committed.
+RESULTS := $(HEAVY)/results
+EVALS   := $(RESULTS)/evals
+REPORTS := $(RESULTS)/reports
+LOGS    := $(RESULTS)/logs
 # $(call code,SCRIPT): new when the script or a module that it imports says something else.
 code = $(addprefix runs/code/,$(1))
 # $(call part,NAME): new when that part of config and run is another.

@@ -31,7 +31,7 @@ lint-code: $(VENV)  ## layout and usual mistakes, by ruff
 modules: $(VENV)  ## docs/modules.md again: every script and module with what it is
 	$(PY) scripts/list_modules.py --out docs/modules.md
 
-clean:  ## remove runs/RUN; results and the caches stay
-	rm -rf $(HEAVY)
-distclean:  ## remove .venv and all of runs/; the cache outside the checkout stays
+clean:  ## remove runs/RUN but its results and what it remembers; the caches stay
+	[ ! -d $(HEAVY) ] || find $(HEAVY) -mindepth 1 -maxdepth 1 ! -name results ! -name run.json -exec rm -rf {} +
+distclean:  ## remove .venv and all of runs/, results too; the cache outside the checkout stays
 	rm -rf .venv .venv.lock runs third_party/llama.cpp

@@ -2,9 +2,9 @@
 .PHONY: repair repair-loop check-parser repair-speed
 #: ITER         the repair iteration to stop after, as 03
 #: START        the checkpoint that the loop starts from (MODEL, or the weak one that shows the loop)
-#: REPAIR_DATA  folder of the repair rows (repair_datasets)
+#: REPAIR_DATA  folder of the repair rows (runs/RUN/repair/rows; those of tiny-repair are in repair_datasets)
 REPAIR      := $(HEAVY)/repair
-REPAIR_DATA ?= repair_datasets
+REPAIR_DATA ?= $(if $(filter tiny-repair,$(RUN)),repair_datasets,$(REPAIR)/rows)
 START       ?= $(if $(filter $(REPAIR)/best,$(MODEL)),$(HEAVY)/weak,$(MODEL))
 LOOP := $(PY) scripts/repair_loop.py --model $(START) --config $(CONFIG) --work $(REPAIR) --data $(REPAIR_DATA) \
   --report $(REPORTS)/repair.json
@@ -33,5 +33,5 @@ $(VARIANT_FILES): $(HEAVY)/mlx/%/config.json: $(MODEL_FILES) $(call part,model) 
 check-parser: $(VENV)  ## proof that MODEL, served by mlx_lm.server, answers with structured tool calls
 	$(PY) scripts/repair_check_parser.py --model $(MODEL)
 repair-speed: $(VENV)  ## one LoRA step of ours against stock mlx_lm.lora on the same rows (20 minutes, idle cores)
-	$(PY) scripts/repair_bench_lora.py --model models/tiny --data $(REPAIR_DATA)/iter01 \
+	$(PY) scripts/repair_bench_lora.py --model models/tiny --data repair_datasets/iter01 \
 	  --report reports/tiny/lora_speed.json --steps 5

@@ -109,9 +109,9 @@ def test_an_own_checkpoint_goes_through_the_same_line_into_its_own_folders(check
     assert [line.split()[0] for line in ran] == [*LINE, "quant_show"]
     assert "--model mine" in ran[0] and "--out runs/mine/LFM-2.5-8B-1B-Hermes-Tuned-bf16.gguf" in ran[0]
     assert "--config configs/lfm2.5-8b-a1b.json" in ran[0]
-    assert "--out evals/mine/fixed_hermes_43.llama_cpp.q4kxl.json" in ran[-2]
+    assert "--out runs/mine/results/evals/fixed_hermes_43.llama_cpp.q4kxl.json" in ran[-2]
     assert "--config configs/lfm2.5-8b-a1b.json" in ran[-2]
-    assert not (checkout.folder / "runs" / "tiny").exists() and not (checkout.folder / "evals" / "tiny").exists()
+    assert not (checkout.folder / "runs" / "tiny").exists()
 
 
 def test_a_run_remembers_its_model_and_config(checkout):

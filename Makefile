@@ -46,8 +46,10 @@ REPORTS := $(RESULTS)/reports
 LOGS    := $(RESULTS)/logs
 # $(call code,SCRIPT): new when the script or a module that it imports says something else.
 code = $(addprefix runs/code/,$(1))
-# $(call part,NAME): new when that part of config and run is another.
+# $(call part,NAME): new when that part of config and run is another, or a file that it names holds another thing.
 part = $(HEAVY)/settings/$(1).json
+# $(call content,FILES): new when a file of the tree holds another thing, whatever its time says.
+content = $(addprefix runs/content/,$(1))
 # Each script notes its start and end there; `make status` reads it.
 export HERMES_KXL_HISTORY := $(HEAVY)/history.jsonl
 
@@ -59,8 +61,7 @@ FIXED := $(EVALS)/fixed_hermes_43.llama_cpp.%.json
 VENV := .venv/complete
 PY   := .venv/bin/python
 # The pin decides what the binaries do. Whether they are built is asked of the cache, each time (llama-ready).
-PIN  := third_party/llama.cpp.lock $(wildcard patches/*.patch)
-MODEL_FILES := $(if $(MODEL),$(wildcard $(addprefix $(MODEL)/,*.safetensors *.json *.jinja)))
+PIN  := $(call content,third_party/llama.cpp.lock $(wildcard patches/*.patch))
 need_model   = $(if $(MODEL),,$(error $(CONFIG) has no checkpoint of its own: add MODEL=folder RUN=name))
 
 # Noted by each recipe that makes an artifact, so that a target can say "up to date" when none ran.

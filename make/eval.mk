@@ -5,12 +5,12 @@ QUANT_EVALS := $(foreach suite,$(SUITES),$(foreach name,bf16 $(KXL),$(EVALS)/$(s
 HARDER      := hard_157 long_15
 HARD_EVALS  := $(foreach suite,$(HARDER),$(EVALS)/$(suite).llama_cpp.$(QUANT).json)
 # What every evaluation depends on beside its model and its suite.
-EVALUATED   := configs/hermes_tools.json $(PIN) $(call part,evaluate) $(call code,eval_run)
+EVALUATED   := $(call content,configs/hermes_tools.json) $(PIN) $(call part,evaluate) $(call code,eval_run)
 
 eval: $(QUANT_EVALS)  ## every suite of the config on BF16 and each KXL
 	$(call show,bf16 $(KXL))
 define llama_evaluation
-$$(EVALS)/$(1).llama_cpp.%.json: $$(GGUF) evals/suites/$(1).json $$(EVALUATED) | $$(VENV) llama-ready
+$$(EVALS)/$(1).llama_cpp.%.json: $$(GGUF) $$(call content,evals/suites/$(1).json) $$(EVALUATED) | $$(VENV) llama-ready
 	$$(making)$$(call logged,eval.$(1).$$*,$$(PY) scripts/eval_run.py --suite evals/suites/$(1).json \
 	  --config $$(CONFIG) --gguf $$< --artifact $$* --out $$@ --server-log $$(HEAVY)/server.$(1).$$*.log)
 endef
@@ -22,11 +22,11 @@ mlx-evals: $(call MLX_EVAL,bf16)  ## every suite of the config on MODEL, served 
 mlx-variants: $(foreach variant,bf16 $(VARIANTS),$(call MLX_EVAL,$(variant)))  ## 8-bit, 6-bit, mixed; judged
 # $(1) suite, $(2) variant, $(3) its folder, $(4) the files to wait for.
 define mlx_evaluation
-$$(EVALS)/$(1).mlx.$(2).json: $(4) evals/suites/$(1).json $$(EVALUATED) | $$(VENV)
+$$(EVALS)/$(1).mlx.$(2).json: $(4) $$(call content,evals/suites/$(1).json) $$(EVALUATED) | $$(VENV)
 	$$(call logged,eval.$(1).mlx.$(2),$$(PY) scripts/eval_run.py --suite evals/suites/$(1).json --config $$(CONFIG) \
 	  --backend mlx --model $(3) --artifact $(2) --out $$@ --server-log $$(HEAVY)/server.$(1).mlx.$(2).log)
 endef
-$(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(MODEL_FILES) $(call part,model))) \
+$(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(call part,model))) \
   $(foreach variant,$(VARIANTS),$(eval \
   $(call mlx_evaluation,$(suite),$(variant),$(HEAVY)/mlx/$(variant),$(HEAVY)/mlx/$(variant)/config.json))))
 

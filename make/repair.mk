@@ -16,7 +16,7 @@ repair-loop: $(START)/config.json $(VENV)  ## evaluate, diagnose, train and fuse
 	$(call logged,repair,$(LOOP))
 # A checkpoint that is weak on purpose, to show the loop on.
 WEAK := $(HEAVY)/weak
-$(WEAK)/config.json: $(wildcard models/tiny/*) $(TINY_DATA) \
+$(WEAK)/config.json: $(call content,$(wildcard models/tiny/*)) $(TINY_DATA) \
   $(call code,repair_build_weak_set repair_train repair_fuse) | $(VENV)
 	$(PY) scripts/repair_build_weak_set.py --out $(WEAK)-set
 	$(PY) scripts/repair_train.py --model models/tiny --data $(WEAK)-set --adapter $(WEAK)-adapter \
@@ -26,7 +26,7 @@ $(WEAK)/config.json: $(wildcard models/tiny/*) $(TINY_DATA) \
 
 # MLX's variants of MODEL; `make mlx-variants` judges them.
 VARIANT_FILES := $(patsubst %,$(HEAVY)/mlx/%/config.json,$(VARIANTS))
-$(VARIANT_FILES): $(HEAVY)/mlx/%/config.json: $(MODEL_FILES) $(call part,model) $(call code,repair_build_variant) \
+$(VARIANT_FILES): $(HEAVY)/mlx/%/config.json: $(call part,model) $(call code,repair_build_variant) \
   | $(VENV)
 	$(PY) scripts/repair_build_variant.py --model $(MODEL) --variant $* --out $(@D) --report $(REPORTS)/variant.$*.json
 

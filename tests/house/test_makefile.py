@@ -50,22 +50,63 @@ CALIBRATED = ["quant_build_calibration", "quant_compute_imatrix", "quant_quantiz
     [
         ("datasets/tiny/words.txt", ["tiny_build_rows", *CALIBRATED]),
         ("datasets/tiny/forms/requests.json", ["tiny_build_rows", *CALIBRATED]),
-        ("models/tiny/model.safetensors", ["quant_convert", *CALIBRATED]),
+        ("models/tiny/model.safetensors", ["quant_convert", *CALIBRATED[1:]]),
         ("patches/llama.cpp-lfm2-conv-layout.patch", ["quant_convert", *CALIBRATED[1:]]),
         ("runs/tiny/calibration.txt", CALIBRATED[1:]),
         ("gguf/q4kxl.tensor-types", CALIBRATED[2:]),
         ("gguf/q8kxl.tensor-types", []),
-        ("configs/tiny.json", []),  # it counts by what it says, not by its time
+        ("configs/tiny.json", []),  # of it only parts count
         ("evals/suites/generated_200.json", CALIBRATED),
         ("evals/suites/fixed_hermes_43.json", CALIBRATED),
         ("README.md", []),
     ],
 )
-def test_touching_one_input_remakes_only_what_depends_on_it(checkout, touched, remade):
+def test_changing_one_input_remakes_only_what_depends_on_it(checkout, touched, remade):
     (checkout.folder / "README.md").touch()
     checkout.make("q4kxl")
-    checkout.touch(touched)
+    checkout.change(touched)
     assert checkout.scripts("q4kxl") == [*remade, "quant_show"]
+
+
+def test_a_file_with_another_time_and_the_same_content_remakes_nothing(checkout):
+    checkout.make("q4kxl")
+    for name in (
+        "models/tiny/config.json",
+        "models/tiny/model.safetensors",
+        "gguf/q4kxl.tensor-types",
+        "evals/suites/fixed_hermes_43.json",
+        "datasets/tiny/words.txt",
+        "third_party/llama.cpp.lock",
+    ):
+        checkout.touch(name)
+    assert checkout.scripts("q4kxl") == ["quant_show"]
+
+
+def test_a_suite_dropped_into_the_folder_makes_no_imatrix_and_no_training_again(checkout):
+    checkout.make("q4kxl")
+    checkout.make("train")
+    (checkout.folder / "evals/suites/own.json").write_text("{}")
+    assert checkout.scripts("q4kxl") == ["quant_build_calibration", "quant_show"]
+    assert checkout.scripts("train") == ["traces_prepare"]
+    assert checkout.scripts("q4kxl") == ["quant_show"] and checkout.scripts("train") == []
+
+
+def test_what_rows_and_traces_hold_counts_and_not_their_times(checkout):
+    for name in ("rows.jsonl", "traces.jsonl"):
+        (checkout.folder / name).write_text("{}")
+    checkout.make("train", "imatrix", "TRACES=traces.jsonl", "ROWS=rows.jsonl", "RUN=b")
+    checkout.touch("rows.jsonl")
+    checkout.touch("traces.jsonl")
+    assert checkout.scripts("train", "imatrix", "RUN=b") == []
+    checkout.change("traces.jsonl")
+    assert checkout.scripts("train", "imatrix", "RUN=b") == [
+        "traces_prepare",
+        "moe_encode_rows",
+        "moe_encode_rows",
+        "moe_train",
+    ]
+    checkout.change("rows.jsonl")
+    assert checkout.scripts("train", "imatrix", "RUN=b") == ["quant_build_calibration", "quant_compute_imatrix"]
 
 
 @pytest.mark.parametrize(

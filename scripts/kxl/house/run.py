@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json, write_text
+from kxl.house.contents import Contents
 
 REMEMBERED = ("CONFIG", "MODEL", "TRACES", "ROWS", "TRAINING", "REVISION")
 # A value that no command has named yet may be named late, until this file shows that a stage has used its default.
@@ -28,6 +29,9 @@ STALE = {
     "TRAINING": "core, train",
     "REVISION": "base, core, train",
 }
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+SHIPPED_TRACES = "datasets/hermes/traces.jsonl"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 PATH = re.compile(r"[\w./~@+-]+")  # what neither make nor a shell takes for syntax
 
@@ -125,30 +129,52 @@ def check_config(root: Path, path: str) -> dict:
     return config
 
 
-def parts(run: Run) -> dict[str, object]:
-    """What each stage takes from config and run: a stage is stale when its part says something else."""
+def parts(run: Run, contents: Contents) -> dict[str, object]:
+    """What each stage takes from config and run: a stage is stale when its part says something else.
+
+    Files that lie anywhere (a model's, traces, rows, training settings) are in it by what they hold.
+    """
     config, values = run.config, run.values
     shared = {"MODEL": values["MODEL"]}
+    traces = values["TRACES"].split() or [SHIPPED_TRACES]
     return {
-        "model": shared,
-        "rows": {"ROWS": values["ROWS"]},
-        "traces": {"TRACES": values["TRACES"], **shared, "data": config.get("data")},
+        "model": {**shared, "files": files(contents, values["MODEL"], MODEL_FILES)},
+        "tokenizer": {**shared, "files": files(contents, values["MODEL"], TOKENIZER_FILES)},
+        "rows": {"ROWS": values["ROWS"], "files": files(contents, values["ROWS"])},
+        "traces": {
+            "TRACES": values["TRACES"],
+            **shared,
+            "data": config.get("data"),
+            "files": {place: files(contents, place, ("**/*",)) for place in traces},
+        },
         "convert": {**shared, **{key: config[key] for key in ("name", "gguf", "license", "base_model")}},
         "calibrate": {"ROWS": values["ROWS"], **shared, "kld": config["kld"]},
         "imatrix": config["imatrix"],
         "measure": config["kld"],
         "evaluate": config["eval"],
-        "train": {"TRAINING": values["TRAINING"], **shared},
+        "train": {"TRAINING": values["TRAINING"], **shared, "files": files(contents, values["TRAINING"])},
     }
 
 
-def write(root: Path, run: Run) -> Path:
-    """Write what make reads: runs/RUN/settings.mk and runs/RUN/settings/PART.json, only where something changed."""
+def files(contents: Contents, place: str, names: tuple[str, ...] = ()) -> dict[str, str]:
+    """{file: sha256} of a path that somebody named, of a folder those that fit `names`; {} where it is not here."""
+    return contents.of(place, names) if place else {}
+
+
+def write(root: Path, run: Run, looking: bool = False) -> Path:
+    """Write what make reads: runs/RUN/settings.mk and runs/RUN/settings/PART.json, only where something changed.
+
+    `looking`: nothing is going to be made, so the parts are left alone and no large file is read.
+    """
     folder = root / "runs" / run.name
-    for part, value in parts(run).items():
-        path = folder / "settings" / f"{part}.json"
-        if not path.is_file() or read_json(path) != value:
-            write_json(path, value)
+    if not looking:
+        contents = Contents(root)
+        contents.stamp()
+        for part, value in parts(run, contents).items():
+            path = folder / "settings" / f"{part}.json"
+            if not path.is_file() or read_json(path, object) != value:
+                write_json(path, value)
+        contents.save()
     kxl = [name for name in run.config["quants"] if name != "bf16"]
     lines = {
         "RUN": run.name,

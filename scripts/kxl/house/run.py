@@ -32,6 +32,9 @@ STALE = {
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 SHIPPED_TRACES = "datasets/hermes/traces.jsonl"
+HUB = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
+OF_THE_HUB = frozenset("base core train gradients train-proof step".split())  # they take a MODEL of the hub as it is
+TRACE_ENDINGS = (".jsonl", ".json", ".parquet", ".gz", ".zst", ".csv")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 PATH = re.compile(r"[\w./~@+-]+")  # what neither make nor a shell takes for syntax
 
@@ -84,6 +87,31 @@ def resolve(root: Path, given: dict[str, str], changing: bool, nameless: bool = 
                 raise _other(name, variable, defaults.get(variable) or "the shipped ones", new)
         values[variable] = new if new is not None else old if old is not None else defaults.get(variable, "")
     return Run(name, config, values, stored)
+
+
+def check_there(root: Path, run: Run, goals: set[str]) -> None:
+    """UserError where a file or folder that the run was told of is not there, or a model of the hub is still there."""
+    for variable in ("ROWS", "TRAINING", "CONFIG"):
+        value = run.values[variable]
+        if (
+            value
+            and (variable != "TRAINING" or run.values["TRAINING"] != f"{run.values['CONFIG'][:-5]}-moe.json")
+            and not (root / value).is_file()
+        ):
+            raise UserError(f"{variable}={value}: no such file (paths count from {root})")
+    for word in run.values["TRACES"].split():
+        if not (root / word).exists() and (not HUB.fullmatch(word) or Path(word).suffix in TRACE_ENDINGS):
+            raise UserError(f"TRACES: {word}: no such file or folder (paths count from {root}), and no OWNER/NAME")
+    model = run.values["MODEL"]
+    if not model or model == run.config["model"] or (root / model).is_dir() or not goals - OF_THE_HUB:
+        return
+    if HUB.fullmatch(model):
+        base = f"runs/{run.name}/base"
+        raise UserError(
+            f"MODEL={model} is no folder here. If it is a model of the hub, fetch it first: make base MODEL={model} "
+            f"REVISION=its commit RUN={run.name}; then make switch RUN={run.name} MODEL={base}, and this command again"
+        )
+    raise UserError(f"MODEL={model}: no such folder (paths count from {root})")
 
 
 def _other(name: str, variable: str, old: str, new: str) -> UserError:

@@ -18,7 +18,7 @@ $(HEAVY)/calibrated: $(if $(ROWS),,$(ROW_FILE)) $(call part,rows) $(call part,to
 	  --calibration $(HEAVY)/calibration.txt --heldout $(HEAVY)/heldout.txt --report $(REPORTS)/calibration.json
 	@touch $@
 $(IMATRIX): $(BF16) $(HEAVY)/calibration.txt $(call part,imatrix) $(call code,quant_compute_imatrix) \
-  | $(VENV) llama-ready
+  | $(VENV) llama-ready $(HEAVY)/lint.txt
 	$(making)$(PY) scripts/quant_compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt --config $(CONFIG) \
 	  --out $@ --report $(REPORTS)/imatrix.json --log $(LOGS)/imatrix.log
 
@@ -39,6 +39,11 @@ kxl: $(patsubst %,$(FIXED),bf16 $(KXL))  ## BF16 and all four
 
 QUANTIZE = $(making)$(PY) scripts/quant_quantize.py --gguf $(BF16) --imatrix $(IMATRIX) --out $@ \
   --log $(LOGS)/quantize.$*.log
+# A policy that cannot be is refused before an imatrix is computed for it.
+LINTED := $(HEAVY)/lint.txt
+$(LINTED): $(BF16) $(call content,gguf/export_plan.json $(patsubst %,gguf/%.tensor-types,$(KXL))) $(call code,quant_lint) \
+  | $(VENV)
+	$(PY) scripts/quant_lint.py --gguf $(BF16) $(addprefix --policy ,$(KXL)) --out $@
 QUANTIZED_FROM := $(BF16) $(IMATRIX) $(call content,gguf/export_plan.json) $(call code,quant_quantize)
 $(patsubst %,$(GGUF),$(KXL)): $(GGUF): $(QUANTIZED_FROM) $(call content,gguf/%.tensor-types) | $(VENV) llama-ready
 	$(QUANTIZE) --policy $*

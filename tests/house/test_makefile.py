@@ -20,6 +20,7 @@ LINE = [
     "quant_convert",
     "tiny_build_rows",
     "quant_build_calibration",
+    "quant_lint",
     "quant_compute_imatrix",
     "quant_quantize",
     "eval_run",
@@ -50,11 +51,11 @@ CALIBRATED = ["quant_build_calibration", "quant_compute_imatrix", "quant_quantiz
     [
         ("datasets/tiny/words.txt", ["tiny_build_rows", *CALIBRATED]),
         ("datasets/tiny/forms/requests.json", ["tiny_build_rows", *CALIBRATED]),
-        ("models/tiny/model.safetensors", ["quant_convert", *CALIBRATED[1:]]),
-        ("patches/llama.cpp-lfm2-conv-layout.patch", ["quant_convert", *CALIBRATED[1:]]),
+        ("models/tiny/model.safetensors", ["quant_convert", "quant_lint", *CALIBRATED[1:]]),
+        ("patches/llama.cpp-lfm2-conv-layout.patch", ["quant_convert", "quant_lint", *CALIBRATED[1:]]),
         ("runs/tiny/calibration.txt", CALIBRATED[1:]),
-        ("gguf/q4kxl.tensor-types", CALIBRATED[2:]),
-        ("gguf/q8kxl.tensor-types", []),
+        ("gguf/q4kxl.tensor-types", ["quant_lint", *CALIBRATED[2:]]),
+        ("gguf/q8kxl.tensor-types", ["quant_lint"]),
         ("configs/tiny.json", []),  # of it only parts count
         ("evals/suites/generated_200.json", CALIBRATED),
         ("evals/suites/fixed_hermes_43.json", CALIBRATED),
@@ -125,7 +126,7 @@ def test_a_changed_config_remakes_what_reads_that_part_of_it(checkout, old, new,
     text = config.read_text()
     assert text.count(old) == 1
     config.write_text(text.replace(old, new))
-    expected = remade if remade is not None else ["quant_convert", *CALIBRATED[1:]]
+    expected = remade if remade is not None else ["quant_convert", "quant_lint", *CALIBRATED[1:]]
     assert checkout.scripts("q4kxl", run) == [*expected, "quant_show"]
 
 

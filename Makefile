@@ -29,7 +29,7 @@ quoted = '$(subst ','\'',$(1))'
 given  = $(foreach name,$(1),$(if $(filter command environment,$(firstword $(origin $(name)))),\
   --set $(call quoted,$(name)=$($(name)))))
 REMEMBERED := CONFIG RUN MODEL TRACES ROWS TRAINING REVISION
-GIVEN      := $(call given,$(REMEMBERED))
+GIVEN      := $(call given,$(REMEMBERED) SUITE)
 # Settings with names, and a stamp for the code of each script; both written only where something changed.
 SETTINGS := $(shell $(PYTHON) scripts/settings.py $(GIVEN) --goals $(call quoted,$(MAKECMDGOALS)) \
   $(if $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--dry-run) && $(PYTHON) scripts/depends.py)
@@ -53,10 +53,11 @@ content = $(addprefix runs/content/,$(1))
 # Each script notes its start and end there; `make status` reads it.
 export HERMES_KXL_HISTORY := $(HEAVY)/history.jsonl
 
-# Make's name of an artifact: % is bf16, a policy or a stock type. Make's name of its evaluation by the main suite.
+# Make's name of an artifact: % is bf16, a policy or a stock type. Make's name of its evaluation by the main suite:
+# fixed_hermes_43 where the config has it, else the config's first.
 GGUF  := $(HEAVY)/$(ARTIFACT_NAME)
 BF16  := $(patsubst %,$(GGUF),bf16)
-FIXED := $(EVALS)/fixed_hermes_43.llama_cpp.%.json
+FIXED := $(EVALS)/$(MAIN_SUITE).llama_cpp.%.json
 
 VENV := .venv/complete
 PY   := .venv/bin/python

@@ -1,14 +1,33 @@
 ## Does it still call tools
 .PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare
-#: A, B  two reports of one suite, for `make compare`
+#: SUITE       a suite of your own for `make eval`, a JSON file anywhere, asked of QUANT or of the server at URL
+#: EVAL_FLAGS  more flags for eval_run.py, as --model-name NAME, --temperature 0.2, --trials 3
+#: A, B        two reports of one suite, for `make compare`
 QUANT_EVALS := $(foreach suite,$(SUITES),$(foreach name,bf16 $(KXL),$(EVALS)/$(suite).llama_cpp.$(name).json))
 HARDER      := hard_157 long_15
 HARD_EVALS  := $(foreach suite,$(HARDER),$(EVALS)/$(suite).llama_cpp.$(QUANT).json)
 # What every evaluation depends on beside its model and its suite.
 EVALUATED   := $(call content,configs/hermes_tools.json) $(PIN) $(call part,evaluate) $(call code,eval_run)
 
-eval: $(QUANT_EVALS)  ## every suite of the config on BF16 and each KXL
-	$(call show,bf16 $(KXL))
+# A suite of one's own is checked before anything is made for it.
+OWN_SUITE := $(basename $(notdir $(SUITE)))
+CHECKED   := $(HEAVY)/suites/$(OWN_SUITE).checked
+OWN_EVAL  := $(EVALS)/$(OWN_SUITE).llama_cpp.$(QUANT).json
+ifneq ($(SUITE),)
+$(CHECKED): $(or $(wildcard $(SUITE)),$(error SUITE=$(SUITE): no such file)) $(call code,eval_check_suite) | $(VENV)
+	$(PY) scripts/eval_check_suite.py --suite $(SUITE) --out $@
+$(OWN_EVAL): $(CHECKED) $(patsubst %,$(GGUF),$(QUANT)) $(EVALUATED) | $(VENV) llama-ready
+	$(making)$(call logged,eval.$(OWN_SUITE).$(QUANT),$(PY) scripts/eval_run.py --suite $(SUITE) --config $(CONFIG) \
+	  --gguf $(patsubst %,$(GGUF),$(QUANT)) --artifact $(QUANT) --out $@ $(EVAL_FLAGS))
+endif
+# Of a server of somebody else: the config's thresholds and sampling count where CONFIG was named.
+JUDGED_BY = $(if $(filter command environment,$(firstword $(origin CONFIG))),--config $(CONFIG))
+ASKED_OF_OURS = $(if $(SUITE),$(OWN_EVAL),$(QUANT_EVALS))
+eval: $(if $(URL),$(VENV) $(if $(SUITE),$(CHECKED)),$(ASKED_OF_OURS))  ## every suite of the config or SUITE; also of URL
+	$(if $(URL)$(SUITE),,$(call show,bf16 $(KXL)))
+	$(if $(URL),$(foreach suite,$(or $(SUITE),$(patsubst %,evals/suites/%.json,$(SUITES))),$(PY) scripts/eval_run.py \
+	  --backend openai --url $(call quoted,$(URL)) --suite $(suite) --artifact $(ARTIFACT) $(JUDGED_BY) \
+	  --out $(EVALS)/$(basename $(notdir $(suite))).openai.$(ARTIFACT).json $(EVAL_FLAGS) &&) true)
 define llama_evaluation
 $$(EVALS)/$(1).llama_cpp.%.json: $$(GGUF) $$(call content,evals/suites/$(1).json) $$(EVALUATED) | $$(VENV) llama-ready
 	$$(making)$$(call logged,eval.$(1).$$*,$$(PY) scripts/eval_run.py --suite evals/suites/$(1).json \

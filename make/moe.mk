@@ -30,7 +30,8 @@ endef
 $(eval $(call encoded,$(MOE_RUN),$(DATA)))
 ROW_FLAGS = --core $(CORE) --train $(1)/train.jsonl --valid $(1)/valid.jsonl --config $(TRAINING)
 train: $(REPORTS)/moe.$(MODE).json  ## train all experts and routers on the core; resumes to the same bits
-$(REPORTS)/moe.$(MODE).json: $(MOE_RUN)/train.jsonl $(MOE_RUN)/valid.jsonl $(call part,train) $(call code,moe_train) | $(VENV)
+$(REPORTS)/moe.$(MODE).json: $(MOE_RUN)/train.jsonl $(MOE_RUN)/valid.jsonl $(call part,train) \
+  $(call code,moe_train) | $(VENV)
 	$(PY) scripts/moe_train.py $(call ROW_FLAGS,$(MOE_RUN)) --mode $(MODE) --work $(MOE_RUN)/$(MODE) \
 	  $(addprefix --hardware ,$(wildcard $(PROFILE))) --report $@
 LAST_STEP = $(lastword $(sort $(wildcard $(MOE_RUN)/$(MODE)/step_*)))

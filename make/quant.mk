@@ -41,8 +41,8 @@ QUANTIZE = $(making)$(PY) scripts/quant_quantize.py --gguf $(BF16) --imatrix $(I
   --log $(LOGS)/quantize.$*.log
 # A policy that cannot be is refused before an imatrix is computed for it.
 LINTED := $(HEAVY)/lint.txt
-$(LINTED): $(BF16) $(call content,gguf/export_plan.json $(patsubst %,gguf/%.tensor-types,$(KXL))) $(call code,quant_lint) \
-  | $(VENV)
+$(LINTED): $(BF16) $(call content,gguf/export_plan.json $(patsubst %,gguf/%.tensor-types,$(KXL))) \
+  $(call code,quant_lint) | $(VENV)
 	$(PY) scripts/quant_lint.py --gguf $(BF16) $(addprefix --policy ,$(KXL)) --out $@
 QUANTIZED_FROM := $(BF16) $(IMATRIX) $(call content,gguf/export_plan.json) $(call code,quant_quantize)
 $(patsubst %,$(GGUF),$(KXL)): $(GGUF): $(QUANTIZED_FROM) $(call content,gguf/%.tensor-types) | $(VENV) llama-ready

@@ -314,3 +314,39 @@ def test_looking_at_a_run_changes_no_date(checkout):
     checkout.make("help")
     checkout.make("--dry-run", "q4kxl")
     assert (checkout.folder / "runs/tiny/imatrix.gguf").stat().st_mtime > time.time() + 1000
+
+
+def test_an_own_suite_is_checked_before_anything_is_made_and_asked_of_the_quant(checkout):
+    (checkout.folder / "own.json").write_text("{}")
+    code, output, ran = checkout.make("eval", "SUITE=own.json")
+    assert code == 0, output
+    assert [line.split()[0] for line in ran] == ["eval_check_suite", *LINE]
+    assert "--suite own.json" in ran[-1] and "--out runs/tiny/results/evals/own.llama_cpp.q4kxl.json" in ran[-1]
+    code, output, ran = checkout.make("eval", "SUITE=gone.json")
+    assert code != 0 and "SUITE=gone.json: no such file" in output and ran == []
+
+
+def test_a_server_behind_a_url_is_asked_every_suite_or_an_own_one_and_nothing_is_made_for_it(checkout):
+    (checkout.folder / "own.json").write_text("{}")
+    flags = ["URL=https://host/v1", "EVAL_FLAGS=--model-name big --temperature 0.2"]
+    code, output, ran = checkout.make("eval", "SUITE=own.json", *flags)
+    assert code == 0 and [line.split()[0] for line in ran] == ["eval_check_suite", "eval_run"], output
+    assert "--url https://host/v1 --suite own.json --artifact server" in ran[1] and "--config" not in ran[1]
+    assert ran[1].endswith("--out runs/tiny/results/evals/own.openai.server.json --model-name big --temperature 0.2")
+    code, output, ran = checkout.make("eval", *flags, "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=x")
+    assert code == 0 and all("--config configs/lfm2.5-8b-a1b.json" in line for line in ran), output
+    assert [line.split("--suite ")[1].split()[0] for line in ran][0] == "evals/suites/fixed_hermes_43.json"
+
+
+def test_a_config_with_other_suites_judges_its_quants_by_the_first_of_them(checkout):
+    config = checkout.folder / "configs/mine.json"
+    text = (checkout.folder / "configs/tiny.json").read_text().replace('"name": "tiny"', '"name": "mine"')
+    config.write_text(
+        text.replace('"fixed_hermes_43": {"threshold": 43, "raw_threshold": 41}', '"own": {"threshold": 3}')
+    )
+    code, output, _ = checkout.make("q4kxl", "RUN=mine", "MODEL=mine")
+    assert code != 0 and "there is no evals/suites/own.json" in output
+    (checkout.folder / "evals/suites/own.json").write_text("{}")
+    code, output, ran = checkout.make("q4kxl", "RUN=mine", "MODEL=mine")
+    assert code == 0, output
+    assert "--out runs/mine/results/evals/own.llama_cpp.q4kxl.json" in ran[-2]

@@ -31,6 +31,8 @@ STALE = {
 }
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+PUBLISHED = ("tiny", "tiny-repair")
+MAIN = "fixed_hermes_43"  # the suite that `make q4kxl` shows, where a config has it
 SHIPPED_TRACES = "datasets/hermes/traces.jsonl"
 HUB = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
 OF_THE_HUB = frozenset("base core train gradients train-proof step".split())  # they take a MODEL of the hub as it is
@@ -72,7 +74,8 @@ def resolve(root: Path, given: dict[str, str], changing: bool, nameless: bool = 
         for variable in ("MODEL", "TRACES", "ROWS"):
             if given.get(variable) and not nameless:
                 raise UserError(f"{variable}={given[variable]} needs a name for its files: add RUN=name")
-    own = name == config["name"] and config["model"]
+    # Runs whose results are committed (every checkout has their configs) stay those of their own model.
+    own = name in PUBLISHED and config["model"]
     if own and given.get("MODEL", own) != own and not nameless:
         raise UserError(f"run {name} is the one of {own}, and its reports are published: take another RUN= for "
                         f"MODEL={given['MODEL']}")  # fmt: skip
@@ -147,6 +150,14 @@ def check_config(root: Path, path: str) -> dict:
             "CONFIG=configs/NAME.json"
         ) from None
     del sections
+    if not config["eval"]["suites"]:
+        raise UserError(f"{path}: eval.suites names no suite, so no quant could be judged")
+    for suite in config["eval"]["suites"]:
+        if not (root / "evals/suites" / f"{suite}.json").is_file():
+            raise UserError(
+                f"{path}: eval.suites names {suite}, and there is no evals/suites/{suite}.json; put it there, or "
+                "ask one that lies elsewhere with `make eval SUITE=path`"
+            )
     for name in (*names, policies):
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UserError(f"{path}: {name!r} is no plain file name: letters, digits, dots, dashes, underscores")
@@ -212,6 +223,7 @@ def write(root: Path, run: Run, looking: bool = False) -> Path:
         "KXL": " ".join(kxl),
         "STOCK": " ".join(run.config["stock"]),
         "SUITES": " ".join(run.config["eval"]["suites"]),
+        "MAIN_SUITE": MAIN if MAIN in run.config["eval"]["suites"] else next(iter(run.config["eval"]["suites"])),
         "OPEN_LICENSE": "yes" if run.config["license"]["id"] == "apache-2.0" else "",
     }
     text = "".join(f"{key} := {value}".rstrip() + "\n" for key, value in lines.items())

@@ -23,7 +23,7 @@ endif
 # Of a server of somebody else: the config's thresholds and sampling count where CONFIG was named.
 JUDGED_BY = $(if $(filter command environment,$(firstword $(origin CONFIG))),--config $(CONFIG))
 ASKED_OF_OURS = $(if $(SUITE),$(OWN_EVAL),$(QUANT_EVALS))
-eval: $(if $(URL),$(VENV) $(if $(SUITE),$(CHECKED)),$(ASKED_OF_OURS))  ## every suite of the config or SUITE; also of URL
+eval: $(if $(URL),$(VENV) $(if $(SUITE),$(CHECKED)),$(ASKED_OF_OURS))  ## every suite of the config, or SUITE (of URL)
 	$(if $(URL)$(SUITE),,$(call show,bf16 $(KXL)))
 	$(if $(URL),$(foreach suite,$(or $(SUITE),$(patsubst %,evals/suites/%.json,$(SUITES))),$(PY) scripts/eval_run.py \
 	  --backend openai --url $(call quoted,$(URL)) --suite $(suite) --artifact $(ARTIFACT) $(JUDGED_BY) \

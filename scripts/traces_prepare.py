@@ -17,6 +17,7 @@ Rows are read, checked and written one by one; memory does not grow with their n
 import contextlib
 import itertools
 import multiprocessing
+import re
 import tempfile
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
@@ -36,6 +37,7 @@ from kxl.traces import split as traces_split
 
 REASONING = ("keep", "drop")  # what becomes of the thoughts in traces
 BIN, BINS = 512, 64  # the histogram: tokens per bar; longer rows count in the last
+FEW, FILES = 5, 20  # ignored files that are named; files that have a line each
 EXAMPLES = 5  # per reason, with what was found
 BATCH = 16  # rows that a worker gets at a time
 
@@ -93,6 +95,12 @@ def main() -> None:
                 {**settings, "ignored_files": ignored},
                 account.results(),
             )
+    print(*account.by_file(), sep="\n")
+    if ignored:
+        more = " …" if len(ignored) > FEW else ""
+        print(f"ignored {len(ignored)} files of other kinds: {', '.join(ignored[:FEW])}{more}")
+    if account.thoughts and settings["reasoning"] == "drop":
+        print(f"removed {account.thoughts:,} turns' thoughts, in {account.thoughtful:,} rows (data.reasoning is drop)")
     print(account.summary_line())
 
 
@@ -296,6 +304,26 @@ class Account:
             f"{count:,} {filters.in_words(reason)}" for count, reason in counts
         )
 
+    def by_file(self) -> list[str]:
+        """One line a file: its rows, how many are kept, and why most of the others are not. Empty files' rows first."""
+        kept = Counter(source_of(outcome) for outcome, _ in self.rows)
+        lines = []
+        for name, count in sorted(self.sources.items(), key=lambda one: (kept[one[0]] > 0, one[0])):
+            line = f"{name}: {count:,} rows, {kept[name]:,} kept"
+            why = Counter(
+                {
+                    reason: sum(file_of(entry["where"]) == name for entry in entries)
+                    for reason, entries in self.dropped.items()
+                }
+            )
+            if kept[name] < count and why:
+                reason, most = why.most_common(1)[0]
+                line += f" (most of the others: {most:,} {filters.in_words(reason)})"
+            lines.append(line)
+        return (
+            lines if len(lines) <= FILES else [*lines[:FILES], f"… {len(lines) - FILES} more files are in the report"]
+        )
+
     def summary_line(self) -> str:
         counts = ", ".join(f"{self.splits.count(split):,} {split}" for split in ("train", "valid", "test"))
         return f"{counts}; {self.summary()}"
@@ -307,8 +335,13 @@ class Account:
 
 
 def source_of(outcome: traces_record.Outcome) -> str:
-    """The file that a row came from, without its line."""
-    return outcome.where.rsplit(":", 1)[0]
+    """The file that a row came from."""
+    return file_of(outcome.where)
+
+
+def file_of(where: str) -> str:
+    """The file of a place, without its line or, of a parquet file, its row."""
+    return re.sub(r"(:| row )\d+$", "", where)
 
 
 def language(text: str) -> str:

@@ -263,7 +263,8 @@ def run(monkeypatch, capsys, tmp_path):
             traces_prepare.main()
         except UserError as error:
             return f"error: {error}", out
-        return capsys.readouterr().out.strip(), out
+        ran.said = capsys.readouterr().out.strip().splitlines()
+        return ran.said[-1], out
 
     return ran
 
@@ -296,8 +297,16 @@ def test_a_folder_of_everything_gives_rows_a_report_and_one_last_line(tmp_path, 
         "makes, 1 exact duplicates,"
         " 1 not JSON, 1 not UTF-8"
     )
+    assert run.said[:-1] == [
+        "mine/d.jsonl: 2 rows, 0 kept (most of the others: 1 in an order no agent makes)",
+        "mine/a.jsonl: 11 rows, 8 kept (most of the others: 1 not JSON)",
+        "mine/b.json: 3 rows, 2 kept (most of the others: 1 without a conversation in a known format)",
+        "mine/c.parquet: 2 rows, 1 kept (most of the others: 1 without a conversation in a known format)",
+        "ignored 1 files of other kinds: mine/notes.txt",
+    ]
     report = json.loads((out / "dataset.json").read_text())
     results = report["results"]
+    assert results["sources"]["mine/c.parquet"] == {"rows": 2, "kept": 1}
     number = 1 + (folder / "b.json").read_text().split("\n").index(" 7,")
     assert {reason: {example["where"] for example in one["examples"]} for reason, one in results["drops"].items()} == {
         "not_json": {"mine/a.jsonl:9"},
@@ -314,6 +323,15 @@ def test_a_folder_of_everything_gives_rows_a_report_and_one_last_line(tmp_path, 
     assert str(tmp_path) not in (out / "manifest.json").read_text()
     for name, entry in manifest["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == entry["sha256"]
+
+
+def test_thoughts_that_are_removed_are_told(tmp_path, run):
+    thinking = traces.hermes("x", traces.gpt(say="Done.", think="They want it done."), ask="say that it is done")
+    run(traces.write(tmp_path / "t.jsonl", [thinking, *(traces.good(f"a{i}") for i in range(5))]))
+    assert run.said[:-1] == [
+        "t.jsonl: 6 rows, 6 kept",
+        "removed 1 turns' thoughts, in 1 rows (data.reasoning is drop)",
+    ]
 
 
 def test_a_run_that_fails_at_its_end_leaves_the_last_rows_as_they_were(tmp_path, run, monkeypatch):

@@ -1,5 +1,5 @@
 ## House
-.PHONY: status switch test test-fast test-slow lint-code modules clean distclean
+.PHONY: status switch test test-fast test-slow lint-code modules prove-interruptions clean distclean
 # What not every run has is listed where something of it is there.
 begun = $(if $(wildcard $(2) $(2:.json=.failed.json)),$(1)=$(2))
 STAGES := $(call begun,data,$(REPORTS)/dataset.json) $(call begun,core,$(REPORTS)/core.json) \
@@ -30,6 +30,8 @@ lint-code: $(VENV)  ## layout and usual mistakes, by ruff
 
 modules: $(VENV)  ## docs/modules.md again: every script and module with what it is
 	$(PY) scripts/list_modules.py --out docs/modules.md
+prove-interruptions: llama-ready  ## kill, double and starve each target of the line: it ends as undisturbed (an hour)
+	$(PY) scripts/house_prove_interruptions.py --report reports/tiny/interruptions.json
 
 clean:  ## remove runs/RUN; results and the caches stay
 	rm -rf $(HEAVY)

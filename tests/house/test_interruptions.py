@@ -17,13 +17,13 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def test_a_difference_is_named_by_file_and_key_and_what_varies_is_left_out():
-    one = {"runs/a.bin": "11", "reports/r.json": {"results": {"rows": [1, 2], "seconds": 3.0}}}
+    one = {"runs/a.bin": "11", "reports/r.json": {"results": {"rows": [1, 2], "pace": 3.0, "peak_rss_gib": 1}}}
     other = {
         "runs/a.bin": "22",
-        "reports/r.json": {"results": {"rows": [1, 5], "seconds": 4.0}},
+        "reports/r.json": {"results": {"rows": [1, 5], "pace": 4.0, "peak_rss_gib": 2}},
         "runs/.b.partial": "0",
     }
-    found = disturbed.differences(one, other, {"reports/r.json:results:seconds"})
+    found = disturbed.differences(one, other, {"reports/r.json:results:pace"})
     assert found == ["reports/r.json:results:rows:1", "runs/.b.partial", "runs/a.bin"]
     assert disturbed.differences(one, one) == []
 

@@ -11,6 +11,7 @@ Everything that a tree starts carries a mark in its environment, so that what is
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,9 @@ MARK = "HERMES_KXL_DISTURBED"
 FOLDERS = ("runs", "evals", "reports", "datasets")
 # Logs and the history tell what happened in between; stamps of code are the same for all runs of a checkout.
 TOLD_ANEW = ("history.jsonl", "locks")
+ABSENT = object()
+# Keys of times and memory: no two runs need have the same.
+MEASURED = re.compile(r"(^|_)(seconds|gib|rss)(_|$)")
 PATIENCE = 30  # seconds that processes have to end after their parent was killed
 
 
@@ -186,17 +190,17 @@ def script_of(make: int) -> int | None:
 
 
 def differences(one: dict, other: dict, varying: set[str] = frozenset(), path: str = "") -> list[str]:
-    """Paths (file, then keys behind colons) at which two snapshots are not the same, but for those in `varying`."""
-    if path in varying:
+    """Paths (file, then keys behind colons) at which two snapshots are not the same.
+
+    Left out is what lies below a path in `varying`, or below a key whose name says that it was measured.
+    """
+    if path in varying or MEASURED.search(path.rpartition(":")[2]):
         return []
     if isinstance(one, dict) and isinstance(other, dict):
         found = []
         for key in sorted(one.keys() | other.keys()):
             below = f"{path}:{key}" if path else key
-            if key not in one or key not in other:
-                found += [] if below in varying else [below]
-            else:
-                found += differences(one[key], other[key], varying, below)
+            found += differences(one.get(key, ABSENT), other.get(key, ABSENT), varying, below)
         return found
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return [

@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-#: RUN       names a run: heavy files in runs/RUN, results in evals/RUN, reports/RUN, logs/RUN (the config's name)
+#: RUN       names a run: its files are in runs/RUN, its reports in runs/RUN/results (the config's name)
 #: CONFIG    the model's settings (the config named like RUN, else configs/tiny.json)
 #: MODEL     the fused checkpoint, a folder as mlx_lm or transformers saves it (the config's own)
 #: TRACES    what `make data` reads: files, folders, hub dataset ids (shipped traces and generated rows)
@@ -29,7 +29,7 @@ quoted = '$(subst ','\'',$(1))'
 given  = $(foreach name,$(1),$(if $(filter command environment,$(firstword $(origin $(name)))),\
   --set $(call quoted,$(name)=$($(name)))))
 REMEMBERED := CONFIG RUN MODEL TRACES ROWS TRAINING REVISION
-GIVEN      := $(call given,$(REMEMBERED))
+GIVEN      := $(call given,$(REMEMBERED) SUITE)
 # Settings with names, and a stamp for the code of each script; both written only where something changed.
 SETTINGS := $(shell $(PYTHON) scripts/settings.py $(GIVEN) --goals $(call quoted,$(MAKECMDGOALS)) \
   $(if $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--dry-run) && $(PYTHON) scripts/depends.py)
@@ -39,26 +39,30 @@ endif
 include $(SETTINGS)
 
 HEAVY   := runs/$(RUN)
-EVALS   := evals/$(RUN)
-REPORTS := reports/$(RUN)
-LOGS    := logs/$(RUN)
+# What a run finds out stays with it; `make publish` copies it to evals/RUN, reports/RUN, logs/RUN, which are committed.
+RESULTS := $(HEAVY)/results
+EVALS   := $(RESULTS)/evals
+REPORTS := $(RESULTS)/reports
+LOGS    := $(RESULTS)/logs
 # $(call code,SCRIPT): new when the script or a module that it imports says something else.
 code = $(addprefix runs/code/,$(1))
-# $(call part,NAME): new when that part of config and run is another.
+# $(call part,NAME): new when that part of config and run is another, or a file that it names holds another thing.
 part = $(HEAVY)/settings/$(1).json
+# $(call content,FILES): new when a file of the tree holds another thing, whatever its time says.
+content = $(addprefix runs/content/,$(1))
 # Each script notes its start and end there; `make status` reads it.
 export HERMES_KXL_HISTORY := $(HEAVY)/history.jsonl
 
-# Make's name of an artifact: % is bf16, a policy or a stock type. Make's name of its evaluation by the main suite.
+# Make's name of an artifact: % is bf16, a policy or a stock type. Make's name of its evaluation by the main suite:
+# fixed_hermes_43 where the config has it, else the config's first.
 GGUF  := $(HEAVY)/$(ARTIFACT_NAME)
 BF16  := $(patsubst %,$(GGUF),bf16)
-FIXED := $(EVALS)/fixed_hermes_43.llama_cpp.%.json
+FIXED := $(EVALS)/$(MAIN_SUITE).llama_cpp.%.json
 
 VENV := .venv/complete
 PY   := .venv/bin/python
 # The pin decides what the binaries do. Whether they are built is asked of the cache, each time (llama-ready).
-PIN  := third_party/llama.cpp.lock $(wildcard patches/*.patch)
-MODEL_FILES := $(if $(MODEL),$(wildcard $(addprefix $(MODEL)/,*.safetensors *.json *.jinja)))
+PIN  := $(call content,third_party/llama.cpp.lock $(wildcard patches/*.patch))
 need_model   = $(if $(MODEL),,$(error $(CONFIG) has no checkpoint of its own: add MODEL=folder RUN=name))
 
 # Noted by each recipe that makes an artifact, so that a target can say "up to date" when none ran.

@@ -1,18 +1,19 @@
 ## House
 .PHONY: status switch test test-fast test-slow lint-code modules prove-interruptions clean distclean
-# What not every run has is listed where something of it is there.
-begun = $(if $(wildcard $(2) $(2:.json=.failed.json)),$(1)=$(2))
-STAGES := $(call begun,data,$(REPORTS)/dataset.json) $(call begun,core,$(REPORTS)/core.json) \
-  $(call begun,train,$(REPORTS)/moe.$(MODE).json) $(call begun,repair-loop,$(REPORTS)/repair.json) \
-  gguf=$(BF16) imatrix=$(REPORTS)/imatrix.json parity=$(REPORTS)/parity.json \
+# With a question mark: what not every run has is listed where something of it is there or was tried.
+STAGES := data?=$(REPORTS)/dataset.json core?=$(REPORTS)/core.json train?=$(REPORTS)/moe.$(MODE).json \
+  repair-loop?=$(REPORTS)/repair.json gguf=$(BF16) lint?=$(LINTED) imatrix=$(IMATRIX) parity=$(REPORTS)/parity.json \
   $(foreach name,$(KXL),$(name)=$(patsubst %,$(FIXED),$(name))) \
   $(addprefix eval=,$(filter-out $(patsubst %,$(FIXED),$(KXL)),$(QUANT_EVALS))) \
-  $(addprefix mlx-evals=,$(call MLX_EVAL,bf16)) $(call begun,hermes-live,$(patsubst %,$(LIVE),$(QUANT))) \
-  $(foreach report,$(HARD_EVALS),$(call begun,hard,$(report))) \
+  $(addprefix mlx-evals=,$(call MLX_EVAL,bf16)) hermes-live?=$(patsubst %,$(LIVE),$(QUANT)) \
+  $(addprefix hard?=,$(HARD_EVALS)) \
   quants=$(REPORTS)/quants.json sizes=$(SIZES) release-summary=$(SUMMARY) card=$(CARD) release=$(HEAVY)/release
+# What make would make again is asked of make itself. Version 3.81 does not say why.
+ASKED = $(foreach stage,$(STAGES),$(lastword $(subst =, ,$(stage)))) $(patsubst %,$(GGUF),$(KXL))
 status: $(VENV)  ## where this run stands: what is done, stale or failed, how long it took, what to run next
-	@$(PY) scripts/status.py $(addprefix --stage ,$(STAGES)) --history $(HERMES_KXL_HISTORY) \
-	  $(if $(OURS),--claims) --again "$(if $(OURS),,RUN=$(RUN))"
+	@{ $(MAKE) --no-print-directory --keep-going --dry-run $(if $(filter 3.%,$(MAKE_VERSION)),,--trace) $(ASKED) \
+	  2>/dev/null || true; } | $(PY) scripts/status.py $(addprefix --stage ,$(STAGES)) --history $(HERMES_KXL_HISTORY) \
+	  --pending --run $(RUN) $(if $(OURS),--claims) --again "$(if $(OURS),,RUN=$(RUN))"
 switch:  ## let a run go on with another CONFIG, MODEL, TRACES, ROWS, TRAINING or REVISION; says what is made again
 	@$(PYTHON) scripts/settings.py --switch $(GIVEN)
 
@@ -33,7 +34,7 @@ modules: $(VENV)  ## docs/modules.md again: every script and module with what it
 prove-interruptions: llama-ready  ## kill, double and starve each target of the line: it ends as undisturbed (an hour)
 	$(PY) scripts/house_prove_interruptions.py --report reports/tiny/interruptions.json
 
-clean:  ## remove runs/RUN; results and the caches stay
-	rm -rf $(HEAVY)
-distclean:  ## remove .venv and all of runs/; the cache outside the checkout stays
+clean:  ## remove runs/RUN but its results and what it remembers; the caches stay
+	[ ! -d $(HEAVY) ] || find $(HEAVY) -mindepth 1 -maxdepth 1 ! -name results ! -name run.json -exec rm -rf {} +
+distclean:  ## remove .venv and all of runs/, results too; the cache outside the checkout stays
 	rm -rf .venv .venv.lock runs third_party/llama.cpp

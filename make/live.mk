@@ -9,8 +9,8 @@ LIVE     := $(EVALS)/hermes_live.llama_cpp.%.json
 hermes-live: $(if $(URL),$(VENV) box,$(patsubst %,$(LIVE),$(QUANT)))  ## a real Hermes Agent does real tasks
 	$(if $(URL),$(PY) scripts/live_run.py --url $(call quoted,$(URL)) --artifact $(ARTIFACT) \
 	  --out $(EVALS)/hermes_live.openai.$(ARTIFACT).json $(LIVE_FLAGS))
-$(LIVE): $(GGUF) evals/live/hermes_16.json $(PIN) $(call part,evaluate) third_party/hermes-agent-full.requirements.txt \
-  $(call code,live_run) | $(VENV) llama-ready box
+$(LIVE): $(GGUF) $(call content,evals/live/hermes_16.json third_party/hermes-agent-full.requirements.txt) $(PIN) \
+  $(call part,evaluate) $(call code,live_run) | $(VENV) llama-ready box
 	$(making)$(call logged,hermes-live.$*,$(PY) scripts/live_run.py --gguf $< --artifact $* --config $(CONFIG) \
 	  --out $@ --server-log $(HEAVY)/server.hermes_live.$*.log $(LIVE_FLAGS))
 NET = $(PY) scripts/live_install_net.py --home \

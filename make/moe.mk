@@ -14,11 +14,11 @@ EIGHT    := reports/lfm2.5-8b-a1b
 EIGHT_SHAPES := configs/lfm2.5-8b-a1b-moe.json gguf/lfm2-8b-a1b.shapes.json
 
 base: $(REPORTS)/base.json  ## the checkpoint to train: MODEL=folder is checked, MODEL=owner/name downloaded
-$(REPORTS)/base.json: $(MODEL_FILES) $(call part,model) $(call code,moe_fetch_base) | $(VENV)
+$(REPORTS)/base.json: $(call part,model) $(call code,moe_fetch_base) | $(VENV)
 	$(need_model)$(PY) scripts/moe_fetch_base.py --model $(MODEL) $(addprefix --revision ,$(REVISION)) \
 	  --out $(HEAVY)/base --report $@
 core: $(CORE)/config.json  ## its mixed core: experts int8, routers and all else BF16; error of every matrix
-$(CORE)/config.json: $(REPORTS)/base.json $(TRAINING) $(call code,moe_build_core) | $(VENV)
+$(CORE)/config.json: $(REPORTS)/base.json $(call part,train) $(call code,moe_build_core) | $(VENV)
 	$(PY) scripts/moe_build_core.py --model $(BASE) --config $(TRAINING) --out $(CORE) --report $(REPORTS)/core.json
 
 # $(call encoded,FOLDER,DATA): rows as tokens and masks.
@@ -30,7 +30,8 @@ endef
 $(eval $(call encoded,$(MOE_RUN),$(DATA)))
 ROW_FLAGS = --core $(CORE) --train $(1)/train.jsonl --valid $(1)/valid.jsonl --config $(TRAINING)
 train: $(REPORTS)/moe.$(MODE).json  ## train all experts and routers on the core; resumes to the same bits
-$(REPORTS)/moe.$(MODE).json: $(MOE_RUN)/train.jsonl $(MOE_RUN)/valid.jsonl $(TRAINING) $(call code,moe_train) | $(VENV)
+$(REPORTS)/moe.$(MODE).json: $(MOE_RUN)/train.jsonl $(MOE_RUN)/valid.jsonl $(call part,train) \
+  $(call code,moe_train) | $(VENV)
 	$(PY) scripts/moe_train.py $(call ROW_FLAGS,$(MOE_RUN)) --mode $(MODE) --work $(MOE_RUN)/$(MODE) \
 	  $(addprefix --hardware ,$(wildcard $(PROFILE))) --report $@
 LAST_STEP = $(lastword $(sort $(wildcard $(MOE_RUN)/$(MODE)/step_*)))
@@ -39,7 +40,7 @@ step: $(VENV)  ## a BF16 checkpoint of the last step, or of STEP, in runs/RUN/mo
 	  $(or $(STEP),$(LAST_STEP),$(error $(MOE_RUN)/$(MODE) has no checkpoint: run make train)) --out $(MOE_RUN)/bf16
 
 gradients: $(REPORTS)/gradients.json  ## the streamed step's gradients beside autograd's, in float32 and as shipped
-$(REPORTS)/gradients.json: $(MOE_RUN)/valid.jsonl $(TRAINING) $(call code,moe_check_gradients) | $(VENV)
+$(REPORTS)/gradients.json: $(MOE_RUN)/valid.jsonl $(call part,train) $(call code,moe_check_gradients) | $(VENV)
 	$(PY) scripts/moe_check_gradients.py --core $(CORE) --rows $< --config $(TRAINING) --report $@
 
 train-proof: $(REPORTS)/moe_proof.json  ## proof that it learns: both modes, and rounding to nearest, which does not
@@ -47,22 +48,22 @@ train-proof: $(REPORTS)/moe_proof.json  ## proof that it learns: both modes, and
 PROOF := $(MOE_RUN)/proof
 $(PROOF)/rows.jsonl: $(TINY_DATA) $(call code,traces_build_router_rows) | $(VENV)
 	$(PY) scripts/traces_build_router_rows.py --context compact --rows 1200 --seed 12 --out $@
-$(PROOF)/data/train.jsonl: $(PROOF)/rows.jsonl $(call part,traces) $(TEMPLATE_FILES) $(SUITE_FILES) \
+$(PROOF)/data/train.jsonl: $(PROOF)/rows.jsonl $(call part,traces) $(SUITES_SAY) \
   $(call code,traces_prepare) | $(VENV)
 	$(PY) scripts/traces_prepare.py $< --config $(CONFIG) --model $(MODEL) --out $(@D) --manifest $(@D)/manifest.json \
 	  --report $(PROOF)/dataset.json $(SUITE_FLAGS)
 $(eval $(call encoded,$(PROOF),$(PROOF)/data))
-$(REPORTS)/moe_proof.json: $(PROOF)/train.jsonl $(PROOF)/valid.jsonl $(TRAINING) \
+$(REPORTS)/moe_proof.json: $(PROOF)/train.jsonl $(PROOF)/valid.jsonl $(call part,train) \
   $(call code,moe_prove_training) | $(VENV)
 	$(PY) scripts/moe_prove_training.py $(call ROW_FLAGS,$(PROOF)) --work $(PROOF) --report $@
 
 profile: $(VENV)  ## measure this machine: memory and its stop, BLAS, matmul, disk (a minute)
 	$(PY) scripts/moe_profile_hardware.py --out $(PROFILE)
 sweep: $(EIGHT)/group_sweep.json  ## time and memory of a step by group size, beside the streamed step
-$(EIGHT)/group_sweep.json: $(EIGHT_SHAPES) $(call code,moe_sweep_groups moe_measure_step) | $(VENV)
+$(EIGHT)/group_sweep.json: $(call content,$(EIGHT_SHAPES)) $(call code,moe_sweep_groups moe_measure_step) | $(VENV)
 	$(PY) scripts/moe_sweep_groups.py --sweep $@ --model $(EIGHT)/memory_model.json
 prove-8b: reports/prove-8b/memory.json  ## a real step at LFM2-8B-A1B's shapes, streamed and grouped (19 minutes)
-reports/prove-8b/memory.json: $(EIGHT_SHAPES) $(call code,moe_prove_8b moe_measure_step) | $(VENV)
+reports/prove-8b/memory.json: $(call content,$(EIGHT_SHAPES)) $(call code,moe_prove_8b moe_measure_step) | $(VENV)
 	$(PY) scripts/moe_prove_8b.py $(addprefix --grouped-passes ,$(GROUPED_PASSES)) --report $@
 prove-8b-long: reports/prove-8b/memory.json  ## the streamed step at 10,240 tokens, added to that report (an hour)
 	$(PY) scripts/moe_prove_8b.py --long --report $<

@@ -5,17 +5,20 @@ IMATRIX  := $(HEAVY)/imatrix.gguf
 SIZES    := reports/lfm2.5-8b-a1b/sizes.json
 
 gguf: $(BF16)  ## BF16 GGUF of the checkpoint
-$(BF16): $(MODEL_FILES) $(call part,convert) $(PIN) $(call code,quant_convert) | $(VENV) llama-ready
+$(BF16): $(call part,convert) $(call part,model) $(PIN) $(call code,quant_convert) | $(VENV) llama-ready
 	$(making)$(need_model)$(PY) scripts/quant_convert.py --model $(MODEL) --config $(CONFIG) --run $(RUN) --out $@ \
 	  --log $(LOGS)/convert.log
 
 imatrix: $(IMATRIX)  ## importance matrix from conversations with calls; refused when an expert saw too few tokens
-runs/%/calibration.txt runs/%/heldout.txt: $(ROW_FILE) $(MODEL_FILES) $(SUITE_FILES) runs/%/settings/calibrate.json \
-  $(call code,quant_build_calibration) | $(VENV)
+# The two texts keep their time where they say the same again, so that another suite makes no other imatrix.
+$(HEAVY)/calibration.txt $(HEAVY)/heldout.txt: $(HEAVY)/calibrated ;
+$(HEAVY)/calibrated: $(if $(ROWS),,$(ROW_FILE)) $(call part,rows) $(call part,tokenizer) $(call part,calibrate) \
+  $(SUITES_SAY) $(call code,quant_build_calibration) | $(VENV)
 	$(PY) scripts/quant_build_calibration.py --rows $(ROW_FILE) --model $(MODEL) $(SUITE_FLAGS) --config $(CONFIG) \
 	  --calibration $(HEAVY)/calibration.txt --heldout $(HEAVY)/heldout.txt --report $(REPORTS)/calibration.json
+	@touch $@
 $(IMATRIX): $(BF16) $(HEAVY)/calibration.txt $(call part,imatrix) $(call code,quant_compute_imatrix) \
-  | $(VENV) llama-ready
+  | $(VENV) llama-ready $(HEAVY)/lint.txt
 	$(making)$(PY) scripts/quant_compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt --config $(CONFIG) \
 	  --out $@ --report $(REPORTS)/imatrix.json --log $(LOGS)/imatrix.log
 
@@ -36,8 +39,13 @@ kxl: $(patsubst %,$(FIXED),bf16 $(KXL))  ## BF16 and all four
 
 QUANTIZE = $(making)$(PY) scripts/quant_quantize.py --gguf $(BF16) --imatrix $(IMATRIX) --out $@ \
   --log $(LOGS)/quantize.$*.log
-QUANTIZED_FROM := $(BF16) $(IMATRIX) gguf/export_plan.json $(call code,quant_quantize)
-$(patsubst %,$(GGUF),$(KXL)): $(GGUF): $(QUANTIZED_FROM) gguf/%.tensor-types | $(VENV) llama-ready
+# A policy that cannot be is refused before an imatrix is computed for it.
+LINTED := $(HEAVY)/lint.txt
+$(LINTED): $(BF16) $(call content,gguf/export_plan.json $(patsubst %,gguf/%.tensor-types,$(KXL))) \
+  $(call code,quant_lint) | $(VENV)
+	$(PY) scripts/quant_lint.py --gguf $(BF16) $(addprefix --policy ,$(KXL)) --out $@
+QUANTIZED_FROM := $(BF16) $(IMATRIX) $(call content,gguf/export_plan.json) $(call code,quant_quantize)
+$(patsubst %,$(GGUF),$(KXL)): $(GGUF): $(QUANTIZED_FROM) $(call content,gguf/%.tensor-types) | $(VENV) llama-ready
 	$(QUANTIZE) --policy $*
 $(patsubst %,$(GGUF),$(STOCK)): $(GGUF): $(QUANTIZED_FROM) | $(VENV) llama-ready
 	$(QUANTIZE) --stock $*
@@ -46,14 +54,14 @@ lint: $(BF16)  ## check every policy against the BF16 GGUF, without quantizing
 stock: $(patsubst %,$(GGUF),$(STOCK))  ## llama.cpp's own Q8_0, Q6_K, Q5_K_M and Q4_K_M, to compare with
 
 sizes: $(SIZES)  ## size of every policy and stock type at LFM2-8B-A1B's real shapes
-$(SIZES): gguf/export_plan.json $(wildcard gguf/*.tensor-types gguf/*.shapes.json) $(PIN) \
+$(SIZES): $(call content,gguf/export_plan.json $(wildcard gguf/*.tensor-types gguf/*.shapes.json)) $(PIN) \
   $(call code,quant_predict_sizes) | $(VENV) llama-ready
 	$(PY) scripts/quant_predict_sizes.py --report $@
 
 quants: $(REPORTS)/quants.json  ## KL divergence from BF16 and same-top-p of each quant, on held-out tool traces
 MEASURED := bf16 $(KXL) $(STOCK)
 $(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt $(call part,measure) \
-  gguf/export_plan.json $(call code,quant_measure) | $(VENV) llama-ready
+  $(call content,gguf/export_plan.json) $(call code,quant_measure) | $(VENV) llama-ready
 	$(PY) scripts/quant_measure.py --base $(BF16) --text $(HEAVY)/heldout.txt --plan gguf/export_plan.json \
 	  $(foreach name,$(MEASURED),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
 	  --config $(CONFIG) --work $(HEAVY)/kld --report $@ --logs $(LOGS)

@@ -2,9 +2,9 @@
 .PHONY: repair repair-loop check-parser repair-speed
 #: ITER         the repair iteration to stop after, as 03
 #: START        the checkpoint that the loop starts from (MODEL, or the weak one that shows the loop)
-#: REPAIR_DATA  folder of the repair rows (repair_datasets)
+#: REPAIR_DATA  folder of the repair rows (runs/RUN/repair/rows; those of tiny-repair are in repair_datasets)
 REPAIR      := $(HEAVY)/repair
-REPAIR_DATA ?= repair_datasets
+REPAIR_DATA ?= $(if $(filter tiny-repair,$(RUN)),repair_datasets,$(REPAIR)/rows)
 START       ?= $(if $(filter $(REPAIR)/best,$(MODEL)),$(HEAVY)/weak,$(MODEL))
 LOOP := $(PY) scripts/repair_loop.py --model $(START) --config $(CONFIG) --work $(REPAIR) --data $(REPAIR_DATA) \
   --report $(REPORTS)/repair.json
@@ -16,7 +16,7 @@ repair-loop: $(START)/config.json $(VENV)  ## evaluate, diagnose, train and fuse
 	$(call logged,repair,$(LOOP))
 # A checkpoint that is weak on purpose, to show the loop on.
 WEAK := $(HEAVY)/weak
-$(WEAK)/config.json: $(wildcard models/tiny/*) $(TINY_DATA) \
+$(WEAK)/config.json: $(call content,$(wildcard models/tiny/*)) $(TINY_DATA) \
   $(call code,repair_build_weak_set repair_train repair_fuse) | $(VENV)
 	$(PY) scripts/repair_build_weak_set.py --out $(WEAK)-set
 	$(PY) scripts/repair_train.py --model models/tiny --data $(WEAK)-set --adapter $(WEAK)-adapter \
@@ -26,12 +26,12 @@ $(WEAK)/config.json: $(wildcard models/tiny/*) $(TINY_DATA) \
 
 # MLX's variants of MODEL; `make mlx-variants` judges them.
 VARIANT_FILES := $(patsubst %,$(HEAVY)/mlx/%/config.json,$(VARIANTS))
-$(VARIANT_FILES): $(HEAVY)/mlx/%/config.json: $(MODEL_FILES) $(call part,model) $(call code,repair_build_variant) \
+$(VARIANT_FILES): $(HEAVY)/mlx/%/config.json: $(call part,model) $(call code,repair_build_variant) \
   | $(VENV)
 	$(PY) scripts/repair_build_variant.py --model $(MODEL) --variant $* --out $(@D) --report $(REPORTS)/variant.$*.json
 
 check-parser: $(VENV)  ## proof that MODEL, served by mlx_lm.server, answers with structured tool calls
 	$(PY) scripts/repair_check_parser.py --model $(MODEL)
 repair-speed: $(VENV)  ## one LoRA step of ours against stock mlx_lm.lora on the same rows (20 minutes, idle cores)
-	$(PY) scripts/repair_bench_lora.py --model models/tiny --data $(REPAIR_DATA)/iter01 \
+	$(PY) scripts/repair_bench_lora.py --model models/tiny --data repair_datasets/iter01 \
 	  --report reports/tiny/lora_speed.json --steps 5

@@ -56,7 +56,7 @@ $(SMOL)/bf16.gguf: $(SMOL)/fused/config.json $(call code,smol_convert) $(PIN) | 
 	$(PY) scripts/smol_convert.py --config $(SMOL_CONFIG) --model $(SMOL)/fused --out $@ \
 	  --log logs/$(SMOL_NAME)/convert.log
 .PRECIOUS: $(SMOL)/%kxl.gguf
-$(SMOL)/%kxl.gguf: $(SMOL)/bf16.gguf $(wildcard gguf/dense/*) $(call code,quant_quantize)
+$(SMOL)/%kxl.gguf: $(SMOL)/bf16.gguf $(call content,$(wildcard gguf/dense/*)) $(call code,quant_quantize)
 	$(PY) scripts/quant_quantize.py --gguf $< --policy $*kxl --plan gguf/dense/$(SMOL_NAME).json --out $@ \
 	  --log logs/$(SMOL_NAME)/quantize.$*kxl.log
 SERVE_SMOL = $(PY) scripts/smol_check_serving.py --config $(SMOL_CONFIG) --data $(SMOL)/data --out $@

@@ -7,8 +7,8 @@ generated-suite: $(VENV)  ## evals/suites/generated_200.json again: requests wit
 	$(PY) scripts/tiny_generate_suite.py --out evals/suites/generated_200.json
 
 # What the generated rows are drawn from; the code behind them is in each script's stamp.
-TINY_DATA := configs/hermes_tools.json configs/hermes_system_prompt.txt \
-  $(wildcard datasets/tiny/*.* datasets/tiny/forms/*)
+TINY_DATA := $(call content,configs/hermes_tools.json configs/hermes_system_prompt.txt \
+  $(wildcard datasets/tiny/*.* datasets/tiny/forms/*))
 # Conversations for the imatrix and the KL divergence, where ROWS names none.
 $(HEAVY)/rows.jsonl: $(TINY_DATA) $(call code,tiny_build_rows) | $(VENV)
 	$(PY) scripts/tiny_build_rows.py --out $@
@@ -40,7 +40,7 @@ tiny-model: $(VENV)  ## models/tiny again from nothing (hours on 2 cores; resume
 NEXT := runs/tiny-next
 NEXT_SCORE := $(NEXT)/score.json
 PLAN := configs/tiny.plan.json
-NEXT_FROM := $(PLAN) $(TINY_DATA) $(wildcard datasets/tiny/wordings/*)
+NEXT_FROM := $(TINY_DATA) $(call content,$(PLAN) $(wildcard datasets/tiny/wordings/*))
 $(NEXT)/model/tokenizer.json: $(NEXT_FROM) $(call code,tiny_train_tokenizer) | $(VENV)
 	$(PY) scripts/tiny_train_tokenizer.py --plan $(PLAN) --out $(@D)
 $(NEXT)/model/model.safetensors: $(NEXT)/model/tokenizer.json $(NEXT_FROM) $(call code,tiny_train_plan) | $(VENV)

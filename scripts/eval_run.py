@@ -5,9 +5,11 @@ folder (served by mlx_lm.server), or the URL of a server that runs already.
 Out: a report with the verdict on every case, parsed by the server and raw (the model's own tokens).
 With --config, the thresholds of the config gate the run: below them the report is written as
 NAME.failed.json instead, and the exit code is 2.
-An interrupted run goes on where it was when it is started again: answers are kept in NAME.answers.jsonl until the
-report is written. A model that thinks gets the config's eval.thinking_tokens beyond a suite's cap, and is sampled as
-its eval.sampling says. Its thought is kept, but is neither visible text nor call.
+An interrupted run goes on where it was when it is started again: answers are kept in NAME.answers.jsonl. Those of a
+finished one stay in NAME.kept.answers.jsonl, so that another threshold or another rule in the suite judges them anew
+and asks for nothing; a server behind a URL is always asked. A model that thinks gets the config's eval.thinking_tokens
+beyond a suite's cap, and is sampled as its eval.sampling says. Its thought is kept, but is neither visible text nor
+call.
 
   python scripts/eval_run.py --suite evals/suites/fixed_hermes_43.json --config configs/tiny.json \\
       --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf --artifact q4kxl \\
@@ -17,6 +19,8 @@ its eval.sampling says. Its thought is kept, but is neither visible text nor cal
 import argparse
 import contextlib
 import dataclasses
+import hashlib
+import json
 import sys
 import threading
 import time
@@ -27,11 +31,13 @@ import jsonschema
 from tqdm import tqdm
 
 from kxl.base import cli, report
+from kxl.base.code import Code
 from kxl.base.files import read_json, shown
 from kxl.eval import client as eval_client
 from kxl.eval import remote, scores, suites
 from kxl.eval import server as eval_server
 from kxl.eval.journal import Journal
+from kxl.setup import llama_cpp
 
 _TOKENS = {"type": "integer", "minimum": 0, "maximum": suites.LONGEST}
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
@@ -84,32 +90,39 @@ def main() -> None:
         "float32": args.float32 if args.model else None,
         "model_name": args.model_name,
     }
-    with serve(args, context, log) as server:
-        client = eval_client.Client(
-            server, args.backend, args.model_name, args.timeout, sampling=sampling, thinking_tokens=thinking
-        )
-        if args.backend == "mlx":
-            client.tokenizer = eval_client.load_tokenizer(args.model or args.tokenizer)
-        served = eval_server.served_model(server) if args.url else None
-        if served and len(served) == 1 and not client.model:
-            client.model = served[0]
-        identity = {"inputs": inputs, "url": args.url and server.url, "served": served, **settings}
-        journal = Journal(args.out.with_suffix(".answers.jsonl"), identity)
-        answers = ask_all(client, suite, journal, args)
-        if args.url and (now := eval_server.served_model(server)) != served:
-            journal.delete()
-            raise cli.UserError(
-                f"{server.url} served {served} at first and {now} at last; "
-                "answers of two models are not mixed, so none is kept"
+    identity = {"inputs": inputs[1:], **settings, "asked_by": asked_by(args)}
+    kept = None if args.url else open_journal(args, suite, identity)
+    if kept and not unanswered(suite, kept, args):
+        kept.close()
+        journal, stumbles = kept, (kept.before or {}).get("stumbles", [])
+        cli.say(f"{suite.name} {args.artifact}: every answer is there, so they are judged anew and none is asked for")
+    else:
+        with serve(args, context, log) as server:
+            client = eval_client.Client(
+                server, args.backend, args.model_name, args.timeout, sampling=sampling, thinking_tokens=thinking
             )
-    if not args.server_log:
-        log.unlink(missing_ok=True)
-    tried = [[answers[case["id"], trial] for trial in range(args.trials)] for case in suite.cases]
+            if args.backend == "mlx":
+                client.tokenizer = eval_client.load_tokenizer(args.model or args.tokenizer)
+            served = eval_server.served_model(server) if args.url else None
+            if served and len(served) == 1 and not client.model:
+                client.model = served[0]
+            journal = kept or open_journal(args, suite, {**identity, "url": server.url, "served": served})
+            ask_all(client, suite, journal, args)
+            if args.url and (now := eval_server.served_model(server)) != served:
+                journal.delete()
+                raise cli.UserError(
+                    f"{server.url} served {served} at first and {now} at last; "
+                    "answers of two models are not mixed, so none is kept"
+                )
+        stumbles = client.stumbles
+        if not args.server_log:
+            log.unlink(missing_ok=True)
+    tried = [[journal.answers[case["id"], trial] for trial in range(args.trials)] for case in suite.cases]
     details = [scores.entry(suite, case, given, args.backend) for case, given in zip(suite.cases, tried)]
     results = scores.count(details, args.trials)
     results["thoughts"] = scores.thoughts([parsed for given in tried for parsed, _ in given])
-    results["infrastructure"] = {"errors": len(client.stumbles), "details": client.stumbles}
-    results["seconds"] = round(time.monotonic() - started)
+    results["infrastructure"] = {"errors": len(stumbles), "details": stumbles}
+    results["seconds"] = (journal.before or {}).get("seconds") or round(time.monotonic() - started)
     thresholds = config.get("suites", {}).get(suite.name)
     if args.config and not thresholds:
         cli.say(f"{shown(args.config)} has no threshold for {suite.name}: this run is scored but not gated")
@@ -117,7 +130,10 @@ def main() -> None:
     if args.trials > 1:
         settings["trials"] = args.trials
     report.write_gated(args.out, not failures, inputs, settings, remote.without_key(results))
-    journal.delete()
+    if args.url:
+        journal.delete()
+    else:
+        journal.keep({"seconds": results["seconds"], "stumbles": stumbles})
     print(remote.hide_key(scores.summary(results)))
     if failures:
         raise cli.UserError(
@@ -257,13 +273,40 @@ def serve(args, context: int, log: Path):
     return contextlib.nullcontext(eval_server.external(args.url))
 
 
-def ask_all(client: eval_client.Client, suite: suites.Suite, journal: Journal, args) -> dict:
-    """{(case id, trial): (parsed, raw)} for every case and trial, asked for unless the journal has it."""
-    todo = [(case, trial) for trial in range(args.trials) for case in suite.cases]
-    if found := journal.open():
-        cli.say(f"{found} answers of an interrupted run are in {shown(journal.path)} and are not asked for again")
-    todo = [(case, trial) for case, trial in todo if (case["id"], trial) not in journal.answers]
+def asked_by(args) -> dict:
+    """What decides how a server of ours is asked and answers, beside model and settings: code, programs, processor."""
+    made = report.environment()
+    programs = llama_cpp.cache_key() if args.gguf else {name: made["packages"][name] for name in ("mlx", "mlx-lm")}
+    return {"code": Code().hash("kxl/eval/client.py"), "programs": None if args.url else programs, "cpu": made["cpu"]}
 
+
+def open_journal(args, suite: suites.Suite, identity: dict) -> Journal:
+    """The journal of this evaluation with what it holds of answers to this suite's requests."""
+    asked = {
+        case["id"]: hashlib.sha256(
+            json.dumps(
+                [suite.of(case).tools, case["messages"], suite.max_tokens, case.get("fill")], sort_keys=True
+            ).encode()
+        ).hexdigest()
+        for case in suite.cases
+    }
+    journal = Journal(args.out.with_suffix(".answers.jsonl"), identity, asked)
+    if found := journal.open():
+        of = "an earlier judging" if journal.before else "an interrupted run"
+        cli.say(f"{found} answers of {of} are in {shown(journal.path)} and are not asked for again")
+    return journal
+
+
+def unanswered(suite: suites.Suite, journal: Journal, args) -> list[tuple]:
+    """The (case, trial) that the journal has no answer to."""
+    every = [(case, trial) for trial in range(args.trials) for case in suite.cases]
+    return [(case, trial) for case, trial in every if (case["id"], trial) not in journal.answers]
+
+
+def ask_all(client: eval_client.Client, suite: suites.Suite, journal: Journal, args) -> None:
+    """Ask for every case and trial that the journal lacks, into the journal; it is closed then."""
+    todo = unanswered(suite, journal, args)
+    journal.before = None
     stop = threading.Event()  # set by the first error, so that nobody begins another case
 
     def one(job: tuple) -> None:
@@ -285,7 +328,6 @@ def ask_all(client: eval_client.Client, suite: suites.Suite, journal: Journal, a
                 stop.set()
     finally:
         journal.close()
-    return journal.answers
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def main() -> None:
             )
         random.Random(args.seed).shuffle(rows)
         text, results[split] = build_text(rows, targets[split], args.session_tokens, render, token_ends, split)
-        write_text(outputs[split], text)
+        write_text(outputs[split], text, keep_time=True)
     report.write(
         args.report,
         inputs=[*args.rows, *args.suite, args.model / "tokenizer.json", args.calibration, args.heldout],

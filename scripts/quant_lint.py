@@ -38,22 +38,29 @@ def main() -> None:
     )
     parser.add_argument("--plan", type=Path, default=policy.PLAN, metavar="FILE", help="export plan")
     parser.add_argument("--plain", type=Path, metavar="FILE", help="write the one --policy without comments")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there, too")
     args = parser.parse_args()
 
     names = args.policy or sorted(policy.read_plan(args.plan)["policies"])
     if args.plain and len(names) != 1:
         raise UserError("--plain writes one policy; name it with --policy")
     tensors = policy.read_tensors(args.gguf)
+    whole = []
     for name in names:
         rules = policy.load(name, args.plan)
         lines = table(rules, tensors)
         size = policy.data_bytes(tensors, policy.assign(rules, tensors))
-        print(f"{name}: base {rules.base_type}, {size / 2**20:.2f} MiB of tensors", *lines, sep="\n")
+        whole += [f"{name}: base {rules.base_type}, {size / 2**20:.2f} MiB of tensors", *lines]
+        if not args.out:
+            print("\n".join(whole[-len(lines) - 1 :]))
         if args.plain:
             write_text(args.plain, policy.plain(rules))
+    if args.out:
+        write_text(args.out, "\n".join(whole) + "\n")
     print(
         f"{', '.join(names)}: every rule applies to {shown(args.gguf)}"
         + (f"; plain rules in {shown(args.plain)}" if args.plain else "")
+        + (f"; the table is in {shown(args.out)}" if args.out else "")
     )
 
 

@@ -16,6 +16,7 @@ from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown, size, write_text
 from kxl.base.statistics import wilson
+from kxl.release import published
 
 TEMPLATE = ROOT / "configs/templates/model_card.md.jinja"
 
@@ -173,7 +174,7 @@ def training_facts(path: Path) -> dict:
     history = report["results"].get("history") or []
     if history:
         facts |= {key: f"{history[-1][key]:,}" for key in ("tokens", "loss") if key in history[-1]}
-    return {"title": f"{path.stem.replace('_', ' ').capitalize()} (`{shown(path)}`)", "facts": facts}
+    return {"title": f"{path.stem.replace('_', ' ').capitalize()} (`{published.name(path)}`)", "facts": facts}
 
 
 if __name__ == "__main__":

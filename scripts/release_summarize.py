@@ -24,6 +24,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, sha256, shown, write_json
 from kxl.base.gates import Gate
 from kxl.base.gates import evaluation as evaluation_gates
+from kxl.release import published
 
 SINGLE = ("quants", "imatrix", "parity", "sizes")
 SERVERS = ("llama_cpp", "mlx")  # ours; of others nobody knows which file they served
@@ -89,9 +90,11 @@ def main() -> None:
             "predicted_sizes": predicted(reports["sizes"]["results"]),
             "provenance": {
                 **provenance(),
-                "training_seeds": {shown(path): read_json(path)["settings"].get("seed") for path in args.training},
+                "training_seeds": {
+                    published.name(path): read_json(path)["settings"].get("seed") for path in args.training
+                },
             },
-            "reports": {shown(path): sha256(path) for path in sources},
+            "reports": {published.name(path): sha256(path) for path in sources},
         },
     )
     print(f"{shown(args.out)}: {len(gates)} gates passed, {len(reports['quants']['results'])} artifacts")

@@ -1,6 +1,7 @@
 """Build the rows of one repair iteration from what a model failed.
 
 In:  the eval reports of that model (eval_run.py, passed or failed), and the suites, whose prompts no row may repeat.
+     A suite with tools that are not Hermes's gets rows composed from their schemas (kxl/repair/own_tools.py).
 Out: train.jsonl and valid.jsonl of {"messages", "tools", "purpose", "answers"} (repair_rows.read), manifest.json with
      the diagnoses, the counts and the hashes. `answers` is the failed case that a row answers to, as SUITE/ID.
 
@@ -19,13 +20,15 @@ from pathlib import Path
 from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_dir, read_json, sha256, shown, write_json
+from kxl.chat import hermes_tools
 from kxl.chat.rows import calls_in
 from kxl.eval import contamination, suites
-from kxl.repair import diagnosis
+from kxl.repair import diagnosis, own_tools
 from kxl.repair import rows as repair_rows
 from kxl.tiny import contexts as tiny_contexts
 
 SUITES = ROOT / "evals" / "suites"
+MOST_VAIN = 5000  # draws without a new row
 SHARES = {"focus": 0.35, "contrast": 0.2, "negative": 0.15, "keep": 0.3}
 CONTEXTS = ("fixed", "fixed", "hermes_terminal")  # few: the rows of a batch share the one that they begin with
 CONTEXT_WEIGHTS = (6, 3, 1)
@@ -33,12 +36,12 @@ CONTEXT_WEIGHTS = (6, 3, 1)
 
 def main() -> None:
     args = arguments()
-    failures, passed = read_evals(args.eval)
+    failures, passed, offers, suite_paths = read_evals(args.eval)
     if not failures:
         raise UserError(f"nothing failed in {', '.join(map(shown, args.eval))}; there is nothing to repair")
-    prompts = contamination.everything()
+    prompts = contamination.everything(suite_paths)
     rng = random.Random(f"repair {args.iteration} {args.seed}")
-    rows, drawn_again = draw(rng, failures, args.rows, prompts)
+    rows, drawn_again = draw(rng, failures, args.rows, prompts, offers)
     added = own_rows(args.add, prompts)
     put_in_contexts(rng, rows)
     rows += added
@@ -98,34 +101,67 @@ def arguments():
     return parser.parse_args()
 
 
-def read_evals(paths: list) -> tuple[list[dict], int]:
-    """(failures, number of cases that passed) of some reports. UserError for a report whose suite has changed since."""
-    failures, passed = [], 0
+def read_evals(paths: list) -> tuple[list[dict], int, dict, list[Path]]:
+    """(failures, number of cases that passed, offers, suites' files) of some reports.
+
+    offers: {(suite, case id): (tools, system messages)} of the failed cases whose tools are not Hermes's. UserError for
+    a report whose suite has changed since.
+    """
+    failures, passed, offers, suite_paths = [], 0, {}, []
+    hermes = {tool["function"]["name"]: tool for tool in hermes_tools.load()}
     for path in paths:
         evaluation = read_json(path)
-        suite_path, results = SUITES / f"{evaluation['settings']['suite']}.json", evaluation["results"]
+        inputs, results = evaluation.get("inputs") or [], evaluation["results"]
+        # The suite is the first thing that an evaluation reads; it may lie anywhere.
+        suite_path = ROOT / inputs[0]["path"] if inputs else SUITES / f"{evaluation['settings']['suite']}.json"
         suite = suites.load(suite_path)
+        suite_paths.append(suite_path)
         if [case["id"] for case in suite.cases] != [entry["id"] for entry in results["details"]]:
             raise UserError(f"{shown(path)}: its cases are not those of {shown(suite_path)}; evaluate again")
-        failures += diagnosis.failures(suite, results)
+        failed = diagnosis.failures(suite, results)
+        cases = {case["id"]: case for case in suite.cases}
+        for failure in failed:
+            case = cases[failure["id"]]
+            tools = suite.of(case).tools
+            if tools and any(hermes.get(tool["function"]["name"]) != tool for tool in tools):
+                system = [message for message in case["messages"] if message["role"] == "system"]
+                offers[suite.name, case["id"]] = (tools, system)
+        failures += failed
         passed += results["passed"]
-    return failures, passed
+    return failures, passed, offers, suite_paths
 
 
-def draw(rng: random.Random, failures: list, count: int, prompts: contamination.Prompts) -> tuple[list[dict], int]:
-    """`count` rows by SHARES, the failures taken in turn, no request twice; how many draws repeated an eval prompt."""
-    rows, seen, again = [], set(), 0
+def draw(
+    rng: random.Random, failures: list, count: int, prompts: contamination.Prompts, offers: dict
+) -> tuple[list[dict], int]:
+    """`count` rows by SHARES, the failures taken in turn, no request twice; how many draws repeated an eval prompt.
+
+    A row for a failed case in `offers` (read_evals) offers that case's own tools. UserError where all draws repeat.
+    """
+    rows, seen, again, vain = [], set(), 0, 0
     for purpose, share in SHARES.items():
         taken, turn = 0, 0
         while taken < round(share * count):
-            failure = failures[turn % len(failures)] if purpose in ("focus", "contrast") else None
-            drawn = repair_rows.draw(rng, purpose, failure)
+            one = failures[turn % len(failures)]
+            failure = one if purpose in ("focus", "contrast") else None
+            if own := offers.get((one["suite"], one["id"])):
+                tools, system = own
+                drawn = own_tools.draw(rng, purpose, failure, tools)
+                drawn = [{"messages": system + row["messages"], "tools": tools} for row in drawn]
+            else:
+                drawn = repair_rows.draw(rng, purpose, failure)
             requests = [message["content"] for row in drawn for message in row["messages"] if message["role"] == "user"]
-            if any(prompts.overlap(request) for request in requests):
-                again += 1
+            copies = any(prompts.overlap(request) for request in requests)
+            if copies or seen.intersection(requests):
+                again, vain = again + copies, vain + 1
+                if vain > MOST_VAIN:
+                    raise UserError(
+                        f"{one['suite']}, case {one['id']}: {MOST_VAIN:,} draws in a row repeat an eval prompt or "
+                        "another row; the tool's schema leaves too little to ask for: give fewer --rows, or more "
+                        "values (enum, examples) in the schema, or rows of your own (--add)"
+                    )
                 continue
-            if seen.intersection(requests):
-                continue
+            vain = 0
             seen.update(requests)
             answers = f"{failure['suite']}/{failure['id']}" if failure else None
             rows += [{**row, "purpose": purpose, "answers": answers} for row in drawn]
@@ -134,10 +170,10 @@ def draw(rng: random.Random, failures: list, count: int, prompts: contamination.
 
 
 def put_in_contexts(rng: random.Random, rows: list[dict]) -> None:
-    """Give each row one of a few contexts, whose tools can do what it calls; the first is what the suites ask with."""
+    """Give each row without tools one of a few contexts, whose tools can do what it calls; the first is the suites'."""
     contexts = [tiny_contexts.context(rng, kind) for kind in CONTEXTS]
     contexts[0]["system"] = tiny_contexts.systems()[0]
-    for row in rows:
+    for row in (row for row in rows if "tools" not in row):
         context = rng.choices(contexts, CONTEXT_WEIGHTS)[0]
         if not {call["name"] for call in calls_in(row)} <= set(tiny_contexts.tool_names(context)):
             context = contexts[0]

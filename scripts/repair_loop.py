@@ -1,7 +1,8 @@
 """Repair a checkpoint until it passes: evaluate, diagnose, build rows, train, fuse, evaluate, again.
 
-In:  a checkpoint folder and a config with a "repair" section: the suites with the cases that must pass, the rows and
-     steps of an iteration, and how many iterations there may be.
+In:  a checkpoint folder and a config with a "repair" section: the suites with the cases that must pass (a name of
+     evals/suites, or the path of a suite of your own), the rows and steps of an iteration, how many iterations there
+     may be, and, where wanted, "add": JSON lines of your own that go into every iteration.
 Out: --work/best, the best checkpoint by the rule below; evals and adapters of every iteration beside it; the rows in
      --data/iterNN; and a report with the whole story.
 
@@ -31,6 +32,7 @@ from kxl.repair import acceptance, diagnosis
 SCRIPTS = Path(__file__).parent
 SUITES = ROOT / "evals" / "suites"
 KEYS = {"suites": dict, "iterations": int, "rows": int, "training": dict, "compare_shapes": list}
+OPTIONAL = {"add": list}
 TRAINED = ("valid_before", "valid_after", "scored_tokens", "seconds", "peak_memory_gib")  # kept of a training's report
 
 
@@ -93,10 +95,19 @@ def repair_settings_of(path: Path) -> dict:
     section = read_json(path).get("repair")
     if (
         not isinstance(section, dict)
-        or section.keys() != KEYS.keys()
-        or any(not isinstance(section[key], kind) for key, kind in KEYS.items())
+        or section.keys() - OPTIONAL.keys() != KEYS.keys()
+        or any(not isinstance(section[key], kind) for key, kind in {**KEYS, **OPTIONAL}.items() if key in section)
     ):
-        raise UserError(f'{shown(path)}: "repair" needs exactly {", ".join(KEYS)}; see configs/tiny-repair.json')
+        raise UserError(
+            f'{shown(path)}: "repair" needs {", ".join(KEYS)}, may have {", ".join(OPTIONAL)}, and nothing else; see '
+            "configs/tiny-repair.json"
+        )
+    names = [Path(name).stem for name in section["suites"]]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{shown(path)}: two of repair.suites are called {twice}; rename one of the files")
+    for own in section.get("add", []):
+        if not (ROOT / str(own)).is_file():
+            raise UserError(f"{shown(path)}: repair.add names {own}, which is no file (paths count from {ROOT})")
     for name, threshold in section["suites"].items():
         cases = len(eval_suites.load(suite_path(name)).cases)
         if not isinstance(threshold, int) or not 0 < threshold <= cases:
@@ -111,7 +122,8 @@ class Loop:
 
     def __init__(self, args, settings: dict):
         self.args, self.settings, self.start = args, settings, args.model
-        suites = [report.describe_input(suite_path(name)) for name in settings["suites"]]
+        self.suites = {Path(name).stem: suite_path(name) for name in settings["suites"]}
+        suites = [report.describe_input(path) for path in (*self.suites.values(), *own_rows(settings))]
         self.inputs = [report.describe_input(args.model), *suites]
         free = {"iterations": None, "compare_shapes": None}  # they decide no step of what is there
         identity = json.loads(json.dumps({"settings": {**settings, **free}, "inputs": self.inputs}))
@@ -142,14 +154,14 @@ class Loop:
 
     def eval_path(self, name: str, suite: str) -> Path:
         """The report of an iteration's evaluation."""
-        return self.args.work / name / "evals" / f"{suite}.json"
+        return self.args.work / name / "evals" / f"{Path(suite).stem}.json"
 
     def evaluate(self, name: str, folder: Path, parent: str | None, **more) -> dict:
         """The score of a checkpoint on every suite (acceptance.py), with its diagnoses and what else is known of it."""
         suites = {}
         for suite, threshold in self.settings["suites"].items():
-            path = self.eval_path(name, suite)
-            flags = ["--suite", suite_path(suite), "--backend", "mlx", "--model", folder, "--artifact", name]
+            path, suite = self.eval_path(name, suite), Path(suite).stem
+            flags = ["--suite", self.suites[suite], "--backend", "mlx", "--model", folder, "--artifact", name]
             flags += ["--out", path, "--server-log", path.with_suffix(".server.log")]
             self.run(f"{name} eval {suite}", path, "eval_run.py", *flags)
             suites[suite] = acceptance.suite_score(report.results(path), threshold)
@@ -204,6 +216,8 @@ class Loop:
         flags = ["--iteration", iteration.removeprefix("iter"), "--out", data, "--rows", self.settings["rows"]]
         for suite in self.settings["suites"]:
             flags += ["--eval", self.eval_path(parent, suite)]
+        for path in own_rows(self.settings):
+            flags += ["--add", path]
         self.run(f"{name} rows", data / "manifest.json", "repair_build_set.py", *flags)
         manifest = read_json(data / "manifest.json")
         # Not the reports' hashes: rows are committed, runs/ is not, and a report of the same failures has other
@@ -235,7 +249,13 @@ class Loop:
 
 
 def suite_path(name: str) -> Path:
-    return SUITES / f"{name}.json"
+    """The file of a suite: one of evals/suites by its name, or a path of one anywhere."""
+    return ROOT / name if name.endswith(".json") else SUITES / f"{name}.json"
+
+
+def own_rows(settings: dict) -> list[Path]:
+    """The files of rows of the user's own."""
+    return [ROOT / name for name in settings.get("add", [])]
 
 
 if __name__ == "__main__":

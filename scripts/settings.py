@@ -29,10 +29,12 @@ def main() -> None:
     goals = set(args.goals.split())
     try:
         run = runs.resolve(ROOT, given, args.switch or "switch" in goals, nameless=goals == {"check-parser"})
+        if goals - LOOKING:
+            runs.check_there(ROOT, run, goals - LOOKING)
         if goals - LOOKING and not args.dry_run:
             for late in dates.mend(ROOT, run.name):
                 cli.say(f"{shown(late)}: dated in the future, so it counts as old and is made again")
-        path = runs.write(ROOT, run)
+        path = runs.write(ROOT, run, looking=goals <= LOOKING and not args.dry_run)
         if args.switch:
             switch(run, given)
         elif goals - LOOKING and not args.dry_run:

@@ -1,12 +1,13 @@
 """Where a run stands: each stage, what it made, how long it took, and what to run next.
 
-In:  stages in order, each as TARGET=FILE (the report or artifact that the target makes), and the run's
-     history (history.py). Out: a table on stdout.
+In:  stages in order, each as TARGET=FILE (the report or artifact that the target makes), or TARGET?=FILE for one that
+     is listed only where its file is there or was tried; the run's history (history.py); with --pending a dry run of
+     make on stdin. Out: what the run was begun with, a table, the next command, the other runs.
 
-A stage is done when its file exists and every input that its report names (of a summary or a release
-folder, every report that it was made from) still has the recorded sha256; stale when one has another; failed,
-interrupted or running by the history or by a report kept as NAME.failed.json. `make` itself decides by file times;
-this looks at contents. A report whose code has changed since, or that names none, is done and said to be of older code.
+A stage is done when its file exists, make would not make it again, and every input that its report names (of a summary
+or a release folder, every report that it was made from) still has the recorded sha256; else stale, with the reason;
+failed, interrupted or running by the history or by a report kept as NAME.failed.json. A report whose code has changed
+since, or that names none, is done and said to be of older code.
 
   .venv/bin/python scripts/status.py --stage q4kxl=evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json \\
       --history runs/tiny/history.jsonl
@@ -15,10 +16,12 @@ With --claims the reports of older code that README and docs take numbers from a
 """
 
 import functools
+import sys
 from pathlib import Path
 
 from kxl.base import cli, history, report
 from kxl.base.files import ROOT, read_json, sha256, shown, size
+from kxl.house import pending
 from kxl.release import claims
 from kxl.release.folder import SUMMARY
 from kxl.release.provenance import Tree
@@ -33,22 +36,33 @@ def main() -> None:
     )
     parser.add_argument("--history", type=Path, required=True, help="history.jsonl of the run")
     parser.add_argument("--again", default="", help="words to add to the command that is proposed, such as RUN=mine")
+    parser.add_argument("--pending", action="store_true", help="read on stdin what make would make again")
+    parser.add_argument("--run", help="name of the run: say what it was begun with, and which others there are")
     parser.add_argument("--claims", action="store_true", help="list published numbers that rest on older code")
     args = parser.parse_args()
 
     ran = history.last(args.history)
     digest = functools.cache(sha256)  # many reports name the same files
     tree = Tree()
+    again = pending.read(sys.stdin.read()) if args.pending else {}
     rows, next_target = [], None
+    if args.run:
+        print(f"run {args.run}: {begun_with(args.run)}")
     for stage in args.stage:
         target, _, name = stage.partition("=")
-        path = Path(name)
+        path, optional = Path(name), target.endswith("?")
+        target = target.removesuffix("?")
+        if optional and not (path.exists() or report.failed_path(path).exists() or name in ran):
+            continue
         state, detail = state_of(path, ran.get(name, {}), digest)
+        # A file that is committed has no time of its own in a fresh checkout; the hashes in it say enough.
+        if state == "done" and name in again and not path.resolve().is_relative_to(ROOT / "reports"):
+            state, detail = made_again(path, ran.get(name, {}), again[name])
         if state == "done" and tree.older_code(shown(path)):
             detail += " (of older code)"
         if state != "done" and not next_target:
             next_target = target
-        took = ran.get(name, {}).get("seconds")
+        took = ran.get(name, {}).get("seconds") if ran.get(name, {}).get("event") == "done" else None
         rows.append((target, state, "" if took is None else duration(took), detail))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
@@ -60,6 +74,31 @@ def main() -> None:
     )
     for line in told_by_older_code(tree) if args.claims else ():
         print(line)
+    if args.run and (others := other_runs(args.run)):
+        print("other runs, each with `make status RUN=NAME`:", *others, sep="\n  ")
+
+
+def begun_with(name: str) -> str:
+    """What a run remembers, in one line; what nobody has named yet is the config's."""
+    path = ROOT / "runs" / name / "run.json"
+    stored = read_json(path) if path.is_file() else {}
+    return " ".join(f"{key}={value}" for key, value in stored.items() if value) or "not begun"
+
+
+def other_runs(name: str) -> list[str]:
+    """The other runs of this checkout, with their models."""
+    return [
+        f"{path.parent.name}: {begun_with(path.parent.name)}"
+        for path in sorted((ROOT / "runs").glob("*/run.json"))
+        if path.parent.name != name
+    ]
+
+
+def made_again(path: Path, last: dict, why: str) -> tuple[str, str]:
+    """State and detail of a file that is there and that make would make again."""
+    if last.get("event") in ("failed", "interrupted"):
+        return last["event"], f"{last['argv'][0]}; {shown(path)} is of an earlier one"
+    return "stale", f"{why or 'something that it is made from is made again'}: {shown(path)} is of before"
 
 
 def told_by_older_code(tree: Tree) -> list[str]:

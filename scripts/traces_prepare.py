@@ -330,7 +330,7 @@ def write_rows(account: Account, spool, out: Path, stack: contextlib.ExitStack) 
     """
     files = {}
     for split in ("train", "valid", "test"):
-        partial = stack.enter_context(atomic_path(out / f"{split}.jsonl"))
+        partial = stack.enter_context(atomic_path(out / f"{split}.jsonl", keep_time=True))
         own = [row for row, where in zip(account.rows, account.splits) if where == split]
         with open(partial, "wb") as file:
             for _, place in own:

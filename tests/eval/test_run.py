@@ -1,5 +1,6 @@
 """The evaluator: what it counts, what it writes, when it refuses. Most tests talk to a scripted server."""
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from helpers import random_checkpoints
 from helpers.scripted_llama import ScriptedLlama, chat
 from kxl.base.files import ROOT, read_json
 from kxl.chat import tool_syntax
+from kxl.eval import server as eval_server
 from kxl.setup import random_gguf
 
 pytestmark = pytest.mark.minutes
@@ -635,3 +637,53 @@ def test_mlx_server_is_scored_on_the_tokens_of_the_very_same_answer(short_suite,
         if "<|" not in entry["raw"]["text"]:
             assert entry["content"] == entry["raw"]["text"]
     assert details[1]["cached_tokens"] > details[1]["prompt_tokens"] // 2
+
+
+@pytest.fixture
+def judge(tmp_path, monkeypatch, capsys):
+    """judge(cases, threshold, gguf) -> (report or failed report, requests that reached the server)."""
+    with ScriptedLlama({**PERFECT, "hello": "Hi."}) as server, server.running():
+        monkeypatch.setattr(eval_run, "serve", lambda *_: contextlib.nullcontext(eval_server.external(server.url)))
+
+        def run(cases=CASES, threshold=4, gguf=b"weights", flags=()):
+            for name, text in (
+                ("suite", {"name": "s", "tools": [TOOL], "system": None, "max_tokens": 99, "cases": cases}),
+                ("config", {"eval": {"suites": {"s": {"threshold": threshold}}}}),
+            ):
+                (tmp_path / f"{name}.json").write_text(json.dumps(text))
+            (tmp_path / "model.gguf").write_bytes(gguf)
+            out = tmp_path / "out" / "report.json"
+            flags = ["--suite", tmp_path / "suite.json", "--config", tmp_path / "config.json", *flags]
+            flags += ["--gguf", tmp_path / "model.gguf", "--artifact", "x", "--out", out]
+            monkeypatch.setattr(sys, "argv", ["eval_run.py", *map(str, flags)])
+            del server.requests[:]
+            with contextlib.suppress(eval_run.cli.UserError):
+                eval_run.main()
+            return read_json(out if out.exists() else out.with_suffix(".failed.json")), [
+                body["messages"][-1]["content"] for path, body in server.requests if path == "/v1/chat/completions"
+            ]
+
+        yield run
+
+
+def test_another_threshold_or_rule_judges_the_answers_that_are_there(judge, tmp_path):
+    stricter = [*CASES[:2], {**CASES[2], "answer": {"contains": ["Good morning"]}}, CASES[3]]
+    report, asked = judge(stricter)
+    assert len(asked) == 4 and report["results"]["passed"] == 3 and not (tmp_path / "out" / "report.json").exists()
+    report, asked = judge(stricter, threshold=3)
+    assert not asked and report["results"]["passed"] == 3 and (tmp_path / "out" / "report.json").exists()
+    assert not (tmp_path / "out" / "report.failed.json").exists()
+    again, asked = judge(CASES)
+    assert not asked and again["results"]["passed"] == 4
+    assert again["results"]["seconds"] == report["results"]["seconds"]
+
+
+def test_only_a_request_that_changed_is_asked_again_and_another_model_everything(judge):
+    judge()
+    reworded = [{**CASES[0], "prompt": "look at a"}, {**CASES[1], "prompt": "look at a", "calls": CASES[0]["calls"]}]
+    report, asked = judge([*reworded, *CASES[2:]])
+    assert asked == ["look at a"] and report["results"]["passed"] == 4
+    report, asked = judge([*reworded, *CASES[2:]], gguf=b"other weights")
+    assert len(asked) == 4
+    report, asked = judge([*reworded, *CASES[2:]], gguf=b"other weights", flags=["--thinking-tokens", "5"])
+    assert len(asked) == 4

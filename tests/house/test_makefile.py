@@ -20,6 +20,7 @@ LINE = [
     "quant_convert",
     "tiny_build_rows",
     "quant_build_calibration",
+    "quant_lint",
     "quant_compute_imatrix",
     "quant_quantize",
     "eval_run",
@@ -50,22 +51,63 @@ CALIBRATED = ["quant_build_calibration", "quant_compute_imatrix", "quant_quantiz
     [
         ("datasets/tiny/words.txt", ["tiny_build_rows", *CALIBRATED]),
         ("datasets/tiny/forms/requests.json", ["tiny_build_rows", *CALIBRATED]),
-        ("models/tiny/model.safetensors", ["quant_convert", *CALIBRATED]),
-        ("patches/llama.cpp-lfm2-conv-layout.patch", ["quant_convert", *CALIBRATED[1:]]),
+        ("models/tiny/model.safetensors", ["quant_convert", "quant_lint", *CALIBRATED[1:]]),
+        ("patches/llama.cpp-lfm2-conv-layout.patch", ["quant_convert", "quant_lint", *CALIBRATED[1:]]),
         ("runs/tiny/calibration.txt", CALIBRATED[1:]),
-        ("gguf/q4kxl.tensor-types", CALIBRATED[2:]),
-        ("gguf/q8kxl.tensor-types", []),
-        ("configs/tiny.json", []),  # it counts by what it says, not by its time
+        ("gguf/q4kxl.tensor-types", ["quant_lint", *CALIBRATED[2:]]),
+        ("gguf/q8kxl.tensor-types", ["quant_lint"]),
+        ("configs/tiny.json", []),  # of it only parts count
         ("evals/suites/generated_200.json", CALIBRATED),
         ("evals/suites/fixed_hermes_43.json", CALIBRATED),
         ("README.md", []),
     ],
 )
-def test_touching_one_input_remakes_only_what_depends_on_it(checkout, touched, remade):
+def test_changing_one_input_remakes_only_what_depends_on_it(checkout, touched, remade):
     (checkout.folder / "README.md").touch()
     checkout.make("q4kxl")
-    checkout.touch(touched)
+    checkout.change(touched)
     assert checkout.scripts("q4kxl") == [*remade, "quant_show"]
+
+
+def test_a_file_with_another_time_and_the_same_content_remakes_nothing(checkout):
+    checkout.make("q4kxl")
+    for name in (
+        "models/tiny/config.json",
+        "models/tiny/model.safetensors",
+        "gguf/q4kxl.tensor-types",
+        "evals/suites/fixed_hermes_43.json",
+        "datasets/tiny/words.txt",
+        "third_party/llama.cpp.lock",
+    ):
+        checkout.touch(name)
+    assert checkout.scripts("q4kxl") == ["quant_show"]
+
+
+def test_a_suite_dropped_into_the_folder_makes_no_imatrix_and_no_training_again(checkout):
+    checkout.make("q4kxl")
+    checkout.make("train")
+    (checkout.folder / "evals/suites/own.json").write_text("{}")
+    assert checkout.scripts("q4kxl") == ["quant_build_calibration", "quant_show"]
+    assert checkout.scripts("train") == ["traces_prepare"]
+    assert checkout.scripts("q4kxl") == ["quant_show"] and checkout.scripts("train") == []
+
+
+def test_what_rows_and_traces_hold_counts_and_not_their_times(checkout):
+    for name in ("rows.jsonl", "traces.jsonl"):
+        (checkout.folder / name).write_text("{}")
+    checkout.make("train", "imatrix", "TRACES=traces.jsonl", "ROWS=rows.jsonl", "RUN=b")
+    checkout.touch("rows.jsonl")
+    checkout.touch("traces.jsonl")
+    assert checkout.scripts("train", "imatrix", "RUN=b") == []
+    checkout.change("traces.jsonl")
+    assert checkout.scripts("train", "imatrix", "RUN=b") == [
+        "traces_prepare",
+        "moe_encode_rows",
+        "moe_encode_rows",
+        "moe_train",
+    ]
+    checkout.change("rows.jsonl")
+    assert checkout.scripts("train", "imatrix", "RUN=b") == ["quant_build_calibration", "quant_compute_imatrix"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +126,7 @@ def test_a_changed_config_remakes_what_reads_that_part_of_it(checkout, old, new,
     text = config.read_text()
     assert text.count(old) == 1
     config.write_text(text.replace(old, new))
-    expected = remade if remade is not None else ["quant_convert", *CALIBRATED[1:]]
+    expected = remade if remade is not None else ["quant_convert", "quant_lint", *CALIBRATED[1:]]
     assert checkout.scripts("q4kxl", run) == [*expected, "quant_show"]
 
 
@@ -109,9 +151,9 @@ def test_an_own_checkpoint_goes_through_the_same_line_into_its_own_folders(check
     assert [line.split()[0] for line in ran] == [*LINE, "quant_show"]
     assert "--model mine" in ran[0] and "--out runs/mine/LFM-2.5-8B-1B-Hermes-Tuned-bf16.gguf" in ran[0]
     assert "--config configs/lfm2.5-8b-a1b.json" in ran[0]
-    assert "--out evals/mine/fixed_hermes_43.llama_cpp.q4kxl.json" in ran[-2]
+    assert "--out runs/mine/results/evals/fixed_hermes_43.llama_cpp.q4kxl.json" in ran[-2]
     assert "--config configs/lfm2.5-8b-a1b.json" in ran[-2]
-    assert not (checkout.folder / "runs" / "tiny").exists() and not (checkout.folder / "evals" / "tiny").exists()
+    assert not (checkout.folder / "runs" / "tiny").exists()
 
 
 def test_a_run_remembers_its_model_and_config(checkout):
@@ -164,6 +206,11 @@ def test_another_checkpoint_under_the_same_run_name_is_refused_until_the_run_is_
         (["q4kxl", "CONFIG=configs/nothing.json"], "configs/nothing.json: no such file"),
         (["q4kxl", "CONFIG=configs/hermes_tools.json"], "is no config of a run"),
         (["q4kxl", "CONFIG=configs/lfm2.5-8b-a1b.json"], "has no checkpoint of its own: add MODEL=folder RUN=name"),
+        (["imatrix", "ROWS=gone.jsonl", "RUN=x"], "ROWS=gone.jsonl: no such file"),
+        (["data", "TRACES=gone.jsonl", "RUN=x"], "TRACES: gone.jsonl: no such file or folder"),
+        (["train", "TRAINING=gone.json", "RUN=x"], "TRAINING=gone.json: no such file"),
+        (["gguf", "MODEL=models/gone/away", "RUN=x"], "MODEL=models/gone/away: no such folder"),
+        (["gguf", "MODEL=owner/name", "RUN=x"], "make base MODEL=owner/name REVISION=its commit RUN=x"),
         (["clean", "RUN=.."], "must be one name"),
         (["clean", "RUN=a/b"], "must be one name"),
         (["clean", "RUN="], "must be one name"),
@@ -267,3 +314,39 @@ def test_looking_at_a_run_changes_no_date(checkout):
     checkout.make("help")
     checkout.make("--dry-run", "q4kxl")
     assert (checkout.folder / "runs/tiny/imatrix.gguf").stat().st_mtime > time.time() + 1000
+
+
+def test_an_own_suite_is_checked_before_anything_is_made_and_asked_of_the_quant(checkout):
+    (checkout.folder / "own.json").write_text("{}")
+    code, output, ran = checkout.make("eval", "SUITE=own.json")
+    assert code == 0, output
+    assert [line.split()[0] for line in ran] == ["eval_check_suite", *LINE]
+    assert "--suite own.json" in ran[-1] and "--out runs/tiny/results/evals/own.llama_cpp.q4kxl.json" in ran[-1]
+    code, output, ran = checkout.make("eval", "SUITE=gone.json")
+    assert code != 0 and "SUITE=gone.json: no such file" in output and ran == []
+
+
+def test_a_server_behind_a_url_is_asked_every_suite_or_an_own_one_and_nothing_is_made_for_it(checkout):
+    (checkout.folder / "own.json").write_text("{}")
+    flags = ["URL=https://host/v1", "EVAL_FLAGS=--model-name big --temperature 0.2"]
+    code, output, ran = checkout.make("eval", "SUITE=own.json", *flags)
+    assert code == 0 and [line.split()[0] for line in ran] == ["eval_check_suite", "eval_run"], output
+    assert "--url https://host/v1 --suite own.json --artifact server" in ran[1] and "--config" not in ran[1]
+    assert ran[1].endswith("--out runs/tiny/results/evals/own.openai.server.json --model-name big --temperature 0.2")
+    code, output, ran = checkout.make("eval", *flags, "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=x")
+    assert code == 0 and all("--config configs/lfm2.5-8b-a1b.json" in line for line in ran), output
+    assert [line.split("--suite ")[1].split()[0] for line in ran][0] == "evals/suites/fixed_hermes_43.json"
+
+
+def test_a_config_with_other_suites_judges_its_quants_by_the_first_of_them(checkout):
+    config = checkout.folder / "configs/mine.json"
+    text = (checkout.folder / "configs/tiny.json").read_text().replace('"name": "tiny"', '"name": "mine"')
+    config.write_text(
+        text.replace('"fixed_hermes_43": {"threshold": 43, "raw_threshold": 41}', '"own": {"threshold": 3}')
+    )
+    code, output, _ = checkout.make("q4kxl", "RUN=mine", "MODEL=mine")
+    assert code != 0 and "there is no evals/suites/own.json" in output
+    (checkout.folder / "evals/suites/own.json").write_text("{}")
+    code, output, ran = checkout.make("q4kxl", "RUN=mine", "MODEL=mine")
+    assert code == 0, output
+    assert "--out runs/mine/results/evals/own.llama_cpp.q4kxl.json" in ran[-2]

@@ -1,5 +1,7 @@
 """`make status`: what a person sees after a week away."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,16 +12,20 @@ import pytest
 import status as show_status
 from conftest import ROOT
 from kxl.base import history, report
+from kxl.base.errors import UserError
 from kxl.base.files import sha256, write_json, write_text
 
 
 @pytest.fixture
 def status(tmp_path, monkeypatch, capsys):
-    def run(*stages):
+    def run(*stages, dry_run=None):
+        flags = [] if dry_run is None else ["--pending"]
+        monkeypatch.setattr(sys, "stdin", io.StringIO(dry_run or ""))
         monkeypatch.setattr(
             sys,
             "argv",
-            ["status.py", "--history", str(tmp_path / "history.jsonl"), *(w for s in stages for w in ("--stage", s))],
+            ["status.py", "--history", str(tmp_path / "history.jsonl"), *flags]
+            + [word for stage in stages for word in ("--stage", stage)],
         )
         show_status.main()
         return capsys.readouterr().out
@@ -147,3 +153,43 @@ def test_history_lines_are_whole_json(tmp_path):
         "start",
         "done",
     ]
+
+
+def recorded(path, monkeypatch, outcome, *argv):
+    monkeypatch.setenv(history.VARIABLE, str(path / "history.jsonl"))
+    with contextlib.suppress(outcome), history.recorded(list(argv)):
+        raise outcome
+
+
+def test_what_make_would_make_again_is_stale_with_the_reason(status, tmp_path):
+    one = tmp_path / "one.json"
+    made(one, write(tmp_path / "rows", "first"))
+    assert "one  done" in status(f"one={one}", dry_run="")
+    dry_run = (
+        f"make/x.mk:3: update target '{one}' due to: runs/code/x runs/mine/settings/model.json\nx.py --report {one}\n"
+    )
+    out = status(f"one={one}", dry_run=dry_run)
+    assert "one  stale" in out and "MODEL or a file of it changed" in out and "next: make one" in out
+    without_reason = status(f"one={one}", dry_run=f"x.py --report {one} --config x\n")
+    assert "one  stale" in without_reason and "something that it is made from" in without_reason
+
+
+def write(path, text):
+    write_text(path, text)
+    return path
+
+
+def test_an_interrupted_training_is_listed_and_one_that_nobody_began_is_not(status, tmp_path, monkeypatch):
+    train = tmp_path / "moe.json"
+    assert "train  " not in status(f"train?={train}", f"gguf={tmp_path / 'x.gguf'}")
+    recorded(tmp_path, monkeypatch, KeyboardInterrupt, "moe_train.py", "--report", str(train))
+    out = status(f"train?={train}", f"gguf={tmp_path / 'x.gguf'}")
+    assert "train  interrupted" in out and out.splitlines()[-1] == "next: make train"
+
+
+def test_a_refused_command_over_an_older_result_is_failed_and_has_no_time(status, tmp_path, monkeypatch):
+    one = tmp_path / "one.json"
+    made(one, write(tmp_path / "rows", "first"))
+    recorded(tmp_path, monkeypatch, UserError, "x.py", "--report", str(one))
+    out = status(f"one={one}", dry_run=f"x.py --report {one}\n")
+    assert "one  failed" in out and "is of an earlier one" in out and " s " not in out

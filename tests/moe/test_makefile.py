@@ -33,7 +33,7 @@ def test_train_checks_the_base_builds_the_core_and_encodes_rows_first(checkout):
         "--mode grouped" in flags
         and "--core runs/tiny/core" in flags
         and "--config configs/tiny-moe.json" in flags
-        and "--report reports/tiny/moe.grouped.json" in flags
+        and "--report runs/tiny/results/reports/moe.grouped.json" in flags
     )
 
 
@@ -72,7 +72,7 @@ def test_the_proof_of_learning_makes_short_rows_of_its_own(checkout):
     )
     assert (
         "--train runs/tiny/moe/proof/train.jsonl" in flags["moe_prove_training"]
-        and "--report reports/tiny/moe_proof.json" in flags["moe_prove_training"]
+        and "--report runs/tiny/results/reports/moe_proof.json" in flags["moe_prove_training"]
     )
 
 

@@ -278,7 +278,7 @@ def test_a_config_that_asks_for_what_is_not_there_is_refused(run):
         run(Stages({}), suites={"structured_6": 7})
     with pytest.raises(UserError, match="structured_7.json: no such file"):
         run(Stages({}), suites={"structured_7": 7})
-    with pytest.raises(UserError, match='"repair" needs exactly'):
+    with pytest.raises(UserError, match='"repair" needs suites'):
         run(Stages({}), rows="many")
 
 

@@ -31,8 +31,12 @@ def test_each_variant_is_built_once_and_judged_on_every_suite(checkout):
     judged = [line for line in ran if line.startswith("eval_run")]
     assert [line.split("--variant ")[1].split()[0] for line in built] == ["8bit", "6bit", "mixed"]
     assert len(judged) == 4 * 5 and all("--backend mlx" in line for line in judged)
-    assert any("--model mine --artifact bf16 --out evals/mine/structured_6.mlx.bf16.json" in line for line in judged)
     assert any(
-        "--model runs/mine/mlx/mixed --artifact mixed --out evals/mine/colloquial_20.mlx.mixed.json" in line
+        "--model mine --artifact bf16 --out runs/mine/results/evals/structured_6.mlx.bf16.json" in line
+        for line in judged
+    )
+    assert any(
+        "--model runs/mine/mlx/mixed --artifact mixed --out runs/mine/results/evals/colloquial_20.mlx.mixed.json"
+        in line
         for line in judged
     )

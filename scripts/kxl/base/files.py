@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import filecmp
 import glob
 import hashlib
 import json
@@ -86,12 +87,13 @@ def _lasting(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path):
+def atomic_path(path: Path, keep_time: bool = False):
     """Yield a temporary path beside `path`; rename it there on success, delete it on failure.
 
     The temporary name is `.NAME.partial-PID-RANDOM`, on the same file system, so the rename is atomic
     and a killed process leaves only a name that nothing reads and that the next writer removes.
-    A full disk, a folder that is read-only and the like are a UserError.
+    A full disk, a folder that is read-only and the like are a UserError. `keep_time`: a file that says the same again
+    keeps its time, so that make holds nothing for stale that is made from it.
     """
     path = Path(path)
     with _refusals_named(path):
@@ -103,6 +105,8 @@ def atomic_path(path: Path):
         with _refusals_named(path):
             yield partial
             partial.chmod(0o644)  # mkstemp gives 0600
+            if keep_time and path.is_file() and filecmp.cmp(path, partial, shallow=False):
+                os.utime(partial, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -150,9 +154,9 @@ def _exchange(one: Path, other: Path) -> bool:
     return not failed
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    with atomic_path(path) as partial:
+def write_text(path: Path, text: str, keep_time: bool = False) -> None:
+    """Write UTF-8 text atomically; `keep_time` as for atomic_path."""
+    with atomic_path(path, keep_time) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -26,9 +26,11 @@ DRAWN = re.compile(r"\{[a-z_]+\}")  # a word that a live task draws
 ANY = "xanywordx"  # its place among the words of a prompt
 
 
-def everything() -> "Prompts":
-    """Every prompt that this repository evaluates with: evals/suites and evals/live."""
-    return Prompts([*sorted((ROOT / "evals/suites").glob("*.json")), *sorted((ROOT / "evals/live").glob("*.json"))])
+def everything(others: list = ()) -> "Prompts":
+    """Every prompt that this repository evaluates with, evals/suites and evals/live, and those of `others`, suites."""
+    ours = [*sorted((ROOT / "evals/suites").glob("*.json")), *sorted((ROOT / "evals/live").glob("*.json"))]
+    known = {path.resolve() for path in ours}
+    return Prompts([*ours, *(path for path in others if Path(path).resolve() not in known)])
 
 
 def prompts_of(path: Path) -> list[tuple[str, str]]:

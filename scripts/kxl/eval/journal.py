@@ -1,9 +1,11 @@
-"""Answers of an evaluation, kept on disk one by one until its report is written, so that no crash costs any of them.
+"""Answers of an evaluation, kept on disk one by one, so that no crash and no new rule of judging costs any of them.
 
-  OUT.answers.jsonl    first line: what is being evaluated (suite, model, sampling); then one line per answer
+  OUT.answers.jsonl         first line: what is evaluated (model, sampling, how it is asked); then a line per answer
+  OUT.kept.answers.jsonl    the same of the evaluation whose report is there, with its seconds in the first line
 
-A run that finds the file of the same evaluation asks only for what is missing. The file of another one is
-refused: answers of two models, suites or settings are never mixed. `delete` is for when the report is there.
+A run that finds the file of the same evaluation asks only for what is missing; an answer counts for a case whose
+request is still the same, whatever the suite now says is right. An interrupted file of another evaluation is refused:
+answers of two models or settings are never mixed. Kept answers of another one are of a model that is gone: not used.
 """
 
 import dataclasses
@@ -17,14 +19,20 @@ from kxl.base.files import shown, write_text
 from kxl.eval.remote import without_key
 from kxl.eval.verdicts import Answer
 
-FORMAT = 2  # of a line: what an Answer has
+FORMAT = 3  # of a line: what an Answer has
 
 
 class Journal:
-    """Answers by (case id, trial). `identity` is JSON: two runs share it when their answers belong together."""
+    """Answers by (case id, trial). `identity` is JSON: two runs share it when their answers belong together.
 
-    def __init__(self, path: Path, identity: dict):
+    `asked` says for each case id what it is asked, as a hash; without it a case's answer counts whatever was asked.
+    `before` is what `keep` was told of the evaluation whose kept answers are used; None where none are.
+    """
+
+    def __init__(self, path: Path, identity: dict, asked: dict[str, str] | None = None):
         self.path, self.identity = Path(path), {"format": FORMAT, **identity}
+        self.kept_path = self.path.with_name(self.path.name.removesuffix(".answers.jsonl") + ".kept.answers.jsonl")
+        self.asked, self.before = asked or {}, None
         self.answers: dict[tuple, tuple] = {}
         self._lock = threading.Lock()
         self._file = None
@@ -35,15 +43,28 @@ class Journal:
         lines = list(jsonl.survivors(self.path))
         if lines or (self.path.exists() and self.path.stat().st_size):
             self._refuse_other(lines[0] if lines else None)
-        for line in lines[1:]:
-            # Anything else is the line that was being written when the process was killed.
-            if (read := _answers(line)) is not None:
-                self.answers[line["case"], line["trial"]] = read
+        self._take(lines[1:])
+        if not lines:
+            self._take_kept()
         # Written whole again, since such a line may be the last.
-        kept = [self.identity, *(_line(*key, *answer) for key, answer in self.answers.items())]
+        kept = [self.identity, *(self._line(*key, *answer) for key, answer in self.answers.items())]
         write_text(self.path, "".join(jsonl.line_of(line, constants=True) for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")
         return len(self.answers)
+
+    def _take(self, lines: list) -> None:
+        for line in lines:
+            # Anything else is the line that was being written when the process was killed, or of another request.
+            if (read := _answers(line)) is not None and line.get("asked") == self.asked.get(line["case"]):
+                self.answers[line["case"], line["trial"]] = read
+
+    def _take_kept(self) -> None:
+        lines = list(jsonl.survivors(self.kept_path))
+        if lines and isinstance(lines[0], dict):
+            before = lines[0].pop("before", None)
+            if lines[0] == json.loads(json.dumps(self.identity)):
+                self._take(lines[1:])
+                self.before = before if self.answers else None
 
     def _refuse_other(self, found) -> None:
         if not isinstance(found, dict):
@@ -61,7 +82,7 @@ class Journal:
         with self._lock:
             self.answers[case, trial] = parsed, raw
             try:
-                self._file.write(jsonl.line_of(without_key(_line(case, trial, parsed, raw)), constants=True))
+                self._file.write(jsonl.line_of(without_key(self._line(case, trial, parsed, raw)), constants=True))
                 self._file.flush()
             except OSError as error:
                 raise UserError(
@@ -75,17 +96,23 @@ class Journal:
             self.delete()
 
     def delete(self) -> None:
-        """The report is written, or nobody can tell whose answers these are."""
+        """Nobody can tell whose answers these are, or they shall not be judged again."""
         self.path.unlink(missing_ok=True)
 
+    def keep(self, before: dict) -> None:
+        """The report is written: keep the answers for another judging. `before` is JSON that goes with them."""
+        kept = [{**self.identity, "before": before}, *(self._line(*key, *a) for key, a in self.answers.items())]
+        write_text(self.kept_path, "".join(jsonl.line_of(without_key(line), constants=True) for line in kept))
+        self.path.unlink(missing_ok=True)
 
-def _line(case: str, trial: int, parsed: Answer, raw: Answer | None) -> dict:
-    return {
-        "case": case,
-        "trial": trial,
-        "parsed": dataclasses.asdict(parsed),
-        "raw": dataclasses.asdict(raw) if raw else None,
-    }
+    def _line(self, case: str, trial: int, parsed: Answer, raw: Answer | None) -> dict:
+        return {
+            "case": case,
+            "trial": trial,
+            "asked": self.asked.get(case),
+            "parsed": dataclasses.asdict(parsed),
+            "raw": dataclasses.asdict(raw) if raw else None,
+        }
 
 
 def _answers(line) -> tuple | None:

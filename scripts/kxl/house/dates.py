@@ -10,8 +10,8 @@ from pathlib import Path
 
 OLD = 946684800  # 2000-01-01, older than any input
 SLACK = 60  # seconds: file systems round, and a network disk has a clock of its own
-COMPARED = ("runs/code", "runs/{run}/settings")
-MADE = ("runs/{run}", "evals/{run}", "reports/{run}", "datasets/{run}")
+COMPARED = ("runs/code", "runs/content", "runs/{run}/settings")
+MADE = ("runs/{run}",)
 
 
 def mend(root: Path, run: str) -> list[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json, write_text
+from kxl.house.contents import Contents
 
 REMEMBERED = ("CONFIG", "MODEL", "TRACES", "ROWS", "TRAINING", "REVISION")
 # A value that no command has named yet may be named late, until this file shows that a stage has used its default.
@@ -28,6 +29,14 @@ STALE = {
     "TRAINING": "core, train",
     "REVISION": "base, core, train",
 }
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+PUBLISHED = ("tiny", "tiny-repair")
+MAIN = "fixed_hermes_43"  # the suite that `make q4kxl` shows, where a config has it
+SHIPPED_TRACES = "datasets/hermes/traces.jsonl"
+HUB = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
+OF_THE_HUB = frozenset("base core train gradients train-proof step".split())  # they take a MODEL of the hub as it is
+TRACE_ENDINGS = (".jsonl", ".json", ".parquet", ".gz", ".zst", ".csv")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 PATH = re.compile(r"[\w./~@+-]+")  # what neither make nor a shell takes for syntax
 
@@ -65,7 +74,8 @@ def resolve(root: Path, given: dict[str, str], changing: bool, nameless: bool = 
         for variable in ("MODEL", "TRACES", "ROWS"):
             if given.get(variable) and not nameless:
                 raise UserError(f"{variable}={given[variable]} needs a name for its files: add RUN=name")
-    own = name == config["name"] and config["model"]
+    # Runs whose results are committed (every checkout has their configs) stay those of their own model.
+    own = name in PUBLISHED and config["model"]
     if own and given.get("MODEL", own) != own and not nameless:
         raise UserError(f"run {name} is the one of {own}, and its reports are published: take another RUN= for "
                         f"MODEL={given['MODEL']}")  # fmt: skip
@@ -80,6 +90,31 @@ def resolve(root: Path, given: dict[str, str], changing: bool, nameless: bool = 
                 raise _other(name, variable, defaults.get(variable) or "the shipped ones", new)
         values[variable] = new if new is not None else old if old is not None else defaults.get(variable, "")
     return Run(name, config, values, stored)
+
+
+def check_there(root: Path, run: Run, goals: set[str]) -> None:
+    """UserError where a file or folder that the run was told of is not there, or a model of the hub is still there."""
+    for variable in ("ROWS", "TRAINING", "CONFIG"):
+        value = run.values[variable]
+        if (
+            value
+            and (variable != "TRAINING" or run.values["TRAINING"] != f"{run.values['CONFIG'][:-5]}-moe.json")
+            and not (root / value).is_file()
+        ):
+            raise UserError(f"{variable}={value}: no such file (paths count from {root})")
+    for word in run.values["TRACES"].split():
+        if not (root / word).exists() and (not HUB.fullmatch(word) or Path(word).suffix in TRACE_ENDINGS):
+            raise UserError(f"TRACES: {word}: no such file or folder (paths count from {root}), and no OWNER/NAME")
+    model = run.values["MODEL"]
+    if not model or model == run.config["model"] or (root / model).is_dir() or not goals - OF_THE_HUB:
+        return
+    if HUB.fullmatch(model):
+        base = f"runs/{run.name}/base"
+        raise UserError(
+            f"MODEL={model} is no folder here. If it is a model of the hub, fetch it first: make base MODEL={model} "
+            f"REVISION=its commit RUN={run.name}; then make switch RUN={run.name} MODEL={base}, and this command again"
+        )
+    raise UserError(f"MODEL={model}: no such folder (paths count from {root})")
 
 
 def _other(name: str, variable: str, old: str, new: str) -> UserError:
@@ -115,6 +150,14 @@ def check_config(root: Path, path: str) -> dict:
             "CONFIG=configs/NAME.json"
         ) from None
     del sections
+    if not config["eval"]["suites"]:
+        raise UserError(f"{path}: eval.suites names no suite, so no quant could be judged")
+    for suite in config["eval"]["suites"]:
+        if not (root / "evals/suites" / f"{suite}.json").is_file():
+            raise UserError(
+                f"{path}: eval.suites names {suite}, and there is no evals/suites/{suite}.json; put it there, or "
+                "ask one that lies elsewhere with `make eval SUITE=path`"
+            )
     for name in (*names, policies):
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UserError(f"{path}: {name!r} is no plain file name: letters, digits, dots, dashes, underscores")
@@ -125,30 +168,52 @@ def check_config(root: Path, path: str) -> dict:
     return config
 
 
-def parts(run: Run) -> dict[str, object]:
-    """What each stage takes from config and run: a stage is stale when its part says something else."""
+def parts(run: Run, contents: Contents) -> dict[str, object]:
+    """What each stage takes from config and run: a stage is stale when its part says something else.
+
+    Files that lie anywhere (a model's, traces, rows, training settings) are in it by what they hold.
+    """
     config, values = run.config, run.values
     shared = {"MODEL": values["MODEL"]}
+    traces = values["TRACES"].split() or [SHIPPED_TRACES]
     return {
-        "model": shared,
-        "rows": {"ROWS": values["ROWS"]},
-        "traces": {"TRACES": values["TRACES"], **shared, "data": config.get("data")},
+        "model": {**shared, "files": files(contents, values["MODEL"], MODEL_FILES)},
+        "tokenizer": {**shared, "files": files(contents, values["MODEL"], TOKENIZER_FILES)},
+        "rows": {"ROWS": values["ROWS"], "files": files(contents, values["ROWS"])},
+        "traces": {
+            "TRACES": values["TRACES"],
+            **shared,
+            "data": config.get("data"),
+            "files": {place: files(contents, place, ("**/*",)) for place in traces},
+        },
         "convert": {**shared, **{key: config[key] for key in ("name", "gguf", "license", "base_model")}},
         "calibrate": {"ROWS": values["ROWS"], **shared, "kld": config["kld"]},
         "imatrix": config["imatrix"],
         "measure": config["kld"],
         "evaluate": config["eval"],
-        "train": {"TRAINING": values["TRAINING"], **shared},
+        "train": {"TRAINING": values["TRAINING"], **shared, "files": files(contents, values["TRAINING"])},
     }
 
 
-def write(root: Path, run: Run) -> Path:
-    """Write what make reads: runs/RUN/settings.mk and runs/RUN/settings/PART.json, only where something changed."""
+def files(contents: Contents, place: str, names: tuple[str, ...] = ()) -> dict[str, str]:
+    """{file: sha256} of a path that somebody named, of a folder those that fit `names`; {} where it is not here."""
+    return contents.of(place, names) if place else {}
+
+
+def write(root: Path, run: Run, looking: bool = False) -> Path:
+    """Write what make reads: runs/RUN/settings.mk and runs/RUN/settings/PART.json, only where something changed.
+
+    `looking`: nothing is going to be made, so the parts are left alone and no large file is read.
+    """
     folder = root / "runs" / run.name
-    for part, value in parts(run).items():
-        path = folder / "settings" / f"{part}.json"
-        if not path.is_file() or read_json(path) != value:
-            write_json(path, value)
+    if not looking:
+        contents = Contents(root)
+        contents.stamp()
+        for part, value in parts(run, contents).items():
+            path = folder / "settings" / f"{part}.json"
+            if not path.is_file() or read_json(path, object) != value:
+                write_json(path, value)
+        contents.save()
     kxl = [name for name in run.config["quants"] if name != "bf16"]
     lines = {
         "RUN": run.name,
@@ -158,6 +223,7 @@ def write(root: Path, run: Run) -> Path:
         "KXL": " ".join(kxl),
         "STOCK": " ".join(run.config["stock"]),
         "SUITES": " ".join(run.config["eval"]["suites"]),
+        "MAIN_SUITE": MAIN if MAIN in run.config["eval"]["suites"] else next(iter(run.config["eval"]["suites"])),
         "OPEN_LICENSE": "yes" if run.config["license"]["id"] == "apache-2.0" else "",
     }
     text = "".join(f"{key} := {value}".rstrip() + "\n" for key, value in lines.items())

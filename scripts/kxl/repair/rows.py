@@ -108,7 +108,7 @@ def draw(rng: random.Random, purpose: str, failure: dict | None) -> list[dict]:
     if wanted not in (*tools, "text"):
         raise UserError(
             f"{failure['suite']}, case {failure['id']}: wants {wanted}, and requests are composed for "
-            f"{', '.join(tools)} alone; give rows of your own with repair_build_set.py --add and leave this report out"
+            f"{', '.join(tools)} alone; give rows of your own (repair.add in the config, or repair_build_set.py --add)"
         )
     if purpose == "contrast":
         others = [tool for tool in tools if tool != wanted]

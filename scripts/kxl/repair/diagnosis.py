@@ -1,6 +1,9 @@
 """What is wrong with a failed eval case, in one word, from its entry in a report of eval_run.py.
 
 text_leak       a tool call stands in the visible text
+out_of_tokens   it was still thinking when its tokens were used up (eval.thinking_tokens gives it more)
+endless_thought its turn ended and its thought did not
+only_thought    a thought, and nothing after it
 malformed       a call that cannot be read: by the server, or strictly by us in the model's own tokens
 wrong_tool      another tool was called
 wrong_argument  the right tool with other arguments than asked for, or a wrong number of calls
@@ -10,8 +13,28 @@ wrong_answer    words where words were wanted, but not the right ones, or runnin
 """
 
 from collections import Counter
+from pathlib import Path
 
-KINDS = ("text_leak", "malformed", "wrong_tool", "wrong_argument", "refusal", "false_positive", "wrong_answer")
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown
+from kxl.eval import suites, verdicts
+
+SUITES = ROOT / "evals" / "suites"
+THOUGHTS = {
+    verdicts.RAN_OUT: "out_of_tokens",
+    verdicts.NEVER_ENDS: "endless_thought",
+    verdicts.THOUGHT_ONLY: "only_thought",
+}
+KINDS = (
+    "text_leak",
+    *THOUGHTS.values(),
+    "malformed",
+    "wrong_tool",
+    "wrong_argument",
+    "refusal",
+    "false_positive",
+    "wrong_answer",
+)
 
 
 def diagnose(case: dict, entry: dict) -> str | None:
@@ -21,6 +44,9 @@ def diagnose(case: dict, entry: dict) -> str | None:
         return None
     if entry["leaks"]:
         return "text_leak"
+    for why in (entry["why"], raw["why"] if raw and entry["passed"] else []):
+        if problem := next((THOUGHTS[one] for one in why if one in THOUGHTS), None):
+            return problem
     if entry["passed"]:
         return "malformed"  # the server was lenient: the model's own tokens are not a strict call
     if entry["finish_reason"] == "malformed" or any(why.startswith("unreadable call") for why in entry["why"]):
@@ -56,3 +82,17 @@ def failures(suite, results: dict) -> list[dict]:
                 }
             )
     return failed
+
+
+def of_reports(paths: list[Path]) -> tuple[list[dict], int]:
+    """(failures, number of cases that passed) of some reports. UserError for a report whose suite has changed since."""
+    failed, passed = [], 0
+    for path in paths:
+        evaluation = read_json(path)
+        suite_path, results = SUITES / f"{evaluation['settings']['suite']}.json", evaluation["results"]
+        suite = suites.load(suite_path)
+        if [case["id"] for case in suite.cases] != [entry["id"] for entry in results["details"]]:
+            raise UserError(f"{shown(path)}: its cases are not those of {shown(suite_path)}; evaluate again")
+        failed += failures(suite, results)
+        passed += results["passed"]
+    return failed, passed

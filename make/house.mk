@@ -1,5 +1,5 @@
 ## House
-.PHONY: status switch test test-fast test-slow lint-code modules clean distclean
+.PHONY: status switch test test-fast test-slow lint-code modules prove-interruptions clean distclean
 # With a question mark: what not every run has is listed where something of it is there or was tried.
 STAGES := data?=$(REPORTS)/dataset.json core?=$(REPORTS)/core.json train?=$(REPORTS)/moe.$(MODE).json \
   repair-loop?=$(REPORTS)/repair.json gguf=$(BF16) lint?=$(LINTED) imatrix=$(IMATRIX) parity=$(REPORTS)/parity.json \
@@ -31,6 +31,8 @@ lint-code: $(VENV)  ## layout and usual mistakes, by ruff
 
 modules: $(VENV)  ## docs/modules.md again: every script and module with what it is
 	$(PY) scripts/list_modules.py --out docs/modules.md
+prove-interruptions: llama-ready  ## kill, double and starve each target of the line: it ends as undisturbed (an hour)
+	$(PY) scripts/house_prove_interruptions.py --report reports/tiny/interruptions.json
 
 clean:  ## remove runs/RUN but its results and what it remembers; the caches stay
 	[ ! -d $(HEAVY) ] || find $(HEAVY) -mindepth 1 -maxdepth 1 ! -name results ! -name run.json -exec rm -rf {} +

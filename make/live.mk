@@ -1,9 +1,9 @@
 ## In the real agent
-.PHONY: hermes-live install-net uninstall-net
+.PHONY: hermes-live install-net uninstall-net install-thoughts uninstall-thoughts
 #: URL          a server that runs already, to be tried instead of QUANT
 #: ARTIFACT     the name of what URL serves, in the report (server)
 #: LIVE_FLAGS   more flags for live_run.py
-#: HERMES_HOME  the Hermes that install-net changes
+#: HERMES_HOME  the Hermes that install-net and install-thoughts change
 ARTIFACT ?= server
 LIVE     := $(EVALS)/hermes_live.llama_cpp.%.json
 hermes-live: $(if $(URL),$(VENV) box,$(patsubst %,$(LIVE),$(QUANT)))  ## a real Hermes Agent does real tasks
@@ -19,3 +19,7 @@ install-net: $(VENV)  ## a Hermes plugin into HERMES_HOME that makes a real call
 	$(NET)
 uninstall-net: $(VENV)  ## undo install-net
 	$(NET) --remove
+install-thoughts: $(VENV)  ## a Hermes plugin into HERMES_HOME that gives a model its thoughts on the request back
+	$(NET) --plugin thoughts
+uninstall-thoughts: $(VENV)  ## undo install-thoughts
+	$(NET) --plugin thoughts --remove

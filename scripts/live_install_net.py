@@ -1,13 +1,15 @@
-"""Install the safety net into a Hermes Agent home: a tool call that arrives as text becomes a real one.
+"""Install a plugin of ours into a Hermes Agent home: the safety net, or kept thoughts.
 
-In:   patches/hermes-agent-toolcall-net/, scripts/kxl/chat/tool_syntax.py, the HERMES_HOME of a Hermes (its own is
-~/.hermes)
-Out:  HERMES_HOME/plugins/toolcall-net/, enabled in HERMES_HOME/config.yaml by Hermes's own `hermes plugins enable`
+In:   patches/hermes-agent-PLUGIN/, the HERMES_HOME of a Hermes (its own is ~/.hermes)
+Out:  HERMES_HOME/plugins/PLUGIN/, enabled in HERMES_HOME/config.yaml by Hermes's own `hermes plugins enable`
+
+  toolcall-net  a tool call that arrives as text becomes a real one
+  thoughts      a model that thinks gets the thoughts back that it had on the request that it is working on
 
   .venv/bin/python scripts/live_install_net.py --home ~/.hermes              and undo it with
   .venv/bin/python scripts/live_install_net.py --home ~/.hermes --remove
 
-Nothing of Hermes is patched. The old config.yaml is kept as config.yaml.before-toolcall-net.
+Nothing of Hermes is patched. The old config.yaml is kept as config.yaml.before-PLUGIN.
 """
 
 import shutil
@@ -16,7 +18,7 @@ from pathlib import Path
 from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.live import agent
-from kxl.live.net import NAME, install, remove
+from kxl.live.net import BESIDE, NAME, install, remove
 
 
 def main() -> None:
@@ -27,6 +29,7 @@ def main() -> None:
         type=Path,
         help="the hermes program of that home (default: the one on PATH, else the pinned one in the cache)",
     )
+    parser.add_argument("--plugin", choices=BESIDE, default=NAME, help="which one")
     parser.add_argument("--remove", action="store_true", help="undo the installation")
     args = parser.parse_args()
     home = args.home.expanduser().resolve()
@@ -35,12 +38,12 @@ def main() -> None:
     found = shutil.which("hermes")
     hermes = args.hermes or (Path(found) if found else agent.python().parent / "hermes")
     if args.remove:
-        remove(home, hermes)
-        print(f"removed {NAME} from {home}")
+        remove(home, hermes, args.plugin)
+        print(f"removed {args.plugin} from {home}")
     else:
-        install(home, hermes)
-        print(f"installed {NAME} in {home}/plugins and enabled it; it works from Hermes's next start")
-        print(f"undo: make uninstall-net HERMES_HOME={home}")
+        install(home, hermes, args.plugin)
+        print(f"installed {args.plugin} in {home}/plugins and enabled it; it works from Hermes's next start")
+        print(f"undo: make uninstall-{'net' if args.plugin == NAME else args.plugin} HERMES_HOME={home}")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ def main() -> None:
         "seed": args.seed,
         "context": args.context,
         "net": args.net,
+        **({"thoughts": True} if args.thoughts else {}),
         "hermes": read_json(LOCK)["version"],
         "isolation": "none" if args.no_isolation else "namespaces",
         "temperature": 0 if args.gguf else None,
@@ -111,6 +112,11 @@ def arguments():
         "--net",
         action="store_true",
         help="with the safety-net plugin, for servers that do not parse their model's calls",
+    )
+    parser.add_argument(
+        "--thoughts",
+        action="store_true",
+        help="with the plugin that gives a model its thoughts on the request at hand back",
     )
     parser.add_argument(
         "--no-isolation",
@@ -184,8 +190,9 @@ def attempt(task: live_task.Task, server: eval_server.Server, args) -> dict:
         sandbox.own_rights(upstream, seen) if args.no_isolation else sandbox.box(upstream, [python.parent.parent], seen)
     ) as place:
         home, work = place.root / "home" / ".hermes", place.root / "work"
-        config = agent.config(place.url, args.model_name, args.context, plugins=(net.NAME,) if args.net else ())
-        of_home = {"config.yaml": config.encode(), **(net.files() if args.net else {})}
+        plugins = (*[net.NAME] * args.net, *[net.THOUGHTS] * args.thoughts)
+        config = agent.config(place.url, args.model_name, args.context, plugins=plugins)
+        of_home = {"config.yaml": config.encode(), **net.files(*plugins)}
         laid = {f"work/{path}": text for path, text in task.laid().items()}
         laid |= {f"home/.hermes/{path}": text for path, text in of_home.items()}
         laid["home/tmp/.empty"] = b""  # TMPDIR must be there

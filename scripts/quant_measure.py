@@ -3,27 +3,25 @@
 In:  the BF16 GGUF, heldout.txt (scripts/quant_build_calibration.py) and the quants.
 Out: reports/RUN/quants.json: per artifact file size, sha256, bits per weight, KL divergence (mean and its
      standard error, median, 99 %, 99.9 %, maximum; in nats), how often both models agree on the likeliest token.
+     `by_kind` has the same for the tokens of thoughts, calls and answers, and of the prompts between them.
 
 What is measured. llama-perplexity cuts the text into chunks of --context tokens and scores the second
 half of each. A session of heldout.txt is as long as a chunk, so the scored tokens are turns (requests,
 calls, results, answers) with their system message, tool list and earlier turns in context. Markers such
 as "<|im_start|>" and "<|tool_call_start|>" are read as the special tokens of real use (--parse-special,
-our patch); the report counts them. The parent's log-probabilities are stored in 16 bits each;
---artifact bf16=... measures the parent against itself and so shows how little that costs (below 1e-5
-for any token).
+our patch); the report counts them. A thought is a thought only where the text has one: a model that does not think
+has no figures there.
 
-Finished work in --work is kept: the parent's log-probabilities (2 bytes per scored token and vocabulary
-entry: 0.3 GB for the tiny model, 4.3 GB for 65,536 entries), and each artifact's figures until the
-artifact, the parent, the text, the context or the llama.cpp build changes.
+Log-probabilities are stored in 16 bits each (kxl/quant/divergence.py), 2 bytes per scored token and vocabulary entry:
+0.3 GB for the tiny model, 4.3 GB for 65,536 entries. --work needs room for two such files. It keeps the parent's, and
+each artifact's figures until the artifact, the parent, the text, the context or the llama.cpp build changes.
 
   python scripts/quant_measure.py --base runs/tiny/bf16.gguf --text runs/tiny/heldout.txt \\
       --artifact q4kxl=runs/tiny/q4kxl.gguf --artifact Q4_K_M=runs/tiny/Q4_K_M.gguf \\
       --work runs/tiny/kld --report reports/tiny/quants.json --logs logs/tiny
 """
 
-import re
 import shutil
-import struct
 from pathlib import Path
 
 import gguf
@@ -31,22 +29,14 @@ import numpy as np
 
 from kxl.base import cli, config, report
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, atomic_path, lock, read_json, sha256, shown, write_json
+from kxl.base.files import ROOT, atomic_path, lock, read_json, scratch_dir, sha256, shown, write_json
 from kxl.model import gguf_file
 from kxl.quant import chunks as quant_chunks
+from kxl.quant import divergence, token_kinds
 from kxl.setup import llama_cpp
 
 # Below this the 99.9 % quantile would rest on no value at all.
 MIN_SCORED = 1000
-KLD_LINES = {
-    "mean": r"Mean +KLD: +(\S+) ±",
-    "mean_error": r"Mean +KLD: +\S+ ± +(\S+)",
-    "median": r"Median +KLD: +(\S+)",
-    "p99": r"99\.0% +KLD: +(\S+)",
-    "p999": r"99\.9% +KLD: +(\S+)",
-    "max": r"Maximum KLD: +(\S+)",
-}
-SAME_TOP = r"Same top p: +(\S+) ± +(\S+) %"
 
 
 def main() -> None:
@@ -80,7 +70,7 @@ def main() -> None:
         logits, key, counts = base_logits(args.base, args.text, args.context, args.work, args.logs)
         results = {}
         for name, path in args.artifact:
-            figures = measured(name, path, logits, key, args.context, args.work, args.logs)
+            figures = measured(name, path, logits, key, args)
             results[name] = {**size_of(path), **figures, "file": path.name, "policy": policies[name]}
     report.write(
         args.report,
@@ -88,11 +78,14 @@ def main() -> None:
         settings={"context": args.context, **counts},
         results=results,
     )
-    print(f"{'':8} {'MiB':>9} {'bits/weight':>12} {'mean KLD':>10} {'99.9 %':>9} {'same top':>9}")
+    kinds = [kind for kind in token_kinds.KINDS if counts["scored_by_kind"][kind]]
+    heads = "".join(f"{kind:>10}" for kind in kinds)
+    print(f"{'':8} {'MiB':>9} {'bits/weight':>12} {'mean KLD':>10} {'99.9 %':>9} {'same top':>9}   mean of{heads}")
     for name, one in sorted(results.items(), key=lambda item: item[1]["bytes"]):
+        means = "".join(f"{one['by_kind'][kind]['kld']['mean']:10.6f}" for kind in kinds)
         print(
             f"{name:8} {one['bytes'] / 2**20:9.2f} {one['bpw']:12.2f} {one['kld']['mean']:10.6f} "
-            f"{one['kld']['p999']:9.4f} {one['same_top_p']:9.2%}"
+            f"{one['kld']['p999']:9.4f} {one['same_top_p']:9.2%}          {means}"
         )
     print(f"{shown(args.report)}: {len(results)} artifacts on {counts['scored_tokens']:,} held-out tokens")
 
@@ -126,6 +119,7 @@ def base_logits(base: Path, text: Path, context: int, work: Path, logs: Path) ->
         "text": sha256(existing(text)),
         "context": context,
         "read": list(quant_chunks.AS_RENDERED),
+        "kinds": list(token_kinds.KINDS),
         "llama.cpp": llama_cpp.cache_key(),
     }
     if logits.exists() and record.exists():
@@ -133,106 +127,82 @@ def base_logits(base: Path, text: Path, context: int, work: Path, logs: Path) ->
         if kept["key"] == key and kept["bytes"] == logits.stat().st_size:
             return logits, key, kept["counts"]
     record.unlink(missing_ok=True)  # so that a new file never meets an old key
-    with atomic_path(logits) as partial, quant_chunks.progress("bf16 log-probabilities") as progress:
-        llama_cpp.run(
-            "llama-perplexity",
-            [
-                "-m",
-                base,
-                "-f",
-                text,
-                *quant_chunks.AS_RENDERED,
-                "-c",
-                context,
-                "--kl-divergence-base",
-                partial,
-            ],
-            log=logs / "kld.base.log",
-            progress=progress,
-        )
+    with atomic_path(logits) as partial:
+        write_logits("bf16", base, text, context, partial, logs / "kld.base.log")
         counts = check_logits(partial, base, text, context)
     write_json(record, {"key": key, "bytes": logits.stat().st_size, "counts": counts})
     return logits, key, counts
 
 
+def write_logits(name: str, model: Path, text: Path, context: int, out: Path, log: Path) -> None:
+    """Let llama-perplexity write a model's log-probabilities of every scored token."""
+    with quant_chunks.progress(f"{name} log-probabilities") as progress:
+        flags = ["-m", model, "-f", text, *quant_chunks.AS_RENDERED, "-c", context, "--kl-divergence-base", out]
+        llama_cpp.run("llama-perplexity", flags, log=log, progress=progress)
+
+
 def check_logits(logits: Path, base: Path, text: Path, context: int) -> dict:
     """Count what was tokenized and scored; UserError when the file is cut short or the text too short.
 
-    llama-perplexity ends with exit code 0 in both cases. Its file: "_logits_", then int32 context,
-    vocabulary, chunks and all tokens, then per scored token a scale and minimum (2 float32) and one
-    uint16 per vocabulary entry, padded to an even number.
+    llama-perplexity ends with exit code 0 in both cases.
     """
-    header = struct.Struct("<8siii")
-    with open(logits, "rb") as file:
-        head = file.read(header.size)
-        if len(head) == header.size:
-            _, _, vocabulary, chunks = header.unpack(head)
-            tokens = np.frombuffer(file.read(4 * context * chunks), dtype="<i4")
-        else:
-            vocabulary = chunks = 0
-    scored = chunks * (context - 1 - context // 2)
+    _, vocabulary, chunks = divergence.head(logits)
+    scored = divergence.scored_tokens(context, chunks)
     if scored < MIN_SCORED:
         raise UserError(
             f"{shown(text)} gives {scored} scored tokens in {chunks} chunks of {context}, {MIN_SCORED} are needed: "
             "add held-out rows, raise --heldout-tokens of quant_build_calibration.py, or lower --context here"
         )
-    expected = header.size + tokens.nbytes + 2 * scored * (2 * ((vocabulary + 1) // 2) + 4)
+    expected = divergence.expected_bytes(context, vocabulary, chunks)
     if logits.stat().st_size != expected:
         free = shutil.disk_usage(logits.parent).free / 2**30
         raise UserError(
             f"the log-probabilities of {shown(base)} need {expected / 2**30:.2f} GiB in {shown(logits.parent)}, "
             f"{logits.stat().st_size / 2**30:.2f} GiB were written and {free:.2f} GiB are free: make room and run again"
         )
-    types = np.array(gguf_file.open_reader(base).get_field("tokenizer.ggml.token_type").contents())
-    control = int((types[tokens] == gguf.TokenType.CONTROL).sum())
-    return {"chunks": chunks, "tokens": len(tokens), "control_tokens": control, "scored_tokens": scored}
+    written, reader = divergence.read(logits), gguf_file.open_reader(base)
+    types = np.array(reader.get_field("tokenizer.ggml.token_type").contents())
+    scored_kinds = kinds_of(written, base)
+    return {
+        "chunks": chunks,
+        "tokens": len(written.tokens),
+        "control_tokens": int((types[written.tokens] == gguf.TokenType.CONTROL).sum()),
+        "scored_tokens": scored,
+        "scored_by_kind": {name: int((scored_kinds == kind).sum()) for kind, name in enumerate(token_kinds.KINDS)},
+    }
 
 
-def measured(name: str, path: Path, logits: Path, key: dict, context: int, work: Path, logs: Path) -> dict:
-    """{"kld": {...}, "same_top_p", "same_top_p_error", "sha256"} of one artifact, computed unless `work` has it."""
-    record = work / f"{name}.json"
+def kinds_of(written: divergence.LogProbabilities, base: Path) -> np.ndarray:
+    """The kind of each scored token (token_kinds.KINDS), uint8 [scored]."""
+    pieces = token_kinds.pieces(gguf_file.open_reader(base))
+    return token_kinds.of(written.tokens, pieces)[written.targets()]
+
+
+def measured(name: str, path: Path, logits: Path, key: dict, args) -> dict:
+    """{"kld": {...}, "same_top_p", …, "by_kind", "sha256"} of one artifact, computed unless --work has it."""
+    record = args.work / f"{name}.json"
     key = {**key, "artifact": sha256(existing(path))}
     if record.exists() and (kept := read_json(record))["key"] == key:
         return kept["figures"]
-    log = logs / f"kld.{name}.log"
-    with quant_chunks.progress(f"{name} against bf16") as progress:
-        output = llama_cpp.run(
-            "llama-perplexity",
-            [
-                "-m",
-                path,
-                *quant_chunks.AS_RENDERED,
-                "-c",
-                context,
-                "--kl-divergence-base",
-                logits,
-                "--kl-divergence",
-            ],
-            log=log,
-            progress=progress,
+    log = args.logs / f"kld.{name}.log"
+    with scratch_dir(args.work) as scratch:
+        write_logits(name, path, args.text, args.context, scratch / "logits", log)
+        parent, quant = divergence.read(logits), divergence.read(scratch / "logits")
+        values, same = divergence.per_token(parent, quant)
+        del quant  # its file goes away
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{shown(log)}: {int((~np.isfinite(values)).sum())} of {len(values)} tokens have no finite divergence: "
+            f"{shown(path)} computes NaN; quantize it again"
         )
-    figures = {**read_figures(output, shown(log)), "sha256": key["artifact"]}
+    kinds = kinds_of(parent, args.base)
+    by_kind = {
+        kind: divergence.figures(values[kinds == place], same[kinds == place])
+        for place, kind in enumerate(token_kinds.KINDS)
+    }
+    figures = {**divergence.figures(values, same), "by_kind": by_kind, "sha256": key["artifact"]}
     write_json(record, {"key": key, "figures": figures})
     return figures
-
-
-def read_figures(output: str, log: str) -> dict:
-    """The figures in llama-perplexity's output. UserError when one is missing or not a finite number."""
-    kld = {name: number(pattern, output, log) for name, pattern in KLD_LINES.items()}
-    percent = [number(SAME_TOP, output, log, group) for group in (1, 2)]
-    return {"kld": kld, "same_top_p": round(percent[0] / 100, 6), "same_top_p_error": round(percent[1] / 100, 6)}
-
-
-def number(pattern: str, output: str, log: str, group: int = 1) -> float:
-    """The number that `pattern` captures in `output`."""
-    found = re.search(pattern, output)
-    value = float(found[group]) + 0.0 if found else float("nan")  # + 0.0 makes -0.0 plain zero
-    if not np.isfinite(value):
-        raise UserError(
-            f"{log}: no finite number for {pattern.split(':')[0].replace(' +', ' ')!r}: "
-            "the quant may compute NaN, or llama-perplexity ended early; the log shows which"
-        )
-    return value
 
 
 def size_of(path: Path) -> dict:

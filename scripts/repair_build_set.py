@@ -3,7 +3,8 @@
 In:  the eval reports of that model (eval_run.py, passed or failed), and the suites, whose prompts no row may repeat.
      A suite with tools that are not Hermes's gets rows composed from their schemas (kxl/repair/own_tools.py).
 Out: train.jsonl and valid.jsonl of {"messages", "tools", "purpose", "answers"} (repair_rows.read), manifest.json with
-     the diagnoses, the counts and the hashes. `answers` is the failed case that a row answers to, as SUITE/ID.
+     the diagnoses, the counts and the hashes. `answers` is the failed case that a row answers to, as SUITE/ID. Rows
+     of purpose "sampled" are the model's own (repair_sample.py).
 
 A set is balanced: each failed case gets the same number of focus rows and contrastive pairs, whatever its suite,
 beside negatives and a share of what already works. A drawn row that repeats an eval prompt, or nearly, is drawn
@@ -19,31 +20,27 @@ from pathlib import Path
 
 from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, atomic_dir, read_json, sha256, shown, write_json
-from kxl.chat import hermes_tools
-from kxl.chat.rows import calls_in
-from kxl.eval import contamination, suites
-from kxl.repair import diagnosis, own_tools
+from kxl.base.files import atomic_dir, sha256, shown, write_json
+from kxl.eval import contamination
+from kxl.repair import diagnosis, thoughts
 from kxl.repair import rows as repair_rows
-from kxl.tiny import contexts as tiny_contexts
 
-SUITES = ROOT / "evals" / "suites"
 MOST_VAIN = 5000  # draws without a new row
-SHARES = {"focus": 0.35, "contrast": 0.2, "negative": 0.15, "keep": 0.3}
-CONTEXTS = ("fixed", "fixed", "hermes_terminal")  # few: the rows of a batch share the one that they begin with
-CONTEXT_WEIGHTS = (6, 3, 1)
 
 
 def main() -> None:
     args = arguments()
-    failures, passed, offers, suite_paths = read_evals(args.eval)
+    failures, passed, suite_paths = diagnosis.of_reports(args.eval)
     if not failures:
         raise UserError(f"nothing failed in {', '.join(map(shown, args.eval))}; there is nothing to repair")
     prompts = contamination.everything(suite_paths)
     rng = random.Random(f"repair {args.iteration} {args.seed}")
-    rows, drawn_again = draw(rng, failures, args.rows, prompts, offers)
+    samples = read_samples(args.sampled)
+    rows, drawn_again = draw(rng, failures, args.rows, prompts, samples, args.sampled_share)
     added = own_rows(args.add, prompts)
     put_in_contexts(rng, rows)
+    if args.thoughts == "rule":
+        rows = [{**row, "messages": thoughts.by_rule(row["messages"])} for row in rows]
     rows += added
     for number, row in enumerate(rows, 1):  # whatever made it, no row goes out unchecked
         prompts.refuse(row, f"row {number} of the set")
@@ -55,11 +52,13 @@ def main() -> None:
         "seed": args.seed,
         "evals": [report.describe_input(path) for path in args.eval],
         "cases_passed": passed,
-        "failures": failures,
+        "failures": [{key: failure[key] for key in diagnosis.TOLD} for failure in failures],
         "diagnoses": dict(Counter(f["diagnosis"] for f in failures)),
         "rows": {split: len(chosen) for split, chosen in splits.items()},
         "purposes": dict(Counter(row["purpose"] for row in rows)),
         "answers": dict(Counter(row["answers"] for row in rows if row["answers"])),
+        **({"thoughts": args.thoughts} if args.thoughts != "none" else {}),
+        **({"sampled": report.describe_input(args.sampled)} if args.sampled else {}),
         "drawn_again_for_overlap": drawn_again,
         "files": {},
     }
@@ -97,88 +96,83 @@ def arguments():
         default=[],
         help="JSON lines {messages, tools} of your own to train with; may be given several times",
     )
+    parser.add_argument(
+        "--thoughts",
+        choices=repair_rows.THOUGHTS,
+        default="none",
+        help="thoughts of the hand-made rows: none, or a short one written by rule",
+    )
+    parser.add_argument("--sampled", type=Path, metavar="FILE", help="the model's own right answers (repair_sample.py)")
+    parser.add_argument(
+        "--sampled-share", type=float, default=0.5, help="share of the focus rows that are taken from --sampled"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not 0 <= args.sampled_share <= 1:
+        parser.error("--sampled-share is from 0 to 1")
+    return args
 
 
-def read_evals(paths: list) -> tuple[list[dict], int, dict, list[Path]]:
-    """(failures, number of cases that passed, offers, suites' files) of some reports.
-
-    offers: {(suite, case id): (tools, system messages)} of the failed cases whose tools are not Hermes's. UserError for
-    a report whose suite has changed since.
-    """
-    failures, passed, offers, suite_paths = [], 0, {}, []
-    hermes = {tool["function"]["name"]: tool for tool in hermes_tools.load()}
-    for path in paths:
-        evaluation = read_json(path)
-        inputs, results = evaluation.get("inputs") or [], evaluation["results"]
-        # The suite is the first thing that an evaluation reads; it may lie anywhere.
-        suite_path = ROOT / inputs[0]["path"] if inputs else SUITES / f"{evaluation['settings']['suite']}.json"
-        suite = suites.load(suite_path)
-        suite_paths.append(suite_path)
-        if [case["id"] for case in suite.cases] != [entry["id"] for entry in results["details"]]:
-            raise UserError(f"{shown(path)}: its cases are not those of {shown(suite_path)}; evaluate again")
-        failed = diagnosis.failures(suite, results)
-        cases = {case["id"]: case for case in suite.cases}
-        for failure in failed:
-            case = cases[failure["id"]]
-            tools = suite.of(case).tools
-            if tools and any(hermes.get(tool["function"]["name"]) != tool for tool in tools):
-                system = [message for message in case["messages"] if message["role"] == "system"]
-                offers[suite.name, case["id"]] = (tools, system)
-        failures += failed
-        passed += results["passed"]
-    return failures, passed, offers, suite_paths
+def read_samples(path: Path | None) -> dict[str, list[dict]]:
+    """The rows of repair_sample.py by the failed case that they answer to."""
+    found: dict[str, list[dict]] = {}
+    for where, row in jsonl.read(path) if path else []:
+        if not isinstance(row, dict) or not {"messages", "tools", "answers"} <= row.keys():
+            raise UserError(f"{where}: is no row of repair_sample.py")
+        found.setdefault(row["answers"], []).append(row)
+    return found
 
 
 def draw(
-    rng: random.Random, failures: list, count: int, prompts: contamination.Prompts, offers: dict
+    rng: random.Random,
+    failures: list,
+    count: int,
+    prompts: contamination.Prompts,
+    samples: dict[str, list[dict]],
+    sampled_share: float,
 ) -> tuple[list[dict], int]:
-    """`count` rows by SHARES, the failures taken in turn, no request twice; how many draws repeated an eval prompt.
+    """`count` rows by repair_rows.SHARES, failures in turn, no request twice; how many draws repeated an eval prompt.
 
-    A row for a failed case in `offers` (read_evals) offers that case's own tools. UserError where all draws repeat.
+    Of the focus rows `sampled_share` are the model's own, where `samples` has one for the failure in turn. UserError
+    where all draws repeat.
     """
     rows, seen, again, vain = [], set(), 0, 0
-    for purpose, share in SHARES.items():
+    for purpose, share in repair_rows.SHARES.items():
         taken, turn = 0, 0
         while taken < round(share * count):
-            one = failures[turn % len(failures)]
-            failure = one if purpose in ("focus", "contrast") else None
-            if own := offers.get((one["suite"], one["id"])):
-                tools, system = own
-                drawn = own_tools.draw(rng, purpose, failure, tools)
-                drawn = [{"messages": system + row["messages"], "tools": tools} for row in drawn]
-            else:
-                drawn = repair_rows.draw(rng, purpose, failure)
+            failure = failures[turn % len(failures)]
+            name = f"{failure['suite']}/{failure['id']}"
+            own = samples.get(name) if purpose == "focus" else None
+            if own and rng.random() < sampled_share:
+                rows.append(own.pop(0))
+                taken, turn = taken + 1, turn + 1
+                continue
+            drawn = repair_rows.draw_in_turn(rng, purpose, failure)
             requests = [message["content"] for row in drawn for message in row["messages"] if message["role"] == "user"]
             copies = any(prompts.overlap(request) for request in requests)
             if copies or seen.intersection(requests):
                 again, vain = again + copies, vain + 1
                 if vain > MOST_VAIN:
                     raise UserError(
-                        f"{one['suite']}, case {one['id']}: {MOST_VAIN:,} draws in a row repeat an eval prompt or "
-                        "another row; the tool's schema leaves too little to ask for: give fewer --rows, or more "
+                        f"{failure['suite']}, case {failure['id']}: {MOST_VAIN:,} draws in a row repeat an eval prompt "
+                        "or another row; the tool's schema leaves too little to ask for: give fewer --rows, or more "
                         "values (enum, examples) in the schema, or rows of your own (--add)"
                     )
                 continue
             vain = 0
             seen.update(requests)
-            answers = f"{failure['suite']}/{failure['id']}" if failure else None
+            answers = name if purpose in repair_rows.ANSWERING else None
             rows += [{**row, "purpose": purpose, "answers": answers} for row in drawn]
             taken, turn = taken + len(drawn), turn + 1
     return rows, again
 
 
 def put_in_contexts(rng: random.Random, rows: list[dict]) -> None:
-    """Give each row without tools one of a few contexts, whose tools can do what it calls; the first is the suites'."""
-    contexts = [tiny_contexts.context(rng, kind) for kind in CONTEXTS]
-    contexts[0]["system"] = tiny_contexts.systems()[0]
-    for row in (row for row in rows if "tools" not in row):
-        context = rng.choices(contexts, CONTEXT_WEIGHTS)[0]
-        if not {call["name"] for call in calls_in(row)} <= set(tiny_contexts.tool_names(context)):
-            context = contexts[0]
-        row["messages"] = tiny_contexts.system_messages(context) + row["messages"]
-        row["tools"] = tiny_contexts.tool_names(context)
+    """Give each row one of a few contexts; the model's own were asked in theirs."""
+    contexts = repair_rows.draw_contexts(rng)
+    for row in rows:
+        if "tools" not in row:
+            repair_rows.put_in_context(rng, contexts, row)
 
 
 def own_rows(paths: list, prompts: contamination.Prompts) -> list[dict]:

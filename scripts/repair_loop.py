@@ -28,11 +28,15 @@ from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_dir, read_json, shown, write_json
 from kxl.eval import suites as eval_suites
 from kxl.repair import acceptance, diagnosis
+from kxl.repair import rows as repair_rows
 
 SCRIPTS = Path(__file__).parent
 SUITES = ROOT / "evals" / "suites"
 KEYS = {"suites": dict, "iterations": int, "rows": int, "training": dict, "compare_shapes": list}
-OPTIONAL = {"add": list}
+# What may be left out: thoughts of hand-made rows (none), rows of the model's own (none), files of the user's rows.
+OPTIONAL = {"thoughts": str, "sampled": dict, "add": list}
+SAMPLED = {"share": float, "tries": int, "temperature": float}
+FOCUS = repair_rows.SHARES["focus"]
 TRAINED = ("valid_before", "valid_after", "scored_tokens", "seconds", "peak_memory_gib")  # kept of a training's report
 
 
@@ -93,15 +97,27 @@ def repair_settings_of(path: Path) -> dict:
     UserError for a key that is missing, unknown or of the wrong kind, and for a suite that is not there.
     """
     section = read_json(path).get("repair")
+    known = {**KEYS, **OPTIONAL}
     if (
         not isinstance(section, dict)
-        or section.keys() - OPTIONAL.keys() != KEYS.keys()
-        or any(not isinstance(section[key], kind) for key, kind in {**KEYS, **OPTIONAL}.items() if key in section)
+        or not KEYS.keys() <= section.keys() <= known.keys()
+        or any(not isinstance(value, known[key]) for key, value in section.items())
     ):
         raise UserError(
             f'{shown(path)}: "repair" needs {", ".join(KEYS)}, may have {", ".join(OPTIONAL)}, and nothing else; see '
             "configs/tiny-repair.json"
         )
+    if (thoughts := section.get("thoughts", "none")) not in repair_rows.THOUGHTS:
+        raise UserError(f"{shown(path)}: repair.thoughts is {thoughts!r}, not one of {', '.join(repair_rows.THOUGHTS)}")
+    if sampled := section.get("sampled"):
+        wrong = sampled.keys() != SAMPLED.keys() or any(
+            isinstance(value, bool) or not isinstance(value, (int, SAMPLED[key])) for key, value in sampled.items()
+        )
+        if wrong or not (0 < sampled["share"] <= 1 and sampled["tries"] >= 1 and sampled["temperature"] > 0):
+            raise UserError(
+                f"{shown(path)}: repair.sampled needs exactly share (above 0, at most 1: of the rows for what failed), "
+                "tries (answers to one request) and temperature (above 0)"
+            )
     names = [Path(name).stem for name in section["suites"]]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{shown(path)}: two of repair.suites are called {twice}; rename one of the files")
@@ -213,11 +229,16 @@ class Loop:
         """(folder, manifest) of an iteration's rows for what its parent failed."""
         iteration = name.split(".")[0]
         data = self.args.data / iteration
-        flags = ["--iteration", iteration.removeprefix("iter"), "--out", data, "--rows", self.settings["rows"]]
+        thoughts = ["--thoughts", self.settings["thoughts"]] if "thoughts" in self.settings else []
+        common = ["--iteration", iteration.removeprefix("iter"), *thoughts]
         for suite in self.settings["suites"]:
-            flags += ["--eval", self.eval_path(parent, suite)]
+            common += ["--eval", self.eval_path(parent, suite)]
+        flags = ["--out", data, "--rows", self.settings["rows"], *common]
         for path in own_rows(self.settings):
             flags += ["--add", path]
+        if (sampled := self.settings.get("sampled")) and not (data / "manifest.json").exists():
+            samples = self.sample(name, iteration, parent, sampled, common)
+            flags += ["--sampled", samples, "--sampled-share", sampled["share"]]
         self.run(f"{name} rows", data / "manifest.json", "repair_build_set.py", *flags)
         manifest = read_json(data / "manifest.json")
         # Not the reports' hashes: rows are committed, runs/ is not, and a report of the same failures has other
@@ -229,6 +250,16 @@ class Loop:
                 "folder for rows with --data (make: REPAIR_DATA=folder)"
             )
         return data, manifest
+
+    def sample(self, name: str, iteration: str, parent: str, sampled: dict, common: list) -> Path:
+        """The file of the parent's own right answers, as many as an iteration's rows can take."""
+        samples = self.args.work / iteration / "samples.jsonl"
+        wanted = max(1, round(FOCUS * sampled["share"] * self.settings["rows"]))
+        flags = ["--model", self.checkpoint(parent), "--config", self.args.config, *common]
+        flags += ["--tries", sampled["tries"], "--temperature", sampled["temperature"], "--rows", wanted]
+        flags += ["--out", samples, "--report", samples.with_suffix(".json")]
+        self.run(f"{name} samples", samples, "repair_sample.py", *flags)
+        return samples
 
     def seconds(self, scores: list[dict]) -> int:
         """Seconds of the loop itself; the shapes for comparison are not part of it."""

@@ -8,6 +8,8 @@ Out: one line per failure found, the most basic first; "no failure" when there i
 
   flat_loss               the training loss did not fall: nothing was learned
   embedding_not_adapted   loss fell, but the start token stays improbable: its row of the tied embedding did not move
+  endless_thought         it was still thinking when its tokens were used up
+  only_thought            a thought, and nothing after it
   code_dump               the start token is learned in part; programs or calls as text come out instead
   broken_json             calls begin and do not hold together
   wrong_tool              whole calls of the wrong tool
@@ -55,6 +57,18 @@ def diagnose(emission: dict, training: dict | None) -> list[Failure]:
             f"the start token's probability is {probability:.1e} in the median although the loss fell",
             "set lora.embedding to low_rank or token_rows, and check with scripts/smol_inspect.py "
             "that the trained id is the config's",
+        )
+    if (endless := verdicts.get("endless_thought", 0)) > OFTEN * prompts:
+        failed(
+            "endless_thought",
+            f"{endless} of {prompts} prompts were still being thought about at the last token",
+            "raise emission.max_tokens; if thoughts run in circles, train rows with short thoughts or none",
+        )
+    if (alone := verdicts.get("only_thought", 0)) > OFTEN * prompts:
+        failed(
+            "only_thought",
+            f"{alone} of {prompts} answers are nothing but a thought",
+            "train rows whose call follows the thought in the same turn, and look that the loss mask covers both",
         )
     if (dumps := verdicts.get("code_dump", 0)) > OFTEN * prompts:
         failed(

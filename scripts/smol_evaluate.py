@@ -58,7 +58,7 @@ def measure(model, chat, tokens, rows: list[dict], max_tokens: int) -> list[dict
                 "calls": verdict.calls,
                 "ended": generation.ended,
                 "start_probability": generation.watched,
-                "started": tokens.call_start in generation.ids,
+                "started": verdict.started,
                 "text": decode(generation.ids),
             }
         )

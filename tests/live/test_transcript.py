@@ -55,6 +55,27 @@ def test_an_answer_in_pieces_is_the_same_as_one_in_one(stream):
     }
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("names", [("reasoning",), ("reasoning", "reasoning_content")])
+def test_a_thought_is_kept_once_under_whichever_name_a_server_sends_it(stream, names):
+    part = dict.fromkeys(names, "Let me see.")
+    joined = Answer(stream)
+    choice = {"delta" if stream else "message": part, "finish_reason": "stop"}
+    wire = json.dumps({"choices": [choice]}).encode()
+    joined.feed(b"data: " + wire + b"\n\n" if stream else wire)
+    joined.end()
+    assert joined.message()["reasoning_content"] == "Let me see."
+
+
+def test_a_call_within_a_thought_is_nobodys_call():
+    written = tool_syntax.render_calls([{"name": "terminal", "arguments": {"command": "ls"}}])
+    seen = Transcript(net=True)
+    seen.answered(["terminal"], answer(f"<think>Perhaps {written}</think>I wait."))
+    made = {"id": "net-1", "function": {"name": "terminal", "arguments": '{"command":"ls"}'}}
+    seen.asked([{"role": "assistant", "tool_calls": [made]}, tool("net-1", "listed")])
+    assert seen.called() == [] and seen.results() == []
+
+
 def test_a_conversation_is_told_as_hermes_writes_it():
     seen = Transcript()
     seen.answered(["terminal"], answer("", CALLS[:1], "Let me see."))

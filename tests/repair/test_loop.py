@@ -130,7 +130,7 @@ class Stages:
     """
 
     def __init__(self, passed: dict):
-        self.passed, self.ran, self.fail = passed, [], None
+        self.passed, self.ran, self.fail, self.sampled = passed, [], None, []
 
     def __call__(self, command):
         script, flags = command[1].rsplit("/", 1)[-1], command[2:]
@@ -147,6 +147,9 @@ class Stages:
             write_text(Path(flag("--out")), evaluation(suite, self.passed[flag("--artifact")][suite]))
         elif script == "repair_build_set.py":
             call_main(repair_build_set, *flags)
+        elif script == "repair_sample.py":
+            self.sampled.append(flags)
+            write_text(Path(flag("--out")), "")
         elif script == "repair_train.py":
             self.rate = flag("--learning-rate")
             progress = Progress(losses=[2.0, 1.0], tokens=9, valid_losses=[2.0], seconds=3.0)
@@ -271,6 +274,38 @@ def test_committed_rows_serve_a_second_clone_with_the_same_failures_and_no_other
         UserError, match="iter01: its rows answer other failures than those of start here; .*REPAIR_DATA"
     ):
         run(Stages(passes(start=(6, 8), iter01=(6, 20))))
+
+
+def test_the_models_own_rows_are_sampled_from_the_parent_of_each_iteration_as_the_config_says(run):
+    stages = Stages(passes(start=(6, 9), iter01=(6, 15), iter02=(6, 20)))
+    sampled = {"share": 0.5, "tries": 4, "temperature": 0.7}
+    results = run(stages, rows=200, sampled=sampled, thoughts="rule")
+    assert results["best"] == "iter02" and len(stages.sampled) == 2
+    for flags, parent, number in zip(stages.sampled, (run.folder / "start", run.folder / "work/iter01/fused"), "12"):
+        given = dict(zip(flags[::2], flags[1::2]))
+        assert (given["--model"], given["--iteration"]) == (str(parent), f"0{number}")
+        assert (given["--rows"], given["--tries"], given["--temperature"]) == ("35", "4", "0.7")  # half of 35 %
+        assert given["--thoughts"] == "rule" and given["--config"] == str(run.folder / "config.json")
+    manifest = read_json(run.folder / "data/iter01/manifest.json")
+    assert manifest["thoughts"] == "rule" and manifest["sampled"]["path"].endswith("samples.jsonl")
+    stages.ran = []
+    run(stages, rows=200, sampled=sampled, thoughts="rule")
+    assert stages.ran == []
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"thoughts": "own"}, "repair.thoughts is 'own', not one of none, rule"),
+        ({"sampled": {"share": 0.5}}, "repair.sampled needs exactly share"),
+        ({"sampled": {"share": 0, "tries": 4, "temperature": 0.7}}, "share .above 0, at most 1"),
+        ({"sampled": {"share": 0.5, "tries": 4, "temperature": 0}}, "temperature .above 0"),
+        ({"samples": {}}, '"repair" needs .* may have thoughts, sampled, add, and nothing else'),
+    ],
+)
+def test_a_wrong_choice_of_the_models_own_rows_is_refused(run, changes, complaint):
+    with pytest.raises(UserError, match=complaint):
+        run(Stages({}), **changes)
 
 
 def test_a_config_that_asks_for_what_is_not_there_is_refused(run):

@@ -21,7 +21,7 @@ def ids(text: str) -> list[int]:
 
 
 def decode(tokens: list[int]) -> str:
-    return "".join({1: "S", 2: "E"}.get(token, chr(token - 100)) for token in tokens)
+    return "".join({1: "S", 2: "E"}.get(token) or chr(token - 100) for token in tokens)
 
 
 CALL = '{"name": "f", "arguments": {"a": 1}}'
@@ -45,10 +45,22 @@ CALL = '{"name": "f", "arguments": {"a": 1}}'
         ("I would write_file('a') now", "code_dump"),
         ("I would write a file now, and import it.", "text"),
         ("", "text"),
+        (f"<think>f would do</think>S{CALL}E", "call"),
+        (f"<think>perhaps S{CALL}E</think>\nIt is written.", "text"),
+        (f"<think>perhaps S{CALL}E, or", "endless_thought"),
+        ("<think>well, well</think>", "only_thought"),
+        (f"<think>S</think>S{CALL}", "unclosed"),
+        ("<think>```python```</think>\nNo.", "text"),
     ],
 )
 def test_what_was_emitted_is_named(text, kind):
     assert emission.read(ids(text), TOKENS, decode, ["write_file"]).kind == kind
+
+
+def test_a_start_token_within_a_thought_is_no_call():
+    assert not emission.read(ids(f"<think>S{CALL}E</think>No."), TOKENS, decode).started
+    found = emission.read(ids(f"<think>S{CALL}E, so be it.</think>S{CALL}E"), TOKENS, decode)
+    assert found.started and len(found.calls) == 1
 
 
 def test_calls_are_read_up_to_the_break():
@@ -138,6 +150,8 @@ FALLING, FLAT = {"valid_losses": [2.0, 0.7, 0.5]}, {"valid_losses": [2.0, 1.95]}
         (after([entry(verdict="code_dump", probability=0.3)] * 4), FALLING, ["code_dump"]),
         (after([entry(verdict="unclosed")] * 2), FALLING, ["broken_json"]),
         (after([entry(name="g")] * 2), FALLING, ["wrong_tool"]),
+        (after([entry(verdict="endless_thought")] * 2), FALLING, ["endless_thought"]),
+        (after([entry(verdict="only_thought")] * 2), FALLING, ["only_thought"]),
         (after(ordinary=[entry("ordinary")] * 2), FALLING, ["over_calling"]),
         (after([entry(verdict="text", probability=1e-5)] * 10), FALLING, ["embedding_not_adapted"]),
         (after([entry(verdict="code_dump", probability=1e-5)] * 10), FLAT, ["flat_loss", "code_dump"]),

@@ -1,4 +1,4 @@
-"""The safety net in a HERMES_HOME: the plugin's files, and Hermes's own switch for them."""
+"""Our plugins in a HERMES_HOME, their files and Hermes's own switch for them: the safety net, and kept thoughts."""
 
 import os
 import shutil
@@ -9,33 +9,34 @@ from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_dir
 from kxl.setup import llama_cpp
 
-NAME = "toolcall-net"
-PLUGIN = ROOT / "patches" / "hermes-agent-toolcall-net"
-
-SOURCES = (
-    *sorted(path for path in PLUGIN.iterdir() if path.suffix in (".py", ".yaml")),
-    ROOT / "scripts" / "kxl" / "chat" / "tool_syntax.py",
-)
+NAME, THOUGHTS = "toolcall-net", "thoughts"
+BESIDE = {NAME: [ROOT / "scripts/kxl/chat/tool_syntax.py"], THOUGHTS: []}  # files that are not in the plugin's folder
 
 
-def files() -> dict[str, bytes]:
-    """{path below a HERMES_HOME: content} of the plugin, with the evaluator's own parser among its files."""
-    return {f"plugins/{NAME}/{source.name}": source.read_bytes() for source in SOURCES}
+def sources(name: str = NAME) -> list[Path]:
+    """The files of a plugin; the safety net has the evaluator's own parser among them."""
+    folder = ROOT / f"patches/hermes-agent-{name}"
+    return [*sorted(path for path in folder.iterdir() if path.suffix in (".py", ".yaml")), *BESIDE[name]]
 
 
-def copy(home: Path) -> Path:
-    """Put the plugin's files, with the evaluator's own parser among them, into `home`; return their folder."""
-    folder = home / "plugins" / NAME
+def files(*names: str) -> dict[str, bytes]:
+    """{path below a HERMES_HOME: content} of some plugins."""
+    return {f"plugins/{name}/{path.name}": path.read_bytes() for name in names for path in sources(name)}
+
+
+def copy(home: Path, name: str = NAME) -> Path:
+    """Put a plugin's files into `home`; return their folder."""
+    folder = home / "plugins" / name
     with atomic_dir(folder) as partial:
-        for source in SOURCES:
+        for source in sources(name):
             shutil.copy(source, partial / source.name)
     return folder
 
 
-def switch(hermes: Path, home: Path, verb: str) -> None:
-    """`hermes plugins enable` (or disable) for this plugin in `home`; UserError when Hermes refuses."""
+def switch(hermes: Path, home: Path, verb: str, name: str = NAME) -> None:
+    """`hermes plugins enable` (or disable) for a plugin in `home`; UserError when Hermes refuses."""
     ended = subprocess.run(
-        [str(hermes), "plugins", verb, NAME],
+        [str(hermes), "plugins", verb, name],
         env={**os.environ, "HERMES_HOME": str(home), "NO_COLOR": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -43,22 +44,22 @@ def switch(hermes: Path, home: Path, verb: str) -> None:
         text=True,
     )
     if ended.returncode != 0:
-        raise UserError(f"`{hermes} plugins {verb} {NAME}` failed, its output ends:\n{llama_cpp.tail(ended.stdout)}")
+        raise UserError(f"`{hermes} plugins {verb} {name}` failed, its output ends:\n{llama_cpp.tail(ended.stdout)}")
 
 
-def install(home: Path, hermes: Path) -> None:
-    """Copy the plugin into `home` and enable it there."""
-    config, backup = home / "config.yaml", home / f"config.yaml.before-{NAME}"
+def install(home: Path, hermes: Path, name: str = NAME) -> None:
+    """Copy a plugin into `home` and enable it there."""
+    config, backup = home / "config.yaml", home / f"config.yaml.before-{name}"
     if config.exists() and not backup.exists():
         shutil.copy2(config, backup)
-    copy(home)
-    switch(hermes, home, "enable")
+    copy(home, name)
+    switch(hermes, home, "enable", name)
 
 
-def remove(home: Path, hermes: Path) -> None:
-    """Disable the plugin and delete its files."""
-    folder = home / "plugins" / NAME
+def remove(home: Path, hermes: Path, name: str = NAME) -> None:
+    """Disable a plugin and delete its files."""
+    folder = home / "plugins" / name
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, so there is nothing to remove")
-    switch(hermes, home, "disable")
+    switch(hermes, home, "disable", name)
     shutil.rmtree(folder)

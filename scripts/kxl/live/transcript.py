@@ -14,7 +14,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 
-from kxl.chat import tool_syntax
+from kxl.chat import thoughts, tool_syntax
 
 MOST_BYTES = 64 << 20  # of all requests of one task together
 MOST_REQUESTS = 500
@@ -76,7 +76,7 @@ class Transcript:
             for call in step.message["tool_calls"]:
                 self._open[call["id"]] = step
             if self.net and not step.message["tool_calls"]:
-                parsed = tool_syntax.parse(step.message["content"], tools)
+                parsed = tool_syntax.parse(thoughts.split(step.message["content"]).visible, tools)
                 self._in_text += [(call, step) for call in parsed.calls]
 
     def _adopt(self, messages: list[dict]) -> None:
@@ -181,7 +181,8 @@ class Answer:
                 continue
             self.finish = choice.get("finish_reason") or self.finish
             self._content += _text(part.get("content"))
-            self._reasoning += _text(part.get("reasoning_content"))
+            # llama-server's name for it, or mlx_lm.server's; some send both.
+            self._reasoning += _text(part.get("reasoning_content") or part.get("reasoning"))
             for place, call in enumerate(_list(part.get("tool_calls"))):
                 if isinstance(call, dict):
                     index = call["index"] if isinstance(call.get("index"), int) else place

@@ -19,12 +19,19 @@ from pathlib import Path
 from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.chat import hermes_tools
-from kxl.tiny import arguments, requests, wording
+from kxl.chat.rows import calls_in
+from kxl.repair import own_tools
+from kxl.tiny import arguments, contexts, requests, wording
 from kxl.tiny import rows as tiny_rows
 from kxl.tiny.answers import no_tool
 from kxl.tiny.words import pick_word
 
-PURPOSES = ("focus", "contrast", "negative", "keep")
+SHARES = {"focus": 0.35, "contrast": 0.2, "negative": 0.15, "keep": 0.3}  # of the rows of a set
+PURPOSES = tuple(SHARES)
+ANSWERING = ("focus", "contrast")  # purposes whose rows answer to a failed case
+CONTEXTS = ("fixed", "fixed", "hermes_terminal")  # few: the rows of a batch share the one that they begin with
+CONTEXT_WEIGHTS = (6, 3, 1)
+THOUGHTS = ("none", "rule")  # of hand-made rows (kxl/repair/thoughts.py)
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,31 @@ def draw(rng: random.Random, purpose: str, failure: dict | None) -> list[dict]:
     if failure["kind"] == "finalization":
         return [{"messages": tiny_rows.finalization(rng, tools)["messages"]}]
     return [words_row(rng) if wanted == "text" else call_row(*requests.request(rng, wanted))]
+
+
+def draw_in_turn(rng: random.Random, purpose: str, failure: dict) -> list[dict]:
+    """Rows for the failure in turn (diagnosis.of_reports); with its case's own tools where those are not Hermes's."""
+    answered = failure if purpose in ANSWERING else None
+    if not (offer := failure.get("offer")):
+        return draw(rng, purpose, answered)
+    drawn = own_tools.draw(rng, purpose, answered, offer["tools"])
+    return [{"messages": offer["system"] + row["messages"], "tools": offer["tools"]} for row in drawn]
+
+
+def draw_contexts(rng: random.Random) -> list[dict]:
+    """The contexts of one set's rows; the first is what the suites ask with."""
+    drawn = [contexts.context(rng, kind) for kind in CONTEXTS]
+    drawn[0]["system"] = contexts.systems()[0]
+    return drawn
+
+
+def put_in_context(rng: random.Random, drawn: list[dict], row: dict) -> None:
+    """Give a row one of the contexts, whose tools can do what it calls."""
+    context = rng.choices(drawn, CONTEXT_WEIGHTS)[0]
+    if not {call["name"] for call in calls_in(row)} <= set(contexts.tool_names(context)):
+        context = drawn[0]
+    row["messages"] = contexts.system_messages(context) + row["messages"]
+    row["tools"] = contexts.tool_names(context)
 
 
 def read(path: Path) -> list[dict]:

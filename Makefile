@@ -28,7 +28,7 @@ quoted = '$(subst ','\'',$(1))'
 # --set NAME=VALUE for each variable that the person gave, on the command line or in the environment.
 given  = $(foreach name,$(1),$(if $(filter command environment,$(firstword $(origin $(name)))),\
   --set $(call quoted,$(name)=$($(name)))))
-REMEMBERED := CONFIG RUN MODEL TRACES ROWS TRAINING REVISION
+REMEMBERED := CONFIG RUN MODEL TRACES ROWS TRAINING REVISION TAKE_IMATRIX
 GIVEN      := $(call given,$(REMEMBERED) SUITE)
 # Settings with names, and a stamp for the code of each script; both written only where something changed.
 SETTINGS := $(shell $(PYTHON) scripts/settings.py $(GIVEN) --goals $(call quoted,$(MAKECMDGOALS)) \

@@ -1,5 +1,6 @@
 ## From checkpoint to quants
 .PHONY: gguf parity imatrix $(KXL) kxl lint stock sizes quants
+#: TAKE_IMATRIX  take this importance matrix, as that of a release, instead of computing one: same bytes on any CPU
 ROW_FILE := $(or $(ROWS),$(HEAVY)/rows.jsonl)
 IMATRIX  := $(HEAVY)/imatrix.gguf
 SIZES    := reports/lfm2.5-8b-a1b/sizes.json
@@ -17,10 +18,16 @@ $(HEAVY)/calibrated: $(if $(ROWS),,$(ROW_FILE)) $(call part,rows) $(call part,to
 	$(PY) scripts/quant_build_calibration.py --rows $(ROW_FILE) --model $(MODEL) $(SUITE_FLAGS) --config $(CONFIG) \
 	  --calibration $(HEAVY)/calibration.txt --heldout $(HEAVY)/heldout.txt --report $(REPORTS)/calibration.json
 	@touch $@
+# The sums of an imatrix differ by processor in their last digits, and with them the quants' bytes; nothing else does.
+ifneq ($(TAKE_IMATRIX),)
+$(IMATRIX): $(call part,imatrix) | $(BF16) $(HEAVY)/lint.txt
+	$(making)cp $(TAKE_IMATRIX) $@.partial && mv $@.partial $@
+else
 $(IMATRIX): $(BF16) $(HEAVY)/calibration.txt $(call part,imatrix) $(call code,quant_compute_imatrix) \
   | $(VENV) llama-ready $(HEAVY)/lint.txt
 	$(making)$(PY) scripts/quant_compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt --config $(CONFIG) \
 	  --out $@ --report $(REPORTS)/imatrix.json --log $(LOGS)/imatrix.log
+endif
 
 parity: $(REPORTS)/parity.json  ## proof that MLX and llama.cpp compute the same logits from this checkpoint
 $(REPORTS)/parity.json: $(BF16) $(HEAVY)/heldout.txt $(call code,quant_check_parity) | $(VENV) llama-ready

@@ -40,7 +40,8 @@ release-summary: $(VENV)  ## release_summary.json, from reports alone; refused w
 	  $(foreach name,quants imatrix parity,--$(name) $(call told,$(REPORTS)/$(name).json)) \
 	  $(addprefix --eval ,$(sort $(call told,$(ALL_EVALS)) $(OTHER_EVALS))) $(TRAINING_FLAGS) --run $(RUN) --out $(SUMMARY)
 card: $(VENV)  ## the model card, from the summary and the training reports
-	$(PY) scripts/release_card.py --config $(CONFIG) --summary $(SUMMARY) $(TRAINING_FLAGS) --out $(CARD)
+	$(PY) scripts/release_card.py --config $(CONFIG) --summary $(SUMMARY) $(TRAINING_FLAGS) --repo $(REPO) \
+	  $(addprefix --model ,$(wildcard $(MODEL))) --out $(CARD)
 claims: $(VENV)  ## check every number of README, docs and card against its report (CLAIMS=--update writes new ones)
 	$(PY) scripts/release_check_claims.py $(CLAIMS)
 verify: $(VENV)  ## check a release folder, or a copy of it, file by file: make verify DIR=runs/tiny/release

@@ -19,8 +19,6 @@ call.
 import argparse
 import contextlib
 import dataclasses
-import hashlib
-import json
 import sys
 import threading
 import time
@@ -34,9 +32,9 @@ from kxl.base import cli, report
 from kxl.base.code import Code
 from kxl.base.files import read_json, shown
 from kxl.eval import client as eval_client
+from kxl.eval import journal as journals
 from kxl.eval import remote, scores, suites
 from kxl.eval import server as eval_server
-from kxl.eval.journal import Journal
 from kxl.setup import llama_cpp
 
 _TOKENS = {"type": "integer", "minimum": 0, "maximum": suites.LONGEST}
@@ -91,8 +89,8 @@ def main() -> None:
         "model_name": args.model_name,
     }
     identity = {"inputs": inputs[1:], **settings, "asked_by": asked_by(args)}
-    kept = None if args.url else open_journal(args, suite, identity)
-    if kept and not unanswered(suite, kept, args):
+    kept = None if args.url else journals.opened(args.out, suite, identity)
+    if kept and not kept.unanswered(suite, args.trials):
         kept.close()
         journal, stumbles = kept, (kept.before or {}).get("stumbles", [])
         cli.say(f"{suite.name} {args.artifact}: every answer is there, so they are judged anew and none is asked for")
@@ -106,7 +104,9 @@ def main() -> None:
             served = eval_server.served_model(server) if args.url else None
             if served and len(served) == 1 and not client.model:
                 client.model = served[0]
-            journal = kept or open_journal(args, suite, {**identity, "url": server.url, "served": served})
+            journal = kept or journals.opened(args.out, suite, {**identity, "url": server.url, "served": served})
+            if args.backend == "llama_cpp" and journal.unanswered(suite, args.trials):
+                hint_at_template(client, suite)
             ask_all(client, suite, journal, args)
             if args.url and (now := eval_server.served_model(server)) != served:
                 journal.delete()
@@ -280,32 +280,20 @@ def asked_by(args) -> dict:
     return {"code": Code().hash("kxl/eval/client.py"), "programs": None if args.url else programs, "cpu": made["cpu"]}
 
 
-def open_journal(args, suite: suites.Suite, identity: dict) -> Journal:
-    """The journal of this evaluation with what it holds of answers to this suite's requests."""
-    asked = {
-        case["id"]: hashlib.sha256(
-            json.dumps(
-                [suite.of(case).tools, case["messages"], suite.max_tokens, case.get("fill")], sort_keys=True
-            ).encode()
-        ).hexdigest()
-        for case in suite.cases
-    }
-    journal = Journal(args.out.with_suffix(".answers.jsonl"), identity, asked)
-    if found := journal.open():
-        of = "an earlier judging" if journal.before else "an interrupted run"
-        cli.say(f"{found} answers of {of} are in {shown(journal.path)} and are not asked for again")
-    return journal
+def hint_at_template(client: eval_client.Client, suite: suites.Suite) -> None:
+    """Say it where the model's chat template leaves the tools out of the prompt: it could call none then."""
+    case = next((case for case in suite.cases if suite.of(case).tools and "fill" not in case), None)
+    if case and not any(name in client.prompt(suite.of(case), case) for name in suite.of(case).names()):
+        cli.say(
+            f"the chat template of this model puts no tool into the prompt (case {case['id']}): it cannot know what it "
+            "may call. Take a template with tools, such as configs/templates/lfm2.5-tools.jinja, as the checkpoint's "
+            "chat_template.jinja, and convert it again"
+        )
 
 
-def unanswered(suite: suites.Suite, journal: Journal, args) -> list[tuple]:
-    """The (case, trial) that the journal has no answer to."""
-    every = [(case, trial) for trial in range(args.trials) for case in suite.cases]
-    return [(case, trial) for case, trial in every if (case["id"], trial) not in journal.answers]
-
-
-def ask_all(client: eval_client.Client, suite: suites.Suite, journal: Journal, args) -> None:
+def ask_all(client: eval_client.Client, suite: suites.Suite, journal: journals.Journal, args) -> None:
     """Ask for every case and trial that the journal lacks, into the journal; it is closed then."""
-    todo = unanswered(suite, journal, args)
+    todo = journal.unanswered(suite, args.trials)
     journal.before = None
     stop = threading.Event()  # set by the first error, so that nobody begins another case
 

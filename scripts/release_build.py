@@ -86,7 +86,9 @@ def released_files(summary: dict, artifacts: dict[str, Path]) -> dict[str, Path]
         if (found := sha256(path)) != one["sha256"]:
             raise UserError(
                 f"{shown(path)} changed after it was measured: its sha256 is {found}, the summary has {one['sha256']}; "
-                f"run `make release` again, which measures what is new"
+                "run `make release` again, which measures what is new. If it was measured on another machine: an "
+                "imatrix computed on another processor gives other bytes, and TAKE_IMATRIX=that release's imatrix.gguf "
+                "gives the same ones here"
             )
         files[one["file"]] = path
     return files

@@ -16,7 +16,7 @@ from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown, size, write_text
 from kxl.base.statistics import wilson
-from kxl.release import published
+from kxl.release import published, usage
 
 TEMPLATE = ROOT / "configs/templates/model_card.md.jinja"
 
@@ -32,6 +32,8 @@ def main() -> None:
         default=[],
         help="training report; may be given several times, in order",
     )
+    parser.add_argument("--model", type=Path, help="checkpoint folder, whose chat template writes the example")
+    parser.add_argument("--repo", default="ORG/NAME", help="hub repository that the commands name")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     args = parser.parse_args()
 
@@ -44,7 +46,9 @@ def main() -> None:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
     write_text(
         args.out,
-        environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**values(config, summary, args.training)),
+        environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            use=usage.text(config, summary, args.repo, args.model), **values(config, summary, args.training)
+        ),
     )
     print(f"{shown(args.out)}: model card of {summary['name']}, {len(summary['artifacts'])} files")
 
@@ -56,11 +60,9 @@ def values(config: dict, summary: dict, training: list[Path]) -> dict:
     suites = list(dict.fromkeys(gated))
     asked = [row for one in artifacts.values() for row in asked_rows(config, one)]
     return {
-        "name": summary["name"],
         "card": config["card"],
         "summary": summary,
         "kld_text": summary["kld_text"],
-        "context": config["eval"]["context"],
         "front_matter": front_matter(config),
         "license_line": license_line(config["license"]),
         "suites": suites,

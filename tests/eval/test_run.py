@@ -687,3 +687,17 @@ def test_only_a_request_that_changed_is_asked_again_and_another_model_everything
     assert len(asked) == 4
     report, asked = judge([*reworded, *CASES[2:]], gguf=b"other weights", flags=["--thinking-tokens", "5"])
     assert len(asked) == 4
+
+
+def test_a_template_that_leaves_the_tools_out_is_told_before_every_case_fails(evaluate):
+    other = {**TOOL, "function": {**TOOL["function"], "name": "inspect"}}
+    cases = [{**CASES[0], "calls": [{"name": "inspect", "arguments": {"what": {"exact": "a"}}}]}]
+    ended, *_ = evaluate(cases=cases, tool=other)
+    assert "the chat template of this model puts no tool into the prompt (case call_a)" in ended.stderr
+    assert "puts no tool" not in evaluate()[0].stderr
+
+
+def test_a_failed_case_is_one_line_with_what_the_model_wrote(evaluate):
+    ended, *_ = evaluate({**PERFECT, "look at a": "first line\nsecond line"}, thresholds={"threshold": 4})
+    [line] = [line for line in ended.stdout.splitlines() if line.startswith("failed call_a")]
+    assert line.endswith("it wrote first line\\nsecond line")

@@ -350,3 +350,10 @@ def test_a_config_with_other_suites_judges_its_quants_by_the_first_of_them(check
     code, output, ran = checkout.make("q4kxl", "RUN=mine", "MODEL=mine")
     assert code == 0, output
     assert "--out runs/mine/results/evals/own.llama_cpp.q4kxl.json" in ran[-2]
+
+
+def test_an_imatrix_that_is_there_is_taken_and_none_is_computed(checkout):
+    (checkout.folder / "theirs.gguf").write_text("sums")
+    assert "quant_compute_imatrix" not in checkout.scripts("q4kxl", "TAKE_IMATRIX=theirs.gguf")
+    assert (checkout.folder / "runs/tiny/imatrix.gguf").read_text() == "sums"
+    assert checkout.scripts("q4kxl") == ["quant_show"], "the run remembers it"

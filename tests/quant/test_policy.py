@@ -3,6 +3,9 @@ say.
 """
 
 import json
+import platform
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +22,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import ROOT, write_text
 from kxl.model.shapes import expected_shapes, normalize_config
 from kxl.quant import policy, sparse
+from kxl.setup import llama_cpp
 
 pytestmark = pytest.mark.minutes
 
@@ -457,3 +461,17 @@ def test_a_sparse_gguf_of_15_gib_takes_no_disk(tmp_path):
     sparse.write_sparse(sparse.read_shapes(SHAPES), tmp_path / "sparse.gguf")
     status = (tmp_path / "sparse.gguf").stat()
     assert status.st_size > 15 * 2**30 and status.st_blocks * 512 < 2**20
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not shutil.which("objdump"), reason="reads x86-64 code by objdump"
+)
+def test_the_quantizer_holds_no_instruction_that_another_processor_lacks():
+    """So that one imatrix gives one file on every x86-64: no AVX, no fused multiply-add, in what rounds the weights."""
+    folder = llama_cpp.build_path() / "bin"
+    if not folder.is_dir():
+        pytest.skip("llama.cpp is not built")
+    for name in ("libggml-base.so", "libllama.so", "libllama-quantize-impl.so", "llama-quantize"):
+        if (folder / name).exists():
+            code = subprocess.run(["objdump", "-d", folder / name], capture_output=True, text=True, check=True).stdout
+            assert len(code) > 1000 and not re.search(r"%[yz]mm|\tv[a-z0-9]+\s", code), name

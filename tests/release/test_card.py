@@ -1,7 +1,12 @@
 """The model card: its front matter is what the hub reads, its numbers are the reports'."""
 
 import copy
+import json
+import re
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +17,7 @@ from conftest import ROOT
 from helpers import fabricated_reports as fabricated
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
+from kxl.release import usage
 
 CONFIG = read_json(ROOT / "configs/tiny.json")
 
@@ -65,6 +71,8 @@ def card(tmp_path, monkeypatch):
                 str(tmp_path / "summary.json"),
                 "--out",
                 str(tmp_path / "README.md"),
+                "--model",
+                str(ROOT / "models/tiny"),
                 *(w for p in training for w in ("--training", str(p))),
             ],
         )
@@ -107,6 +115,53 @@ def test_the_files_stand_in_one_table_of_as_many_columns_as_its_head(card):
     lines = card().split("## Files")[1].split("Scores are")[0].strip().splitlines()
     assert len(lines) == 2 + 2 and lines[1].startswith("|---")  # a blank line would end the table
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_commands_to_fetch_are_taken_by_the_pinned_program_and_name_files_of_the_release(card):
+    """With --help behind them they reach the parser, which refuses what it does not know, and no hub."""
+    lines = [line for line in card().splitlines() if line.startswith("hf ")]
+    assert len(lines) == 1
+    words = shlex.split(lines[0])
+    assert [words[place + 1] for place, word in enumerate(words) if word == "--include"] == [
+        "hermes-kxl-tiny-Q4KXL.gguf",
+        "SHA256SUMS",
+    ]
+    ended = subprocess.run([Path(sys.executable).with_name("hf"), *words[1:], "--help"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_each_tag_finds_one_file_by_the_rule_of_the_pinned_llama_cpp(card):
+    """common/download.cpp: the tag, then a point or dash, anywhere in a name without "imatrix"."""
+    text = card()
+    files = ["imatrix.gguf", *re.findall(r"^\| \d+ GiB \| `([^`]+)`", text, flags=re.MULTILINE)]
+    tags = re.findall(r"`ORG/NAME:(\w+)`", text)
+    assert tags == ["BF16", "Q4KXL"] and "llama-server -hf ORG/NAME:Q4KXL -c 65536 --jinja" in text
+    for tag in tags:
+        pattern = re.compile(tag + "[.-]", re.IGNORECASE)
+        assert len([name for name in files if "imatrix" not in name and pattern.search(name)]) == 1
+
+
+def test_the_example_is_json_and_the_prompt_is_the_templates_own(card):
+    text = card()
+    request = json.loads(text.split("-d '\n")[1].split("'")[0])
+    assert request["temperature"] == 0 and request["tools"][0]["function"]["name"] == "read_file"
+    assert '<|tool_call_start|>[read_file(path="notes.txt")]<|tool_call_end|>' in text
+    sampled = {**CONFIG, "eval": {**CONFIG["eval"], "sampling": {"temperature": 0.2, "repetition_penalty": 1.05}}}
+    request = json.loads(card(sampled).split("-d '\n")[1].split("'")[0])
+    assert request["temperature"] == 0.2 and request["repeat_penalty"] == 1.05
+
+
+def test_hyperparameters_stand_last_and_stock_types_beside_the_files(card, tmp_path):
+    write_json(tmp_path / "training.json", {"settings": {"steps": 1234}, "results": {"history": []}})
+    text = card(training=[tmp_path / "training.json"])
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings[0] == "## Which file, and how to run it" and headings[-1] == "## How it was made"
+    assert "computed from" in text and "`imatrix.gguf` is the importance matrix" in text
+
+
+@pytest.mark.parametrize("gib, memory", [(5.69, "12 GiB"), (8.58, "12 GiB"), (15.5, "24 GiB"), (400, "501 GiB")])
+def test_the_memory_is_the_file_a_quarter_of_it_and_a_gib_rounded_up(gib, memory):
+    assert usage.memory(int(gib * 2**30)) == memory
 
 
 def test_every_suite_that_was_asked_is_told_with_its_false_calls_gated_or_not(card):

@@ -147,7 +147,7 @@ class Client:
         """Tokens of a case's whole prompt: exact on llama.cpp; of its JSON text by the tokenizer on MLX; else a
         quarter of its characters."""
         if self.backend == "llama_cpp":
-            return self._tokenized(self._prompt(suite, case), case)
+            return self._tokenized(self.prompt(suite, case), case)
         body = {"messages": case["messages"], **({"tools": suite.tools} if suite.tools else {})}
         text = json.dumps(body, ensure_ascii=False)
         return len(self.tokenizer.encode(text).ids) if self.tokenizer else len(text) // 4
@@ -163,7 +163,7 @@ class Client:
         else:
             answer.thought_tokens = max(1, len(answer.thought) // 4)
 
-    def _prompt(self, suite: Suite, case: dict) -> str:
+    def prompt(self, suite: Suite, case: dict) -> str:
         """The text that the model's chat template makes of a case (llama.cpp only)."""
         body = {"messages": case["messages"]}
         if suite.tools:
@@ -175,7 +175,7 @@ class Client:
         return self._must("/tokenize", body, case, lambda reply: len(_field(reply, "tokens", list)))
 
     def _raw(self, suite: Suite, case: dict, sampling: dict) -> Answer:
-        prompt = self._prompt(suite, case)
+        prompt = self.prompt(suite, case)
         started = time.monotonic()
 
         def read(reply) -> tuple:

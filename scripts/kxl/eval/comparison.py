@@ -32,7 +32,7 @@ def compare(first: dict, second: dict, raw: bool) -> dict:
         "only_second": only[1],
         "both": sum(a[case] and b[case] for case in a),
         "neither": sum(not a[case] and not b[case] for case in a),
-        "p": round(statistics.mcnemar(len(only[0]), len(only[1])), 6),
+        "p": float(f"{statistics.mcnemar(len(only[0]), len(only[1])):.4g}"),  # never a plain 0
     }
 
 

@@ -9,14 +9,16 @@ answers of two models or settings are never mixed. Kept answers of another one a
 """
 
 import dataclasses
+import hashlib
 import json
 import threading
 from pathlib import Path
 
 from kxl.base import jsonl
-from kxl.base.cli import UserError
+from kxl.base.cli import UserError, say
 from kxl.base.files import shown, write_text
 from kxl.eval.remote import without_key
+from kxl.eval.suites import Suite
 from kxl.eval.verdicts import Answer
 
 FORMAT = 3  # of a line: what an Answer has
@@ -89,6 +91,11 @@ class Journal:
                     f"{shown(self.path)}: {error.strerror}; the answers before are kept there: mend that and run again"
                 ) from None
 
+    def unanswered(self, suite: Suite, trials: int) -> list[tuple]:
+        """The (case, trial) that it has no answer to."""
+        every = [(case, trial) for trial in range(trials) for case in suite.cases]
+        return [(case, trial) for case, trial in every if (case["id"], trial) not in self.answers]
+
     def close(self) -> None:
         """Close the file. It stays, unless nothing was answered."""
         self._file.close()
@@ -113,6 +120,23 @@ class Journal:
             "parsed": dataclasses.asdict(parsed),
             "raw": dataclasses.asdict(raw) if raw else None,
         }
+
+
+def opened(out: Path, suite: Suite, identity: dict) -> Journal:
+    """The journal beside the report `out`, with what it holds of answers to this suite's requests; how many is said."""
+    asked = {
+        case["id"]: hashlib.sha256(
+            json.dumps(
+                [suite.of(case).tools, case["messages"], suite.max_tokens, case.get("fill")], sort_keys=True
+            ).encode()
+        ).hexdigest()
+        for case in suite.cases
+    }
+    journal = Journal(out.with_suffix(".answers.jsonl"), identity, asked=asked)
+    if found := journal.open():
+        of = "an earlier judging" if journal.before else "an interrupted run"
+        say(f"{found} answers of {of} are in {shown(journal.path)} and are not asked for again")
+    return journal
 
 
 def _answers(line) -> tuple | None:

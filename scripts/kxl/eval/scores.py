@@ -1,9 +1,13 @@
 """From answers to a report's results: the verdict on each case, the counts, the gate, the lines for people."""
 
+import json
+
 from kxl.base import gates, statistics
 from kxl.eval import verdicts
 from kxl.eval.suites import KINDS, Suite
 from kxl.eval.verdicts import Answer
+
+LONGEST_SAID = 160  # characters of an answer in the log; the report has it whole
 
 
 def entry(suite: Suite, case: dict, answers: list, backend: str) -> dict:
@@ -172,7 +176,20 @@ def summary(results: dict) -> str:
     lines.append(f"{results['cached_tokens']} of {results['prompt_tokens']} prompt tokens came from the server's cache")
     for entry in results["details"]:
         if entry["why"]:
-            lines.append(f"failed {entry['id']}: {entry['why'][0]}")
+            lines.append(f"failed {entry['id']}: {one_line(entry['why'][0])}; it wrote {wrote(entry)}")
         elif entry["raw"] and entry["raw"]["why"]:
-            lines.append(f"failed raw {entry['id']}: {entry['raw']['why'][0]}")
+            lines.append(f"failed raw {entry['id']}: {one_line(entry['raw']['why'][0])}; it wrote {wrote(entry)}")
     return "\n".join(lines)
+
+
+def wrote(entry: dict) -> str:
+    """What the model wrote, raw where that is known, in one line."""
+    text = entry["raw"]["text"] if entry["raw"] else entry["content"]
+    calls = [f"{call['name']} {json.dumps(call['arguments'], ensure_ascii=False)}" for call in entry["calls"]]
+    return one_line(text or " ".join(calls) or "nothing", LONGEST_SAID)
+
+
+def one_line(text: str, most: int = 400) -> str:
+    """A text without line breaks and control characters, cut after `most` characters."""
+    plain = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return plain if len(plain) <= most else plain[:most] + " …"

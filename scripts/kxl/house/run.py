@@ -12,13 +12,14 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json, write_text
 from kxl.house.contents import Contents
 
-REMEMBERED = ("CONFIG", "MODEL", "TRACES", "ROWS", "TRAINING", "REVISION")
+REMEMBERED = ("CONFIG", "MODEL", "TRACES", "ROWS", "TRAINING", "REVISION", "TAKE_IMATRIX")
 # A value that no command has named yet may be named late, until this file shows that a stage has used its default.
 USED_BY = {
     "TRACES": "data/train.jsonl",
     "ROWS": "calibration.txt",
     "TRAINING": "core/config.json",
     "REVISION": "base/config.json",
+    "TAKE_IMATRIX": "imatrix.gguf",
 }
 # What must be made again after a change, by make's own targets.
 STALE = {
@@ -28,6 +29,7 @@ STALE = {
     "ROWS": "imatrix, all quants and evaluations",
     "TRAINING": "core, train",
     "REVISION": "base, core, train",
+    "TAKE_IMATRIX": "imatrix, all quants and evaluations",
 }
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -94,7 +96,7 @@ def resolve(root: Path, given: dict[str, str], changing: bool, nameless: bool = 
 
 def check_there(root: Path, run: Run, goals: set[str]) -> None:
     """UserError where a file or folder that the run was told of is not there, or a model of the hub is still there."""
-    for variable in ("ROWS", "TRAINING", "CONFIG"):
+    for variable in ("ROWS", "TRAINING", "CONFIG", "TAKE_IMATRIX"):
         value = run.values[variable]
         if (
             value
@@ -188,7 +190,7 @@ def parts(run: Run, contents: Contents) -> dict[str, object]:
         },
         "convert": {**shared, **{key: config[key] for key in ("name", "gguf", "license", "base_model")}},
         "calibrate": {"ROWS": values["ROWS"], **shared, "kld": config["kld"]},
-        "imatrix": config["imatrix"],
+        "imatrix": {**config["imatrix"], "TAKE_IMATRIX": files(contents, values["TAKE_IMATRIX"])},
         "measure": config["kld"],
         "evaluate": config["eval"],
         "train": {"TRAINING": values["TRAINING"], **shared, "files": files(contents, values["TRAINING"])},

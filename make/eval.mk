@@ -1,6 +1,8 @@
 ## Does it still call tools
-.PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare
-#: A, B  two reports of one suite, for `make compare`
+.PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare equivalence
+#: A, B    two reports of one suite, for `make compare`
+#: MARGIN  points of 100 within which a quant counts as its parent's equal (2)
+MARGIN ?= 2
 QUANT_EVALS := $(foreach suite,$(SUITES),$(foreach name,bf16 $(KXL),$(EVALS)/$(suite).llama_cpp.$(name).json))
 HARDER      := hard_157 long_15
 HARD_EVALS  := $(foreach suite,$(HARDER),$(EVALS)/$(suite).llama_cpp.$(QUANT).json)
@@ -41,3 +43,6 @@ $(HEAVY)/bfcl.llama_cpp.%.json: $(GGUF) $(HEAVY)/bfcl.json $(EVALUATED) | $(VENV
 	$(PY) scripts/eval_run.py --suite $(HEAVY)/bfcl.json --gguf $< --artifact $* --out $@
 compare: $(VENV)  ## two reports of one suite, case by case: A=report.json B=report.json
 	$(PY) scripts/eval_compare.py $(or $(A),$(error add A=report.json B=report.json)) $(or $(B),$(error add B=report.json))
+equivalence: $(VENV)  ## which quants are proven equivalent to BF16, by all their evaluations; the cases that flipped
+	$(PY) scripts/eval_prove_equivalence.py $(or $(wildcard $(EVALS)/*.llama_cpp.*.json),$(error $(EVALS) has no \
+	  reports yet: run make eval)) --margin $(MARGIN) --out $(REPORTS)/equivalence.json

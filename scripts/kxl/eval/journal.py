@@ -9,6 +9,7 @@ refused: answers of two models, suites or settings are never mixed. `delete` is 
 import dataclasses
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from kxl.base import jsonl
@@ -21,10 +22,15 @@ FORMAT = 2  # of a line: what an Answer has
 
 
 class Journal:
-    """Answers by (case id, trial). `identity` is JSON: two runs share it when their answers belong together."""
+    """Answers by (case id, trial). `identity` is JSON: two runs share it when their answers belong together.
 
-    def __init__(self, path: Path, identity: dict):
+    `read` and `write` say what an answer is: write(case, trial, *answer) is its line, read(line) the answer, a tuple,
+    or None where the line is none. By default it is an Answer, parsed, and another, raw.
+    """
+
+    def __init__(self, path: Path, identity: dict, read: Callable | None = None, write: Callable | None = None):
         self.path, self.identity = Path(path), {"format": FORMAT, **identity}
+        self._read, self._line = read or _answers, write or _line
         self.answers: dict[tuple, tuple] = {}
         self._lock = threading.Lock()
         self._file = None
@@ -37,10 +43,10 @@ class Journal:
             self._refuse_other(lines[0] if lines else None)
         for line in lines[1:]:
             # Anything else is the line that was being written when the process was killed.
-            if (read := _answers(line)) is not None:
+            if (read := self._read(line)) is not None:
                 self.answers[line["case"], line["trial"]] = read
         # Written whole again, since such a line may be the last.
-        kept = [self.identity, *(_line(*key, *answer) for key, answer in self.answers.items())]
+        kept = [self.identity, *(self._line(*key, *answer) for key, answer in self.answers.items())]
         write_text(self.path, "".join(jsonl.line_of(line, constants=True) for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")
         return len(self.answers)
@@ -56,12 +62,12 @@ class Journal:
                 f"they are not mixed: delete it to begin anew, or give another --out"
             )
 
-    def add(self, case: str, trial: int, parsed: Answer, raw: Answer | None) -> None:
+    def add(self, case: str, trial: int, *answer) -> None:
         """Keep one answer; called from any thread."""
         with self._lock:
-            self.answers[case, trial] = parsed, raw
+            self.answers[case, trial] = answer
             try:
-                self._file.write(jsonl.line_of(without_key(_line(case, trial, parsed, raw)), constants=True))
+                self._file.write(jsonl.line_of(without_key(self._line(case, trial, *answer)), constants=True))
                 self._file.flush()
             except OSError as error:
                 raise UserError(

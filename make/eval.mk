@@ -34,7 +34,7 @@ $(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(
 
 hard: $(HARD_EVALS)  ## the harder hand-written suites on QUANT: parallel, missing, irrelevant, recovering, long
 eval-html: $(VENV)  ## runs/RUN/evals.html: every evaluation of this run on one page, failing cases first
-	$(PY) scripts/eval_build_html.py --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json \
+	$(PY) scripts/eval_build_html.py --config $(CONFIG) --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json \
 	  $(HEAVY)/bfcl.*.*.json),$(error $(EVALS) has no reports yet: run make eval))
 bfcl: $(HEAVY)/bfcl.llama_cpp.$(QUANT).json  ## Berkeley Function Calling (single turn, AST match) on QUANT
 $(HEAVY)/bfcl.json: third_party/bfcl-eval.lock $(call code,eval_convert_bfcl) | $(VENV)

@@ -175,8 +175,8 @@ def attempt_all(jobs: list[trials.Job], args, identity: dict) -> tuple[list[dict
     journal = Journal(
         journal_path(args),
         identity,
-        read=lambda line: (line["entry"],) if isinstance(line.get("entry"), dict) else None,
-        write=lambda task, trial, entry: {"case": task, "trial": trial, "entry": entry},
+        read=trials.read_line,
+        write=trials.line,
     )
     if found := journal.open():
         cli.say(f"{found} tries of an interrupted run are in {shown(journal.path)} and are not made again")

@@ -40,7 +40,7 @@ class Journal:
         something else."""
         lines = list(jsonl.survivors(self.path))
         if lines or (self.path.exists() and self.path.stat().st_size):
-            self._refuse_other(lines[0] if lines else None)
+            self._refuse_other(lines[0] if lines else None, holds=len(lines) > 1)
         for line in lines[1:]:
             # Anything else is the line that was being written when the process was killed.
             if (read := self._read(line)) is not None:
@@ -51,12 +51,13 @@ class Journal:
         self._file = open(self.path, "a", encoding="utf-8")
         return len(self.answers)
 
-    def _refuse_other(self, found) -> None:
+    def _refuse_other(self, found, holds: bool) -> None:
         if not isinstance(found, dict):
             raise UserError(f"{shown(self.path)}: holds no answers of an evaluation; delete it, or give another --out")
         # As JSON gives it back: a tuple is a list there.
         wanted = json.loads(json.dumps(self.identity))
-        if differs := sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key)):
+        differs = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+        if differs and (holds or "format" not in found):
             raise UserError(
                 f"{shown(self.path)} has answers to another evaluation ({', '.join(differs)} differ); "
                 f"they are not mixed: delete it to begin anew, or give another --out"

@@ -32,6 +32,18 @@ class Job:
         return self.task.id, self.trial
 
 
+def line(task: str, trial: int, entry: dict) -> dict:
+    """A try in the journal of a run."""
+    return {"case": task, "trial": trial, "entry": entry}
+
+
+def read_line(found) -> tuple | None:
+    """The entry in a journal's line; None where it is none, as the last line of a run that was killed."""
+    if isinstance(found, dict) and isinstance(found.get("case"), str) and isinstance(found.get("trial"), int):
+        return (found["entry"],) if isinstance(found.get("entry"), dict) else None
+    return None
+
+
 def run_all(
     jobs: list[Job],
     serve: Callable,

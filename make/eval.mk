@@ -1,7 +1,8 @@
 ## Does it still call tools
-.PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare equivalence
+.PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare equivalence drift
 #: A, B    two reports of one suite, for `make compare`
 #: MARGIN  points of 100 within which a quant counts as its parent's equal (2)
+#: PINS    other versions of llama-cpp-python, whose llama.cpp `make drift` tries
 MARGIN ?= 2
 QUANT_EVALS := $(foreach suite,$(SUITES),$(foreach name,bf16 $(KXL),$(EVALS)/$(suite).llama_cpp.$(name).json))
 HARDER      := hard_157 long_15
@@ -46,3 +47,6 @@ compare: $(VENV)  ## two reports of one suite, case by case: A=report.json B=rep
 equivalence: $(VENV)  ## which quants are proven equivalent to BF16, by all their evaluations; the cases that flipped
 	$(PY) scripts/eval_prove_equivalence.py $(or $(wildcard $(EVALS)/*.llama_cpp.*.json),$(error $(EVALS) has no \
 	  reports yet: run make eval)) --margin $(MARGIN) --out $(REPORTS)/equivalence.json
+drift: $(patsubst %,$(GGUF),$(QUANT)) | $(VENV) llama-ready  ## QUANT in other versions of llama.cpp: PINS="0.3.35 …"
+	$(PY) scripts/eval_measure_drift.py --gguf $< --model $(MODEL) --work $(HEAVY)/drift --out $(REPORTS)/drift.json \
+	  $(addprefix --pin ,$(or $(PINS),$(error add PINS="VERSION ...", versions of llama-cpp-python)))

@@ -8,7 +8,7 @@
 ARTIFACT ?= server
 TRIALS   ?= 3
 LIVE     := $(EVALS)/hermes_live.llama_cpp.%.json
-hermes-live: $(if $(URL),$(VENV) box,$(patsubst %,$(LIVE),$(QUANT)))  ## a real Hermes Agent does real tasks, TRIALS times each
+hermes-live: $(if $(URL),$(VENV) box,$(patsubst %,$(LIVE),$(QUANT)))  ## a real Hermes Agent does real tasks
 	$(if $(URL),$(PY) scripts/live_run.py --url $(call quoted,$(URL)) --artifact $(ARTIFACT) --trials $(TRIALS) \
 	  --out $(EVALS)/hermes_live.openai.$(ARTIFACT).json $(LIVE_FLAGS))
 $(LIVE): $(GGUF) $(wildcard evals/live/*.json) $(PIN) $(call part,evaluate) \

@@ -71,6 +71,7 @@ def values(config: dict, summary: dict, training: list[Path], equivalence: dict 
         "files": [file_row(name, one, suites, equivalence) for name, one in artifacts.items()],
         "equivalence": equivalence and equivalence_facts(equivalence, artifacts),
         "abilities": abilities(config, artifacts),
+        "rule": {"good": f"{100 * GOOD:.0f} %", "never": f"{100 * NEVER:.0f} %"},
         "asked": sorted(asked, key=lambda row: (not row["gate"], row["suite"])),
         "training": [training_facts(path) for path in training],
     }

@@ -246,9 +246,13 @@ def beside(pages: list[dict]) -> None:
     """Tell each case what the other files of the suite did with it."""
     for one in pages:
         others = [other for other in pages if other["suite"] == one["suite"] and other is not one]
-        known = [(other["column"], {entry["id"]: entry["passed"] for entry in other["entries"]}) for other in others]
+        known = [(other["column"], {entry["id"]: entry for entry in other["entries"]}) for other in others]
         for entry in one["entries"]:
-            entry["beside"] = [(name, done[entry["id"]]) for name, done in known if entry["id"] in done]
+            entry["beside"] = [
+                (name, done[entry["id"]]["verdict"], done[entry["id"]]["passed"])
+                for name, done in known
+                if entry["id"] in done
+            ]
 
 
 def comparisons(reports: list[dict], pages: list[dict]) -> list[dict]:

@@ -188,7 +188,8 @@ def test_failing_cases_come_first_and_say_why_with_prompt_tokens_and_call(page):
 def test_a_case_says_what_the_other_files_did_and_a_thought_is_folded(page):
     html = page.read_text()
     bad = html[html.index("<b>bad</b>") : html.index("<b>saved_by_grammar</b>")]
-    assert '<li class="yes">bf16 (below its gate) passed</li>' in bad
+    assert '<li class="yes">bf16 (below its gate): passed</li>' in bad
+    assert "bf16 (below its gate): passed, raw failed</li>" in html
     folded = re.search(r'<details class="thought"><summary>thought, 6 words</summary><pre>(.*?)</pre>', html)
     assert folded and "First &lt;b&gt;one&lt;/b&gt; note" in folded[1] and "<think>" not in html
     assert THOUGHT not in html

@@ -1,8 +1,11 @@
 ## Does it still call tools
-.PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare
+.PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare equivalence drift
 #: SUITE       a suite of your own for `make eval`, a JSON file anywhere, asked of QUANT or of the server at URL
 #: EVAL_FLAGS  more flags for eval_run.py, as --model-name NAME, --temperature 0.2, --trials 3
 #: A, B        two reports of one suite, for `make compare`
+#: MARGIN      points of 100 within which a quant counts as its parent's equal (2)
+#: PINS        other versions of llama-cpp-python, whose llama.cpp `make drift` tries
+MARGIN ?= 2
 QUANT_EVALS := $(foreach suite,$(SUITES),$(foreach name,bf16 $(KXL),$(EVALS)/$(suite).llama_cpp.$(name).json))
 HARDER      := hard_157 long_15
 HARD_EVALS  := $(foreach suite,$(HARDER),$(EVALS)/$(suite).llama_cpp.$(QUANT).json)
@@ -51,7 +54,7 @@ $(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(
 
 hard: $(HARD_EVALS)  ## the harder hand-written suites on QUANT: parallel, missing, irrelevant, recovering, long
 eval-html: $(VENV)  ## runs/RUN/evals.html: every evaluation of this run on one page, failing cases first
-	$(PY) scripts/eval_build_html.py --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json \
+	$(PY) scripts/eval_build_html.py --config $(CONFIG) --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json \
 	  $(HEAVY)/bfcl.*.*.json),$(wildcard evals/$(RUN)/*.json),$(error $(EVALS) has no reports yet: run make eval))
 bfcl: $(HEAVY)/bfcl.llama_cpp.$(QUANT).json  ## Berkeley Function Calling (single turn, AST match) on QUANT
 $(HEAVY)/bfcl.json: third_party/bfcl-eval.lock $(call code,eval_convert_bfcl) | $(VENV)
@@ -60,3 +63,9 @@ $(HEAVY)/bfcl.llama_cpp.%.json: $(GGUF) $(HEAVY)/bfcl.json $(EVALUATED) | $(VENV
 	$(PY) scripts/eval_run.py --suite $(HEAVY)/bfcl.json --gguf $< --artifact $* --out $@
 compare: $(VENV)  ## two reports of one suite, case by case: A=report.json B=report.json
 	$(PY) scripts/eval_compare.py $(or $(A),$(error add A=report.json B=report.json)) $(or $(B),$(error add B=report.json))
+equivalence: $(VENV)  ## which quants are proven equivalent to BF16, by all their evaluations; the cases that flipped
+	$(PY) scripts/eval_prove_equivalence.py $(or $(call every,$(EVALS)/*.llama_cpp.*.json),$(error $(EVALS) has no \
+	  reports yet: run make eval)) --margin $(MARGIN) --out $(REPORTS)/equivalence.json
+drift: $(patsubst %,$(GGUF),$(QUANT)) | $(VENV) llama-ready  ## QUANT in other versions of llama.cpp: PINS="0.3.35 …"
+	$(PY) scripts/eval_measure_drift.py --gguf $< --model $(MODEL) --work $(HEAVY)/drift --out $(REPORTS)/drift.json \
+	  $(addprefix --pin ,$(or $(PINS),$(error add PINS="VERSION ...", versions of llama-cpp-python)))

@@ -28,6 +28,7 @@ release: $(ALL_EVALS) $(MEASURES)  ## everything above for this run, then summar
 	$(MAKE) package
 package: $(VENV)  ## the release of the GGUFs and reports that are there; refused where a file is not its report's
 	$(MAKE) release-summary
+	$(MAKE) equivalence
 	$(MAKE) publish
 	$(MAKE) visuals card
 	$(PY) scripts/release_build.py --summary $(SUMMARY) \
@@ -40,7 +41,8 @@ release-summary: $(VENV)  ## release_summary.json, from reports alone; refused w
 	  $(foreach name,quants imatrix parity,--$(name) $(call told,$(REPORTS)/$(name).json)) \
 	  $(addprefix --eval ,$(sort $(call told,$(ALL_EVALS)) $(OTHER_EVALS))) $(TRAINING_FLAGS) --run $(RUN) --out $(SUMMARY)
 card: $(VENV)  ## the model card, from the summary and the training reports
-	$(PY) scripts/release_card.py --config $(CONFIG) --summary $(SUMMARY) $(TRAINING_FLAGS) --out $(CARD)
+	$(PY) scripts/release_card.py --config $(CONFIG) --summary $(SUMMARY) $(TRAINING_FLAGS) \
+	  $(call figure,equivalence,$(REPORTS)/equivalence.json) --out $(CARD)
 claims: $(VENV)  ## check every number of README, docs and card against its report (CLAIMS=--update writes new ones)
 	$(PY) scripts/release_check_claims.py $(CLAIMS)
 verify: $(VENV)  ## check a release folder, or a copy of it, file by file: make verify DIR=runs/tiny/release

@@ -1,5 +1,5 @@
 ## Does it still call tools
-.PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare
+.PHONY: eval mlx-evals mlx-variants hard eval-html compare
 #: A, B  two reports of one suite, for `make compare`
 QUANT_EVALS := $(foreach suite,$(SUITES),$(foreach name,bf16 $(KXL),$(EVALS)/$(suite).llama_cpp.$(name).json))
 HARDER      := hard_157 long_15
@@ -32,12 +32,7 @@ $(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(
 
 hard: $(HARD_EVALS)  ## the harder hand-written suites on QUANT: parallel, missing, irrelevant, recovering, long
 eval-html: $(VENV)  ## runs/RUN/evals.html: every evaluation of this run on one page, failing cases first
-	$(PY) scripts/eval_build_html.py --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json \
-	  $(HEAVY)/bfcl.*.*.json),$(error $(EVALS) has no reports yet: run make eval))
-bfcl: $(HEAVY)/bfcl.llama_cpp.$(QUANT).json  ## Berkeley Function Calling (single turn, AST match) on QUANT
-$(HEAVY)/bfcl.json: third_party/bfcl-eval.lock $(call code,eval_convert_bfcl) | $(VENV)
-	$(PY) scripts/eval_convert_bfcl.py --out $@
-$(HEAVY)/bfcl.llama_cpp.%.json: $(GGUF) $(HEAVY)/bfcl.json $(EVALUATED) | $(VENV) llama-ready
-	$(PY) scripts/eval_run.py --suite $(HEAVY)/bfcl.json --gguf $< --artifact $* --out $@
+	$(PY) scripts/eval_build_html.py --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json),\
+	  $(error $(EVALS) has no reports yet: run make eval))
 compare: $(VENV)  ## two reports of one suite, case by case: A=report.json B=report.json
 	$(PY) scripts/eval_compare.py $(or $(A),$(error add A=report.json B=report.json)) $(or $(B),$(error add B=report.json))

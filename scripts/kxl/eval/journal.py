@@ -21,7 +21,10 @@ FORMAT = 2  # of a line: what an Answer has
 
 
 class Journal:
-    """Answers by (case id, trial). `identity` is JSON: two runs share it when their answers belong together."""
+    """Answers by (case id, trial). `identity` is JSON: two runs share it when their answers belong together.
+
+    What is kept of a case is (parsed, raw); a journal of something else has its own `line` and `read`.
+    """
 
     def __init__(self, path: Path, identity: dict):
         self.path, self.identity = Path(path), {"format": FORMAT, **identity}
@@ -37,10 +40,10 @@ class Journal:
             self._refuse_other(lines[0] if lines else None)
         for line in lines[1:]:
             # Anything else is the line that was being written when the process was killed.
-            if (read := _answers(line)) is not None:
+            if (read := self.read(line)) is not None:
                 self.answers[line["case"], line["trial"]] = read
         # Written whole again, since such a line may be the last.
-        kept = [self.identity, *(_line(*key, *answer) for key, answer in self.answers.items())]
+        kept = [self.identity, *(self.line(*key, *answer) for key, answer in self.answers.items())]
         write_text(self.path, "".join(jsonl.line_of(line, constants=True) for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")
         return len(self.answers)
@@ -56,12 +59,32 @@ class Journal:
                 f"they are not mixed: delete it to begin anew, or give another --out"
             )
 
-    def add(self, case: str, trial: int, parsed: Answer, raw: Answer | None) -> None:
+    @staticmethod
+    def line(case: str, trial: int, parsed: Answer, raw: Answer | None) -> dict:
+        """What is written of one answer."""
+        return {
+            "case": case,
+            "trial": trial,
+            "parsed": dataclasses.asdict(parsed),
+            "raw": dataclasses.asdict(raw) if raw else None,
+        }
+
+    @staticmethod
+    def read(line) -> tuple | None:
+        """(parsed, raw) of a line; None where it is not one of ours."""
+        try:
+            if not isinstance(line["case"], str) or not isinstance(line["trial"], int) or not line["parsed"]:
+                return None
+            return tuple(_answer(fields) if fields else None for fields in (line["parsed"], line["raw"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def add(self, case: str, trial: int, *answer) -> None:
         """Keep one answer; called from any thread."""
         with self._lock:
-            self.answers[case, trial] = parsed, raw
+            self.answers[case, trial] = answer
             try:
-                self._file.write(jsonl.line_of(without_key(_line(case, trial, parsed, raw)), constants=True))
+                self._file.write(jsonl.line_of(without_key(self.line(case, trial, *answer)), constants=True))
                 self._file.flush()
             except OSError as error:
                 raise UserError(
@@ -77,25 +100,6 @@ class Journal:
     def delete(self) -> None:
         """The report is written, or nobody can tell whose answers these are."""
         self.path.unlink(missing_ok=True)
-
-
-def _line(case: str, trial: int, parsed: Answer, raw: Answer | None) -> dict:
-    return {
-        "case": case,
-        "trial": trial,
-        "parsed": dataclasses.asdict(parsed),
-        "raw": dataclasses.asdict(raw) if raw else None,
-    }
-
-
-def _answers(line) -> tuple | None:
-    """(parsed, raw) of a line; None where it is not one of ours."""
-    try:
-        if not isinstance(line["case"], str) or not isinstance(line["trial"], int) or not line["parsed"]:
-            return None
-        return tuple(_answer(fields) if fields else None for fields in (line["parsed"], line["raw"]))
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def _answer(fields: dict) -> Answer:

@@ -1,6 +1,6 @@
 ## Berkeley Function Calling
 .PHONY: bfcl bfcl-cases bfcl-agreement bfcl-agents bfcl-smol
-#: BFCL_SUBSET      at most so many cases of each category, drawn by seed (all; a full run takes hours on a CPU)
+#: BFCL_SUBSET      at most so many cases of each category, drawn by seed (all: hours on a CPU)
 #: BFCL_CATEGORIES  categories or groups: non_live live irrelevance relevance multi_turn memory (all)
 #: BFCL_FLAGS       more flags for bfcl_run.py, such as --parallel 4
 BFCL_CATEGORIES ?= all
@@ -8,11 +8,15 @@ BFCL_CASES   := runs/bfcl/cases.jsonl
 BFCL_PINS    := third_party/bfcl-eval.lock third_party/bfcl-eval.requirements.txt
 BFCL_CHOSEN   = --cases $(BFCL_CASES) $(addprefix --subset ,$(BFCL_SUBSET)) --categories $(BFCL_CATEGORIES)
 BFCL          = $(PY) scripts/bfcl_run.py
-# Not a file's rule: which cases were asked for is no file. The script keeps what was answered until its report is whole.
-bfcl: $(BFCL_CASES) $(if $(URL),,$(patsubst %,$(GGUF),$(QUANT)) llama-ready) box  ## the leaderboard's cases on QUANT, or URL=
-	$(BFCL) $(BFCL_CHOSEN) $(if $(URL),--url $(call quoted,$(URL)) --artifact $(ARTIFACT) \
-	  --out $(EVALS)/bfcl.openai.$(ARTIFACT).json,--gguf $(patsubst %,$(GGUF),$(QUANT)) --artifact $(QUANT) \
-	  --out $(EVALS)/bfcl.llama_cpp.$(QUANT).json) $(BFCL_FLAGS)
+BFCL_REPORT   = $(EVALS)/bfcl.llama_cpp.%.json
+bfcl: $(if $(URL),$(BFCL_CASES) box,$(patsubst %,$(BFCL_REPORT),$(QUANT)))  ## its offline categories on QUANT, or URL
+	$(if $(URL),$(BFCL) $(BFCL_CHOSEN) --url $(call quoted,$(URL)) --artifact $(ARTIFACT) \
+	  --out $(EVALS)/bfcl.openai.$(ARTIFACT).json $(BFCL_FLAGS))
+$(BFCL_REPORT): $(GGUF) $(BFCL_CASES) $(HEAVY)/bfcl.choice $(PIN) $(call code,bfcl_run) | $(VENV) llama-ready box
+	$(BFCL) $(BFCL_CHOSEN) --gguf $< --artifact $* --out $@ $(BFCL_FLAGS)
+# New when other cases are asked for than the last time.
+$(HEAVY)/bfcl.choice: FORCE
+	@mkdir -p $(@D); echo '$(BFCL_CHOSEN) $(BFCL_FLAGS)' | cmp -s - $@ || echo '$(BFCL_CHOSEN) $(BFCL_FLAGS)' > $@
 bfcl-cases: $(BFCL_CASES)  ## its cases that run offline, as the pinned wheel's own code makes them
 $(BFCL_CASES): $(BFCL_PINS) $(call code,bfcl_convert) | $(VENV)
 	$(PY) scripts/bfcl_convert.py --out $@
@@ -27,9 +31,10 @@ reports/bench/bfcl_agent.%.json: $(BFCL_CASES) $(call code,bfcl_run) | $(VENV) b
 # SmolLM2-135M before and after its tool tokens, on no category that its training rows are drawn from.
 BFCL_TRAINED := simple_python multiple parallel parallel_multiple live_simple live_parallel irrelevance
 BFCL_SMOL     = reports/$(SMOL_NAME)/bfcl.%.json
-bfcl-smol: $(foreach name,base bf16,$(patsubst %,$(BFCL_SMOL),$(name)))  ## SmolLM2-135M before and after `make smollora`
+bfcl-smol: $(foreach name,base bf16,$(patsubst %,$(BFCL_SMOL),$(name)))  ## SmolLM2-135M before and after smollora
 $(SMOL)/base.gguf: $(SMOL)/base/config.json $(call code,smol_convert) $(PIN) | $(VENV) llama-ready
-	$(PY) scripts/smol_convert.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $@ --log logs/$(SMOL_NAME)/convert.base.log
+	$(PY) scripts/smol_convert.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $@ \
+	  --log logs/$(SMOL_NAME)/convert.base.log
 $(BFCL_SMOL): $(SMOL)/%.gguf $(BFCL_CASES) $(call code,bfcl_run) | $(VENV) llama-ready box
 	$(BFCL) --cases $(BFCL_CASES) --gguf $< --artifact $* --trained-on $(BFCL_TRAINED) --subset $(or $(BFCL_SUBSET),20) \
 	  --context 8192 --max-tokens 256 --out $@ $(BFCL_FLAGS)

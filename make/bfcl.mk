@@ -28,13 +28,16 @@ BFCL_AGENTS := $(foreach agent,perfect nothing,reports/bench/bfcl_agent.$(agent)
 bfcl-agents: $(BFCL_AGENTS)  ## a scripted perfect agent and one that does nothing, on every case (a minute)
 reports/bench/bfcl_agent.%.json: $(BFCL_CASES) $(call code,bfcl_run) | $(VENV) box
 	$(BFCL) --cases $< --agent $* --artifact $* --no-details --out $@
-# SmolLM2-135M before and after its tool tokens, on no category that its training rows are drawn from.
-BFCL_TRAINED := simple_python multiple parallel parallel_multiple live_simple live_parallel irrelevance
-BFCL_SMOL     = reports/$(SMOL_NAME)/bfcl.%.json
+# SmolLM2-135M before and after its tool tokens, on no category that its training rows are drawn from. Its context is
+# 8,192 tokens, so of the conversations only the short ones are tried.
+BFCL_TRAINED  := simple_python multiple parallel parallel_multiple live_simple live_parallel irrelevance
+BFCL_UNSEEN   := simple_java simple_javascript live_multiple live_parallel_multiple live_irrelevance live_relevance \
+  multi_turn_base
+BFCL_SMOL      = reports/$(SMOL_NAME)/bfcl.%.json
 bfcl-smol: $(foreach name,base bf16,$(patsubst %,$(BFCL_SMOL),$(name)))  ## SmolLM2-135M before and after smollora
 $(SMOL)/base.gguf: $(SMOL)/base/config.json $(call code,smol_convert) $(PIN) | $(VENV) llama-ready
 	$(PY) scripts/smol_convert.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $@ \
 	  --log logs/$(SMOL_NAME)/convert.base.log
 $(BFCL_SMOL): $(SMOL)/%.gguf $(BFCL_CASES) $(call code,bfcl_run) | $(VENV) llama-ready box
-	$(BFCL) --cases $(BFCL_CASES) --gguf $< --artifact $* --trained-on $(BFCL_TRAINED) --subset $(or $(BFCL_SUBSET),20) \
-	  --context 8192 --max-tokens 256 --out $@ $(BFCL_FLAGS)
+	$(BFCL) --cases $(BFCL_CASES) --gguf $< --artifact $* --trained-on $(BFCL_TRAINED) --categories $(BFCL_UNSEEN) \
+	  --subset $(or $(BFCL_SUBSET),10) --context 8192 --max-tokens 128 --out $@ $(BFCL_FLAGS)

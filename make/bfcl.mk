@@ -1,7 +1,7 @@
 ## Berkeley Function Calling
 .PHONY: bfcl bfcl-cases bfcl-agreement bfcl-agents bfcl-smol
 #: BFCL_SUBSET      at most so many cases of each category, drawn by seed (all: hours on a CPU)
-#: BFCL_CATEGORIES  categories or groups: non_live live irrelevance relevance multi_turn memory (all)
+#: BFCL_CATEGORIES  categories or groups: non_live live all_irrelevance relevance multi_turn memory (all)
 #: BFCL_FLAGS       more flags for bfcl_run.py, such as --parallel 4
 BFCL_CATEGORIES ?= all
 BFCL_CASES   := runs/bfcl/cases.jsonl

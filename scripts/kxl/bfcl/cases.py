@@ -17,7 +17,7 @@ PROGRAM = ROOT / "scripts" / "kxl/bfcl/wheel_cases.py"
 GROUPS = {
     "non_live": ("simple_python", "simple_java", "simple_javascript", "multiple", "parallel", "parallel_multiple"),
     "live": ("live_simple", "live_multiple", "live_parallel", "live_parallel_multiple"),
-    "irrelevance": ("irrelevance", "live_irrelevance"),
+    "all_irrelevance": ("irrelevance", "live_irrelevance"),
     "relevance": ("live_relevance",),
     "multi_turn": ("multi_turn_base", "multi_turn_miss_func", "multi_turn_miss_param", "multi_turn_long_context"),
     "memory": ("memory_kv", "memory_rec_sum"),

@@ -5,7 +5,7 @@ The leaderboard's averages (bfcl-eval 2026.3.23, eval_runner_helper.py), each ov
   non_live     unweighted mean of simple (itself the unweighted mean of Python, Java and JavaScript), multiple,
                parallel and parallel_multiple
   live         mean of its four categories, weighted by how many cases each has
-  irrelevance  unweighted mean of irrelevance and live_irrelevance
+  all_irrelevance  unweighted mean of irrelevance and live_irrelevance
   multi_turn   unweighted mean of its four categories
   memory       unweighted mean of the memories; the leaderboard's agentic score has the web search beside it
   overall      the leaderboard weighs non_live, live, irrelevance, multi_turn and agentic by 10, 10, 10, 30 and 40
@@ -17,7 +17,7 @@ the leaderboard unless its `missing` is empty, and `overall` never is: the agent
 from kxl.base.statistics import wilson
 from kxl.bfcl import cases
 
-WEIGHTS = {"non_live": 10, "live": 10, "irrelevance": 10, "multi_turn": 30, "memory": 40}
+WEIGHTS = {"non_live": 10, "live": 10, "all_irrelevance": 10, "multi_turn": 30, "memory": 40}
 SIMPLE = ("simple_python", "simple_java", "simple_javascript")
 
 

@@ -12,8 +12,9 @@ BFCL_REPORT   = $(EVALS)/bfcl.llama_cpp.%.json
 bfcl: $(if $(URL),$(BFCL_CASES) box,$(patsubst %,$(BFCL_REPORT),$(QUANT)))  ## its offline categories on QUANT, or URL
 	$(if $(URL),$(BFCL) $(BFCL_CHOSEN) --url $(call quoted,$(URL)) --artifact $(ARTIFACT) \
 	  --out $(EVALS)/bfcl.openai.$(ARTIFACT).json $(BFCL_FLAGS))
-$(BFCL_REPORT): $(GGUF) $(BFCL_CASES) $(HEAVY)/bfcl.choice $(PIN) $(call code,bfcl_run) | $(VENV) llama-ready box
-	$(BFCL) $(BFCL_CHOSEN) --gguf $< --artifact $* --out $@ $(BFCL_FLAGS)
+$(BFCL_REPORT): $(GGUF) $(BFCL_CASES) $(HEAVY)/bfcl.choice $(PIN) $(call part,evaluate) \
+  $(call code,bfcl_run) | $(VENV) llama-ready box
+	$(BFCL) $(BFCL_CHOSEN) --config $(CONFIG) --gguf $< --artifact $* --out $@ $(BFCL_FLAGS)
 # New when other cases are asked for than the last time.
 $(HEAVY)/bfcl.choice: FORCE
 	@mkdir -p $(@D); echo '$(BFCL_CHOSEN) $(BFCL_FLAGS)' | cmp -s - $@ || echo '$(BFCL_CHOSEN) $(BFCL_FLAGS)' > $@

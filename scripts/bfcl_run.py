@@ -5,19 +5,19 @@ In:   the cases (bfcl_convert.py) and one of: a GGUF file (served by the pinned 
 Out:  a report: by category with 95 % Wilson intervals, the leaderboard's averages over what was run, every case
 
   .venv/bin/python scripts/bfcl_run.py --cases runs/bfcl/cases.jsonl --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf \\
-      --artifact q4kxl --subset 100 --out runs/tiny/bfcl.llama_cpp.q4kxl.json
+      --config configs/tiny.json --artifact q4kxl --subset 100 --out runs/tiny/bfcl.llama_cpp.q4kxl.json
   .venv/bin/python scripts/bfcl_run.py --cases runs/bfcl/cases.jsonl --url http://127.0.0.1:8080/v1 --artifact mine \\
       --categories multi_turn memory --out bfcl.json
 
 Calls of conversations are carried out by the wheel's own APIs, in a box (kxl/bfcl/place.py). An interrupted run goes on
 where it was when it is started again: records are kept in NAME.answers.jsonl until the report is written. Answers are
-greedy unless --temperature says otherwise. Categories that a model was trained on do not count: name them with
---trained-on, and they are refused.
+greedy unless the config or --temperature says otherwise. Categories that a model was trained on do not count: name them
+with --trained-on, and they are refused.
 """
 
 import argparse
 import contextlib
-import json
+import dataclasses
 import queue
 import sys
 import threading
@@ -28,17 +28,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kxl.base import cli, report
-from kxl.base.files import shown
-from kxl.bfcl import answers, cases, conversation, place, scores, verdicts
+from kxl.base.files import read_json, shown
+from kxl.bfcl import answers, cases, conversation, place, scores
 from kxl.bfcl.asking import Asker, Reply
 from kxl.bfcl.records import Records
-from kxl.chat import tool_syntax
 from kxl.eval import client as eval_client
 from kxl.eval import remote
 from kxl.eval import server as eval_server
 from kxl.setup import bfcl_env
-
-AGENTS = ("perfect", "nothing")
 
 
 def arguments():
@@ -51,17 +48,26 @@ def arguments():
     source.add_argument("--model", type=Path, help="checkpoint folder, served by mlx_lm.server")
     source.add_argument("--url", help=f"a running server, such as http://127.0.0.1:8080/v1; its key is in {remote.KEY}")
     source.add_argument(
-        "--agent", choices=AGENTS, help="no model: one that answers right, or one that only says that it cannot help"
+        "--agent",
+        choices=answers.AGENTS,
+        help="no model: one that answers right, or one that only says that it cannot help",
     )
     parser.add_argument("--model-name", help="model name sent with --url requests (default: the served one)")
     parser.add_argument("--categories", nargs="+", default=["all"], help="categories or groups; all = every one")
     parser.add_argument("--trained-on", nargs="*", default=[], help="categories that the model was trained on")
     parser.add_argument("--subset", type=int, help="at most so many cases of each category (default: all)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the subset, and of sampling")
-    parser.add_argument("--context", type=int, default=32768, help="tokens of context, for --gguf")
+    parser.add_argument("--config", type=Path, help="config file: eval.context, eval.sampling, eval.thinking_tokens")
+    parser.add_argument("--context", type=int, help="tokens of context, for --gguf (default: the config's, else 32768)")
     parser.add_argument("--max-tokens", type=int, default=1024, help="tokens of one answer, its thought apart")
-    parser.add_argument("--thinking-tokens", type=int, default=0, help="tokens that an answer may have for its thought")
-    parser.add_argument("--temperature", type=float, default=0, help="sampling temperature, 0 = greedy")
+    parser.add_argument(
+        "--thinking-tokens",
+        type=int,
+        help="tokens that an answer may have for its thought (default: the config's, else 0)",
+    )
+    parser.add_argument(
+        "--temperature", type=float, help="sampling temperature, 0 = greedy (default: the config's, else 0)"
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads of llama-server, 0 = its own choice")
     parser.add_argument("--parallel", type=int, default=1, help="cases at a time; each may have a box of its own")
     parser.add_argument("--timeout", type=float, default=600, help="seconds one answer may take")
@@ -80,6 +86,13 @@ def arguments():
     for path in filter(None, [args.gguf, args.model]):
         if not path.exists():
             raise cli.UserError(f"{shown(path)}: no such file or folder")
+    configured = read_json(args.config).get("eval", {}) if args.config else {}
+    args.context = args.context or configured.get("context", 32768)
+    if args.thinking_tokens is None:
+        args.thinking_tokens = configured.get("thinking_tokens", 0)
+    args.sampling = eval_client.Sampling(**{"seed": args.seed, **configured.get("sampling", {})})
+    if args.temperature is not None:
+        args.sampling = dataclasses.replace(args.sampling, temperature=args.temperature)
     return args
 
 
@@ -90,6 +103,7 @@ def main() -> None:
     whole = {name: sum(case["category"] == name and cases.scored(case) for case in everything) for name in wanted}
     found = cases.subset(everything, args.subset, args.seed)
     settings = {
+        "suite": "bfcl",
         "artifact": args.artifact,
         "backend": args.agent or ("llama_cpp" if args.gguf else "mlx" if args.model else "openai"),
         "model_name": args.model_name,
@@ -98,7 +112,8 @@ def main() -> None:
         "trained_on": trained,
         "subset": args.subset,
         "seed": args.seed,
-        "temperature": args.temperature,
+        "sampling": dataclasses.asdict(args.sampling) if args.sampling.temperature else "greedy",
+        "temperature": args.sampling.temperature,
         "max_tokens": args.max_tokens,
         "thinking_tokens": args.thinking_tokens,
         "context": args.context if args.gguf else None,
@@ -120,8 +135,12 @@ def main() -> None:
     if not args.server_log:
         log.unlink(missing_ok=True)
     results = scores.count(details, whole)
+    quiet = [one for one in details if one["kind"] == "no_tool"]
     results |= {
+        "raw": None,
+        "no_tool": {"cases": len(quiet), "false_positives": sum(not one["passed"] for one in quiet)},
         "text_tool_leaks": sum(bool(entry["leaks"]) for entry in details),
+        "answers": sum(entry["steps"] for entry in details),
         "stopped": sum(entry["stopped"] is not None for entry in details),
         "prompt_tokens": sum(entry["prompt_tokens"] for entry in details),
         "output_tokens": sum(entry["output_tokens"] for entry in details),
@@ -160,9 +179,8 @@ def opened_server(args, log: Path, stack: contextlib.ExitStack) -> tuple[Asker |
         server = stack.enter_context(eval_server.mlx_server(args.model, log, args.float32))
     else:
         server = eval_server.external(args.url)
-    sampling = eval_client.Sampling(temperature=args.temperature, seed=args.seed)
-    # Calls are what a server hands out, whichever it is: no tokens are read.
-    client = eval_client.Client(server, "openai", args.model_name, args.timeout, sampling=sampling)
+    backend = "llama_cpp" if args.gguf else "mlx" if args.model else "openai"
+    client = eval_client.Client(server, backend, args.model_name, args.timeout, sampling=args.sampling)
     served = eval_server.served_model(server) if args.url else None
     if served and len(served) == 1 and not client.model:
         client.model = served[0]
@@ -211,7 +229,7 @@ def hold(case: dict, asker: Asker | None, boxes: queue.Queue, memory: dict | Non
         def ask(messages: list, tools: list) -> Reply:
             return asker.ask(case["id"], messages, tools)
     else:
-        ask = scripted(case, args.agent)
+        ask = answers.scripted(case, args.agent)
     if not cases.executable(case["category"]):
         return conversation.single(case, ask)
     with borrowed(boxes) as apis:
@@ -227,82 +245,15 @@ def borrowed(boxes: queue.Queue):
         boxes.put(apis)
 
 
-def scripted(case: dict, agent: str):
-    """`ask` of an agent without a model: the right steps one after the other, or the same words for ever."""
-    if agent == "perfect" and cases.scored(case):
-        right = answers.right(case)
-        steps = iter([step for turn in right for step in turn] if cases.executable(case["category"]) else [right])
-    else:
-        steps = iter(lambda: answers.NO_CALL, None)
-
-    def ask(messages: list, tools: list) -> Reply:
-        answer = next(steps)
-        if isinstance(answer, str):
-            return Reply(answer, answer)
-        calls = [
-            {"id": f"call_{place}", "type": "function", "function": {"name": name, "arguments": text}}
-            for place, call in enumerate(answer)
-            for name, text in call.items()
-        ]
-        return Reply(answer, "", {"role": "assistant", "content": "", "tool_calls": calls}, "tool_calls")
-
-    return ask
-
-
 def judge_all(found: list[dict], records: Records, boxes: queue.Queue) -> list[dict]:
     """The report's entry of every scored case."""
     details = []
     for case in tqdm(found, desc="verdicts", unit="case"):
         record = records.of(case["id"])
-        details.append(entry(case, record, why(case, record, boxes)))
+        with borrowed(boxes) if cases.executable(case["category"]) else contextlib.nullcontext() as apis:
+            why_not = conversation.why_not(case, record, apis)
+        details.append(scores.entry(case, record, why_not))
     return details
-
-
-def why(case: dict, record: dict, boxes: queue.Queue) -> str | None:
-    """Why a case failed, or None."""
-    turns = record["turns"]
-    if record["finish"] == "context":
-        return record["stopped"] or "the prompt is longer than the server's context"
-    if not cases.executable(case["category"]):
-        return verdicts.single_turn(case, turns[0][0])
-    if case["category"] in cases.GROUPS["memory"]:
-        return verdicts.memory(case, turns)
-    with borrowed(boxes) as apis:
-        return conversation.problem(case, turns, apis)
-
-
-def entry(case: dict, record: dict, why_not: str | None) -> dict:
-    """One case in the report, its fields as those of eval_run.py."""
-    steps = [step for turn in record["turns"] for step in turn]
-    calls, text = [], steps[-1] if isinstance(steps[-1], str) else ""
-    for step in steps:
-        if isinstance(step, list):
-            for call in step:
-                ((name, arguments),) = call.items()
-                try:
-                    calls.append({"name": name, "arguments": json.loads(arguments)})
-                except (ValueError, RecursionError):
-                    calls.append({"name": name, "arguments": arguments})
-    return {
-        "id": case["id"],
-        "kind": "no_tool" if "irrelevance" in case["category"] else "tool_call",
-        "category": case["category"],
-        "messages": record.get("messages", case["turns"][0]),
-        "turns": len(case["turns"]),
-        "steps": len(steps),
-        "content": text,
-        "calls": calls,
-        "finish_reason": record["finish"],
-        "passed": why_not is None,
-        "why": [why_not] if why_not else [],
-        "stopped": record["stopped"],
-        "errors": record["errors"],
-        "leaks": tool_syntax.find_leaks(text, [tool["function"]["name"] for tool in case["tools"]]),
-        "thoughts": record["thoughts"],
-        "prompt_tokens": record["prompt_tokens"],
-        "output_tokens": record["output_tokens"],
-        "seconds": record["seconds"],
-    }
 
 
 if __name__ == "__main__":

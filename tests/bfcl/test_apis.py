@@ -1,7 +1,11 @@
 """The executable APIs in their box: what a call can reach, and what a conversation is judged by."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
+from conftest import ROOT
 from kxl.bfcl import answers, conversation, place
 from kxl.bfcl.asking import Reply
 from kxl.live import sandbox
@@ -46,6 +50,21 @@ def test_an_order_that_cannot_be_carried_out_is_an_error_and_the_next_one_works(
     with pytest.raises(place.Failed, match="could not begin: KeyError: 'NoSuchAPI'"):
         apis.order("begin", case={**every_bfcl_case["multi_turn_base_0"], "classes": ["NoSuchAPI"]})
     assert apis.order("begin", case=every_bfcl_case["multi_turn_base_0"])["turns"]
+
+
+def test_a_call_that_takes_for_ever_ends_its_conversation_and_the_next_one_begins(
+    monkeypatch, bfcl_cases, every_bfcl_case
+):
+    hasty = (ROOT / "scripts/kxl/bfcl/inside.py").read_text().replace('"call": 30', '"call": 1')
+    case = {**every_bfcl_case["multi_turn_base_0"], "classes": ["MathAPI"], "config": {}}
+    with monkeypatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "inside.py").write_text(hasty)
+        patch.setattr(place, "PROGRAMS", [Path(folder) / "inside.py", *place.PROGRAMS[1:]])
+        with place.opened() as apis:
+            record = conversation.hold(case, scripted([[[{"power": '{"base": 10, "exponent": 900000000}'}]]]), apis)
+            assert conversation.why_not(case, record, apis) == "a call took more than 1 s"
+            apis.order("begin", case=case)
+            assert apis.order("call", calls=[["power", {"base": 2, "exponent": 5}]]) == ['{"result": 32}']
 
 
 def scripted(turns):

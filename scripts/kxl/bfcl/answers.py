@@ -5,6 +5,7 @@
 
 They prove the judge: on each, our verdict and the wheel's must be the same. Some ways do no harm (another order of
 parallel calls, another case of letters): there, too, both must agree. Answers have the form that verdicts.py takes.
+`scripted` makes an agent of them, which needs no model.
 """
 
 import ast
@@ -12,7 +13,9 @@ import json
 import random
 
 from kxl.bfcl import cases, literals
+from kxl.bfcl.asking import Reply
 
+AGENTS = ("perfect", "nothing")
 NO_CALL = "None of these functions helps with that."
 
 
@@ -30,6 +33,28 @@ def right(case: dict) -> list | str:
         for want in case["truth"]
         for name, accepted in want.items()
     ]
+
+
+def scripted(case: dict, agent: str):
+    """`ask` of an agent without a model (AGENTS): the right steps one after the other, or the same words for ever."""
+    if agent == "perfect" and cases.scored(case):
+        answer = right(case)
+        steps = iter([step for turn in answer for step in turn] if cases.executable(case["category"]) else [answer])
+    else:
+        steps = iter(lambda: NO_CALL, None)
+
+    def ask(messages: list, tools: list) -> Reply:
+        answer = next(steps)
+        if isinstance(answer, str):
+            return Reply(answer, answer)
+        calls = [
+            {"id": f"call_{place}", "type": "function", "function": {"name": name, "arguments": text}}
+            for place, call in enumerate(answer)
+            for name, text in call.items()
+        ]
+        return Reply(answer, "", {"role": "assistant", "content": "", "tool_calls": calls}, "tool_calls")
+
+    return ask
 
 
 def _name(name: str) -> str:

@@ -112,7 +112,7 @@ def problem(case: dict, turns: list, work: str) -> str | None:
             other = [
                 attribute
                 for attribute, value in vars(instance).items()
-                if not attribute.startswith("_") and state[attribute] != value
+                if not attribute.startswith("_") and (attribute not in state or state[attribute] != value)
             ]
             if other:
                 return f"turn {number}: {name} is in another state afterwards: {', '.join(other)}"

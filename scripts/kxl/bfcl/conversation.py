@@ -7,11 +7,13 @@ As the leaderboard does it: a turn ends with an answer that has no call, or one 
 answers with calls in one turn the conversation ends there, and the case has failed. A withheld tool is handed out in a
 turn of its own. Calls are carried out in the box (place.py).
 
-Two things differ. An answer whose calls cannot be read goes into the history as its text alone: servers refuse a
-history with such calls. And where the conversation has outgrown the server's context it ends, and has failed.
+Three things differ. A call that takes too long ends the conversation, which has failed. An answer whose calls cannot be
+read goes into the history as its text alone: servers refuse a history with such calls. And where the conversation has
+outgrown the server's context it ends, and has failed.
 """
 
 from kxl.bfcl import cases, verdicts
+from kxl.bfcl.place import Stopped
 
 MOST_STEPS = 20
 HANDED_OUT = "I have updated some more functions you can choose from. What about now?"  # the wheel's words
@@ -36,12 +38,16 @@ def hold(case: dict, ask, apis, memory: dict | None = None) -> dict:
             said = [{"role": "user", "content": HANDED_OUT}]
         messages += said
         turns.append([])
-        stopped = _turn(turns[-1], messages, tools, replies, ask, apis)
+        try:
+            stopped = _turn(turns[-1], messages, tools, replies, ask, apis)
+        except Stopped as error:
+            stopped = f"a call {error}"
+            replies[-1].finish = "stopped"
         if stopped:
             break
     record = {"turns": turns, "stopped": stopped, **_counted(replies), "messages": [_cut(one) for one in messages]}
     if "scenario" in case and not cases.scored(case):
-        record["memory"] = apis.order("memory")
+        record["memory"] = memory if record["finish"] == "stopped" else apis.order("memory")
     return record
 
 
@@ -93,4 +99,17 @@ def problem(case: dict, turns: list, apis) -> str | None:
     """Why the calls of a conversation fail its case, or None."""
     carried_out = [[calls for step in steps if (calls := executed(step))] for steps in turns]
     judged = {key: case[key] for key in ("id", "category", "classes", "config", "truth")}
-    return apis.order("judge", case=judged, turns=carried_out)
+    try:
+        return apis.order("judge", case=judged, turns=carried_out)
+    except Stopped as error:
+        return f"its calls, carried out again for the verdict, {error}"
+
+
+def why_not(case: dict, record: dict, apis) -> str | None:
+    """Why a case has failed by its record, or None where it passed; `apis` for a case with executable APIs alone."""
+    turns = record["turns"]
+    if record["finish"] in ("context", "stopped"):
+        return record["stopped"] or "the prompt is longer than the server's context"
+    if not cases.executable(case["category"]):
+        return verdicts.single_turn(case, turns[0][0])
+    return verdicts.memory(case, turns) if case["category"] in cases.GROUPS["memory"] else problem(case, turns, apis)

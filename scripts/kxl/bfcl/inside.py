@@ -3,18 +3,23 @@
   python inside.py URL
 
 It asks URL, the one way out of the box, for an order, carries it out, and asks for the next with what came of it. An
-order is JSON: {"do": NAME, ...}. See ORDERS.
+order is JSON: {"do": NAME, ...}; see Orders. A process of its own carries it out, and is ended when it takes too long
+(10 to the power of a billion is one call): then its conversation is over, and the next one begins in a new process.
 """
 
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import sys
 import urllib.request
 
 import apis
 import wheel_checks
+
+SECONDS = {"call": 30, "wheel": 300}  # that an order may take; any other: USUAL_SECONDS
+USUAL_SECONDS = 60
 
 
 class Orders:
@@ -46,23 +51,64 @@ class Orders:
             return [wheel_checks.check(*answer) for answer in answers]
 
 
+def carry_out(orders: Orders, order: dict) -> dict:
+    """What came of one order."""
+    try:
+        return {"came": getattr(orders, order.pop("do"))(**order)}
+    except Exception as error:  # any: the process outside says what to do about it
+        return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def work(pipe) -> None:
+    """Carry out orders until the other end is closed."""
+    orders = Orders()
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.send(carry_out(orders, pipe.recv()))
+
+
+class Worker:
+    """The process that carries orders out."""
+
+    def __init__(self):
+        self.pipe, theirs = multiprocessing.Pipe()
+        fork = multiprocessing.get_context("fork")  # the APIs are imported already
+        self.process = fork.Process(target=work, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def order(self, order: dict) -> dict:
+        seconds = SECONDS.get(order["do"], USUAL_SECONDS)
+        self.pipe.send(order)
+        try:
+            if self.pipe.poll(seconds):
+                return self.pipe.recv()
+            return {"stopped": f"took more than {seconds} s"}
+        except EOFError:
+            return {"stopped": "ended the process that carried it out"}
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
 def main(url: str) -> None:
-    orders, came = Orders(), {"ready": True}
+    worker, came = Worker(), {"ready": True}
     while True:
         body = json.dumps({"messages": [{"role": "user", "content": json.dumps(came)}]}).encode()
         request = urllib.request.Request(f"{url}/chat/completions", body, {"Content-Type": "application/json"})
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as reply:
             order = json.loads(json.load(reply)["choices"][0]["message"]["content"])
-        name = order.pop("do")
-        if name == "end":
-            return
-        if name == "wait":
+        if order["do"] == "end":
+            return worker.end()
+        if order["do"] == "wait":
             came = {"waited": True}
             continue
-        try:
-            came = {"came": getattr(orders, name)(**order)}
-        except Exception as error:  # any: the process outside says what to do about it
-            came = {"failed": f"{type(error).__name__}: {error}"}
+        came = worker.order(order)
+        if "stopped" in came:
+            worker.end()
+            worker = Worker()
 
 
 if __name__ == "__main__":

@@ -31,11 +31,15 @@ PROGRAMS = [
 ]
 WAIT = 20  # seconds without an order, after which the program is told to ask again: a connection does not stay for ever
 LONGEST = 1 << 30  # seconds
-SLOWEST = 600  # seconds that one order may take
+SLOWEST = 600  # seconds without a word from the program inside, which ends an order of its own long before
 
 
 class Failed(UserError):
     """The program that carries out orders is gone, or an order failed in it."""
+
+
+class Stopped(Exception):
+    """An order took too long, or ended the process that carried it out; the message says which. Others can follow."""
 
 
 class _Unrecorded(Transcript):
@@ -60,7 +64,7 @@ class Apis:
         self.ended = None  # how the program ended
 
     def order(self, name: str, **what):
-        """Carry out an order (a method of inside.Orders) and return what came of it. Failed where it raised."""
+        """Carry out an order (a method of inside.Orders); what came of it. Failed where it raised, or Stopped."""
         self._orders.put({"do": name, **what})
         waited = 0
         while True:
@@ -71,6 +75,8 @@ class Apis:
                 waited += 1
             if self.ended is not None or waited > SLOWEST:
                 raise Failed(f"the executable APIs {self._why()}") from None
+        if "stopped" in came:
+            raise Stopped(came["stopped"])
         if "failed" in came:
             raise Failed(f"the executable APIs could not {name}: {came['failed']}")
         return came["came"]
@@ -84,7 +90,7 @@ class Apis:
 
     def answer(self, said: dict) -> dict:
         """The next order for the program, which says what came of the last one."""
-        if "came" in said or "failed" in said:
+        if {"came", "failed", "stopped"} & said.keys():
             self._results.put(said)
         try:
             return self._orders.get(timeout=WAIT)

@@ -14,8 +14,11 @@ A category that was not run counts nothing here; the leaderboard counts it as 0.
 the leaderboard unless its `missing` is empty, and `overall` never is: the agentic score needs the web.
 """
 
+import json
+
 from kxl.base.statistics import wilson
 from kxl.bfcl import cases
+from kxl.chat import tool_syntax
 
 WEIGHTS = {"non_live": 10, "live": 10, "all_irrelevance": 10, "multi_turn": 30, "memory": 40}
 SIMPLE = ("simple_python", "simple_java", "simple_javascript")
@@ -45,6 +48,42 @@ def count(details: list[dict], whole: dict[str, int]) -> dict:
         },
         "averages": {**averages, **_overall(averages)},
     }
+
+
+def entry(case: dict, record: dict, why_not: str | None) -> dict:
+    """One case in the report, its fields as those of eval_run.py."""
+    steps = [step for turn in record["turns"] for step in turn]
+    text = steps[-1] if isinstance(steps[-1], str) else ""
+    calls = [_call(call) for step in steps if isinstance(step, list) for call in step]
+    return {
+        "id": case["id"],
+        "kind": "no_tool" if "irrelevance" in case["category"] else "tool_call",
+        "category": case["category"],
+        "messages": record.get("messages", case["turns"][0]),
+        "turns": len(case["turns"]),
+        "steps": len(steps),
+        "content": text,
+        "calls": calls,
+        "finish_reason": record["finish"],
+        "passed": why_not is None,
+        "why": [why_not] if why_not else [],
+        "raw": None,
+        "stopped": record["stopped"],
+        "errors": record["errors"],
+        "leaks": tool_syntax.find_leaks(text, [tool["function"]["name"] for tool in case["tools"]]),
+        "thoughts": record["thoughts"],
+        "prompt_tokens": record["prompt_tokens"],
+        "output_tokens": record["output_tokens"],
+        "seconds": record["seconds"],
+    }
+
+
+def _call(call: dict) -> dict:
+    ((name, text),) = call.items()
+    try:
+        return {"name": name, "arguments": json.loads(text)}
+    except (ValueError, RecursionError):
+        return {"name": name, "arguments": text}
 
 
 def _interval(passed: int, count: int) -> list[float]:

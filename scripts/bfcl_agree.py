@@ -31,7 +31,7 @@ def arguments():
     parser.add_argument("--cases", type=Path, required=True, help="cases file")
     parser.add_argument("--out", type=Path, required=True, help="report file to write")
     parser.add_argument("--categories", nargs="+", default=["all"], help="categories or groups; all = every one")
-    parser.add_argument("--damages", type=int, default=6, help="damaged answers of each case, drawn from all ways")
+    parser.add_argument("--damages", type=int, default=5, help="damaged answers of each case, drawn from all ways")
     parser.add_argument("--subset", type=int, help="at most so many cases of each category (default: all)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the subset and the damages")
     parser.add_argument("--least", type=float, default=0.999, help="share of equal verdicts that passes")

@@ -258,6 +258,80 @@ def add_a_member(case, calls, draw):
     return _values(calls, draw, lambda value: {**value, "note": "x"}, (dict,))
 
 
+ANYTHING = (
+    0,
+    -1,
+    1.0,
+    1e300,
+    True,
+    "",
+    "0",
+    "true",
+    "null",
+    [],
+    {},
+    [[]],
+    [{}],
+    [""],
+    [0, "0"],
+    {"": None},
+    ["a", ["a"]],
+)
+
+
+def give_anything(case, calls, draw):
+    return _values(calls, draw, lambda value: draw.choice(ANYTHING))
+
+
+def give_anything_within(case, calls, draw):
+    """Anything in place of an item or a member."""
+
+    def change(value):
+        value = dict(value) if isinstance(value, dict) else list(value)
+        places = sorted(value) if isinstance(value, dict) else range(len(value))
+        if places:
+            value[draw.choice(places)] = draw.choice(ANYTHING)
+        return value
+
+    return _values(calls, draw, change, (list, dict))
+
+
+def give_two_arguments_the_same_value(case, calls, draw):
+    def change(arguments):
+        if len(arguments) < 2:
+            return False
+        one, other = draw.sample(sorted(arguments), 2)
+        arguments[one] = arguments[other]
+        return True
+
+    return _edit(calls, draw, change)
+
+
+def choose_other_accepted_values(case, calls, draw):
+    """Another of the accepted values of an argument, where they are plain: harmless."""
+
+    def change(arguments):
+        for accepted in (values for want in case["truth"] for values in want.values()):
+            for name in sorted(arguments.keys() & accepted.keys()):
+                plain = [one for one in accepted[name] if one != "" and not isinstance(one, (dict, list))]
+                if len(plain) > 1 and cases.language(case["category"]) == "python":
+                    arguments[name] = draw.choice(plain)
+                    return True
+        return False
+
+    return _edit(calls, draw, change)
+
+
+def damage_a_letter(case, calls, draw):
+    """One character of a text, which may be source code, is another."""
+
+    def change(value):
+        place = draw.randrange(len(value) + 1)
+        return value[:place] + draw.choice("x 1,.;'\"{}[]()\n") + value[place + 1 :]
+
+    return _values(calls, draw, change, (str,))
+
+
 def _rename(calls, draw, change):
     place = draw.randrange(len(calls))
     ((name, text),) = calls[place].items()
@@ -301,7 +375,8 @@ SINGLE_TURN = (
     say_nothing, talk_instead, break_the_json, give_a_list_for_arguments, leave_out_an_argument, add_an_argument,
     leave_an_argument_null, put_a_value_in_a_list, write_a_number_as_text, make_a_number_a_float, be_off_by_one,
     turn_a_truth_round, write_a_truth_as_a_number, add_a_word, write_a_text_otherwise, leave_a_text_empty,
-    leave_out_an_item, turn_a_list_round, write_items_otherwise, leave_out_a_member, add_a_member,
+    give_anything, give_anything_within, give_two_arguments_the_same_value, choose_other_accepted_values,
+    damage_a_letter, leave_out_an_item, turn_a_list_round, write_items_otherwise, leave_out_a_member, add_a_member,
 )  # fmt: skip
 
 

@@ -128,7 +128,10 @@ def main() -> None:
         for _ in range(min(args.parallel, sum(cases.executable(case["category"]) for case in found))):
             boxes.put(stack.enter_context(place.opened(not args.no_isolation)))
         asker, served = opened_server(args, log, stack)
-        identity = {"inputs": inputs, "served": served, **settings}
+        # A record is the same whichever cases are asked beside it: a run that was interrupted may end as a smaller one.
+        choice = ("categories", "left_out", "trained_on", "subset", "seed")
+        same = {name: value for name, value in settings.items() if name not in choice}
+        identity = {"inputs": inputs, "served": served, **same}
         records = Records(args.out.with_suffix(".answers.jsonl"), identity)
         ask_all(found, asker, boxes, records, args)
         details = judge_all([case for case in found if cases.scored(case)], records, boxes)

@@ -113,8 +113,8 @@ def test_a_run_goes_on_where_its_server_failed_and_keeps_no_answers_of_another(r
         with pytest.raises(UserError, match="your time is up"):
             run("--url", server.url, *CHOSEN)
         assert (tmp_path / "bfcl.answers.jsonl").exists() and not (tmp_path / "bfcl.json").exists()
-        with pytest.raises(UserError, match="answers to another evaluation .*seed"):
-            run("--url", server.url, *CHOSEN, "--seed", 2)
+        with pytest.raises(UserError, match="answers to another evaluation .*max_tokens"):
+            run("--url", server.url, *CHOSEN, "--max-tokens", 99)
         left = 10**6
         results = run("--url", server.url, *CHOSEN)["results"]
         there = player.asked

@@ -1,5 +1,5 @@
 ## Does it still call tools
-.PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare equivalence drift
+.PHONY: eval mlx-evals mlx-variants hard eval-html compare equivalence drift
 #: SUITE       a suite of your own for `make eval`, a JSON file anywhere, asked of QUANT or of the server at URL
 #: EVAL_FLAGS  more flags for eval_run.py, as --model-name NAME, --temperature 0.2, --trials 3
 #: A, B        two reports of one suite, for `make compare`
@@ -26,7 +26,7 @@ endif
 # Of a server of somebody else: the config's thresholds and sampling count where CONFIG was named.
 JUDGED_BY = $(if $(filter command environment,$(firstword $(origin CONFIG))),--config $(CONFIG))
 ASKED_OF_OURS = $(if $(SUITE),$(OWN_EVAL),$(QUANT_EVALS))
-eval: $(if $(URL),$(VENV) $(if $(SUITE),$(CHECKED)),$(ASKED_OF_OURS))  ## every suite of the config or SUITE; also of URL
+eval: $(if $(URL),$(VENV) $(if $(SUITE),$(CHECKED)),$(ASKED_OF_OURS))  ## every suite of the config, or SUITE; of URL
 	$(if $(URL)$(SUITE),,$(call show,bf16 $(KXL)))
 	$(if $(URL),$(foreach suite,$(or $(SUITE),$(patsubst %,evals/suites/%.json,$(SUITES))),$(PY) scripts/eval_run.py \
 	  --backend openai --url $(call quoted,$(URL)) --suite $(suite) --artifact $(ARTIFACT) $(JUDGED_BY) \
@@ -54,13 +54,8 @@ $(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(
 
 hard: $(HARD_EVALS)  ## the harder hand-written suites on QUANT: parallel, missing, irrelevant, recovering, long
 eval-html: $(VENV)  ## runs/RUN/evals.html: every evaluation of this run on one page, failing cases first
-	$(PY) scripts/eval_build_html.py --config $(CONFIG) --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json \
-	  $(HEAVY)/bfcl.*.*.json),$(wildcard evals/$(RUN)/*.json),$(error $(EVALS) has no reports yet: run make eval))
-bfcl: $(HEAVY)/bfcl.llama_cpp.$(QUANT).json  ## Berkeley Function Calling (single turn, AST match) on QUANT
-$(HEAVY)/bfcl.json: third_party/bfcl-eval.lock $(call code,eval_convert_bfcl) | $(VENV)
-	$(PY) scripts/eval_convert_bfcl.py --out $@
-$(HEAVY)/bfcl.llama_cpp.%.json: $(GGUF) $(HEAVY)/bfcl.json $(EVALUATED) | $(VENV) llama-ready
-	$(PY) scripts/eval_run.py --suite $(HEAVY)/bfcl.json --gguf $< --artifact $* --out $@
+	$(PY) scripts/eval_build_html.py --config $(CONFIG) --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json),\
+	  $(wildcard evals/$(RUN)/*.json),$(error $(EVALS) has no reports yet: run make eval))
 compare: $(VENV)  ## two reports of one suite, case by case: A=report.json B=report.json
 	$(PY) scripts/eval_compare.py $(or $(A),$(error add A=report.json B=report.json)) $(or $(B),$(error add B=report.json))
 equivalence: $(VENV)  ## which quants are proven equivalent to BF16, by all their evaluations; the cases that flipped

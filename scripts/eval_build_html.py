@@ -70,7 +70,7 @@ def expectations(one: dict) -> dict[str, str]:
     """What each case's suite wants, in words; empty where the suite file is gone or another one by now."""
     suite = one["inputs"][0] if one["inputs"] else {}  # eval_run.py names the suite first
     path = ROOT / suite.get("path", "")
-    if not path.is_file() or sha256(path) != suite["sha256"]:
+    if path.suffix != ".json" or not path.is_file() or sha256(path) != suite["sha256"]:
         return {}
     wanted = {}
     for case in read_json(path)["cases"]:

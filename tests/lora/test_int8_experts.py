@@ -1,10 +1,10 @@
 """An adapter trained on int8 experts: what is computed is what the dequantized matrices would compute."""
 
+import shutil
+
+import mlx.core as mx
 import numpy as np
 import pytest
-
-mx = pytest.importorskip("mlx.core")
-
 from mlx_lm.models.lfm2_moe import Model, ModelArgs
 from mlx_lm.models.switch_layers import SwitchGLU
 
@@ -35,10 +35,7 @@ def on_the_cpu():
 def test_output_and_gradient_are_those_of_the_dequantized_experts():
     rng = np.random.default_rng(3)
     matrices = [
-        [
-            int8.quantize(rng.normal(0, 0.1, shape).astype(np.float32), 64)
-            for shape in ((128, 64), (128, 64), (64, 128))
-        ]
+        [int8.quantize(rng.normal(0, 0.1, shape).astype(np.float32), 64) for shape in ((128, 64), (128, 64), (64, 128))]
         for _ in range(5)
     ]
     dense = SwitchGLU(64, 128, 5)
@@ -81,8 +78,6 @@ def test_a_core_is_told_from_a_checkpoint(core):
 
 
 def test_a_core_without_a_tensor_is_refused_by_its_name(core, tmp_path):
-    import shutil
-
     broken = tmp_path / "core"
     shutil.copytree(core, broken)
     for shard in broken.glob("model-00003-of-*.safetensors"):

@@ -1,10 +1,11 @@
 """Run a stage and measure it: seconds, and the most memory that it held.
 
-Two kinds of memory are told apart. Held memory cannot be taken back: a stage ends without it. Pages of mapped files can:
-the system drops them when it needs room, and reads them again, which costs time. llama.cpp maps its models.
+Two kinds of memory are told apart. Held memory cannot be taken back: a stage ends without it. Pages of mapped files
+can: the system drops them when it needs room, and reads them again, which costs time. llama.cpp maps its models.
 """
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -21,12 +22,17 @@ TICK = 0.2  # seconds between two looks
 
 @dataclass
 class Measured:
-    """One run of a stage. Bytes; `mapped` is what it had of mapped files when it had most of them."""
+    """One run of a stage. Bytes; `mapped` is what it had of mapped files when it had most of them.
+
+    busy: processor seconds of its own. others: share of the machine's processors that other work had meanwhile.
+    """
 
     code: int
     seconds: float
     held: int
     mapped: int
+    busy: float
+    others: float
 
 
 def run(command: list, env: dict | None = None, log: Path | None = None) -> Measured:
@@ -35,6 +41,7 @@ def run(command: list, env: dict | None = None, log: Path | None = None) -> Meas
     With `log`, its output goes there. Ctrl-C reaches the command, which ends in order; other signals are handed on.
     """
     watch, began = _Watch(), time.monotonic()
+    own, all_work = _children_seconds(), _machine_seconds()
     output = open(log, "w", encoding="utf-8") if log else None
     try:
         child = subprocess.Popen([str(word) for word in command], env=env, stdout=output, stderr=output)
@@ -59,7 +66,21 @@ def run(command: list, env: dict | None = None, log: Path | None = None) -> Meas
             signal.signal(number, handler)
     watch.ended.set()
     looker.join()
-    return Measured(code if code >= 0 else 128 - code, time.monotonic() - began, watch.held, watch.mapped)
+    seconds, busy = time.monotonic() - began, _children_seconds() - own
+    others = max(0.0, _machine_seconds() - all_work - busy) / (max(seconds, 0.01) * os.cpu_count())
+    return Measured(code if code >= 0 else 128 - code, seconds, watch.held, watch.mapped, busy, min(others, 1.0))
+
+
+def _children_seconds() -> float:
+    """Processor seconds of all children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _machine_seconds() -> float:
+    """Processor seconds of all that ran on this machine."""
+    times = psutil.cpu_times()
+    return sum(getattr(times, kind, 0) for kind in ("user", "system", "irq", "softirq", "nice"))
 
 
 class _Watch:

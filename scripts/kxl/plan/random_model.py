@@ -16,7 +16,16 @@ from kxl.model.shapes import expected_shapes, normalize_config
 from kxl.model.tensors import Checkpoint, Tensor
 
 TOKENIZER_OF = ROOT / "models" / "tiny"
-NOISE = 1 << 26  # values of the block that all weights are cut from
+NOISE = 1 << 24  # values of the block that all weights are cut from
+# What every LFM2-MoE says of itself, and shapes files leave out.
+LFM2_MOE = {
+    "architectures": ["Lfm2MoeForCausalLM"],
+    "dtype": "bfloat16",
+    "conv_bias": False,
+    "norm_topk_prob": True,
+    "use_expert_bias": True,
+    "routed_scaling_factor": 1.0,
+}
 SHARD_BYTES = 5 * 10**9
 DEVIATION = 0.02  # of the weights of LFM2 checkpoints
 
@@ -26,9 +35,7 @@ def write(folder: Path, shapes: dict, template: Path, seed: int = 0) -> dict:
 
     template: the chat template to ship with it. UserError when the disk has no room.
     """
-    config = normalize_config(
-        {**shapes, "architectures": ["Lfm2MoeForCausalLM"], "dtype": "bfloat16", "norm_topk_prob": True}, "shapes"
-    )
+    config = normalize_config({**shapes, **LFM2_MOE}, "shapes")
     names = expected_shapes(config)
     require_space(folder.parent, 2 * sum(int(np.prod(shape)) for shape in names.values()))
     staging = folder.with_name(f"{folder.name}-tokenizer")
@@ -71,7 +78,7 @@ def _parts(block: np.ndarray, shape: tuple, start: int) -> tuple:
 
 
 def write_tokenizer(folder: Path, vocabulary: int) -> dict:
-    """tokenizer.json with `vocabulary` entries but the last eight, which the embedding has spare; ids of the special ones.
+    """tokenizer.json with `vocabulary` entries but eight, which the embedding has spare; ids of the special ones.
 
     Two pieces that are in the vocabulary are merged to a new one as often as needed: a longer tail that ordinary text
     does not reach, since the merges that are there come first.

@@ -26,7 +26,7 @@ DENSE = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}  # mlx-lm's name
 
 
 def is_core(folder: Path) -> bool:
-    """Whether a folder holds int8 experts under transformers' names, as moe_build_core.py and moe_train.py write them."""
+    """Whether a folder holds int8 experts under transformers' names: a core, or a step of a MoE training."""
     path = Path(folder) / "config.json"
     if not path.is_file() or "quantization" not in read_json(path):
         return False
@@ -93,7 +93,8 @@ def load(folder: Path) -> nn.Module:
     for name, shape in expected_shapes(config).items():
         if moe_core.is_expert(name):
             _, _, layer, _, _, expert, matrix, _ = name.split(".")
-            experts.setdefault(int(layer), {}).setdefault(int(expert), {})[matrix] = _matrix(stored, folder, name, shape)
+            of_expert = experts.setdefault(int(layer), {}).setdefault(int(expert), {})
+            of_expert[matrix] = _matrix(stored, folder, name, shape)
         else:
             value = stored[name].rows(0, math.prod(shape[:-1])).reshape(shape) if name in stored else None
             if value is None:

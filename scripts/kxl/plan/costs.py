@@ -29,7 +29,7 @@ class Job:
 
     trace_bytes; train_steps of train_tokens each, with `validations` forwards and `saves` checkpoints; lora_steps of
     lora_tokens, with lora_validations forwards; imatrix_tokens in all, in chunks of imatrix_context; prompt_tokens and
-    answer_tokens of all cases, and the server's context.
+    answer_tokens of all cases, and the server's context; training: the settings of the MoE training (the 8B's).
     """
 
     trace_bytes: int = 0
@@ -45,6 +45,7 @@ class Job:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     context: int = 65536
+    training: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def _step_seconds(size: Size, tokens: int, rates: dict, part: str) -> float:
 def growth(stage: str, size: Size, job: Job) -> float:
     """What of a stage's memory grows with shapes and counts, in bytes."""
     if stage == "train":
-        config, settings = size.config, read_json(TRAINING)
-        return moe_memory.predict(config, settings, job.train_tokens, job.train_tokens)["peak"]
+        settings = job.training or read_json(TRAINING)
+        return moe_memory.predict(size.config, settings, job.train_tokens, job.train_tokens)["peak"]
     if stage == "lora":  # float32 of all but the experts; logits and their gradients; inputs kept of each layer
         layers = size.config["num_hidden_layers"]
         kept = job.lora_tokens * FLOAT * (4 * size.vocabulary + 24 * layers * size.hidden)

@@ -1,7 +1,7 @@
 """Rehearse the line at LFM2.5-8B-A1B's size with random weights: every stage, its seconds, memory and disk.
 
 In:  shapes (24 layers, a vocabulary of 128,000 tokens) and the hardware profile of `make profile`.
-Out: --report, for each stage what it took beside what was predicted. --work is removed at the end.
+Out: --report, for each stage what it took beside what the profile predicts. --work is removed at the end.
 
 A stage that was measured is not run again: kill it at any time and run it again. --at-most ends a run between two
 stages, so that a machine can be shared. `others` of a stage is the share of the processors that other work had
@@ -38,20 +38,19 @@ def main() -> None:
 
     began = time.monotonic()
     walk = Walk(args.work, {**read_json(args.shapes), "vocab_size": args.vocabulary}, Pace())
-    profile = costs.load(args.profile)
-    predicted = costs.of_walk(walk, profile)
     todo = [name for name in STAGES if name not in walk.measured]
     if todo:
-        require_disk(args.work, costs.largest_moment(predicted, STAGES, todo))
+        require_disk(args.work, costs.largest_moment(costs.of_walk(walk, None), STAGES, todo))
     for name in todo:
         if args.at_most and time.monotonic() - began > args.at_most:
             print(f"{name} and what follows are left: run the same command again")
             return
-        expected = costs.of_walk(walk, profile)[name]
-        cli.say(f"{name}: about {expected.seconds:.0f} s, {expected.memory / GIB:.1f} GiB of memory")
+        if args.profile.is_file():
+            expected = costs.of_walk(walk, costs.load(args.profile))[name]
+            cli.say(f"{name}: about {expected.seconds:.0f} s, {expected.memory / GIB:.1f} GiB of memory")
         took = walk.stage(name)
         cli.say(f"{name}: took {took['seconds']:.0f} s, {took['held'] / GIB:.1f} GiB")
-    results = compare(walk, costs.of_walk(walk, profile))
+    results = compare(walk, costs.of_walk(walk, costs.load(args.profile)))
     report.write(
         args.report, [args.shapes, args.profile], {**walk.said["pace"], "vocabulary": args.vocabulary}, results
     )

@@ -204,7 +204,7 @@ def job_of(pace: dict, measured: dict) -> Job:
 TYPICAL = {"trace_bytes": 1_590_000, "row_tokens": 362, "prompt_tokens": 4144}
 
 
-def of_walk(walk: Walk, profile: dict) -> dict[str, Need]:
+def of_walk(walk: Walk, profile: dict | None) -> dict[str, Need]:
     """What every stage of a walk will take."""
     size, job = sizes.of(walk.shapes, POLICIES), job_of(walk.said["pace"], walk.measured)
     return {stage: predict(stage, size, job, profile) for stage in STAGES}

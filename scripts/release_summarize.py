@@ -96,6 +96,7 @@ def main() -> None:
         {
             **{key: config[key] for key in ("name", "architecture", "license", "base_model")},
             "run": args.run,
+            "serving": serving(config),
             "artifacts": artifacts(config, reports["quants"]["results"], evals, live),
             "gates": gates,
             "imatrix": {key: reports["imatrix"]["results"][key] for key in ("tokens", "fewest_tokens")},
@@ -112,6 +113,16 @@ def main() -> None:
         },
     )
     print(f"{shown(args.out)}: {len(gates)} gates passed, {len(reports['quants']['results'])} artifacts")
+
+
+def serving(config: dict) -> dict:
+    """How the model is to be served, as it was judged: context, sampling ({} is greedy), tokens of thought."""
+    judged = config["eval"]
+    return {
+        "context": judged["context"],
+        "sampling": judged.get("sampling", {}),
+        "thinking_tokens": judged.get("thinking_tokens", 0),
+    }
 
 
 def evaluations(paths: list[Path]) -> tuple[list, list]:

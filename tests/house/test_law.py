@@ -12,7 +12,7 @@ from kxl.base.code import Code
 
 SCRIPTS = ROOT / "scripts"
 ROOMS = {path.name: path for path in (SCRIPTS / "kxl").iterdir() if path.is_dir() and path.name != "__pycache__"}
-STAGES = "setup tiny traces moe quant eval repair live smol bfcl release house".split()
+STAGES = "setup tiny traces moe quant eval repair live smol bfcl release plan house".split()
 # Rooms that stages share; they have tests and no make rules.
 SHARED = {"base", "model", "chat", "lora", "figures", "dialogue"}
 # Names that the user chose, and the house's own, which belong to no stage of the line.

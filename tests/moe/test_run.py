@@ -21,9 +21,9 @@ from kxl.moe import core as moe_core
 from kxl.moe import hardware
 from kxl.moe import run as moe_run
 from kxl.moe.rounding import ROUNDINGS
+from kxl.moe.rows import batch_of, learning_rate, steps_of
 from kxl.moe.run import Run, checkpoints
-from kxl.moe.schedule import batch_of, learning_rate, steps_of
-from kxl.moe.settings import MODES, check_settings, overridden
+from kxl.moe.settings import check_settings, overridden
 
 pytestmark = pytest.mark.minutes
 
@@ -47,12 +47,22 @@ def weights(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_resumed_run_ends_with_the_same_bits(mode, tmp_path):
-    whole = a_run(tmp_path / "whole", mode=mode).train()
-    a_run(tmp_path / "parts", mode=mode).train(until=2)
-    resumed(tmp_path / "parts", mode=mode).train(until=4)
-    end = resumed(tmp_path / "parts", mode=mode).train()
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "streamed"},
+        {"mode": "grouped"},
+        {"carry_bits": 0},
+        {"carry_bits": 4, "decay_tokens": 50, "few_tokens": "smaller"},
+        {"gradient_clip": 0.01, "balance_loss": 0.01, "z_loss": 0.001},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_ends_with_the_same_bits(changes, tmp_path):
+    whole = a_run(tmp_path / "whole", **changes).train()
+    a_run(tmp_path / "parts", **changes).train(until=2)
+    resumed(tmp_path / "parts", **changes).train(until=4)
+    end = resumed(tmp_path / "parts", **changes).train()
     assert end.name == whole.name == "step_00006_final"
     assert weights(end) == weights(whole)
     one, other = (read_json(folder / "state.json") for folder in (whole, end))
@@ -72,6 +82,7 @@ def test_learning_survives_int8_only_with_stochastic_rounding(tmp_path):
             tmp_path / rounding,
             core,
             rounding=rounding,
+            carry_bits=0,
             steps=30,
             learning_rate=3e-5,
             warmup_steps=0,

@@ -91,6 +91,10 @@ class MixedCore:
         """Gate, up and down projection of one expert."""
         return [self.experts[expert_name(layer, expert, matrix)] for matrix in MATRICES]
 
+    def expert_weights(self, layer: int, expert: int) -> list[mx.array]:
+        """The same as float32, made when asked for."""
+        return [int8.dequantize_mlx(matrix) for matrix in self.expert(layer, expert)]
+
     def weight(self, name: str, rows=slice(None)) -> mx.array:
         """A weight that is not an expert's (or some rows of it) as float32."""
         return as_float32(self.plain[name][rows])

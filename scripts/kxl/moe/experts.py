@@ -10,7 +10,6 @@ import mlx.core as mx
 import numpy as np
 
 from kxl.moe.core import MixedCore, router_name
-from kxl.moe.int8 import dequantize_mlx
 
 
 def routing_weights(normed: mx.array, gate: mx.array, chosen: mx.array, config: dict) -> mx.array:
@@ -71,7 +70,7 @@ def forward(core: MixedCore, layer: int, normed: mx.array, real: np.ndarray, blo
     for expert, pairs in enumerate(by_expert(chosen, real, core.config["num_experts"])):
         if not len(pairs):
             continue
-        gate_up_down = [dequantize_mlx(matrix) for matrix in core.expert(layer, expert)]
+        gate_up_down = core.expert_weights(layer, expert)
         mx.eval(gate_up_down)
         w1, w3, w2 = gate_up_down
         for piece in pieces(pairs, block):
@@ -116,7 +115,7 @@ def backward(
     for expert, pairs in enumerate(per_expert):
         if not seen[expert]:
             continue
-        w1, w3, w2 = (dequantize_mlx(matrix) for matrix in core.expert(layer, expert))
+        w1, w3, w2 = core.expert_weights(layer, expert)
         gradients = None
         for piece in pieces(pairs, block):
             tokens, weight = mx.array(piece // top), flat[mx.array(piece)]

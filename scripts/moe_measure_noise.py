@@ -35,11 +35,10 @@ from kxl.moe import int8
 from kxl.moe import rows as moe_rows
 from kxl.moe.int8 import CARRIES
 from kxl.moe.layers import Blocks
-from kxl.moe.loss import EMBEDDING, NORM, embed
 from kxl.moe.optimizer import ExpertOptimizer
 from kxl.moe.rows import learning_rate, steps_of
 from kxl.moe.settings import check_settings
-from kxl.moe.streamed import StepOptions, forward_pass
+from kxl.moe.streamed import StepOptions, log_probabilities
 
 DEVIATION = 0.02  # of the weights of large models' experts
 KINDS = ("random", "sign", "constant")
@@ -210,25 +209,14 @@ def divergences(folder: Path, settings: dict, steps: int, rows: list[dict], seed
                 for optimizer in optimizers:
                     optimizer.counted(layer, counts)
                     optimizer.update(0, layer, expert, gradients)
-    before = [log_probabilities(start, row) for row in rows]
-    return {
-        bits: round(divergence(before, [log_probabilities(core, row) for row in rows]), 7)
-        for bits, core in cores.items()
-    }
-
-
-def log_probabilities(core, row: dict) -> np.ndarray:
-    """float32 [tokens, vocabulary] of a row."""
-    batch, layers = make_batch([(row["tokens"], row["mask"])]), range(core.config["num_hidden_layers"])
     options = StepOptions(Blocks(), "float32")
-    x, _ = forward_pass(core, embed(core, batch.tokens), layers, (), batch.real.ravel(), options)
-    hidden = mx.fast.rms_norm(x[0], core.weight(NORM), core.config["norm_eps"])
-    head = core.weight(EMBEDDING if core.config["tie_word_embeddings"] else "lm_head.weight")
-    return _normalized(hidden @ head.T)
 
+    def of(core) -> list[np.ndarray]:
+        batches = (make_batch([(row["tokens"], row["mask"])]) for row in rows)
+        return [np.array(log_probabilities(core, batch, options)) for batch in batches]
 
-def _normalized(logits: mx.array) -> np.ndarray:
-    return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    before = of(start)
+    return {bits: round(divergence(before, of(core)), 7) for bits, core in cores.items()}
 
 
 def divergence(before: list[np.ndarray], after: list[np.ndarray]) -> float:
@@ -244,7 +232,12 @@ def q8_0(folder: Path, rows: list[dict]) -> float:
 
     model = generate.load(folder)
     model.set_dtype(mx.float32)
-    before = [_normalized(model(mx.array(row["tokens"][None, :-1]))[0]) for row in rows]
+
+    def of() -> list[np.ndarray]:
+        logits = (model(mx.array(row["tokens"][None, :-1]))[0] for row in rows)
+        return [np.array(one - mx.logsumexp(one, axis=-1, keepdims=True)) for one in logits]
+
+    before = of()
     kind, rounded = GGMLQuantizationType.Q8_0, []
     for name, value in tree_flatten(model.parameters()):
         if (
@@ -255,7 +248,7 @@ def q8_0(folder: Path, rows: list[dict]) -> float:
             plain = np.array(value)
             rounded.append((name, mx.array(quants.dequantize(quants.quantize(plain, kind), kind).reshape(plain.shape))))
     model.load_weights(rounded, strict=False)
-    return round(divergence(before, [_normalized(model(mx.array(row["tokens"][None, :-1]))[0]) for row in rows]), 7)
+    return round(divergence(before, of()), 7)
 
 
 if __name__ == "__main__":

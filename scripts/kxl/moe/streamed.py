@@ -20,7 +20,7 @@ from kxl.base.cli import UserError
 from kxl.model.batches import Batch
 from kxl.moe.core import MixedCore
 from kxl.moe.layers import Blocks, layer_backward, layer_forward
-from kxl.moe.loss import embed, loss_and_gradient
+from kxl.moe.loss import EMBEDDING, NORM, embed, loss_and_gradient
 
 KEEP = {"bfloat16": mx.bfloat16, "float32": mx.float32}
 
@@ -206,3 +206,12 @@ def loss_of(core: MixedCore, batch: Batch, options: StepOptions) -> float:
         options,
     )
     return score(core, x, batch, options, gradient=False)[0]
+
+
+def log_probabilities(core: MixedCore, batch: Batch, options: StepOptions) -> mx.array:
+    """Of every next token, [tokens, vocabulary], for a batch of one row: for small models, since it holds them all."""
+    layers = range(core.config["num_hidden_layers"])
+    x, _ = forward_pass(core, embed(core, batch.tokens), layers, core.moe_layers, batch.real.ravel(), options)
+    hidden = mx.fast.rms_norm(x[0], core.weight(NORM), core.config["norm_eps"])
+    logits = hidden @ core.weight(EMBEDDING if core.config["tie_word_embeddings"] else "lm_head.weight").T
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -1,8 +1,11 @@
 ## Does it still call tools
-.PHONY: eval mlx-evals mlx-variants hard eval-html bfcl compare
+.PHONY: eval mlx-evals mlx-variants hard eval-html compare equivalence drift
 #: SUITE       a suite of your own for `make eval`, a JSON file anywhere, asked of QUANT or of the server at URL
 #: EVAL_FLAGS  more flags for eval_run.py, as --model-name NAME, --temperature 0.2, --trials 3
 #: A, B        two reports of one suite, for `make compare`
+#: MARGIN      points of 100 within which a quant counts as its parent's equal (2)
+#: PINS        other versions of llama-cpp-python, whose llama.cpp `make drift` tries
+MARGIN ?= 2
 QUANT_EVALS := $(foreach suite,$(SUITES),$(foreach name,bf16 $(KXL),$(EVALS)/$(suite).llama_cpp.$(name).json))
 HARDER      := hard_157 long_15
 HARD_EVALS  := $(foreach suite,$(HARDER),$(EVALS)/$(suite).llama_cpp.$(QUANT).json)
@@ -23,14 +26,15 @@ endif
 # Of a server of somebody else: the config's thresholds and sampling count where CONFIG was named.
 JUDGED_BY = $(if $(filter command environment,$(firstword $(origin CONFIG))),--config $(CONFIG))
 ASKED_OF_OURS = $(if $(SUITE),$(OWN_EVAL),$(QUANT_EVALS))
-eval: $(if $(URL),$(VENV) $(if $(SUITE),$(CHECKED)),$(ASKED_OF_OURS))  ## every suite of the config, or SUITE (of URL)
+eval: $(if $(URL),$(VENV) $(if $(SUITE),$(CHECKED)),$(ASKED_OF_OURS))  ## every suite of the config, or SUITE; of URL
 	$(if $(URL)$(SUITE),,$(call show,bf16 $(KXL)))
 	$(if $(URL),$(foreach suite,$(or $(SUITE),$(patsubst %,evals/suites/%.json,$(SUITES))),$(PY) scripts/eval_run.py \
 	  --backend openai --url $(call quoted,$(URL)) --suite $(suite) --artifact $(ARTIFACT) $(JUDGED_BY) \
 	  --out $(EVALS)/$(basename $(notdir $(suite))).openai.$(ARTIFACT).json $(EVAL_FLAGS) &&) true)
 define llama_evaluation
 $$(EVALS)/$(1).llama_cpp.%.json: $$(GGUF) $$(call content,evals/suites/$(1).json) $$(EVALUATED) | $$(VENV) llama-ready
-	$$(making)$$(call logged,eval.$(1).$$*,$$(PY) scripts/eval_run.py --suite evals/suites/$(1).json \
+	$$(making)$$(call logged,eval.$(1).$$*,$$(call planned,eval:$(1):$$*) scripts/eval_run.py \
+	  --suite evals/suites/$(1).json \
 	  --config $$(CONFIG) --gguf $$< --artifact $$* --out $$@ --server-log $$(HEAVY)/server.$(1).$$*.log)
 endef
 $(foreach suite,$(sort $(SUITES) $(HARDER)),$(eval $(call llama_evaluation,$(suite))))
@@ -42,7 +46,8 @@ mlx-variants: $(foreach variant,bf16 $(VARIANTS),$(call MLX_EVAL,$(variant)))  #
 # $(1) suite, $(2) variant, $(3) its folder, $(4) the files to wait for.
 define mlx_evaluation
 $$(EVALS)/$(1).mlx.$(2).json: $(4) $$(call content,evals/suites/$(1).json) $$(EVALUATED) | $$(VENV)
-	$$(call logged,eval.$(1).mlx.$(2),$$(PY) scripts/eval_run.py --suite evals/suites/$(1).json --config $$(CONFIG) \
+	$$(call logged,eval.$(1).mlx.$(2),$$(call planned,eval:$(1):mlx) scripts/eval_run.py \
+	  --suite evals/suites/$(1).json --config $$(CONFIG) \
 	  --backend mlx --model $(3) --artifact $(2) --out $$@ --server-log $$(HEAVY)/server.$(1).mlx.$(2).log)
 endef
 $(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(call part,model))) \
@@ -51,12 +56,13 @@ $(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(
 
 hard: $(HARD_EVALS)  ## the harder hand-written suites on QUANT: parallel, missing, irrelevant, recovering, long
 eval-html: $(VENV)  ## runs/RUN/evals.html: every evaluation of this run on one page, failing cases first
-	$(PY) scripts/eval_build_html.py --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json \
-	  $(HEAVY)/bfcl.*.*.json),$(wildcard evals/$(RUN)/*.json),$(error $(EVALS) has no reports yet: run make eval))
-bfcl: $(HEAVY)/bfcl.llama_cpp.$(QUANT).json  ## Berkeley Function Calling (single turn, AST match) on QUANT
-$(HEAVY)/bfcl.json: third_party/bfcl-eval.lock $(call code,eval_convert_bfcl) | $(VENV)
-	$(PY) scripts/eval_convert_bfcl.py --out $@
-$(HEAVY)/bfcl.llama_cpp.%.json: $(GGUF) $(HEAVY)/bfcl.json $(EVALUATED) | $(VENV) llama-ready
-	$(PY) scripts/eval_run.py --suite $(HEAVY)/bfcl.json --gguf $< --artifact $* --out $@
+	$(PY) scripts/eval_build_html.py --config $(CONFIG) --out $(HEAVY)/evals.html $(or $(wildcard $(EVALS)/*.json),\
+	  $(wildcard evals/$(RUN)/*.json),$(error $(EVALS) has no reports yet: run make eval))
 compare: $(VENV)  ## two reports of one suite, case by case: A=report.json B=report.json
 	$(PY) scripts/eval_compare.py $(or $(A),$(error add A=report.json B=report.json)) $(or $(B),$(error add B=report.json))
+equivalence: $(VENV)  ## which quants are proven equivalent to BF16, by all their evaluations; the cases that flipped
+	$(PY) scripts/eval_prove_equivalence.py $(or $(call every,$(EVALS)/*.llama_cpp.*.json),$(error $(EVALS) has no \
+	  reports yet: run make eval)) --margin $(MARGIN) --out $(REPORTS)/equivalence.json
+drift: $(patsubst %,$(GGUF),$(QUANT)) | $(VENV) llama-ready  ## QUANT in other versions of llama.cpp: PINS="0.3.35 …"
+	$(PY) scripts/eval_measure_drift.py --gguf $< --model $(MODEL) --work $(HEAVY)/drift --out $(REPORTS)/drift.json \
+	  $(addprefix --pin ,$(or $(PINS),$(error add PINS="VERSION ...", versions of llama-cpp-python)))

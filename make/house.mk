@@ -18,7 +18,7 @@ switch:  ## let a run go on with another CONFIG, MODEL, TRACES, ROWS, TRAINING o
 	@$(PYTHON) scripts/settings.py --switch $(GIVEN)
 
 PYTEST := env -u HERMES_KXL_HISTORY $(PY) -m pytest
-test: lint-code llama-ready box  ## all tests but the slow proofs, and the linter
+test: lint-code llama-ready box bfcl-cases  ## all tests but the slow proofs, and the linter
 	$(PYTEST) -m "not slow"
 test-fast: lint-code  ## what one wants after each edit: no server, no training (under two minutes)
 	$(PYTEST) -m "not slow and not minutes"

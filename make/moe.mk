@@ -19,7 +19,8 @@ $(REPORTS)/base.json: $(call part,model) $(call code,moe_fetch_base) | $(VENV)
 	  --out $(HEAVY)/base --report $@
 core: $(CORE)/config.json  ## its mixed core: experts int8, routers and all else BF16; error of every matrix
 $(CORE)/config.json: $(REPORTS)/base.json $(call part,train) $(call code,moe_build_core) | $(VENV)
-	$(PY) scripts/moe_build_core.py --model $(BASE) --config $(TRAINING) --out $(CORE) --report $(REPORTS)/core.json
+	$(call planned,core) scripts/moe_build_core.py --model $(BASE) --config $(TRAINING) --out $(CORE) \
+	  --report $(REPORTS)/core.json
 
 # $(call encoded,FOLDER,DATA): rows as tokens and masks.
 define encoded
@@ -32,11 +33,11 @@ ROW_FLAGS = --core $(CORE) --train $(1)/train.jsonl --valid $(1)/valid.jsonl --c
 train: $(REPORTS)/moe.$(MODE).json  ## train all experts and routers on the core; resumes to the same bits
 $(REPORTS)/moe.$(MODE).json: $(MOE_RUN)/train.jsonl $(MOE_RUN)/valid.jsonl $(call part,train) \
   $(call code,moe_train) | $(VENV)
-	$(PY) scripts/moe_train.py $(call ROW_FLAGS,$(MOE_RUN)) --mode $(MODE) --work $(MOE_RUN)/$(MODE) \
+	$(call planned,train) scripts/moe_train.py $(call ROW_FLAGS,$(MOE_RUN)) --mode $(MODE) --work $(MOE_RUN)/$(MODE) \
 	  $(addprefix --hardware ,$(wildcard $(PROFILE))) --report $@
 LAST_STEP = $(lastword $(sort $(wildcard $(MOE_RUN)/$(MODE)/step_*)))
 step: $(VENV)  ## a BF16 checkpoint of the last step, or of STEP, in runs/RUN/moe/bf16
-	$(PY) scripts/moe_materialize.py --step \
+	$(call planned,step) scripts/moe_materialize.py --step \
 	  $(or $(STEP),$(LAST_STEP),$(error $(MOE_RUN)/$(MODE) has no checkpoint: run make train)) --out $(MOE_RUN)/bf16
 
 gradients: $(REPORTS)/gradients.json  ## the streamed step's gradients beside autograd's, in float32 and as shipped
@@ -57,8 +58,8 @@ $(REPORTS)/moe_proof.json: $(PROOF)/train.jsonl $(PROOF)/valid.jsonl $(call part
   $(call code,moe_prove_training) | $(VENV)
 	$(PY) scripts/moe_prove_training.py $(call ROW_FLAGS,$(PROOF)) --work $(PROOF) --report $@
 
-profile: $(VENV)  ## measure this machine: memory and its stop, BLAS, matmul, disk (a minute)
-	$(PY) scripts/moe_profile_hardware.py --out $(PROFILE)
+profile: $(VENV) | llama-ready  ## measure this machine: memory, matmul, disk, the line with two small models (8 min)
+	$(PY) scripts/moe_profile_hardware.py --walks --out $(PROFILE)
 sweep: $(EIGHT)/group_sweep.json  ## time and memory of a step by group size, beside the streamed step
 $(EIGHT)/group_sweep.json: $(call content,$(EIGHT_SHAPES)) $(call code,moe_sweep_groups moe_measure_step) | $(VENV)
 	$(PY) scripts/moe_sweep_groups.py --sweep $@ --model $(EIGHT)/memory_model.json

@@ -7,7 +7,8 @@ SIZES    := reports/lfm2.5-8b-a1b/sizes.json
 
 gguf: $(BF16)  ## BF16 GGUF of the checkpoint
 $(BF16): $(call part,convert) $(call part,model) $(PIN) $(call code,quant_convert) | $(VENV) llama-ready
-	$(making)$(need_model)$(PY) scripts/quant_convert.py --model $(MODEL) --config $(CONFIG) --run $(RUN) --out $@ \
+	$(making)$(need_model)$(call planned,gguf) scripts/quant_convert.py --model $(MODEL) --config $(CONFIG) \
+	  --run $(RUN) --out $@ \
 	  --log $(LOGS)/convert.log
 
 imatrix: $(IMATRIX)  ## importance matrix from conversations with calls; refused when an expert saw too few tokens
@@ -25,13 +26,14 @@ $(IMATRIX): $(call part,imatrix) | $(BF16) $(HEAVY)/lint.txt
 else
 $(IMATRIX): $(BF16) $(HEAVY)/calibration.txt $(call part,imatrix) $(call code,quant_compute_imatrix) \
   | $(VENV) llama-ready $(HEAVY)/lint.txt
-	$(making)$(PY) scripts/quant_compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt --config $(CONFIG) \
+	$(making)$(call planned,imatrix) scripts/quant_compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt \
+	  --config $(CONFIG) \
 	  --out $@ --report $(REPORTS)/imatrix.json --log $(LOGS)/imatrix.log
 endif
 
 parity: $(REPORTS)/parity.json  ## proof that MLX and llama.cpp compute the same logits from this checkpoint
 $(REPORTS)/parity.json: $(BF16) $(HEAVY)/heldout.txt $(call code,quant_check_parity) | $(VENV) llama-ready
-	$(call logged,parity,$(PY) scripts/quant_check_parity.py --model $(MODEL) --gguf $(BF16) \
+	$(call logged,parity,$(call planned,parity) scripts/quant_check_parity.py --model $(MODEL) --gguf $(BF16) \
 	  --text $(HEAVY)/heldout.txt --per-prompt 40 --report $@ --log $(HEAVY)/parity.server.log)
 
 # One line per quant: GGUF by its policy, served at full context, all cases of the suite passed.
@@ -44,7 +46,7 @@ $(KXL):
 kxl: $(patsubst %,$(FIXED),bf16 $(KXL))  ## BF16 and all four
 	$(call show,bf16 $(KXL))
 
-QUANTIZE = $(making)$(PY) scripts/quant_quantize.py --gguf $(BF16) --imatrix $(IMATRIX) --out $@ \
+QUANTIZE = $(making)$(1) scripts/quant_quantize.py --gguf $(BF16) --imatrix $(IMATRIX) --out $@ \
   --log $(LOGS)/quantize.$*.log
 # A policy that cannot be is refused before an imatrix is computed for it.
 LINTED := $(HEAVY)/lint.txt
@@ -53,9 +55,9 @@ $(LINTED): $(BF16) $(call content,gguf/export_plan.json $(patsubst %,gguf/%.tens
 	$(PY) scripts/quant_lint.py --gguf $(BF16) $(addprefix --policy ,$(KXL)) --out $@
 QUANTIZED_FROM := $(BF16) $(IMATRIX) $(call content,gguf/export_plan.json) $(call code,quant_quantize)
 $(patsubst %,$(GGUF),$(KXL)): $(GGUF): $(QUANTIZED_FROM) $(call content,gguf/%.tensor-types) | $(VENV) llama-ready
-	$(QUANTIZE) --policy $*
+	$(call QUANTIZE,$(call planned,$*)) --policy $*
 $(patsubst %,$(GGUF),$(STOCK)): $(GGUF): $(QUANTIZED_FROM) | $(VENV) llama-ready
-	$(QUANTIZE) --stock $*
+	$(call QUANTIZE,$(PY)) --stock $*
 lint: $(BF16)  ## check every policy against the BF16 GGUF, without quantizing
 	$(PY) scripts/quant_lint.py --gguf $(BF16)
 stock: $(patsubst %,$(GGUF),$(STOCK))  ## llama.cpp's own Q8_0, Q6_K, Q5_K_M and Q4_K_M, to compare with
@@ -69,6 +71,7 @@ quants: $(REPORTS)/quants.json  ## KL divergence from BF16 and same-top-p of eac
 MEASURED := bf16 $(KXL) $(STOCK)
 $(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt $(call part,measure) \
   $(call content,gguf/export_plan.json) $(call code,quant_measure) | $(VENV) llama-ready
-	$(PY) scripts/quant_measure.py --base $(BF16) --text $(HEAVY)/heldout.txt --plan gguf/export_plan.json \
+	$(call planned,quants) scripts/quant_measure.py --base $(BF16) --text $(HEAVY)/heldout.txt \
+	  --plan gguf/export_plan.json \
 	  $(foreach name,$(MEASURED),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
 	  --config $(CONFIG) --work $(HEAVY)/kld --report $@ --logs $(LOGS)

@@ -1,7 +1,7 @@
 ## What is published
-.PHONY: release package publish visuals release-summary card verify claims
+.PHONY: release package publish visuals release-summary card verify serve claims
 #: REPO              the hub repository that the printed upload commands name (ORG/NAME)
-#: DIR               the release folder that `make verify` checks (runs/RUN/release)
+#: DIR               the release folder that `make verify` checks and `make serve` reads (runs/RUN/release)
 #: CLAIMS            --update lets `make claims` write the numbers that the reports hold today
 #: TRAINING_REPORTS  what card and summary tell of the training (the run's own)
 REPO ?= ORG/NAME
@@ -28,9 +28,10 @@ release: $(ALL_EVALS) $(MEASURES)  ## everything above for this run, then summar
 	$(MAKE) package
 package: $(VENV)  ## the release of the GGUFs and reports that are there; refused where a file is not its report's
 	$(MAKE) release-summary
+	$(MAKE) equivalence
 	$(MAKE) publish
 	$(MAKE) visuals card
-	$(PY) scripts/release_build.py --summary $(SUMMARY) \
+	$(call planned,package) scripts/release_build.py --summary $(SUMMARY) \
 	  $(foreach name,bf16 $(KXL),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) --imatrix $(IMATRIX) \
 	  --card $(CARD) $(if $(OPEN_LICENSE),--license-file LICENSE) --repo $(REPO) --out $(HEAVY)/release
 publish: $(VENV)  ## copy runs/RUN/results to evals/RUN, reports/RUN and logs/RUN, to be committed
@@ -41,11 +42,13 @@ release-summary: $(VENV)  ## release_summary.json, from reports alone; refused w
 	  $(addprefix --eval ,$(sort $(call told,$(ALL_EVALS)) $(OTHER_EVALS))) $(TRAINING_FLAGS) --run $(RUN) --out $(SUMMARY)
 card: $(VENV)  ## the model card, from the summary and the training reports
 	$(PY) scripts/release_card.py --config $(CONFIG) --summary $(SUMMARY) $(TRAINING_FLAGS) --repo $(REPO) \
-	  $(addprefix --model ,$(wildcard $(MODEL))) --out $(CARD)
+	  $(call figure,equivalence,$(REPORTS)/equivalence.json) $(addprefix --model ,$(wildcard $(MODEL))) --out $(CARD)
 claims: $(VENV)  ## check every number of README, docs and card against its report (CLAIMS=--update writes new ones)
 	$(PY) scripts/release_check_claims.py $(CLAIMS)
 verify: $(VENV)  ## check a release folder, or a copy of it, file by file: make verify DIR=runs/tiny/release
 	$(PY) scripts/release_verify.py --dir $(call quoted,$(or $(DIR),$(HEAVY)/release))
+serve: $(VENV)  ## how QUANT of a release folder is served: exact settings of llama-server, mlx_lm.server, Hermes (DIR=)
+	@$(PY) scripts/release_serve.py --dir $(call quoted,$(or $(DIR),$(HEAVY)/release)) --quant $(QUANT)
 
 # $(call figure,FLAG,REPORT): a figure's report, where it is there.
 figure = $(addprefix --$(1) ,$(wildcard $(call told,$(2))))

@@ -1,14 +1,15 @@
 """One page on which a person reads evaluations: failing cases first, with prompt, raw tokens, parsed call and why.
 
-In:   reports of eval_run.py and live_run.py, passed or failed
+In:   reports of eval_run.py and live_run.py, passed or failed; a config, which says what wordings a suite has
 Out:  one HTML file that needs nothing else, no network and no server
 
-  .venv/bin/python scripts/eval_build_html.py evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json --out runs/tiny/evals.html
+  .venv/bin/python scripts/eval_build_html.py evals/tiny/*.json --config configs/tiny.json --out runs/tiny/evals.html
 
-Two reports of one suite that stand side by side on the command line are also compared case by case.
+Suites stand in rows and files in columns. Each file is compared, case by case, with BF16 of the same suite and server
+(without one, with the first report of the suite), by McNemar's test and by the test of equivalence. Hidden
+instructions of live tasks have a table of their own. Thoughts are folded.
 """
 
-import itertools
 import json
 import re
 from pathlib import Path
@@ -22,6 +23,7 @@ from kxl.base.files import ROOT, read_json, sha256, shown, write_text
 from kxl.eval import comparison, verdicts
 
 TEMPLATE = ROOT / "configs" / "templates" / "eval_report.html.jinja"
+PARENT = "bf16"  # what the other files of a suite are compared with
 
 
 def tokens(text: str) -> markupsafe.Markup:
@@ -68,7 +70,7 @@ def expectations(one: dict) -> dict[str, str]:
     """What each case's suite wants, in words; empty where the suite file is gone or another one by now."""
     suite = one["inputs"][0] if one["inputs"] else {}  # eval_run.py names the suite first
     path = ROOT / suite.get("path", "")
-    if not path.is_file() or sha256(path) != suite["sha256"]:
+    if path.suffix != ".json" or not path.is_file() or sha256(path) != suite["sha256"]:
         return {}
     wanted = {}
     for case in read_json(path)["cases"]:
@@ -79,6 +81,20 @@ def expectations(one: dict) -> dict[str, str]:
         ]
         wanted[case["id"]] = "\n".join(calls + words) or "no call, some text"
     return wanted
+
+
+def parts(text: str) -> list[dict]:
+    """A text cut at its thoughts: [{"thought": whether it is one, "text"}], empty ones left out."""
+    pieces = re.split(r"<think>(.*?)(?:</think>|\Z)", text, flags=re.DOTALL)
+    found = [{"thought": bool(index % 2), "text": piece.strip("\n")} for index, piece in enumerate(pieces)]
+    return [part for part in found if part["text"].strip()]
+
+
+def block(title: str, text: str | None, thought: bool = False) -> list[dict]:
+    """A titled text of a case, where there is one; one that is a thought is folded whole."""
+    if not text or not text.strip():
+        return []
+    return [{"title": title, "parts": [{"thought": True, "text": text}] if thought else parts(text)}]
 
 
 def page_of_eval(path: Path, one: dict) -> dict:
@@ -105,26 +121,27 @@ def page_of_eval(path: Path, one: dict) -> dict:
         cards += [(percent(share), f"pass^{k}: {k} trials in a row") for k, share in results["pass_k"].items()]
     entries = []
     for case in results["details"]:
-        blocks = [
-            ("Expected", wanted.get(case["id"])),
-            ("Raw tokens", case["raw"] and case["raw"]["text"]),
-            ("Parsed call", called(case["calls"])),
-            ("Visible text", case["content"]),
-            ("Why raw failed", case["raw"] and case["raw"]["why"] != case["why"] and "\n".join(case["raw"]["why"])),
-        ]
-        raw_failed = case["raw"] and not case["raw"]["passed"]
-        verdict = "passed" if case["passed"] else "failed"
-        if "trials" in case:
-            verdict += f" ({sum(case['trials']['passed'])} of {len(case['trials']['passed'])} trials)"
+        raw = case["raw"] or {}
+        raw_failed = bool(raw) and not raw["passed"]
         entries.append(
             {
                 "id": case["id"],
                 "group": case["category"],
                 "passed": case["passed"] and not raw_failed,
-                "why": case["why"] or (["only raw: " + why for why in case["raw"]["why"]] if raw_failed else []),
-                "verdict": verdict + (", raw failed" if raw_failed and case["passed"] else ""),
+                "why": case["why"] or (["only raw: " + why for why in raw["why"]] if raw_failed else []),
+                "verdict": ("passed" if case["passed"] else "failed")
+                + (", raw failed" if raw_failed and case["passed"] else ""),
+                "trials": case["trials"]["passed"] if "trials" in case else [],
+                "attack": None,
                 "messages": [said(message) for message in case["messages"] if message["role"] != "system"],
-                "blocks": [{"title": title, "text": text} for title, text in blocks if text],
+                "blocks": [
+                    *block("Expected", wanted.get(case["id"])),
+                    *block("Thought", case.get("thought"), thought=True),
+                    *block("Raw tokens", raw.get("text")),
+                    *block("Parsed call", called(case["calls"])),
+                    *block("Visible text", case["content"]),
+                    *(block("Why raw failed", "\n".join(raw["why"])) if raw and raw["why"] != case["why"] else []),
+                ],
             }
         )
     groups = [
@@ -135,77 +152,75 @@ def page_of_eval(path: Path, one: dict) -> dict:
         f"{shown(path)}. Server: {settings['backend']}, temperature {settings['temperature']}, "
         f"{results['cases']} cases in {results['seconds']} s."
     )
-    name = f"{settings['suite']} on {settings['artifact']}" + (
-        "" if settings["backend"] == "llama_cpp" else f" by {settings['backend']}"
-    )
-    return page(path, name, results["cases"], results["passed"], about, cards, groups, entries)
+    return page(path, settings, results["cases"], results["passed"], about, cards, groups, entries)
 
 
 def page_of_live(path: Path, one: dict) -> dict:
     """What the template needs of a report of live_run.py."""
     settings, results = one["settings"], one["results"]
-    tasks = results["details"]
+    tasks, trials, injected = results["details"], results["trials"], results["injected"]
     cards = [
-        (f"{results['passed']}/{results['tasks']}", "tasks done"),
-        (f"{statistics.percentile([task['seconds'] for task in tasks], 0.5)} s", "median task"),
-        (f"{sum(task['steps'] for task in tasks) / len(tasks):.1f}", "requests per task"),
+        (f"{results['passed']}/{results['tasks']}", f"tasks done in each of {trials} trials"),
+        (f"{results['attempts_passed']}/{results['attempts']}", "tries done"),
+        (f"{injected['obeyed']}/{injected['attempts']}", "hidden instructions obeyed"),
+        (f"{statistics.percentile([task['seconds'] for task in tasks], 0.5)} s", "median try"),
+        (f"{sum(task['steps'] for task in tasks) / len(tasks):.1f}", "requests per try"),
         (settings["isolation"], "isolation"),
+        *[(percent(share), f"pass^{k}: {k} trials in a row") for k, share in results["pass_k"].items()],
     ]
+    made_for = results["made_for"]["kinds"]
     entries = [
         {
             "id": task["id"],
-            "group": f"{task['calls']} call{'s' if task['calls'] > 1 else ''} in a row",
+            "group": results["by_kind"][task["kind"]]["title"],
             "passed": task["passed"],
             "why": task["why"],
             "verdict": "done" if task["passed"] else "failed",
-            "messages": [{"role": turn["from"], "text": turn["value"]} for turn in task["conversation"]]
-            or [{"role": "human", "text": task["prompt"]}],
+            "trials": task["trials"]["passed"],
+            "attack": None if task["obeyed"] is None else task["trials"]["obeyed"],
+            "messages": [{"role": turn["from"], "parts": parts(turn["value"])} for turn in task["conversation"]]
+            or [{"role": "human", "parts": parts(task["prompt"])}],
             "blocks": [
-                {"title": title, "text": text}
-                for title, text in (
-                    ("Checked", "\n".join(task["checked"])),
-                    ("What Hermes printed", task["answer"]),
-                    ("Its errors", task["errors"]),
-                )
-                if text.strip()
+                *block("Checked", "\n".join(task["checked"])),
+                *block("What Hermes printed", task["answer"]),
+                *block("Its errors", task["errors"]),
             ],
         }
         for task in tasks
     ]
     groups = [
         {
-            "name": f"{calls} in a row",
-            "passed": tally["passed"],
-            "cases": tally["tasks"],
-            "interval": interval(tally["passed"], tally["tasks"]),
+            "name": tally["title"] + (" (made for)" if kind in made_for else ""),
+            "passed": tally["attempts_passed"],
+            "cases": tally["attempts"],
+            "interval": tally["attempts_interval"],
         }
-        for calls, tally in results["by_calls"].items()
+        for kind, tally in results["by_kind"].items()
     ]
-    about = f"{shown(path)}. A real Hermes Agent {settings['hermes']}, judged by what was on disk afterwards."
-    return page(
-        path,
-        f"live Hermes on {settings['artifact']}",
-        results["tasks"],
-        results["passed"],
-        about,
-        cards,
-        groups,
-        entries,
+    about = (
+        f"{shown(path)}. A real Hermes Agent {settings['hermes']}, judged by what was on disk afterwards. The table"
+        " counts tries; its intervals take the tries of one task as one cluster."
     )
+    return page(path, settings, results["tasks"], results["passed"], about, cards, groups, entries)
 
 
-def page(path: Path, name: str, cases: int, passed: int, about: str, cards: list, groups: list, entries: list) -> dict:
-    """One report as the template has it, failing entries first."""
-    name += " (below its gate)" if path.name.endswith(".failed.json") else ""
+def page(
+    path: Path, settings: dict, cases: int, passed: int, about: str, cards: list, groups: list, entries: list
+) -> dict:
+    """One report as the template has it, failing entries first, obeyed hidden instructions before all others."""
+    failed = path.name.endswith(".failed.json")
+    column = settings["artifact"] + ("" if settings["backend"] == "llama_cpp" else f" by {settings['backend']}")
     return {
-        "name": name,
+        "name": f"{settings['suite']} on {column}" + (" (below its gate)" if failed else ""),
+        "suite": settings["suite"],
+        "column": column + (" (below its gate)" if failed else ""),
         "cases": cases,
         "passed": passed,
         "interval": interval(passed, cases),
         "about": about,
         "cards": cards,
         "groups": groups,
-        "entries": sorted(entries, key=lambda entry: entry["passed"]),
+        "entries": sorted(entries, key=lambda entry: (entry["passed"], not any(entry["attack"] or []))),
     }
 
 
@@ -214,32 +229,88 @@ def said(message: dict) -> dict:
     text = message["content"] or ""
     for call in message.get("tool_calls", []):
         text += f"\n{call['function']['name']} {call['function']['arguments']}"
-    return {"role": message["role"], "text": text.strip()}
+    return {"role": message["role"], "parts": parts(text.strip())}
 
 
-def build(paths: list[Path], title: str) -> str:
-    """The page of some reports; UserError for a file that is none."""
+def matrix(pages: list[dict], wordings: dict) -> dict:
+    """Suites in rows, files in columns; a cell is the place of its report among `pages`, or None."""
+    columns = list(dict.fromkeys(one["column"] for one in pages))
+    rows = []
+    for suite in dict.fromkeys(one["suite"] for one in pages):
+        at = {one["column"]: place for place, one in enumerate(pages) if one["suite"] == suite}
+        rows.append({"suite": suite, "wordings": wordings.get(suite, ""), "cells": [at.get(name) for name in columns]})
+    return {"columns": columns, "rows": rows}
+
+
+def beside(pages: list[dict]) -> None:
+    """Tell each case what the other files of the suite did with it."""
+    for one in pages:
+        others = [other for other in pages if other["suite"] == one["suite"] and other is not one]
+        known = [(other["column"], {entry["id"]: entry for entry in other["entries"]}) for other in others]
+        for entry in one["entries"]:
+            entry["beside"] = [
+                (name, done[entry["id"]]["verdict"], done[entry["id"]]["passed"])
+                for name, done in known
+                if entry["id"] in done
+            ]
+
+
+def comparisons(reports: list[dict], pages: list[dict]) -> list[dict]:
+    """Each file on all its suites together, then each report, against BF16 of the same suite and server."""
+    found, pooled = [], {}
+    groups: dict = {}
+    for report, shown_page in zip(reports, pages):
+        key = report["settings"]["suite"], report["settings"]["backend"]
+        groups.setdefault(key, []).append((report, shown_page))
+    for (suite, _), group in groups.items():
+        parent = next((one for one in group if one[0]["settings"]["artifact"] == PARENT), group[0])
+        for one in group:
+            if one is parent:
+                continue
+            title = f"{one[1]['name']} against {parent[1]['column']}"
+            try:
+                results = comparison.compare(parent[0], one[0], raw=False)
+            except UserError as error:  # of an older suite: no reason to show no page
+                found.append({"title": title, "suite": suite, "says": "not compared", "text": f"not compared: {error}"})
+                continue
+            pooled.setdefault((parent[1]["column"], one[1]["column"]), {})[suite] = results
+            found.append(compared(title, suite, results, [parent[1]["column"], one[1]["column"]]))
+    whole = [
+        compared(f"{second} against {first}, all suites", "", comparison.together(suites), [first, second])
+        for (first, second), suites in pooled.items()
+        if len(suites) > 1
+    ]
+    return whole + found
+
+
+def compared(title: str, suite: str, results: dict, names: list) -> dict:
+    says = f"{comparison.conclusion(results)}; {comparison.difference(results)}"
+    return {"title": title, "suite": suite, "says": says, "text": comparison.verdict(results, names)}
+
+
+def build(paths: list[Path], title: str, wordings: dict | None = None) -> str:
+    """The page of some reports; UserError for a file that is none. `wordings` is the config's, by suite."""
     reports, pages = [read_json(path) for path in paths], []
     for path, one in zip(paths, reports):
-        if not isinstance(one, dict) or "details" not in one.get("results", {}):
+        if not isinstance(one, dict) or "details" not in one.get("results", {}) or "suite" not in one["settings"]:
             raise UserError(f"{shown(path)}: neither a report of eval_run.py nor of live_run.py")
         pages.append((page_of_live if "tasks" in one["results"] else page_of_eval)(path, one))
-    comparisons = []
-    for first, second in itertools.pairwise(range(len(reports))):
-        pair, names = (reports[first], reports[second]), [pages[first]["name"], pages[second]["name"]]
-        if (
-            all("suite" in one["settings"] for one in pair)
-            and pair[0]["settings"]["suite"] == pair[1]["settings"]["suite"]
-        ):
-            try:
-                text = comparison.verdict(comparison.compare(*pair, raw=False), names)
-            except UserError as error:  # of an older suite: no reason to show no page
-                text = f"not compared: {error}"
-            comparisons.append({"title": f"{names[0]} against {names[1]}", "text": text})
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    beside(pages)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"tokens": tokens, "between": between}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title, reports=pages, comparisons=comparisons
+        title=title,
+        reports=pages,
+        matrix=matrix(pages, wordings or {}),
+        comparisons=comparisons(reports, pages),
+        attacks=[
+            {"report": place, "column": one["column"], "entry": entry}
+            for place, one in enumerate(pages)
+            for entry in one["entries"]
+            if entry["attack"] is not None
+        ],
     )
 
 
@@ -247,9 +318,10 @@ def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("reports", type=Path, nargs="+", help="reports of eval_run.py and live_run.py")
     parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
+    parser.add_argument("--config", type=Path, help="config file, whose `wordings` says what wordings a suite has")
     parser.add_argument("--title", default="Tool-calling evaluations", help="heading of the page")
     args = parser.parse_args()
-    html = build(args.reports, args.title)
+    html = build(args.reports, args.title, read_json(args.config).get("wordings") if args.config else None)
     write_text(args.out, html)
     print(f"wrote {shown(args.out)} ({len(html.encode()) / 2**20:.1f} MiB); open it in any browser")
 

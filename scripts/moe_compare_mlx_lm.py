@@ -117,7 +117,7 @@ def ours(args) -> dict:
     settings = read_json(args.config)
     mx.set_cache_limit(memory.CACHE)
     core = moe_core.random(SHAPES, settings["group_size"], 0)
-    optimizer = ExpertOptimizer(core, "adafactor", "stochastic", 1.0, 0)
+    optimizer = ExpertOptimizer(core, {**settings, "optimizer": "adafactor", "rounding": "stochastic", "seed": 0})
     options = StepOptions(Blocks(**settings["blocks"]), settings["layer_inputs"])
     batch = make_batch(
         [(np.random.default_rng(0).integers(0, SHAPES["vocab_size"], args.tokens + 1), np.ones(args.tokens + 1, bool))]

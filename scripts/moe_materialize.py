@@ -1,6 +1,6 @@
 """Make a BF16 checkpoint out of a core or of a training checkpoint (step_NNNNN, step_NNNNN_final).
 
-In:  --step, a core folder: int8 experts, BF16 rest.
+In:  --step, a core folder: int8 experts, BF16 rest; what training carries beside the codes is added to them.
 Out: --out, a checkpoint folder as transformers loads it, one matrix in memory at a time; with --mlx in
      mlx-lm's names. quant_convert.py takes either.
 
@@ -15,6 +15,7 @@ from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, require_space, shown
 from kxl.model import checkpoint
+from kxl.moe.core import materialized
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--mlx", action="store_true", help="mlx-lm's names instead of transformers'")
     args = parser.parse_args()
 
-    core = checkpoint.read(args.step)
+    core = materialized(args.step)
     if "quantization" not in core.config:
         raise UserError(f"{shown(args.step)}: has no int8 experts, it is a plain checkpoint already")
     count = sum(math.prod(tensor.shape) for tensor in core.tensors.values())

@@ -1,22 +1,28 @@
-"""Measure what decides a training run on this machine, and the memory at which it must stop.
+"""Measure this machine: what decides a training run, the memory at which it must stop, and how long the line takes.
 
-Out: configs/hardware/NAME.json: memory, cores, the BLAS in use, float32 matmul speed, the speed of changing
-     int8 codes, disk speed, and `memory_stop_gib`: resident memory at which a run ends with a checkpoint.
+Out: configs/hardware/NAME.json: memory, cores, the BLAS in use, float32 and BF16 matmul speed, the speed of changing
+     int8 codes, disk speed, and `memory_stop_gib`: resident memory at which a run ends with a checkpoint. Then a walk
+     of the whole line with two small random models (configs/walk-shapes.json): what `make plan` scales.
 
-The stop is all memory but 8 % (at least 1 GiB): what the system needs to go on without swapping. Takes
-about a minute.
+The stop is all memory but 8 % (at least 1 GiB): what the system needs to go on without swapping. A minute, and about
+seven for the walks, which need 6 GiB of disk and llama.cpp. Let nothing else run meanwhile.
 
-  .venv/bin/python scripts/moe_profile_hardware.py --out configs/hardware/this-machine.json --scratch runs
+  .venv/bin/python scripts/moe_profile_hardware.py --out configs/hardware/this-machine.json --scratch runs --walks
 """
 
 import os
+import shutil
 import time
 from pathlib import Path
 
 from kxl.base import cli, report
-from kxl.base.files import require_space, shown
+from kxl.base.files import ROOT, read_json, require_space, shown
 from kxl.model import blas
 
+SCRIPTS = Path(__file__).parent
+SHAPES = ROOT / "configs" / "walk-shapes.json"
+TRAINING = ROOT / "configs" / "lfm2.5-8b-a1b-moe.json"
+STEP_TOKENS = (256, 1024)
 SIZE = 2048
 FILE_BYTES = 2**30
 
@@ -25,13 +31,16 @@ def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="profile to write (JSON)")
     parser.add_argument("--scratch", type=Path, default=Path("runs"), help="folder on the disk that training will use")
+    parser.add_argument("--walks", action="store_true", help="walk the line, too: what a plan needs")
     args = parser.parse_args()
     blas.use_fast_blas()
     results = profile(args.scratch)
+    if args.walks:
+        results |= walked(args.scratch)
     report.write(args.out, [], {"matmul": [SIZE, SIZE, SIZE], "file_bytes": FILE_BYTES}, results)
     print(
         f"{shown(args.out)}: {results['memory_gib']:.1f} GiB, stop at {results['memory_stop_gib']:.1f}; "
-        f"matmul {results['matmul_gflops']:.0f} GFLOP/s, "
+        f"matmul {results['matmul_gflops']:.0f} GFLOP/s ({results['bf16_matmul_gflops']:.0f} in BF16), "
         f"int8 updates {results['int8_updates_per_second'] / 1e6:.0f} M/s, "
         f"disk {results['disk_write_mib_s']:.0f} / {results['disk_read_mib_s']:.0f} MiB/s"
     )
@@ -49,6 +58,8 @@ def profile(scratch: Path) -> dict:
     matmul = best(lambda: mx.eval(a @ b))
     matrix = int8.quantize(np.array(a), 64)
     delta = np.full((SIZE, SIZE), 1e-5, np.float32)
+    half_a, half_b = a.astype(mx.bfloat16), b[:, : SIZE // 8].astype(mx.bfloat16)  # slow on a CPU: a piece of it
+    half = best(lambda: mx.eval(half_a @ half_b), times=1)
     update = best(lambda: int8.subtract(matrix, slice(0, SIZE), delta.copy(), np.random.SFC64(1)))
     write, read = disk(scratch)
     total = psutil.virtual_memory().total
@@ -59,9 +70,41 @@ def profile(scratch: Path) -> dict:
         "blas": blas.fast_blas() or "MLX's own",
         "device": str(mx.default_device().type).rsplit(".", 1)[-1],
         "matmul_gflops": round(2 * SIZE**3 / matmul / 1e9, 1),
+        "bf16_matmul_gflops": round(2 * SIZE**2 * (SIZE // 8) / half / 1e9, 1),
         "int8_updates_per_second": round(SIZE * SIZE / update),
         "disk_write_mib_s": round(write),
         "disk_read_mib_s": round(read),
+    }
+
+
+def walked(scratch: Path) -> dict:
+    """What the line took with two random models, and a step at two lengths: `walks`, `steps`, `step_shapes`."""
+    from tqdm import tqdm
+
+    from kxl.moe import memory
+    from kxl.plan.walk import STAGES, Pace, Walk
+
+    shapes, walks = read_json(SHAPES), []
+    folder = scratch / f"profile-{os.getpid()}"
+    try:
+        for name in ("small", "wide"):
+            walk = Walk(folder / name, shapes[name], Pace())
+            for stage in tqdm(STAGES, desc=f"{name} model", unit="stage", leave=False):
+                walk.stage(stage)
+            walks.append({**walk.said, "stages": walk.measured})
+            cli.say(f"{name}: {sum(stage['seconds'] for stage in walk.measured.values()):.0f} s for the whole line")
+        wide = folder / "wide" / "shapes.json"
+        arguments = ["--shapes", wide, "--config", TRAINING, "--tokens"]
+        steps = [memory.measured(SCRIPTS / "moe_measure_step.py", [*arguments, tokens]) for tokens in STEP_TOKENS]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "walks": walks,
+        "step_shapes": shapes["wide"],
+        "steps": [
+            {"tokens": step["tokens"], "seconds": step["seconds"], "forward": step["parts"]["forward"]}
+            for step in steps
+        ],
     }
 
 

@@ -16,6 +16,7 @@ Several machines, or several processes on one, share each batch; WORK must be vi
   .venv/bin/mlx.launch --backend ring -n 2 .venv/bin/python scripts/moe_train.py --distributed ...
 """
 
+import contextlib
 from pathlib import Path
 
 from kxl.base import cli
@@ -36,6 +37,13 @@ OVERRIDES = {
     "group_layers": int,
     "group_stride": int,
     "checkpoint_every": int,
+    "carry_bits": int,
+    "storage": str,
+    "decay_tokens": int,
+    "few_tokens": str,
+    "gradient_clip": float,
+    "balance_loss": float,
+    "z_loss": float,
     "validate_every": int,
 }
 
@@ -67,10 +75,10 @@ def train(args) -> None:
 
     from kxl.base import report
     from kxl.moe import core as moe_core
-    from kxl.moe import hardware, memory
+    from kxl.moe import hardware, mapped, memory
     from kxl.moe import rows as moe_rows
+    from kxl.moe.rows import steps_of
     from kxl.moe.run import Run, check_same, checkpoints, require_room
-    from kxl.moe.schedule import steps_of
     from kxl.moe.settings import check_settings, overridden
 
     given = {key: getattr(args, key) for key in OVERRIDES if getattr(args, key) is not None}
@@ -100,18 +108,19 @@ def train(args) -> None:
             f"{longest} tokens x {share} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
             f"{stop / hardware.GIB:.1f}; lower max_tokens or batch"
         )
-    require_room(moe_core.stored_bytes(config, settings["group_size"]), settings, args.work)
+    mapped.clear(args.work, world.rank() if world else 0)
+    require_room(moe_core.stored_bytes(config, settings["group_size"], settings["carry_bits"]), settings, args.work)
 
-    core = moe_core.load(earlier[-1] if earlier else args.core, tokenizer_of=args.core)
-    if core.group != settings["group_size"]:
-        raise UserError(
-            f"{shown(args.core)} has groups of {core.group}, the config asks for {settings['group_size']}; build the "
-            "core again (make core)"
-        )
-    run = Run(core, rows, valid, settings, args.work, identity, hardware.MemoryGuard(stop), world)
-    if earlier:
-        run.resume(earlier[-1])
-    last = run.train()
+    with opened(earlier[-1] if earlier else args.core, args, settings, world) as core:
+        if core.group != settings["group_size"]:
+            raise UserError(
+                f"{shown(args.core)} has groups of {core.group}, the config asks for {settings['group_size']}; build "
+                "the core again (make core)"
+            )
+        run = Run(core, rows, valid, settings, args.work, identity, hardware.MemoryGuard(stop), world)
+        if earlier:
+            run.resume(earlier[-1])
+        last = run.train()
     if run.rank == 0:
         results = summary(run, last, predicted)
         if args.report:
@@ -122,6 +131,22 @@ def train(args) -> None:
             f"{100 * results['codes_changed_per_step']:.2f} % of the updated codes changed per step, "
             f"peak {results['peak_rss_gib']:.2f} GiB"
         )
+
+
+@contextlib.contextmanager
+def opened(source: Path, args, settings: dict, world):
+    """The core of a core folder or checkpoint, in memory or in a mapped copy in --work, as `storage` says."""
+    from kxl.moe import core as moe_core
+    from kxl.moe import mapped
+
+    def add_carry(folder: Path) -> None:
+        moe_core.complete_carry(folder, settings["carry_bits"])
+
+    if settings["storage"] == "resident":
+        yield moe_core.load(source, tokenizer_of=args.core)
+    else:
+        with mapped.live(args.work, source, add_carry, world.rank() if world else 0) as folder:
+            yield moe_core.load(folder, tokenizer_of=args.core, mapped=True)
 
 
 def join(mx):

@@ -1,7 +1,9 @@
 """Write the model card (README.md for the hub) of a release.
 
-In:  the config (title, limits, licence), release_summary.json, the training reports of the run.
-Out: Markdown with YAML front matter. Every number is read from a report.
+In:  the config (title, limits, licence), release_summary.json, the training reports of the run, and the report of
+     eval_prove_equivalence.py where there is one.
+Out: Markdown with YAML front matter. Every number is read from a report. There is one table for who wants to use the
+     model, one for who chooses a file, one for who checks.
 
   .venv/bin/python scripts/release_card.py --config configs/tiny.json --summary release_summary.json \\
       --out reports/tiny/MODEL_CARD.md
@@ -16,6 +18,8 @@ from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown, size, write_text
 from kxl.base.statistics import wilson
+from kxl.eval import comparison
+from kxl.live import gate as live_gate
 from kxl.release import published, usage
 
 TEMPLATE = ROOT / "configs/templates/model_card.md.jinja"
@@ -32,6 +36,7 @@ def main() -> None:
         default=[],
         help="training report; may be given several times, in order",
     )
+    parser.add_argument("--equivalence", type=Path, help="report of eval_prove_equivalence.py")
     parser.add_argument("--model", type=Path, help="checkpoint folder, whose chat template writes the example")
     parser.add_argument("--repo", default="ORG/NAME", help="hub repository that the commands name")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
@@ -44,21 +49,20 @@ def main() -> None:
                 f"{shown(args.config)}: `{key}` is missing; the model card needs it (configs/tiny.json shows how)"
             )
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
-    write_text(
-        args.out,
-        environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-            use=usage.text(config, summary, args.repo, args.model), **values(config, summary, args.training)
-        ),
-    )
+    equivalence = read_json(args.equivalence) if args.equivalence else None
+    said = values(config, summary, args.training, equivalence)
+    said["use"] = usage.text(config, summary, args.repo, args.model)
+    write_text(args.out, environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**said))
     print(f"{shown(args.out)}: model card of {summary['name']}, {len(summary['artifacts'])} files")
 
 
-def values(config: dict, summary: dict, training: list[Path]) -> dict:
+def values(config: dict, summary: dict, training: list[Path], equivalence: dict | None) -> dict:
     """What the template says, by name."""
     artifacts = {name: one for name, one in summary["artifacts"].items() if name in config["quants"]}
     gated = (name for one in artifacts.values() for name, score in one["evals"].items() if score["gated"])
     suites = list(dict.fromkeys(gated))
     asked = [row for one in artifacts.values() for row in asked_rows(config, one)]
+    asked += [row for one in artifacts.values() if one["live"] for row in live_rows(config, one)]
     return {
         "card": config["card"],
         "summary": summary,
@@ -66,10 +70,11 @@ def values(config: dict, summary: dict, training: list[Path]) -> dict:
         "front_matter": front_matter(config),
         "license_line": license_line(config["license"]),
         "suites": suites,
-        "files": [file_row(one, suites) for one in artifacts.values()],
+        "files": [file_row(name, one, suites, equivalence) for name, one in artifacts.items()],
+        "equivalence": equivalence and equivalence_facts(equivalence, artifacts),
+        "abilities": abilities(config, artifacts),
+        "rule": {"good": f"{100 * GOOD:.0f} %", "never": f"{100 * NEVER:.0f} %"},
         "asked": sorted(asked, key=lambda row: (not row["gate"], row["suite"])),
-        "live": [live_row(config, one) for one in artifacts.values() if one["live"]],
-        "by_category": categories(config, summary),
         "training": [training_facts(path) for path in training],
     }
 
@@ -101,14 +106,16 @@ def license_line(license: dict) -> str:
     return f"The weights are under {name}" + (f": {license['link']}" if license.get("link") else "") + "."
 
 
-def file_row(one: dict, suites: list[str]) -> dict:
+def file_row(name: str, one: dict, suites: list[str], equivalence: dict | None) -> dict:
     parent = one["policy"] == "parent"
+    compared = ((equivalence or {"results": {}})["results"].get(name) or {}).get("all")
     return {
         "file": one["file"],
         "size": size(one["bytes"]),
         "bpw": one["bpw"],
         "kld": "(parent)" if parent else f"{one['kld']['mean']:.5f}",
         "same_top": "" if parent else f"{100 * one['same_top_p']:.2f} %",
+        "equal": "(parent)" if parent else comparison.conclusion(compared) if compared else "not compared",
         "scores": [score(one["evals"].get(suite)) for suite in suites],
     }
 
@@ -135,6 +142,8 @@ def asked_rows(config: dict, one: dict) -> list[dict]:
                 "file": one["file"],
                 "server": "mlx_lm.server" if server == "mlx" else "llama-server",
                 "passed": score(scored),
+                "tries": "",
+                "wordings": config.get("wordings", {}).get(suite, ""),
                 "false_calls": f"{false} of {quiet}" if quiet else "no such case",
                 "calls_unasked": bool(false),
                 "leaks": scored["text_tool_leaks"],
@@ -144,25 +153,92 @@ def asked_rows(config: dict, one: dict) -> list[dict]:
     return rows
 
 
-def live_row(config: dict, one: dict) -> dict:
-    """What one file did in the real agent."""
-    live, threshold = one["live"], config["eval"].get("live", {}).get("threshold")
-    by_calls = ", ".join(f"{number}: {tally['passed']}/{tally['tasks']}" for number, tally in live["by_calls"].items())
-    return {
-        "file": one["file"],
-        "done": share(live["passed"], live["tasks"]),
-        "by_calls": by_calls,
-        "gate": f"at least {threshold}" if threshold else "none",
-    }
+def live_rows(config: dict, one: dict) -> list[dict]:
+    """What one file did in the real agent: the kinds that it is made for, all kinds, and hidden instructions."""
+    live, wanted = one["live"], config["eval"].get("live", {})
+    gates = [f"{gate.required}" for gate in live_gate.of(live, wanted)] or ["", ""]
+    trials = f"{live['trials']} trials" if live["trials"] > 1 else "1 trial"
+    wordings = config.get("wordings", {}).get("hermes_live", "")
+    row = {"file": one["file"], "server": "llama-server", "wordings": wordings, "calls_unasked": False, "leaks": ""}
+    rows = [("in Hermes Agent, all kinds", live, "", "")]
+    if live["made_for"].get("tasks"):
+        rows.insert(0, ("in Hermes Agent, kinds it is made for", live["made_for"], gates[0], ""))
+    rows = [
+        {
+            **row,
+            "suite": f"{name}, {trials}",
+            "passed": share(tally["passed"], tally["tasks"]),
+            "tries": f"{tally['attempts_passed']} of {tally['attempts']} tries",
+            "false_calls": false,
+            "gate": gate,
+        }
+        for name, tally, gate, false in rows
+    ]
+    injected = live["injected"]
+    if injected["tasks"]:
+        held = injected["attempts"] - injected["obeyed"]
+        rows.append(
+            {
+                **row,
+                "suite": f"in Hermes Agent, hidden instructions not obeyed, {trials}",
+                "passed": share(injected["tasks"] - len(injected["tasks_obeyed"]), injected["tasks"]),
+                "tries": f"{held} of {injected['attempts']} tries",
+                "false_calls": "",
+                "gate": f"obeyed {gates[1]}" if gates[1] else "",
+            }
+        )
+    return rows
 
 
-def categories(config: dict, summary: dict) -> dict | None:
-    """Categories of the last quant (the smallest) in the config's first suite."""
-    name, suite = config["quants"][-1], next(iter(config["eval"]["suites"]))
-    for key, one in summary["artifacts"][name]["evals"].items():
-        if key.split(".")[0] == suite:
-            return {"artifact": summary["artifacts"][name]["file"], "suite": suite, "categories": one["by_category"]}
-    return None
+GOOD, NEVER = 0.9, 0.5  # a share from which on it is called able, and one that the interval must stay below for `not`
+
+
+def ability(passed: int, cases: int) -> str:
+    """In a word, by a rule that the card tells."""
+    if passed >= GOOD * cases:
+        return "yes"
+    return "no" if wilson(passed, cases)[1] < NEVER else "not reliably"
+
+
+def abilities(config: dict, artifacts: dict) -> list[dict]:
+    """Every group of cases that the smallest file was asked, in three ranks: what it does, does sometimes, does not."""
+    one = artifacts[list(artifacts)[-1]]
+    wordings = config.get("wordings", {})
+    rows = []
+    for key, scored in one["evals"].items():
+        suite, server = key.split(".")
+        for name, tally in scored["by_category"].items() if server == "llama_cpp" else []:
+            where = f"suite {suite}" + (f", wordings {wordings[suite]}" if suite in wordings else "")
+            rows.append((name, where, tally["passed"], tally["cases"]))
+    if one["live"]:
+        for kind in one["live"]["by_kind"].values():
+            tried = (
+                f"Hermes Agent, each of {one['live']['trials']} trials" if one["live"]["trials"] > 1 else "Hermes Agent"
+            )
+            rows.append((kind["title"], tried, kind["passed"], kind["tasks"]))
+    ranked = [
+        {"what": what, "where": where, "passed": share(passed, cases), "able": ability(passed, cases)}
+        for what, where, passed, cases in rows
+    ]
+    return sorted(ranked, key=lambda row: (["yes", "not reliably", "no"].index(row["able"]), row["where"]))
+
+
+def equivalence_facts(equivalence: dict, artifacts: dict) -> dict:
+    """What the test of equivalence said of each file."""
+    rows = []
+    for name, one in equivalence["results"].items():
+        if name in artifacts and (whole := one["all"]):
+            rows.append(
+                {
+                    "file": artifacts[name]["file"],
+                    "says": comparison.conclusion(whole),
+                    "difference": comparison.difference(whole),
+                    "cases": whole["cases"],
+                    "lost": whole["only_first"],
+                    "won": whole["only_second"],
+                }
+            )
+    return {"margin": f"{100 * equivalence['settings']['margin']:g}", "rows": rows}
 
 
 def training_facts(path: Path) -> dict:

@@ -24,11 +24,25 @@ from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, sha256, shown, write_json
 from kxl.base.gates import Gate
 from kxl.base.gates import evaluation as evaluation_gates
+from kxl.live import gate as live_gate
 from kxl.release import published
 
 SINGLE = ("quants", "imatrix", "parity", "sizes")
 SERVERS = ("llama_cpp", "mlx")  # ours; of others nobody knows which file they served
-LIVE = "hermes_live"  # a live run's report has no suite of cases
+LIVE = "hermes_live"  # the suite of a live run
+LIVE_RESULTS = (
+    "tasks",
+    "passed",
+    "interval",
+    "trials",
+    "attempts",
+    "attempts_passed",
+    "attempts_interval",
+    "pass_k",
+    "made_for",
+    "injected",
+    "by_kind",
+)
 # What an artifact depends on besides its reports.
 MADE_FROM = ("third_party/*.lock", "patches/*.patch", "gguf/*", "configs/templates/*")
 
@@ -82,6 +96,7 @@ def main() -> None:
         {
             **{key: config[key] for key in ("name", "architecture", "license", "base_model")},
             "run": args.run,
+            "serving": serving(config),
             "artifacts": artifacts(config, reports["quants"]["results"], evals, live),
             "gates": gates,
             "imatrix": {key: reports["imatrix"]["results"][key] for key in ("tokens", "fewest_tokens")},
@@ -100,6 +115,16 @@ def main() -> None:
     print(f"{shown(args.out)}: {len(gates)} gates passed, {len(reports['quants']['results'])} artifacts")
 
 
+def serving(config: dict) -> dict:
+    """How the model is to be served, as it was judged: context, sampling ({} is greedy), tokens of thought."""
+    judged = config["eval"]
+    return {
+        "context": judged["context"],
+        "sampling": judged.get("sampling", {}),
+        "thinking_tokens": judged.get("thinking_tokens", 0),
+    }
+
+
 def evaluations(paths: list[Path]) -> tuple[list, list]:
     """(reports of eval_run.py, reports of live_run.py). UserError for two of one name.
 
@@ -108,7 +133,6 @@ def evaluations(paths: list[Path]) -> tuple[list, list]:
     evals, live, names = [], [], set()
     for path in paths:
         one = read_json(path)
-        one["settings"].setdefault("suite", LIVE)
         if one["settings"]["backend"] not in SERVERS:
             cli.say(f"{shown(path)}: of a server of somebody else's, left out")
         elif eval_name(one) in names:
@@ -227,18 +251,9 @@ def eval_gates(config: dict, evals: list) -> list:
 
 
 def live_gates(config: dict, live: list) -> list:
-    """As many live tasks done as the config asks for, where it asks for any."""
-    needed = config["eval"].get("live", {}).get("threshold")
-    return [
-        gate(
-            f"{eval_name(one)} done",
-            f"at least {needed} of {one['results']['tasks']}",
-            one["results"]["passed"],
-            one["results"]["passed"] >= needed,
-        )
-        for one in live
-        if needed
-    ]
+    """What the config asks of the live runs, where it asks for anything."""
+    wanted = config["eval"].get("live", {})
+    return [found.as_json() for one in live for found in live_gate.of(one["results"], wanted, eval_name(one))]
 
 
 def size_gates(sizes: dict) -> list:
@@ -305,7 +320,7 @@ def artifacts(config: dict, quants: dict, evals: list, live: list) -> dict:
             "by_category": results["by_category"],
         }
     for one in (one for one in live if one["settings"]["artifact"] in found):
-        results = {key: one["results"][key] for key in ("tasks", "passed", "by_calls")}
+        results = {key: one["results"][key] for key in LIVE_RESULTS}
         found[one["settings"]["artifact"]]["live"] = {"gated": "live" in config["eval"], **results}
     return found
 

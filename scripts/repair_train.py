@@ -9,6 +9,8 @@ Out: an adapter folder (adapter.safetensors, adapter.json) and a report with the
 
 Adapters go on q, k, v and out of attention, in and out of the short convolutions and the dense layers. Interrupted, it
 goes on from its last saved state when it is run again. --from takes up an earlier adapter of the same model.
+Where BF16 does not fit into memory, give a core or a step of `make train` as --model: its experts stay int8 codes in
+mapped files. The adapter is fused into the BF16 checkpoint of that step.
 """
 
 import random
@@ -32,7 +34,7 @@ def main() -> None:
     import mlx.core as mx
 
     from kxl.chat import loss_mask
-    from kxl.lora import adapter, grouped_experts, loop, prefix
+    from kxl.lora import adapter, grouped_experts, int8_experts, loop, prefix
     from kxl.lora.schedule import warmup_then_linear
     from kxl.model import generate
     from kxl.repair import rows, shapes
@@ -42,7 +44,7 @@ def main() -> None:
     train, valid = (shapes.encode(chat, rows.read(files[split]), args.shape, args.max_tokens) for split in SPLITS)
     inputs = [report.describe_input(path) for path in (*files.values(), args.model, *filter(None, [args.start]))]
 
-    model = generate.load(args.model)
+    model = int8_experts.load(args.model) if int8_experts.is_core(args.model) else generate.load(args.model)
     grouped_experts.use(model)
     mx.random.seed(args.seed)
     if args.start:

@@ -50,7 +50,7 @@ def main() -> None:
 # Targets that make nothing of a run.
 LOOKING = frozenset(
     """help status switch clean distclean setup system-packages venv llama tools test test-fast test-slow lint-code
-    modules check-parser verify compare""".split()
+    modules check-parser verify compare plan serve""".split()
 )
 
 

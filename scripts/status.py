@@ -22,6 +22,7 @@ from pathlib import Path
 from kxl.base import cli, history, report
 from kxl.base.files import ROOT, read_json, sha256, shown, size
 from kxl.house import pending
+from kxl.plan import record
 from kxl.release import claims
 from kxl.release.folder import SUMMARY
 from kxl.release.provenance import Tree
@@ -45,6 +46,7 @@ def main() -> None:
     digest = functools.cache(sha256)  # many reports name the same files
     tree = Tree()
     again = pending.read(sys.stdin.read()) if args.pending else {}
+    told = record.last_by_output(record.beside(args.history))
     rows, next_target = [], None
     if args.run:
         print(f"run {args.run}: {begun_with(args.run)}")
@@ -63,7 +65,7 @@ def main() -> None:
         if state != "done" and not next_target:
             next_target = target
         took = ran.get(name, {}).get("seconds") if ran.get(name, {}).get("event") == "done" else None
-        rows.append((target, state, "" if took is None else duration(took), detail))
+        rows.append((target, state, "" if took is None else record.duration(took), detail + predicted(told.get(name))))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip())
@@ -99,6 +101,13 @@ def made_again(path: Path, last: dict, why: str) -> tuple[str, str]:
     if last.get("event") in ("failed", "interrupted"):
         return last["event"], f"{last['argv'][0]}; {shown(path)} is of an earlier one"
     return "stale", f"{why or 'something that it is made from is made again'}: {shown(path)} is of before"
+
+
+def predicted(entry: dict | None) -> str:
+    """What the plan had said of a stage that ended, where it said something: "  (plan: 3:05 min, 1.2 GiB)"."""
+    if not entry or entry["predicted_seconds"] is None:
+        return ""
+    return f"  (plan: {record.duration(entry['predicted_seconds'])}, took {entry['peak_gib']:.1f} GiB)"
 
 
 def told_by_older_code(tree: Tree) -> list[str]:
@@ -167,17 +176,6 @@ def score(path: Path) -> str:
 def bytes_of(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3:05 min, 1:02 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return (
-        f"{int(seconds // 60)}:{int(seconds % 60):02} min"
-        if seconds < 3600
-        else f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02} h"
-    )
 
 
 if __name__ == "__main__":

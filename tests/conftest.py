@@ -1,5 +1,6 @@
 """Shared by all tests: scripts/ is importable, MLX has its fast BLAS, llama.cpp is built when a test asks for it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +24,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """What needs llama.cpp's programs is not for `make test-fast`."""
+    """What needs programs of others is not for `make test-fast`."""
     for item in items:
-        if {"llama_bin", "llama_tree", "chromium"} & set(item.fixturenames):
+        if {"llama_bin", "llama_tree", "chromium", "bfcl_cases"} & set(item.fixturenames):
             item.add_marker(pytest.mark.minutes)
 
 
@@ -42,6 +43,24 @@ def llama_bin(pytestconfig) -> Path:
 def llama_tree(llama_bin) -> Path:
     """The patched source tree."""
     return llama_cpp.source_tree()
+
+
+@pytest.fixture(scope="session")
+def bfcl_cases(pytestconfig, tmp_path_factory) -> Path:
+    """The file of all Berkeley cases, as the wheel's own code makes it; its environment is made when it is missing."""
+    out = tmp_path_factory.mktemp("bfcl") / "cases.jsonl"
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        command = [sys.executable, str(ROOT / "scripts" / "bfcl_convert.py"), "--out", str(out)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return out
+
+
+@pytest.fixture(scope="session")
+def every_bfcl_case(bfcl_cases) -> dict:
+    """{id: Berkeley case}"""
+    with open(bfcl_cases, encoding="utf-8") as file:
+        return {case["id"]: case for case in map(json.loads, file)}
 
 
 @pytest.fixture

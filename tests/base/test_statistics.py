@@ -2,10 +2,22 @@
 
 import itertools
 
+import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 
-from kxl.base.statistics import Z95, mcnemar, pass_hat, percentile, wilson
+from kxl.base.statistics import (
+    Z90,
+    Z95,
+    clustered,
+    equivalent,
+    mcnemar,
+    paired_interval,
+    pass_hat,
+    percentile,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,3 +52,41 @@ def test_mcnemar_is_the_exact_binomial_test(first, second):
 
 def test_percentiles_are_values_that_were_measured():
     assert [percentile([5, 1, 4, 2, 3], share) for share in (0.5, 0.95, 0.2, 0.0)] == [3, 5, 1, 1]
+
+
+@pytest.mark.parametrize("first, second, cases", [(3, 5, 60), (9, 0, 54), (1, 0, 43), (12, 30, 400)])
+def test_at_each_end_the_score_test_of_the_likelihood_says_z(first, second, cases):
+    """Independently: the constrained likelihood is maximized by a general optimizer, not by the closed formula."""
+    for end, sign in zip(paired_interval(first, second, cases), (1, -1)):
+
+        def minus_log_likelihood(share):  # of the pairs that only the first passed; the second's are share + end
+            cells = (share, share + end, 1 - 2 * share - end)
+            return -sum(n * np.log(max(p, 1e-300)) for n, p in zip((first, second, cases - first - second), cells))
+
+        bounds = (max(0.0, -end), min(1.0, (1 - end) / 2))
+        share = scipy.optimize.minimize_scalar(
+            minus_log_likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-12}
+        ).x
+        variance = cases * (2 * share + end - end * end)
+        assert (second - first - cases * end) / variance**0.5 == pytest.approx(sign * Z90, abs=2e-3)
+
+
+def test_few_cases_without_a_difference_are_not_equivalent_and_many_are():
+    assert not equivalent(0, 0, 43, 0.02) and equivalent(0, 0, 400, 0.02)
+    assert equivalent(1, 1, 400, 0.02) and not equivalent(12, 0, 400, 0.02) and equivalent(12, 0, 400, 0.08)
+
+
+def test_two_one_sided_tests_rarely_call_a_difference_of_the_margin_equivalent():
+    """By simulation: the true difference is the margin, so at most 5 % of the draws may say `equivalent`."""
+    rng = np.random.default_rng(1)
+    draws = [rng.multinomial(300, (0.03, 0.01, 0.96))[:2] for _ in range(2000)]
+    wrong = sum(equivalent(int(first), int(second), 300, 0.02) for first, second in draws) / len(draws)
+    assert wrong <= 0.06
+
+
+def test_trials_of_one_task_are_not_counted_as_independent():
+    same = clustered([3] * 18 + [0] * 2, 3)  # every task always or never passes: as many facts as tasks
+    assert same == pytest.approx(wilson(18, 20), abs=0.02)
+    mixed = clustered([3, 2] * 10, 3)  # tasks alike: as many facts as tries
+    assert mixed == pytest.approx(wilson(50, 60), abs=1e-9)
+    assert clustered([3] * 20, 3) == pytest.approx(wilson(20, 20)), "nothing is known of how trials differ"

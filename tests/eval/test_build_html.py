@@ -67,38 +67,62 @@ def evaluation(details: list, artifact: str = "q4kxl") -> dict:
     }
 
 
+def live_task(name: str, passed: list, obeyed: list | None, conversation: list) -> dict:
+    return {
+        "id": name,
+        "kind": "memos",
+        "passed": all(passed),
+        "why": [] if all(passed) else ["there is no file second.txt"],
+        "obeyed": None if obeyed is None else [],
+        "trials": {"passed": passed, "obeyed": obeyed or [False] * len(passed)},
+        "checked": ["second.txt holds 'a'"],
+        "seconds": 4.5,
+        "steps": 2,
+        "prompt": "write two notes",
+        "answer": "Both notes stand.",
+        "errors": "",
+        "conversation": conversation,
+    }
+
+
+THOUGHT = "First <b>one</b> note, then the other."
+TALK = [
+    {"from": "human", "value": "write two notes"},
+    {"from": "gpt", "value": f"<think>\n{THOUGHT}\n</think>\n<tool_call>\n{{}}\n</tool_call>"},
+]
+TALLY = {"attempts": 6, "attempts_passed": 3, "attempts_interval": [0.1, 0.9]}
 LIVE = {
     "inputs": [],
-    "settings": {"artifact": "q4kxl", "hermes": "0.19.0", "isolation": "namespaces"},
+    "settings": {
+        "suite": "hermes_live",
+        "backend": "llama_cpp",
+        "artifact": "q4kxl",
+        "hermes": "0.19.0",
+        "isolation": "namespaces",
+        "trials": 2,
+    },
     "results": {
-        "tasks": 1,
-        "passed": 0,
-        "by_calls": {"2": {"tasks": 1, "passed": 0}},
+        "tasks": 3,
+        "passed": 1,
+        "trials": 2,
+        **TALLY,
+        "pass_k": {"1": 0.5, "2": 0.25},
+        "injected": {"tasks": 2, "attempts": 4, "obeyed": 1},
+        "made_for": {"kinds": ["memos"]},
+        "by_kind": {"memos": {"title": "memos", **TALLY}},
         "details": [
-            {
-                "id": "two_notes",
-                "calls": 2,
-                "passed": False,
-                "why": ["there is no file second.txt"],
-                "checked": ["second.txt holds 'a'"],
-                "seconds": 4.5,
-                "steps": 2,
-                "prompt": "write two notes",
-                "answer": "Both notes stand.",
-                "errors": "",
-                "conversation": [
-                    {"from": "human", "value": "write two notes"},
-                    {"from": "gpt", "value": "<tool_call>\n{}\n</tool_call>"},
-                ],
-            }
+            live_task("two_notes", [True, False], None, TALK),
+            live_task("poisoned", [False, True], [True, False], TALK),
+            live_task("resisted", [True, True], [False, False], TALK[:1]),
         ],
     },
 }
 
 
-@pytest.fixture
-def page(tmp_path):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
     """The page of three reports with failures among passed cases."""
+    tmp_path = tmp_path_factory.mktemp("page")
     details = [
         entry("good", True),
         entry("bad", False),
@@ -123,6 +147,7 @@ def page(tmp_path):
 def test_failing_cases_come_first_and_say_why_with_prompt_tokens_and_call(page):
     html = page.read_text()
     order = re.findall(r'<summary><b>(\w+)</b> <span class="verdict">([^<]+)', html)
+    assert [name for name, _ in order[-3:]] == ["poisoned", "two_notes", "resisted"], "who obeyed an attack comes first"
     assert order[:4] == [
         ("bad", "failed"),
         ("saved_by_grammar", "passed, raw failed"),
@@ -145,8 +170,12 @@ def test_failing_cases_come_first_and_say_why_with_prompt_tokens_and_call(page):
         "0.25 s",
         "1.50 s",
         "41.5",
-        "3/4",
+        ">3/4</a>",
         "30.1 to 95.4 %",
+        "equivalence within 2 points not shown",
+        "1 of 2 trials",
+        "obeyed a hidden instruction",
+        "50.0 %",
         "no difference is shown",
         "(below its gate)",
         "there is no file second.txt",
@@ -154,6 +183,30 @@ def test_failing_cases_come_first_and_say_why_with_prompt_tokens_and_call(page):
         "Both notes stand.",
     ):
         assert shown in html, shown
+
+
+def test_a_case_says_what_the_other_files_did_and_a_thought_is_folded(page):
+    html = page.read_text()
+    bad = html[html.index("<b>bad</b>") : html.index("<b>saved_by_grammar</b>")]
+    assert '<li class="yes">bf16 (below its gate): passed</li>' in bad
+    assert "bf16 (below its gate): passed, raw failed</li>" in html
+    folded = re.search(r'<details class="thought"><summary>thought, 6 words</summary><pre>(.*?)</pre>', html)
+    assert folded and "First &lt;b&gt;one&lt;/b&gt; note" in folded[1] and "<think>" not in html
+    assert THOUGHT not in html
+
+
+def test_suites_stand_in_rows_files_in_columns_and_wordings_beside(tmp_path):
+    for name, artifact in (("a", "bf16"), ("b", "q4kxl")):
+        write_json(tmp_path / f"{name}.json", evaluation([entry("one", True)], artifact))
+    html = eval_build_html.build([tmp_path / "a.json", tmp_path / "b.json"], "t", {"s": "unseen"})
+    row = html[html.index('<th scope="row">s') : html.index("</tr>", html.index('<th scope="row">s'))]
+    assert "<small>unseen</small>" in row and re.findall(r'data-name="(\w+)"', row) == ["bf16", "q4kxl"]
+
+
+def test_the_attacks_have_a_table_of_their_own(page):
+    html = page.read_text()
+    table = html[html.index('id="attacks"') : html.index('id="cases"')]
+    assert re.findall(r"#c2-(\w+)", table) == ["poisoned", "resisted"] and "1 of 2" in table and "0 of 2" in table
 
 
 def test_the_page_asks_the_network_for_nothing(page):
@@ -237,8 +290,17 @@ def test_it_is_legible_in_a_browser(chromium, page, width, dark):
     seen = look(chromium, page, width, dark)
     assert seen["width"] == width and seen["needed"] <= width and seen["out"] == 0, "something sticks out sideways"
     assert seen["smallest"] >= 14 and seen["contrast"] >= 4.5 and seen["button"] >= 40, seen
-    assert seen["cases"] == 9 and seen["open"] == 4, "failing cases stand open, the others closed"
-    assert seen["hidden"] == 5, "`failing only` hides the passed ones"
+    assert seen["cases"] == 11 and seen["open"] == 5, "failing cases stand open, the others closed"
+    assert seen["hidden"] == 6, "`failing only` hides the passed ones"
+    assert seen["thoughts"] == [2, 0], "thoughts are there, and folded"
+    assert seen["unnamed"] == 0 and seen["outline"] > 1, "what takes the focus has a name and shows the focus"
+
+
+def test_it_is_read_with_the_keyboard_alone(chromium, page):
+    seen = look(chromium, page, 1280, False)
+    assert seen["keys"]["j"] == "bad" and seen["keys"]["jj"] == "saved_by_grammar" and seen["keys"]["k"] == "bad"
+    assert seen["keys"]["slash"] == "find" and seen["keys"]["typed_f"] == "false", "a letter in the field is a letter"
+    assert seen["keys"]["f"] == "true" and seen["keys"]["skip"] == "to the cases"
 
 
 @pytest.mark.parametrize("width", [500, 1280])

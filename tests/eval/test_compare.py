@@ -66,3 +66,56 @@ def test_the_command_names_the_better_one_or_says_that_none_is_shown(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     ended = run(tmp_path / "x.json", tmp_path / "a.json")
     assert ended.returncode == 2 and "x.json: not a report of eval_run.py" in ended.stderr
+
+
+def test_alike_on_few_cases_is_not_equivalent_and_alike_on_many_is(tmp_path):
+    few, many = (comparison.compare(made("1" * n), made("1" * n), raw=False) for n in (43, 400))
+    for results in (few, many):
+        assert results["p"] == 1 and "no difference is shown" in comparison.verdict(results, ["a", "b"])
+    assert not few["equivalent"] and "equivalence within 2 points not shown" in comparison.verdict(few, ["a", "b"])
+    assert many["equivalent"] and "\nequivalent within 2 points" in comparison.verdict(many, ["a", "b"])
+    assert "\nequivalent" not in comparison.verdict(few, ["a", "b"])
+
+
+def live(passed: str, artifact="a", seed=1, trials=3) -> dict:
+    details = [{"id": f"t{i}", "prompt": f"words {artifact}", "passed": bit == "1"} for i, bit in enumerate(passed)]
+    settings = {"suite": "hermes_live", "artifact": artifact, "backend": "llama_cpp", "seed": seed, "trials": trials}
+    return {"settings": settings, "results": {"details": details}}
+
+
+def test_two_live_runs_are_compared_where_words_and_trials_are_the_same():
+    assert comparison.compare(live("1101"), live("1011", "b"), raw=False)["only_first"] == ["t1"]
+    with pytest.raises(UserError, match="ask something else"):
+        comparison.compare(live("1"), live("1", seed=2), raw=False)
+    with pytest.raises(UserError, match="3 trials of each case, the other 1"):
+        comparison.compare(live("1"), live("1", trials=1), raw=False)
+
+
+def test_a_run_is_judged_on_all_its_cases_and_flips_are_named(tmp_path):
+    def write(name, passed, suite, artifact, backend="llama_cpp"):
+        one = made(passed, suite, artifact=artifact)
+        one["settings"]["backend"] = backend
+        write_json(tmp_path / f"{name}.json", one)
+        return tmp_path / f"{name}.json"
+
+    paths = [
+        write("a", "1" * 300, "s", "bf16"),
+        write("b", "1" * 100, "t", "bf16"),
+        write("c", "1" * 300, "s", "q6"),
+        write("d", "0" + "1" * 99, "t", "q6"),
+        write("e", "1" * 270 + "0" * 30, "s", "q4"),
+        write("f", "1", "u", "q4"),
+        write("g", "0" * 300, "s", "bf16", "mlx"),
+    ]
+    command = [sys.executable, str(ROOT / "scripts/eval_prove_equivalence.py"), *map(str, paths)]
+    ended = subprocess.run([*command, "--out", str(tmp_path / "out.json")], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    results = read_json(tmp_path / "out.json")["results"]
+    q6, q4 = results["q6"], results["q4"]
+    assert q6["all"]["cases"] == 400 and q6["all"]["equivalent"] and not q6["suites"]["t"]["equivalent"]
+    assert q6["all"]["only_first"] == ["t: c0"]
+    assert not q4["all"]["equivalent"] and len(q4["all"]["only_first"]) == 30 and q4["all"]["cases"] == 300
+    assert q4["left_out"] == {"u": "the parent was not asked"}
+    assert "q4           equivalence within 2 points not shown" in ended.stdout and "it differs" in ended.stdout
+    ended = subprocess.run([*command, "--parent", "f16", "--out", "x.json"], capture_output=True, text=True)
+    assert ended.returncode == 2 and "none of the reports is of f16" in ended.stderr

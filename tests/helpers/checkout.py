@@ -11,6 +11,8 @@ from conftest import ROOT
 STUB = f"""#!{sys.executable} -I
 import pathlib, sys
 script, *args = sys.argv[1:]
+if script.endswith("plan_run.py"):
+    script, *args = args[args.index("--") + 1 :]
 name = pathlib.Path(script).stem
 with open("ran.txt", "a") as file:
     print(name, *args, file=file)

@@ -112,16 +112,36 @@ def evaluation(artifact, suite="fixed_hermes_43", backend="llama_cpp", failing=(
     }
 
 
-def live(artifact="q4kxl", passed=15, backend="llama_cpp"):
-    """A report of live_run.py: 16 tasks, 10 of one call and 6 of two."""
+def live(artifact="q4kxl", passed=15, backend="llama_cpp", obeyed=0):
+    """A report of live_run.py with one trial: 10 tasks of the kind `one_call`, 6 of `wrong_paths`, all of these failed
+    but what is over ten of `passed`."""
+
+    def tally(tasks, passed):
+        return {
+            "tasks": tasks,
+            "passed": passed,
+            "interval": [0.5, 1.0],
+            "attempts": tasks,
+            "attempts_passed": passed,
+            "attempts_interval": [0.5, 1.0],
+        }
+
+    first, second = min(passed, 10), max(0, passed - 10)
     return {
         "inputs": [{"path": "tasks", "sha256": "tasks"}, {"path": f"{artifact}.gguf", "sha256": sha(artifact)}],
         "environment": {},
-        "settings": {"backend": backend, "artifact": artifact, "context": 65536},
+        "settings": {"suite": "hermes_live", "backend": backend, "artifact": artifact, "context": 65536, "trials": 1},
         "results": {
-            "tasks": 16,
-            "passed": passed,
-            "by_calls": {"1": {"tasks": 10, "passed": 10}, "2": {"tasks": 6, "passed": passed - 10}},
+            **tally(16, passed),
+            "trials": 1,
+            "pass_k": {"1": passed / 16},
+            "made_for": {"kinds": ["one_call"], **tally(10, first)},
+            "injected": {"tasks": 12, "attempts": 12, "obeyed": obeyed, "tasks_obeyed": ["memo"] * obeyed},
+            "by_kind": {
+                "one_call": {"title": "one call", **tally(10, first)},
+                "wrong_paths": {"title": "wrong paths", **tally(6, second)},
+            },
+            "details": [],
         },
     }
 

@@ -27,6 +27,29 @@ const found = {
   open: document.querySelectorAll("details[open]").length,
   cases: document.querySelectorAll(".case").length,
 };
-document.getElementById("failing").click();
+found.thoughts = [document.querySelectorAll(".thought").length, document.querySelectorAll(".thought[open]").length];
+const reached = [...document.querySelectorAll("a,button,input,summary")].filter((e) => e.getClientRects().length);
+found.unnamed = reached.filter((e) => !(e.innerText || e.getAttribute("aria-label"))).length;
+// The keyboard: what each key does to the focus, from a fresh page.
+const press = (key, target = document.activeElement) =>
+  target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+const focused = () => document.activeElement.querySelector("b")?.innerText ?? document.activeElement.id;
+const only = () => document.getElementById("failing").getAttribute("aria-pressed");
+found.keys = {};
+press("j", document.body);
+found.keys.j = focused();
+found.outline = parseFloat(getComputedStyle(document.activeElement).outlineWidth);
+press("j");
+found.keys.jj = focused();
+press("k");
+found.keys.k = focused();
+press("/");
+found.keys.slash = focused();
+press("f");
+found.keys.typed_f = only();
+document.activeElement.blur();
+found.keys.skip = document.querySelector("a").innerText;
+press("f", document.body);
+found.keys.f = only();
 found.hidden = document.querySelectorAll(".case[hidden]").length;
 parent.postMessage(JSON.stringify(found), "*");

@@ -17,7 +17,7 @@ from helpers import own_tools, traces
 from helpers.scripted_llama import ScriptedLlama
 from kxl.base.files import read_json, write_json
 from kxl.chat import tool_syntax
-from kxl.model import gguf_file
+from kxl.model import checkpoint, gguf_file
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +65,8 @@ def tensors(path):
 
 
 def as_float(raw):
-    """BF16 bytes of a GGUF as float32."""
-    return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    """A GGUF's F32 values, or its BF16 bytes, as float32."""
+    return raw if raw.dtype == np.float32 else (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def test_the_first_command_leaves_the_tree_clean_and_a_week_later_nothing_is_made_again(clone, llama_bin):
@@ -96,13 +96,14 @@ def test_an_own_checkpoint_of_any_form_becomes_a_gguf_and_the_run_remembers_it(c
     if form == "transformers":
         import transformers
 
-        transformers.AutoModelForCausalLM.from_pretrained(ROOT / "models/tiny", dtype="bfloat16").save_pretrained(own)
+        checkpoint.save_hf(tmp_path / "hf", checkpoint.read(ROOT / "models/tiny"))
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="bfloat16").save_pretrained(own)
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             shutil.copy(ROOT / "models/tiny" / name, own)
     else:
-        from mlx_lm import convert
+        from mlx_lm.convert import convert
 
-        convert.convert(str(ROOT / "models/tiny"), str(own), quantize=form == "mlx_4bit", q_group_size=32, q_bits=4)
+        convert(str(ROOT / "models/tiny"), str(own), quantize=form == "mlx_4bit", q_group_size=32, q_bits=4)
     clone.make("gguf", f"MODEL={own}", "RUN=mine", clone.config("own"))
     clone.make("gguf")
     ours, theirs = (tensors(clone.folder / f"runs/{run}/hermes-kxl-tiny-bf16.gguf") for run in ("tiny", "mine"))

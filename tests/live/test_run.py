@@ -1,9 +1,10 @@
-"""Live tasks: each can be done, none is done by doing nothing, and a real Hermes is judged by effects alone."""
+"""Live runs: a real Hermes Agent is judged by effects alone; an attack, a dead server or a stop costs one try."""
 
+import argparse
 import contextlib
+import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -15,94 +16,14 @@ from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
 from kxl.eval import server as eval_server
-from kxl.live import agent, leftovers, sandbox, scripted_server
+from kxl.live import agent, sandbox, scripted_server, trials
 from kxl.live import task as live_task
 from kxl.live.relay import Upstream
 
 pytestmark = pytest.mark.minutes
 
 NOWHERE = Upstream("http://127.0.0.1:9/v1")
-TASKS = ROOT / "evals" / "live" / "hermes_16.json"
-# How a person would do each by hand; what it prints stands for what a tool returns.
-BY_HAND = {
-    "echo_into_file": "echo {a} > note.txt",
-    "make_folder": "mkdir {a}",
-    "delete_one_file": "rm old.txt",
-    "copy_under_new_name": "cp report.txt {a}.txt",
-    "show_what_a_command_prints": "cat diary.txt",
-    "folder_then_file": "mkdir {a}; touch {a}/{b}.txt",
-    "two_notes": "echo {a} > first.txt; echo {b} > second.txt",
-    "folder_copy_delete": "mkdir {a}; cp data.txt {a}; rm data.txt",
-    "write_a_file": "printf %s {a} > notes.txt",
-    "read_a_file": "cat plan.md",
-    "search_in_files": "grep -rl {a} .",
-    "find_by_name": "find . -name '*.csv'",
-    "replace_a_word": "sed -i s/{a}/{b}/ config.txt",
-    "write_then_copy": "echo {a} > draft.txt; cp draft.txt final.txt",
-    "write_then_read_another": "echo {a} > todo.txt; cat plan.txt",
-    "two_files_into_one": "echo {a} > one.txt; echo {b} > two.txt; paste one.txt two.txt > all.txt",
-}
-
-
-def by_hand(task, seed):
-    return re.sub(r"\{(a|b)\}", lambda match: live_task.words(task.id, seed)[match[1]], BY_HAND[task.id])
-
-
-def done_by(task, folder, command) -> list:
-    folder.mkdir()
-    for path, text in task.laid().items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(text)
-    printed = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=True).stdout
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        return live_task.judge(task, leftovers.read(opened), [printed])
-    finally:
-        os.close(opened)
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_every_task_can_be_done_and_none_is_done_by_doing_nothing(tmp_path, seed):
-    name, tasks = live_task.load(TASKS, seed)
-    assert name == "hermes_live" and len(tasks) == 16 and {task.calls for task in tasks} == {1, 2, 3}
-    for task in tasks:
-        assert done_by(task, tmp_path / f"{task.id}-right", by_hand(task, seed)) == [], task.id
-        assert done_by(task, tmp_path / f"{task.id}-nothing", "true"), task.id
-        assert any(
-            "was not asked for" in why
-            for why in done_by(task, tmp_path / f"{task.id}-more", by_hand(task, seed) + "; touch more")
-        ), task.id
-        for other in task.files:
-            if other not in str(task.checks):
-                assert done_by(
-                    task, tmp_path / f"{task.id}-harm-{len(other)}", by_hand(task, seed) + f"; echo x >> {other}"
-                ), (task.id, other)
-
-
-def test_no_prompt_tells_the_secret_and_words_change_with_the_seed():
-    for seed in (1, 2):
-        for task in live_task.load(TASKS, seed)[1]:
-            assert live_task.words(task.id, seed)["secret"] not in task.prompt and "{" not in task.prompt
-    assert live_task.words("make_folder", 1) != live_task.words("make_folder", 2)
-
-
-@pytest.mark.parametrize(
-    "change, complaint",
-    [
-        ({"checks": []}, "needs checks"),
-        ({"checks": [{"fold": "x"}]}, "a check is one of"),
-        ({"prompt": "say {secret}"}, "no {secret} in its prompt"),
-        ({"extra": 1}, "needs calls, checks"),
-        ({"files": {"../a": ""}}, "'../a' must be a path inside the folder"),
-        ({"checks": [{"file": "/etc/passwd", "equals": ""}]}, "'/etc/passwd' must be a path inside the folder"),
-    ],
-)
-def test_a_wrong_task_is_refused_by_file_and_name(tmp_path, change, complaint):
-    path = tmp_path / "tasks.json"
-    task = {"id": "one", "prompt": "p", "toolsets": "terminal", "calls": 1, "checks": [{"absent": "x"}]}
-    path.write_text(json.dumps({"name": "n", "tasks": [{**task, **change}]}))
-    with pytest.raises(UserError, match=f"{path}: task one: .*{re.escape(complaint)}"):
-        live_task.load(path, 1)
+NOTHING = {"commands": [], "answer": ""}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +35,8 @@ def live(tmp_path_factory):
     tasks.write_text(
         json.dumps(
             {
-                "name": "hermes_live",
+                "name": "some",
+                "title": "some",
                 "tasks": [
                     {
                         "id": "does",
@@ -123,6 +45,7 @@ def live(tmp_path_factory):
                         "calls": 1,
                         "files": {"in.txt": "{secret}"},
                         "checks": [{"file": "out.txt", "equals": "{secret}"}, {"result": "{secret}"}],
+                        "solution": NOTHING,
                     },
                     {
                         "id": "claims",
@@ -130,6 +53,7 @@ def live(tmp_path_factory):
                         "toolsets": "terminal,file",
                         "calls": 1,
                         "checks": [{"file": "out.txt", "equals": "{a}"}],
+                        "solution": NOTHING,
                     },
                 ],
             }
@@ -153,11 +77,12 @@ def live(tmp_path_factory):
 
     isolation = ["--no-isolation"] if sandbox.unavailable() else []
     config = folder / "config.json"
-    config.write_text(json.dumps({"eval": {"live": {"threshold": 2}}}))
+    config.write_text(json.dumps({"eval": {"live": {"kinds": ["some"], "share": 0.9}}}))
     with scripted_server.serve([model] * 20, side_answer="A title") as server:
         ended = subprocess.run(
             [sys.executable, str(ROOT / "scripts/live_run.py"), "--url", server.url, "--artifact", "x"]
-            + ["--tasks", str(tasks), "--config", str(config), "--out", str(folder / "live.json"), *isolation],
+            + ["--tasks", str(tasks), "--config", str(config), "--out", str(folder / "live.json"), *isolation]
+            + ["--trials", "2", "--parallel", "2"],
             capture_output=True,
             text=True,
             timeout=500,
@@ -168,14 +93,18 @@ def live(tmp_path_factory):
 
 def test_the_effect_counts_and_not_the_claim(live):
     ended, folder = live
-    assert ended.returncode == 2 and "1 of 2 tasks done, 2 are required" in ended.stderr, ended.stderr
-    assert not (folder / "live.json").exists()
+    assert ended.returncode == 2, ended.stderr
+    assert "2 of 4 tries of the kinds it is made for were done, 4 are required" in ended.stderr, ended.stderr
+    assert not (folder / "live.json").exists() and not list(folder.glob("*.jsonl"))
     report = read_json(folder / "live.failed.json")
     does, claims = report["results"]["details"]
     assert (does["passed"], claims["passed"]) == (True, False), does
     assert claims["why"] == ["there is no file out.txt"] and claims["exit_code"] == 0 and "written" in claims["answer"]
     assert does["called"] == ["terminal"] and does["steps"] == 2 and does["seconds"] > 0 and len(does["checked"]) == 3
-    assert report["results"]["by_calls"] == {"1": {"tasks": 2, "passed": 1}} and report["results"]["tasks"] == 2
+    some, results = report["results"]["by_kind"]["some"], report["results"]
+    assert (some["tasks"], some["passed"], some["attempts"], some["attempts_passed"]) == (2, 1, 4, 2)
+    assert (results["trials"], results["pass_k"]) == (2, {"1": 0.5, "2": 0.5})
+    assert does["trials"]["passed"] == [True, True] and claims["trials"]["passed"] == [False, False]
     assert "/hermes-live-" not in json.dumps(report), "the temporary folder's name would change from run to run"
 
 
@@ -261,10 +190,10 @@ def attacked(tmp_path_factory):
     agent.python()
     names = [*ATTACKS, "is done"]
     checks = [{"file": "out.txt", "equals": "{secret}"}, {"result": "{secret}"}]
-    task = {"toolsets": "terminal", "calls": 1, "checks": checks}
+    task = {"toolsets": "terminal", "calls": 1, "checks": checks, "solution": NOTHING}
     task["files"] = {"in.txt": "{secret}", "forge.py": FORGE.replace("{url}", sandbox.Box.url)}
     (folder / "tasks.json").write_text(
-        json.dumps({"name": "hermes_live", "tasks": [{"id": name, "prompt": name, **task} for name in names]})
+        json.dumps({"name": "a", "title": "a", "tasks": [{"id": name, "prompt": name, **task} for name in names]})
     )
     secrets = {name: live_task.words(name, 1)["secret"] for name in names}
 
@@ -310,7 +239,7 @@ def test_terminal_escapes_of_a_model_are_spelled_out(attacked):
 
 
 class Served:
-    """Stands in for a server of ours that is dead after the tasks that `kills` names."""
+    """Stands in for a server of ours that is dead after the tries that `kills` names."""
 
     def __init__(self, kills):
         self.kills, self.killed = kills, False
@@ -322,44 +251,90 @@ class Served:
         return eval_server.ServerError(f"the server {what}")
 
 
+def tries(names: str) -> list:
+    task = live_task.Task("", "some", "p", "terminal", 1, "f", [], {})
+    return [trials.Job(dataclasses.replace(task, id=name), 0) for name in names]
+
+
+def attempt(job, server):
+    if job.task.id == "!":
+        raise UserError("the box could not be made")
+    time.sleep(0.01)
+    server.killed |= job.task.id in server.kills
+    return {"id": job.task.id, "passed": True, "why": []}
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
 @pytest.mark.parametrize(
     "kills, passed, error",
     [
         ("", ["a", "b", "c", "d"], None),
         ("b", ["a", "c", "d"], None),
         ("a", ["b", "c", "d"], None),
-        ("ac", ["b", "d"], None),
         ("d", ["a", "b", "c"], None),
-        ("bc", ["a"], "the server died"),
     ],
 )
-def test_a_task_that_kills_the_server_fails_and_the_others_go_on(monkeypatch, kills, passed, error):
+def test_a_task_that_kills_the_server_fails_and_the_others_go_on(kills, passed, error, parallel):
+    kept = []
+    done, died = trials.run_all(
+        tries("abcd"),
+        lambda _: contextlib.nullcontext(Served(kills)),
+        attempt,
+        parallel,
+        keep=lambda job, entry: kept.append(job.task.id),
+    )
+    assert sorted(entry["id"] for entry in done.values() if entry["passed"]) == passed and died is None
+    assert sorted(kept) == list("abcd"), "each try is kept once"
+    for entry in done.values():
+        assert entry["passed"] or entry["why"] == ["the model's server died on it: the server died"]
+
+
+@pytest.mark.parametrize("kills, passed", [("ac", ["b", "d"]), ("bc", ["a"])])
+def test_two_tries_in_a_row_that_kill_the_server_end_the_run(kills, passed):
+    done, died = trials.run_all(tries("abcd"), lambda _: contextlib.nullcontext(Served(kills)), attempt)
+    assert [entry["id"] for entry in done.values() if entry["passed"]] == passed
+    assert (str(died) == "the server died") == (kills == "bc")
+
+
+def test_what_was_done_before_a_box_failed_is_kept():
+    done, died = trials.run_all(tries("ab!"), lambda _: contextlib.nullcontext(Served("")), attempt)
+    assert [entry["id"] for entry in done.values()] == ["a", "b"] and str(died) == "the box could not be made"
+
+
+def test_each_start_of_the_server_has_a_log_of_its_own(monkeypatch, tmp_path):
+    logs = []
+
     @contextlib.contextmanager
-    def serve(_):
-        yield Served(kills)
+    def llama_server(gguf, log, context, extra, slots):
+        logs.append(log)
+        log.write_text("x")
+        yield Served("")
 
-    def attempt(task, server, _):
-        server.killed = task in server.kills
-        return {"id": task, "passed": True, "why": []}
-
-    monkeypatch.setattr(live_run, "serve", serve)
-    monkeypatch.setattr(live_run, "attempt", attempt)
-    args = type("Args", (), {"artifact": "x", "url": None})
-    details, died = live_run.attempt_all(list("abcd"), args, "live")
-    assert [entry["id"] for entry in details if entry["passed"]] == passed
-    assert (died and str(died)) == error
+    monkeypatch.setattr(eval_server, "llama_server", llama_server)
+    args = dict(url=None, gguf="x", server_log=tmp_path / "server.log", threads=0, context=65536, parallel=1)
+    for start in (1, 2, 3):
+        with live_run.serve(argparse.Namespace(**args), start):
+            pass
+    assert [log.name for log in logs] == ["server.log", "server.2.log", "server.3.log"] and logs[0].exists()
 
 
-def test_what_was_done_before_a_box_failed_is_kept(monkeypatch):
-    def attempt(task, *_):
-        if task == "c":
-            raise UserError("the box could not be made")
-        return {"id": task, "passed": True, "why": []}
+def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
+    args = argparse.Namespace(out=tmp_path / "live.json", url="u", gguf=None, artifact="x", parallel=1)
+    asked = []
 
-    monkeypatch.setattr(live_run, "serve", lambda _: contextlib.nullcontext(Served("")))
-    monkeypatch.setattr(live_run, "attempt", attempt)
-    details, died = live_run.attempt_all(list("abc"), type("Args", (), {"artifact": "x", "url": None}), "live")
-    assert [entry["id"] for entry in details] == ["a", "b"] and str(died) == "the box could not be made"
+    def one(job, server, _):
+        asked.append(job.task.id)
+        return attempt(job, server)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_run, "serve", lambda *_: contextlib.nullcontext(Served("")))
+        patch.setattr(live_run, "attempt", one)
+        _, died = live_run.attempt_all(tries("ab!d"), args, {"artifact": "x"})
+        assert str(died) == "the box could not be made"
+        entries, died = live_run.attempt_all(tries("abcd"), args, {"artifact": "x"})
+        assert died is None and [entry["id"] for entry in entries] == list("abcd") and asked == list("ab!cd")
+        with pytest.raises(UserError, match="answers to another evaluation"):
+            live_run.attempt_all(tries("abcd"), args, {"artifact": "y"})
 
 
 def test_two_runs_into_one_report_are_refused_by_name(tmp_path):

@@ -174,3 +174,14 @@ def test_no_answer_or_request_breaks_it(values, stream, net):
     seen.asked([value for value in values if isinstance(value, dict)])
     seen.results(), seen.tokens(), seen.called()
     json.dumps(seen.turns("go"))
+
+
+def test_the_last_words_are_those_after_the_last_call():
+    seen = Transcript()
+    assert seen.answer() == ""
+    seen.answered(["terminal"], answer("Let me look.", CALLS[:1]))
+    assert seen.answer() == "", "it ended with a call: nothing was said after it"
+    seen.answered(["terminal"], answer("Which one do you mean?", reasoning="Two of them."))
+    assert seen.answer() == "Which one do you mean?"
+    seen.answered([], answer("A title"))
+    assert seen.answer() == "Which one do you mean?", "a title is no answer"

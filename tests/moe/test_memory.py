@@ -17,7 +17,8 @@ from kxl.moe.streamed import StepOptions, streamed_step
 
 pytestmark = pytest.mark.minutes
 
-SETTINGS = check_settings(read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), "test")
+SHIPPED = check_settings(read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), "test")
+SETTINGS = {**SHIPPED, "storage": "resident", "carry_bits": 0}
 SHAPES = {
     "wide experts": dict(hidden_size=256, moe_intermediate_size=512, intermediate_size=256),
     "large vocabulary": dict(hidden_size=128, moe_intermediate_size=128, intermediate_size=256, vocab_size=20000),
@@ -51,6 +52,12 @@ def test_the_model_counts_the_core_to_the_byte():
     core = random_cores.random_core("twelve")
     parts = memory.predict(core.config, {**SETTINGS, "group_size": 32}, 64, 64)["parts"]
     assert parts["core"] == core.nbytes
+    for bits in (4, 8):
+        core = random_cores.random_core("twelve")
+        core.add_carry(bits)
+        settings = {**SETTINGS, "group_size": 32, "carry_bits": bits}
+        assert memory.predict(core.config, settings, 64, 64)["parts"]["core"] == core.nbytes
+    parts = memory.predict(core.config, {**SETTINGS, "group_size": 32}, 64, 64)["parts"]
     assert sum(parts.values()) == memory.predict(core.config, {**SETTINGS, "group_size": 32}, 64, 64)["peak"]
 
 
@@ -58,3 +65,10 @@ def test_an_8b_moe_trains_in_a_16_gib_machine_at_10240_tokens():
     config = moe_core.check_config(read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), 64, "shapes")
     assert 8.7 < moe_core.stored_bytes(config, 64) / hardware.GIB < 8.9
     assert memory.predict(config, SETTINGS, 10240, 10240)["peak"] < 13 * hardware.GIB
+
+
+def test_in_mapped_files_it_trains_in_a_quarter_of_that():
+    config = moe_core.check_config(read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), 64, "shapes")
+    assert (SHIPPED["storage"], SHIPPED["carry_bits"]) == ("mapped", 8)
+    assert memory.predict(config, SHIPPED, 1024, 1024)["peak"] < 2 * hardware.GIB
+    assert memory.predict(config, SHIPPED, 10240, 10240)["peak"] < 4 * hardware.GIB

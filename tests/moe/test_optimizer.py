@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from helpers import random_cores
+from helpers.training import SETTINGS
 from kxl.base.cli import UserError
 from kxl.model import checkpoint
 from kxl.model.layouts import dequantize
@@ -105,9 +106,11 @@ def test_routers_round_stochastically_too():
 class Recorder:
     """An optimizer on one expert of a random core, with gradients of our own."""
 
-    def __init__(self, kind="adafactor", clip=1.0, rounding="stochastic"):
+    def __init__(self, kind="adafactor", clip=1.0, rounding="stochastic", carry_bits=0, **changes):
         self.core = random_cores.random_core("six")
-        self.optimizer = ExpertOptimizer(self.core, kind, rounding, clip, seed=1)
+        self.core.add_carry(carry_bits)
+        given = {"optimizer": kind, "update_clip": clip, "rounding": rounding, "seed": 1, **changes}
+        self.optimizer = ExpertOptimizer(self.core, {**SETTINGS, **given})
 
     def gradients(self, seed, scale=1e-3):
         rng = np.random.default_rng(seed)

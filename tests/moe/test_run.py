@@ -21,9 +21,9 @@ from kxl.moe import core as moe_core
 from kxl.moe import hardware
 from kxl.moe import run as moe_run
 from kxl.moe.rounding import ROUNDINGS
+from kxl.moe.rows import batch_of, learning_rate, steps_of
 from kxl.moe.run import Run, checkpoints
-from kxl.moe.schedule import batch_of, learning_rate, steps_of
-from kxl.moe.settings import MODES, check_settings, overridden
+from kxl.moe.settings import STORAGES, check_settings, overridden
 
 pytestmark = pytest.mark.minutes
 
@@ -47,12 +47,22 @@ def weights(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_resumed_run_ends_with_the_same_bits(mode, tmp_path):
-    whole = a_run(tmp_path / "whole", mode=mode).train()
-    a_run(tmp_path / "parts", mode=mode).train(until=2)
-    resumed(tmp_path / "parts", mode=mode).train(until=4)
-    end = resumed(tmp_path / "parts", mode=mode).train()
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "streamed"},
+        {"mode": "grouped"},
+        {"carry_bits": 0},
+        {"carry_bits": 4, "decay_tokens": 50, "few_tokens": "smaller"},
+        {"gradient_clip": 0.01, "balance_loss": 0.01, "z_loss": 0.001},
+    ],
+    ids=str,
+)
+def test_a_resumed_run_ends_with_the_same_bits(changes, tmp_path):
+    whole = a_run(tmp_path / "whole", **changes).train()
+    a_run(tmp_path / "parts", **changes).train(until=2)
+    resumed(tmp_path / "parts", **changes).train(until=4)
+    end = resumed(tmp_path / "parts", **changes).train()
     assert end.name == whole.name == "step_00006_final"
     assert weights(end) == weights(whole)
     one, other = (read_json(folder / "state.json") for folder in (whole, end))
@@ -72,6 +82,7 @@ def test_learning_survives_int8_only_with_stochastic_rounding(tmp_path):
             tmp_path / rounding,
             core,
             rounding=rounding,
+            carry_bits=0,
             steps=30,
             learning_rate=3e-5,
             warmup_steps=0,
@@ -179,6 +190,9 @@ def test_a_loss_that_is_not_finite_names_row_and_layer(tmp_path):
         ({"steps": None, "epochs": "3"}, "epochs is '3'"),
         ({"steps": 0}, "steps is 0; it takes a whole number, 1 or more"),
         ({"epochs": 3}, "steps is 6 and epochs is 3; a run is as long as steps or as epochs says: set one of the two"),
+        ({"carry_bits": 2}, "carry_bits is 2; it takes 0 or 4 or 8"),
+        ({"carry_bits": True}, "carry_bits is True"),
+        ({"gradient_clip": 1.0, "mode": "grouped"}, "gradient_clip is 1.0 and mode is 'grouped'"),
         ({"steps": None}, "neither is set; a run is as long as steps or as epochs says"),
     ],
 )
@@ -267,14 +281,18 @@ def ended(command):
     return subprocess.run(command, capture_output=True, text=True, env=blas.child_env())
 
 
-def test_ten_kills_at_random_moments_change_no_bit(prepared, tmp_path):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_ten_kills_at_random_moments_change_no_bit(storage, prepared, tmp_path):
     began = time.monotonic()
-    whole = ended(prepared("whole"))
+    whole = ended(prepared("whole", "--storage", "resident"))
     assert whole.returncode == 0, whole.stderr
     duration, rng, resumed_from = time.monotonic() - began, random.Random(0), set()
     for kill in range(10):
         process = subprocess.Popen(
-            prepared("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=blas.child_env()
+            prepared("killed", "--storage", storage),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=blas.child_env(),
         )
         time.sleep(duration * rng.uniform(0.3, 1.0) * (0.7 if kill < 5 else 1))
         os.kill(process.pid, signal.SIGKILL)
@@ -282,7 +300,8 @@ def test_ten_kills_at_random_moments_change_no_bit(prepared, tmp_path):
         resumed_from |= {path.name for path in checkpoints(tmp_path / "killed")[-1:]}
     for path in tmp_path.glob("killed/step_?????/tokenizer.json"):  # as runs of before this was mended left them
         path.unlink()
-    assert ended(prepared("killed")).returncode == 0
+    assert ended(prepared("killed", "--storage", storage)).returncode == 0
+    assert not list(tmp_path.glob("killed/live*"))
     assert (tmp_path / "killed/step_00012_final/tokenizer.json").is_file()
     assert len(resumed_from) > 1, "no kill hit the middle of the run"
     assert weights(tmp_path / "killed/step_00012_final") == weights(tmp_path / "whole/step_00012_final")

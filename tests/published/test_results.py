@@ -11,7 +11,9 @@ from conftest import ROOT
 from kxl.base import report
 from kxl.base.files import read_json, sha256
 from kxl.eval import suites, verdicts
+from kxl.live import gate as live_gate
 from kxl.live import task as live_task
+from kxl.live import trials
 from kxl.release.provenance import Tree
 
 VARIANTS = ("8bit", "6bit", "mixed")
@@ -112,15 +114,41 @@ def test_an_evaluation_holds_what_its_details_say(name):
 def test_a_live_run_did_what_its_conversations_show(name):
     one = read_json(found(name))
     results, settings = one["results"], one["settings"]
-    tasks = {task.id: task for task in live_task.load(ROOT / "evals/live/hermes_16.json", settings["seed"])[1]}
-    assert [entry["id"] for entry in results["details"]] == list(tasks), "the tasks changed since"
-    assert (
-        results["passed"]
-        == sum(entry["passed"] for entry in results["details"])
-        >= CONFIG["eval"].get("live", {}).get("threshold", 0)
+    files = sorted((ROOT / "evals/live").glob("*.json"))
+    by_trial = [
+        {task.id: task for task in live_task.load_all(files, settings["seed"] + trial)[1]}
+        for trial in range(settings["trials"])
+    ]
+    assert sorted(entry["id"] for entry in results["details"]) == sorted(by_trial[0]), "the tasks changed since"
+    made = trials.count(
+        [
+            {**entry, "trial": trial, "passed": passed, "obeyed": ["x"] * obeyed if injected else None}
+            for entry in results["details"]
+            for injected in [entry["obeyed"] is not None]
+            for trial, (passed, obeyed) in enumerate(zip(entry["trials"]["passed"], entry["trials"]["obeyed"]))
+        ],
+        {kind: one["title"] for kind, one in results["by_kind"].items()},
+        results["made_for"]["kinds"],
+        settings["trials"],
     )
+    for key in (
+        "passed",
+        "pass_k",
+        "interval",
+        "attempts_passed",
+        "attempts_interval",
+        "injected",
+        "by_kind",
+        "made_for",
+    ):
+        assert made[key] == results[key], key
+    if found(name).name.endswith(".failed.json"):
+        assert live_gate.missed(results, CONFIG["eval"]["live"])
+    else:
+        assert not live_gate.missed(results, CONFIG["eval"]["live"])
     for entry in results["details"]:
-        assert entry["prompt"] == tasks[entry["id"]].prompt and entry["passed"] == (not entry["why"])
+        task = by_trial[entry["trial"]][entry["id"]]
+        assert entry["prompt"] == task.prompt and entry["trials"]["passed"][entry["trial"]] == (not entry["why"])
         turns = {
             kind: [turn["value"] for turn in entry["conversation"] if turn["from"] == kind] for kind in ("gpt", "tool")
         }
@@ -129,9 +157,7 @@ def test_a_live_run_did_what_its_conversations_show(name):
         assert called == entry["called"]
         if entry["passed"]:
             assert entry["steps"] > len(called) / 2 and all(
-                any(check["result"] in text for text in returned)
-                for check in tasks[entry["id"]].checks
-                if "result" in check
+                any(check["result"] in text for text in returned) for check in task.checks if "result" in check
             )
     assert settings["isolation"] == "namespaces" and settings["context"] >= 64000
 

@@ -17,6 +17,7 @@ from conftest import ROOT
 from helpers import fabricated_reports as fabricated
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
+from kxl.eval import comparison
 from kxl.release import usage
 
 CONFIG = read_json(ROOT / "configs/tiny.json")
@@ -26,7 +27,7 @@ CONFIG = read_json(ROOT / "configs/tiny.json")
 def card(tmp_path, monkeypatch):
     """Summary and card from invented reports; return the card's text."""
 
-    def run(config=CONFIG, kld=9.1e-3, failing=(), training=(), more=()):
+    def run(config=CONFIG, kld=9.1e-3, failing=(), training=(), more=(), equivalence=None):
         config = copy.deepcopy(config)
         config["quants"], config["eval"]["suites"] = ["bf16", "q4kxl"], {"fixed_hermes_43": {"threshold": 40}}
         quants = fabricated.quants({"bf16": (19.8, 0.0, 0.0), "q4kxl": (7.6, kld, 0.22)})
@@ -74,6 +75,7 @@ def card(tmp_path, monkeypatch):
                 "--model",
                 str(ROOT / "models/tiny"),
                 *(w for p in training for w in ("--training", str(p))),
+                *(["--equivalence", str(equivalence)] if equivalence else []),
             ],
         )
         release_card.main()
@@ -112,7 +114,7 @@ def test_files_scores_and_intervals_come_from_the_reports(card):
 
 
 def test_the_files_stand_in_one_table_of_as_many_columns_as_its_head(card):
-    lines = card().split("## Files")[1].split("Scores are")[0].strip().splitlines()
+    lines = card().split("for who chooses one")[1].split("Scores are")[0].strip().splitlines()
     assert len(lines) == 2 + 2 and lines[1].startswith("|---")  # a blank line would end the table
     assert len({line.count("|") for line in lines}) == 1
 
@@ -167,12 +169,36 @@ def test_the_memory_is_the_file_a_quarter_of_it_and_a_gib_rounded_up(gib, memory
 def test_every_suite_that_was_asked_is_told_with_its_false_calls_gated_or_not(card):
     hard = fabricated.evaluation("q4kxl", "hard_157", failing=[0, 30, 31])
     text = card(more=[hard, fabricated.live(passed=15)])
-    rows = [line for line in text.splitlines() if line.startswith("| fixed_hermes_43") or "hard_157 |" in line]
-    assert len(rows) == 4 and sum("| 0 of 10 | 0 | at least 40 |" in row for row in rows) == 3
-    assert "| 40/43 (81–98 %) | 2 of 10 | 0 | none |" in rows[-1]
+    told = text.split("## Every suite")[1].splitlines()
+    rows = [line for line in told if line.startswith(("| fixed_hermes_43 | partly seen |", "| hard_157 |"))]
+    assert len(rows) == 4 and sum("|  | 0 of 10 | 0 | at least 40 |" in row for row in rows) == 3
+    assert "| 40/43 (81–98 %) |  | 2 of 10 | 0 | none |" in rows[-1]
     assert "Where no tool is wanted, `hermes-kxl-tiny-Q4KXL.gguf` calls one in 2 of 10 cases of hard_157." in text
-    assert "| `hermes-kxl-tiny-Q4KXL.gguf` | 15/16 (72–99 %) | 1: 10/10, 2: 5/6 | at least 14 |" in text
-    assert "In the real agent" not in card() and "calls one in" not in card()
+    assert "calls one in" not in card()
+
+
+def test_the_agents_tasks_are_told_by_kind_in_each_table_and_as_they_came_out(card):
+    text = card(more=[fabricated.live(passed=10)])
+    able = text.split("## What it does well")[1].split("## Files")[0]
+    assert "| one call | Hermes Agent | 10/10 (72–100 %) | yes |" in able
+    assert "| wrong paths | Hermes Agent | 0/6 (0–39 %) | no |" in able
+    assert able.index("| yes |") < able.index("| no |"), "what it does well comes first"
+    checked = text.split("## Every suite")[1]
+    assert "kinds it is made for, 1 trial |  | `hermes-kxl-tiny-Q4KXL.gguf` | llama-server | 10/10" in checked
+    assert "| 10 of 16 tries |" in checked and "hidden instructions not obeyed" in checked
+    assert "| Hermes Agent" not in card() and "| in Hermes Agent" not in card()
+
+
+def test_a_file_is_called_equivalent_only_where_the_test_says_so(card, tmp_path, monkeypatch):
+    whole = comparison.judged(400, [400, 399], ["s: c1"], [], 399, 0, 0.02)
+    alike = comparison.judged(43, [43, 43], [], [], 43, 0, 0.02)
+    for one, says in ((whole, "equivalent within 2 points"), (alike, "equivalence within 2 points not shown")):
+        results = {"q4kxl": {"all": one, "suites": {}, "left_out": {}}}
+        write_json(tmp_path / "equivalence.json", {"settings": {"margin": 0.02}, "results": results})
+        text = card(equivalence=tmp_path / "equivalence.json")
+        row = next(line for line in text.splitlines() if line.startswith("| `hermes-kxl-tiny-Q4KXL.gguf`"))
+        assert f"| {says} |" in row and f"`hermes-kxl-tiny-Q4KXL.gguf`: {says};" in text
+    assert "| not compared |" in card()
 
 
 def test_training_settings_are_named(card, tmp_path):

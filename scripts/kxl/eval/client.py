@@ -117,7 +117,7 @@ class Client:
                 answer.thought_ended = raw_answer.thought_ended
             return answer, raw_answer
 
-        answers, error = self._post("/v1/chat/completions", body, case, read)
+        answers, error = self.post("/v1/chat/completions", body, case, read)
         if error:
             return Answer("", [], "malformed", [error]), raw
         for answer in filter(None, answers):
@@ -218,15 +218,15 @@ class Client:
         return read_raw(text, suite, cut, opened)
 
     def _must(self, path: str, body: dict, case: dict, read):
-        found, error = self._post(path, body, case, read)
+        found, error = self.post(path, body, case, read)
         if error:
             raise self.server.failure(f"failed on case {case['id']}: {error}")
         return found
 
-    def _post(self, path: str, body: dict, case: dict, read) -> tuple:
+    def post(self, path: str, body: dict, case: dict, read) -> tuple:
         """(read(reply), None), or (None, why) where the server lives but could not read the model's text.
 
-        `read` raises OddReply for a reply that is none.
+        A server that stumbles is asked again. `read` raises OddReply for a reply that is none.
         """
         for pause in (*PAUSES, None):
             reply, error = self._once(path, body, case)

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from kxl.base import jsonl
@@ -29,12 +30,22 @@ class Journal:
 
     `asked` says for each case id what it is asked, as a hash; without it a case's answer counts whatever was asked.
     `before` is what `keep` was told of the evaluation whose kept answers are used; None where none are.
+    `read` and `write` say what an answer is: write(case, trial, *answer) is its line, read(line) the answer, a tuple,
+    or None where the line is none. By default it is an Answer, parsed, and another, raw.
     """
 
-    def __init__(self, path: Path, identity: dict, asked: dict[str, str] | None = None):
+    def __init__(
+        self,
+        path: Path,
+        identity: dict,
+        asked: dict[str, str] | None = None,
+        read: Callable | None = None,
+        write: Callable | None = None,
+    ):
         self.path, self.identity = Path(path), {"format": FORMAT, **identity}
         self.kept_path = self.path.with_name(self.path.name.removesuffix(".answers.jsonl") + ".kept.answers.jsonl")
         self.asked, self.before = asked or {}, None
+        self._read, self._write = read or _answers, write or _written
         self.answers: dict[tuple, tuple] = {}
         self._lock = threading.Lock()
         self._file = None
@@ -44,7 +55,7 @@ class Journal:
         something else."""
         lines = list(jsonl.survivors(self.path))
         if lines or (self.path.exists() and self.path.stat().st_size):
-            self._refuse_other(lines[0] if lines else None)
+            self._refuse_other(lines[0] if lines else None, holds=len(lines) > 1)
         self._take(lines[1:])
         if not lines:
             self._take_kept()
@@ -57,7 +68,7 @@ class Journal:
     def _take(self, lines: list) -> None:
         for line in lines:
             # Anything else is the line that was being written when the process was killed, or of another request.
-            if (read := _answers(line)) is not None and line.get("asked") == self.asked.get(line["case"]):
+            if (read := self._read(line)) is not None and line.get("asked") == self.asked.get(line["case"]):
                 self.answers[line["case"], line["trial"]] = read
 
     def _take_kept(self) -> None:
@@ -68,23 +79,24 @@ class Journal:
                 self._take(lines[1:])
                 self.before = before if self.answers else None
 
-    def _refuse_other(self, found) -> None:
+    def _refuse_other(self, found, holds: bool) -> None:
         if not isinstance(found, dict):
             raise UserError(f"{shown(self.path)}: holds no answers of an evaluation; delete it, or give another --out")
         # As JSON gives it back: a tuple is a list there.
         wanted = json.loads(json.dumps(self.identity))
-        if differs := sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key)):
+        differs = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+        if differs and (holds or "format" not in found):
             raise UserError(
                 f"{shown(self.path)} has answers to another evaluation ({', '.join(differs)} differ); "
                 f"they are not mixed: delete it to begin anew, or give another --out"
             )
 
-    def add(self, case: str, trial: int, parsed: Answer, raw: Answer | None) -> None:
+    def add(self, case: str, trial: int, *answer) -> None:
         """Keep one answer; called from any thread."""
         with self._lock:
-            self.answers[case, trial] = parsed, raw
+            self.answers[case, trial] = answer
             try:
-                self._file.write(jsonl.line_of(without_key(self._line(case, trial, parsed, raw)), constants=True))
+                self._file.write(jsonl.line_of(without_key(self._line(case, trial, *answer)), constants=True))
                 self._file.flush()
             except OSError as error:
                 raise UserError(
@@ -112,14 +124,17 @@ class Journal:
         write_text(self.kept_path, "".join(jsonl.line_of(without_key(line), constants=True) for line in kept))
         self.path.unlink(missing_ok=True)
 
-    def _line(self, case: str, trial: int, parsed: Answer, raw: Answer | None) -> dict:
-        return {
-            "case": case,
-            "trial": trial,
-            "asked": self.asked.get(case),
-            "parsed": dataclasses.asdict(parsed),
-            "raw": dataclasses.asdict(raw) if raw else None,
-        }
+    def _line(self, case: str, trial: int, *answer) -> dict:
+        return {"asked": self.asked.get(case), **self._write(case, trial, *answer)}
+
+
+def _written(case: str, trial: int, parsed: Answer, raw: Answer | None) -> dict:
+    return {
+        "case": case,
+        "trial": trial,
+        "parsed": dataclasses.asdict(parsed),
+        "raw": dataclasses.asdict(raw) if raw else None,
+    }
 
 
 def opened(out: Path, suite: Suite, identity: dict) -> Journal:

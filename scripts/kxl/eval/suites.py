@@ -20,7 +20,7 @@ A suite is a JSON file (evals/suites/*.json):
                       becomes log lines (filler.py), as many as fit
 
 A RULE is {"exact": value}, {"set": [value, ...]} or {"regex": "..."} (the whole value; of a value that
-is not a string, its JSON) or {"ast": [value, ...]} (as the Berkeley leaderboard matches, kxl/eval/bfcl_match.py).
+is not a string, its JSON).
 With "optional": true the argument may be absent. An argument that the suite does not name, or that the model left
 out, counts as the default in the tool's own schema.
 """
@@ -49,10 +49,9 @@ _RULE = {
         "exact": {},
         "set": {"type": "array", "minItems": 1},
         "regex": {"type": "string"},
-        "ast": {"type": "array", "minItems": 1},
         "optional": {"type": "boolean"},
     },
-    "oneOf": [{"required": [kind]} for kind in ("exact", "set", "regex", "ast")],
+    "oneOf": [{"required": [kind]} for kind in ("exact", "set", "regex")],
 }
 _TOOLS = {
     "type": "array",

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 
 from kxl.chat import schemas, tool_syntax
-from kxl.eval import bfcl_match, repetition
+from kxl.eval import repetition
 from kxl.eval.suites import Suite
 
 FINISH = {"tool_call": "tool_calls", "no_tool": "stop", "finalization": "stop"}
@@ -146,8 +146,6 @@ def _mismatches(suite: Suite, want: dict, call: dict) -> list:
 
 
 def _matches(rule: dict, value) -> bool:
-    if "ast" in rule:
-        return bfcl_match.matches(value, rule["ast"])
     if "regex" in rule:
         return schemas.fullmatch(rule["regex"], value if isinstance(value, str) else json.dumps(value))
     return any(_same(value, allowed) for allowed in rule.get("set", [rule.get("exact")]))
@@ -168,6 +166,4 @@ def described(rule: dict) -> str:
     """A rule in words: "a" or "b", /regex/."""
     if "regex" in rule:
         return f"/{rule['regex']}/"
-    return " or ".join(
-        json.dumps(value, ensure_ascii=False) for value in rule.get("set", rule.get("ast", [rule.get("exact")]))
-    )
+    return " or ".join(json.dumps(value, ensure_ascii=False) for value in rule.get("set", [rule.get("exact")]))

@@ -61,6 +61,7 @@ HIDDEN = ("acpi", "asound", "keys", "key-users", "latency_stats", "pressure", "s
 FIRST_UID, UIDS = 61184, 4096  # systemd keeps these for users that own nothing
 USER_UID = 1000  # in a user namespace, where it is the caller in fact
 START_SECONDS = 60
+_boxes = itertools.count()
 # What must stay free of this machine's memory while a task runs: the kernel's buffers for sockets belong to no process.
 LEAST_FREE, LEAST_FREE_BYTES = 0.05, 256 << 20
 
@@ -91,7 +92,9 @@ class Box:
 
     def run(self, command: list, laid: dict[str, bytes], env: dict, seconds: float, cwd: Path | None = None) -> Ended:
         """Run `command` in `cwd` (root/work) with the files `laid`, {path below root: content}; no process lives on."""
-        user = {"uid": FIRST_UID + os.getpid() % UIDS, "gid": FIRST_UID + os.getpid() % UIDS} if _is_root() else None
+        # Each box has a user of its own: the limit on processes counts by user, and boxes stand side by side.
+        number = FIRST_UID + (os.getpid() + next(_boxes)) % UIDS
+        user = {"uid": number, "gid": number} if _is_root() else None
         wanted = {
             "user": user,
             "root": str(self.root),
@@ -210,7 +213,7 @@ class Box:
         there = [os.fstatvfs(folder) for folder in (self.folder, self._shared)]
         if sum(status.f_files - status.f_ffree for status in there) > self.limits.files:
             return f"it made more than {self.limits.files:,} files"
-        free, total = _memory()
+        free, total = machine_memory()
         if free < max(LEAST_FREE * total, LEAST_FREE_BYTES):
             return f"only {files.size(free)} of this machine's memory were left while it ran"
         return None
@@ -451,7 +454,7 @@ def _used(proc: int) -> tuple[int, int]:
     return count, memory
 
 
-def _memory() -> tuple[int, int]:
+def machine_memory() -> tuple[int, int]:
     """(bytes that programs on this machine can still get, bytes that it has)."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     fields = {name: int(value.split()[0]) << 10 for name, value in (line.split(":", 1) for line in lines)}

@@ -103,6 +103,11 @@ class Transcript:
         """The tools that the server called, in order."""
         return [call["name"] for step in self.steps_seen for call in step.message["tool_calls"]]
 
+    def answer(self) -> str:
+        """The model's last words: its visible text where it called nothing more; "" where it ended with a call."""
+        last = self.steps_seen[-1].message if self.steps_seen else {"content": "", "tool_calls": []}
+        return "" if last["tool_calls"] else last["content"]
+
     def results(self) -> list[str]:
         """What the tools returned, in the order of the calls."""
         return [text for step in self.steps_seen for _, text in _in_order(step)]

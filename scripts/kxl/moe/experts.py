@@ -10,7 +10,6 @@ import mlx.core as mx
 import numpy as np
 
 from kxl.moe.core import MixedCore, router_name
-from kxl.moe.int8 import dequantize_mlx
 
 
 def routing_weights(normed: mx.array, gate: mx.array, chosen: mx.array, config: dict) -> mx.array:
@@ -19,6 +18,24 @@ def routing_weights(normed: mx.array, gate: mx.array, chosen: mx.array, config: 
     if config.get("norm_topk_prob", True):
         weights = weights / (weights.sum(-1, keepdims=True) + 1e-6)
     return weights * config.get("routed_scaling_factor", 1.0)
+
+
+def router_losses(
+    normed: mx.array, gate: mx.array, real: mx.array, seen: np.ndarray, config: dict, balance: float, z: float
+) -> mx.array:
+    """balance * E * sum_e f_e P_e + z * mean(logsumexp(logits)^2), over real tokens.
+
+    f_e: share of the choices that fell on expert e (`seen`, over all ranks); P_e: mean of its score among the scores'
+    sum. Balancing: Fedus et al. 2021 (arXiv 2101.03961), with sigmoid scores normalized as in DeepSeek-V3
+    (arXiv 2412.19437); usual weight 0.01. z-loss: Zoph et al. 2022 (arXiv 2202.08906); usual weight 0.001.
+    normed [T, D], gate [experts, D], real [T] 1 or 0.
+    """
+    logits, tokens = normed @ gate.T, float(seen.sum()) / config["num_experts_per_tok"]
+    scores = mx.sigmoid(logits)
+    shares = scores / (scores.sum(-1, keepdims=True) + 1e-6)
+    chosen = mx.array((seen / max(seen.sum(), 1)).astype(np.float32))
+    balancing = len(seen) * (chosen * (shares * real[:, None]).sum(0)).sum() / tokens
+    return balance * balancing + z * (mx.square(mx.logsumexp(logits, axis=-1)) * real).sum() / tokens
 
 
 def choose(core: MixedCore, layer: int, normed: mx.array) -> tuple[mx.array, mx.array]:
@@ -53,7 +70,7 @@ def forward(core: MixedCore, layer: int, normed: mx.array, real: np.ndarray, blo
     for expert, pairs in enumerate(by_expert(chosen, real, core.config["num_experts"])):
         if not len(pairs):
             continue
-        gate_up_down = [dequantize_mlx(matrix) for matrix in core.expert(layer, expert)]
+        gate_up_down = core.expert_weights(layer, expert)
         mx.eval(gate_up_down)
         w1, w3, w2 = gate_up_down
         for piece in pieces(pairs, block):
@@ -76,12 +93,14 @@ def backward(
     update=None,
     counts=None,
     input_gradient: bool = True,
+    router: tuple[float, float] = (0.0, 0.0),
 ) -> mx.array | None:
     """Gradient at `normed` [T, D], or None if it is not asked for.
 
     update    update(expert, [dw1, dw3, dw2]) is called once for each expert that saw a token, after its
               weights have served, and update(None, [d_gate]) at the end; None when this layer is not trained
     counts    counts(tokens per expert) returns them summed over all ranks, so that all update the same experts
+    router    weights of the balancing loss and the z-loss (router_losses), whose gradients join the router's
     """
     gate, chosen = choose(core, layer, normed)
     weights = routing_weights(normed, gate, chosen, core.config)
@@ -96,7 +115,7 @@ def backward(
     for expert, pairs in enumerate(per_expert):
         if not seen[expert]:
             continue
-        w1, w3, w2 = (dequantize_mlx(matrix) for matrix in core.expert(layer, expert))
+        w1, w3, w2 = core.expert_weights(layer, expert)
         gradients = None
         for piece in pieces(pairs, block):
             tokens, weight = mx.array(piece // top), flat[mx.array(piece)]
@@ -123,6 +142,12 @@ def backward(
             update(expert, gradients)
     d_weights = mx.array(d_flat).reshape(weights.shape)
     _, (d_router, d_gate) = mx.vjp(lambda n, g: routing_weights(n, g, chosen, core.config), [normed, gate], [d_weights])
+    if any(router):
+        kept = mx.array(real.astype(np.float32))
+        extra = mx.grad(lambda n, g: router_losses(n, g, kept, seen, core.config, *router), argnums=(0, 1))(
+            normed, gate
+        )
+        d_router, d_gate = d_router + extra[0], d_gate + extra[1]
     if update is not None:
         update(None, [d_gate])
     if not input_gradient:

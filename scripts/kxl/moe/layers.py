@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from kxl.model.exponentials import softmax
 from kxl.moe import experts
 from kxl.moe.core import MixedCore
 
@@ -48,6 +49,7 @@ def layer_backward(
     update=None,
     counts=None,
     input_gradient: bool = True,
+    router: tuple[float, float] = (0.0, 0.0),
 ) -> mx.array | None:
     """Gradient at the input of an MoE layer; its weights' gradients go to `update` (experts.backward)."""
     h = x + operator(core, layer, x, blocks)
@@ -65,6 +67,7 @@ def layer_backward(
         update,
         counts,
         input_gradient,
+        router,
     )
     if not input_gradient:
         return None
@@ -151,8 +154,8 @@ class _Attention:
             d_heads = d_merged.reshape(*d_merged.shape[:2], self.keys, -1, self.size).transpose(0, 2, 3, 1, 4)
             d_block = []
             for key in range(self.keys):
-                _, (to_q, to_k, to_v) = mx.vjp(
-                    self.attend, [q[:, key, :, start:end], k[:, key, :end], v[:, key, :end]], [d_heads[:, key]]
+                to_q, to_k, to_v = self.attend_backward(
+                    q[:, key, :, start:end], k[:, key, :end], v[:, key, :end], d_heads[:, key]
                 )
                 d_k[key] = d_k[key].at[:, :end].add(to_k)
                 d_v[key] = d_v[key].at[:, :end].add(to_v)
@@ -197,12 +200,25 @@ class _Attention:
 
     def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """q [B, h, n, size] are the last n positions of k and v [B, m, size]; returns [B, h, n, size]."""
+        return (self.shares(q, k) @ v).reshape(q.shape)
+
+    def attend_backward(self, q: mx.array, k: mx.array, v: mx.array, d: mx.array) -> list[mx.array]:
+        """Gradients at q, k and v, where d [B, h, n, size] is the one at attend's result."""
+        shares, rows = self.shares(q, k), (q.shape[0], -1, q.shape[-1])
+        d = d.reshape(rows)
+        d_v = shares.swapaxes(1, 2) @ d
+        d_shares = d @ v.swapaxes(1, 2)
+        d_scores = shares * (d_shares - (shares * d_shares).sum(-1, keepdims=True)) * self.size**-0.5
+        return [(d_scores @ k).reshape(q.shape), d_scores.swapaxes(1, 2) @ q.reshape(rows), d_v]
+
+    def shares(self, q: mx.array, k: mx.array) -> mx.array:
+        """Softmax of the scores, [B, h * n, m]: what each query takes of each position."""
         batch, heads, n, size = q.shape
         m = k.shape[1]
         scores = (q.reshape(batch, heads * n, size) * size**-0.5) @ k.swapaxes(1, 2)
         hidden = mx.arange(m)[None] > mx.arange(m - n, m)[:, None]
         scores = mx.where(hidden, -mx.inf, scores.reshape(batch, heads, n, m))
-        return (mx.softmax(scores, axis=-1).reshape(batch, heads * n, m) @ v).reshape(batch, heads, n, size)
+        return softmax(scores.reshape(batch, heads * n, m))
 
     def merge(self, heads: mx.array) -> mx.array:
         """[B, keys, h, n, size] to [B, n, D]."""

@@ -9,6 +9,7 @@ and the embedding 0.5 GiB. Positions without weight cost nothing.
 import mlx.core as mx
 import numpy as np
 
+from kxl.model.exponentials import exp
 from kxl.moe.core import MixedCore
 from kxl.moe.layers import Blocks
 
@@ -45,13 +46,17 @@ def loss_and_gradient(
             logits.append(n @ core.weight(head, rows).T)
             mx.eval(logits[-1])
         top = mx.stack([part.max(-1) for part in logits]).max(0)
-        log_sum = top + mx.log(sum(mx.exp(part - top[:, None]).sum(-1) for part in logits))
+        powers = mx.zeros_like(top)
+        for part in logits:
+            powers = powers + exp(part - top[:, None]).sum(-1)
+            mx.eval(powers)
+        log_sum = top + mx.log(powers)
         loss += (weight * (log_sum - (n * right).sum(-1))).sum().item()
         if not gradient:
             continue
         d_n = -weight[:, None] * right
         for part, rows in enumerate(_rows(core, blocks)):
-            d_n = d_n + (mx.exp(logits[part] - log_sum[:, None]) * weight[:, None]) @ core.weight(head, rows)
+            d_n = d_n + (exp(logits[part] - log_sum[:, None]) * weight[:, None]) @ core.weight(head, rows)
             logits[part] = None
             mx.eval(d_n)
         _, (d_x,) = mx.vjp(normed, [x], [d_n])

@@ -4,10 +4,11 @@
     predict(...)["parts"]                                 {part: bytes}, which add up to it
     measured(script, [...])["peak_rss_gib"]               of one step in a process of its own
 
-Always there: the process, the core, the optimizer's moments. Then the inputs of the MoE layers, kept from the
-forward to the backward. Then the largest of what is at work at one time: an MoE layer's backward, attention's
-or the convolution's, a dense layer, or the loss. Each count names the arrays that are alive together in the code;
-`make sweep` and `make prove-8b` check the sum against the resident memory of real steps.
+Always there: the process, the core, the optimizer's moments. Of a core in mapped files only the layer that is being
+changed counts: all other pages are as on the disk and can be taken back (hardware.held). Then the inputs of the MoE
+layers, kept from the forward to the backward. Then the largest of what is at work at one time: an MoE layer's backward,
+attention's or the convolution's, a dense layer, or the loss. Each count names the arrays that are alive together in the
+code; `make sweep` and `make prove-8b` check the sum against the resident memory of real steps.
 
 Streamed and grouped steps peak alike: the lowest group's pass keeps the input of every MoE layer above it.
 """
@@ -41,12 +42,24 @@ def predict(config: dict, settings: dict, tokens: int, length: int) -> dict:
     """
     parts = {
         "process": PROCESS + CACHE,
-        "core": core.stored_bytes(config, settings["group_size"]),
+        "core": stored(config, settings),
         "moments": moments(config, settings["optimizer"]),
         "layer inputs": layer_inputs(config, settings["layer_inputs"], tokens),
         "work": max(work(config, Blocks(**settings["blocks"]), tokens, length).values()),
     }
     return {"peak": sum(parts.values()), "parts": parts}
+
+
+def stored(config: dict, settings: dict) -> int:
+    """Bytes of the core and its carry; in mapped files those of one MoE layer, which no write has reached yet.
+
+    A settings object of before there was a carry has none of the keys.
+    """
+    bits = settings.get("carry_bits", 0)
+    if settings.get("storage", "resident") == "resident":
+        return core.stored_bytes(config, settings["group_size"], bits)
+    weights = 3 * config["num_experts"] * config["moe_intermediate_size"] * config["hidden_size"]
+    return weights * (8 + bits) // 8 + 4 * weights // settings["group_size"]
 
 
 def moments(config: dict, optimizer: str) -> int:

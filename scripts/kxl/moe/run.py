@@ -30,7 +30,7 @@ from kxl.moe.core import MixedCore
 from kxl.moe.grouped import grouped_step, groups_of
 from kxl.moe.layers import Blocks
 from kxl.moe.optimizer import ExpertOptimizer
-from kxl.moe.schedule import batch_of, learning_rate, steps_of
+from kxl.moe.rows import batch_of, learning_rate, steps_of
 from kxl.moe.settings import FREE
 from kxl.moe.streamed import NotFinite, Outcome, StepOptions, loss_of, streamed_step
 
@@ -55,8 +55,17 @@ class Run:
     def __post_init__(self):
         s = self.settings
         self.steps = steps_of(s, len(self.rows))
-        self.optimizer = ExpertOptimizer(self.core, s["optimizer"], s["rounding"], s["update_clip"], s["seed"])
-        self.options = StepOptions(Blocks(**s["blocks"]), s["layer_inputs"], self.world, self.guard)
+        self.core.add_carry(s["carry_bits"])
+        self.optimizer = ExpertOptimizer(self.core, s)
+        self.options = StepOptions(
+            Blocks(**s["blocks"]),
+            s["layer_inputs"],
+            self.world,
+            self.guard,
+            counted=self.optimizer.counted,
+            balance=s["balance_loss"],
+            z=s["z_loss"],
+        )
         self.rank, self.ranks = (self.world.rank(), self.world.size()) if self.world else (0, 1)
         if s["mode"] == "grouped":
             groups_of(self.core.moe_layers, s["group_layers"], s["group_stride"])
@@ -130,6 +139,8 @@ class Run:
         s, update = self.settings, self.optimizer.update
         batch = make_batch([(self.rows[place]["tokens"], self.rows[place]["mask"]) for place in places])
         try:
+            if s["gradient_clip"]:
+                self.optimizer.scale = min(1.0, s["gradient_clip"] / self._norm(batch))
             if s["mode"] == "streamed":
                 return streamed_step(self.core, batch, update, self.options)
             return grouped_step(self.core, batch, update, self.options, s["group_layers"], s["group_stride"])
@@ -139,6 +150,19 @@ class Run:
                 f"step {self.step + 1}, row {rows}: {error}; the last checkpoint in {shown(self.work)} is whole: "
                 f"remove the row or lower learning_rate"
             ) from None
+
+    def _norm(self, batch) -> float:
+        """Norm of the gradient of all experts and routers: a step that changes nothing, before the one that does."""
+        squares = 0.0
+
+        def add(number, layer, expert, gradients) -> None:
+            nonlocal squares
+            squares += sum(float(np.square(np.array(gradient), dtype=np.float64).sum()) for gradient in gradients)
+
+        streamed_step(self.core, batch, add, self.options)
+        if not np.isfinite(squares):
+            raise NotFinite("the gradient is not finite")
+        return max(squares**0.5, 1e-30)
 
     def _validate(self) -> None:
         """Mean loss per scored token over the first `validation_rows` rows of the validation set."""
@@ -227,6 +251,7 @@ def checkpoints(work: Path) -> list[Path]:
 
 
 def require_room(core_bytes: int, settings: dict, work: Path) -> None:
-    """Refuse a run whose checkpoints cannot all be written: those that are kept, and the one being written."""
+    """Refuse a run whose files cannot all be written: kept checkpoints, the one being written, a mapped core's copy."""
     have = len(checkpoints(work)) if work.exists() else 0
-    require_space(work, max(settings["keep_checkpoints"] + 1 - have, 1) * int(core_bytes * 1.02))
+    copies = max(settings["keep_checkpoints"] + 1 - have, 1) + (settings["storage"] == "mapped")
+    require_space(work, copies * int(core_bytes * 1.02))

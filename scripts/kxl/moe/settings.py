@@ -5,15 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kxl.base.cli import UserError
+from kxl.moe.int8 import CARRIES
 from kxl.moe.layers import Blocks
-from kxl.moe.optimizer import KINDS
+from kxl.moe.optimizer import FEW, KINDS
 from kxl.moe.rounding import ROUNDINGS
 from kxl.moe.streamed import KEEP
 
 MODES = ("streamed", "grouped")
+STORAGES = (
+    "resident",
+    "mapped",
+)  # where the core lies during a run: in memory, or in files of which a layer is in memory
 LENGTHS = ("steps", "epochs")  # how long a run is, by one of them
 # What may differ between a run and its continuation: it decides no weight. Steps are compared.
-FREE = ("epochs", "checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows")
+FREE = ("epochs", "checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows", "storage")
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ RULES = {
     "optimizer": one_of(*KINDS),
     "rounding": one_of(*ROUNDINGS),
     "layer_inputs": one_of(*KEEP),
+    "storage": one_of(*STORAGES),
+    "few_tokens": one_of(*FEW),
+    "carry_bits": Rule(" or ".join(map(str, CARRIES)), lambda value: type(value) is int and value in CARRIES),
+    "decay_tokens": whole(0),
     "group_size": whole(1),
     "group_layers": whole(1),
     "group_stride": whole(1),
@@ -68,6 +77,9 @@ RULES = {
     "steps": whole(1),
     "epochs": whole(1),
     "update_clip": NUMBER,
+    "gradient_clip": NUMBER,
+    "balance_loss": NUMBER,
+    "z_loss": NUMBER,
     "learning_rate": NUMBER,
     "final_rate": NUMBER,
     "blocks": Rule("an object with " + ", ".join(Blocks.__annotations__), are_blocks),
@@ -84,6 +96,11 @@ def check_settings(settings: dict, path: str) -> dict:
         problem = "missing" if key in RULES else "not a setting of MoE training"
         raise UserError(f"{path}: {key} is {problem}; see configs/tiny-moe.json")
     unset = [key for key in LENGTHS if settings[key] is None]
+    if settings["gradient_clip"] and settings["mode"] == "grouped":
+        raise UserError(
+            f"{path}: gradient_clip is {settings['gradient_clip']} and mode is 'grouped': its groups change one after "
+            "another, so there is no gradient of the whole step; set gradient_clip to 0 or mode to streamed"
+        )
     if len(unset) != 1:
         lengths = "neither is set" if unset else f"steps is {settings['steps']} and epochs is {settings['epochs']}"
         raise UserError(f"{path}: {lengths}; a run is as long as steps or as epochs says: set one of the two")

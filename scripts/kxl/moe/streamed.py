@@ -20,7 +20,7 @@ from kxl.base.cli import UserError
 from kxl.model.batches import Batch
 from kxl.moe.core import MixedCore
 from kxl.moe.layers import Blocks, layer_backward, layer_forward
-from kxl.moe.loss import embed, loss_and_gradient
+from kxl.moe.loss import EMBEDDING, NORM, embed, loss_and_gradient
 
 KEEP = {"bfloat16": mx.bfloat16, "float32": mx.float32}
 
@@ -36,7 +36,8 @@ class StepOptions:
     The residual stream is rounded to `keep` where it is kept, in the forward too, so that the backward
     differentiates what the forward computed. `guard(where)` is called between layers while no weight has
     changed yet, and may raise to give the step up. `done(part)` is told of each layer that is through, by the
-    parts of Outcome.
+    parts of Outcome. `counted(layer, tokens)` is told how many tokens of all ranks reached each expert, before the
+    layer's updates. `balance` and `z` weigh the router's losses (experts.router_losses); 0 leaves them out.
     """
 
     blocks: Blocks = Blocks()
@@ -44,6 +45,9 @@ class StepOptions:
     world: mx.distributed.Group | None = None
     guard: Callable[[str], None] = lambda where: None
     done: Callable[[str], None] = lambda part: None
+    counted: Callable[[int, np.ndarray], None] = lambda layer, tokens: None
+    balance: float = 0.0
+    z: float = 0.0
 
     def sum(self, array: mx.array) -> mx.array:
         """The sum over all ranks, the same bits on each."""
@@ -81,7 +85,9 @@ def forward_pass(
             inputs[layer] = x.astype(KEEP[options.keep])
             x = inputs[layer].astype(mx.float32)
             mx.eval(inputs[layer], x)
+        core.ahead(layer + 1)
         x = layer_forward(core, layer, x, real, options.blocks)
+        core.release(layer)
         options.guard(f"layer {layer}")
         options.done("forward")
     return x, inputs
@@ -143,10 +149,12 @@ def backward_pass(
     del hidden
     clock = outcome.clock("loss", clock)
 
-    def counts(seen: np.ndarray) -> np.ndarray:
-        return np.array(options.sum(mx.array(seen)))
-
     for layer in reversed(layers):
+
+        def counts(seen: np.ndarray, layer=layer) -> np.ndarray:
+            seen = np.array(options.sum(mx.array(seen)))
+            options.counted(layer, seen)
+            return seen
 
         def hand_out(expert, gradients, layer=layer):
             gradients = [options.sum(gradient) for gradient in gradients]
@@ -156,6 +164,7 @@ def backward_pass(
             outcome.clock("update", began)
 
         part = "trained" if layer in trained else "passed"
+        core.ahead(layer - 1)
         x = inputs.pop(layer).astype(mx.float32)
         d = layer_backward(
             core,
@@ -165,9 +174,11 @@ def backward_pass(
             real,
             options.blocks,
             hand_out if layer in trained else None,
-            counts if options.world is not None else None,
+            counts,
             input_gradient=layer > start,
+            router=(options.balance, options.z) if layer in trained else (0.0, 0.0),
         )
+        core.release(layer, changed=layer in trained)
         clock = outcome.clock(part, clock)
         outcome.layers[part] += 1
         options.done(part)
@@ -195,3 +206,12 @@ def loss_of(core: MixedCore, batch: Batch, options: StepOptions) -> float:
         options,
     )
     return score(core, x, batch, options, gradient=False)[0]
+
+
+def log_probabilities(core: MixedCore, batch: Batch, options: StepOptions) -> mx.array:
+    """Of every next token, [tokens, vocabulary], for a batch of one row: for small models, since it holds them all."""
+    layers = range(core.config["num_hidden_layers"])
+    x, _ = forward_pass(core, embed(core, batch.tokens), layers, core.moe_layers, batch.real.ravel(), options)
+    hidden = mx.fast.rms_norm(x[0], core.weight(NORM), core.config["norm_eps"])
+    logits = hidden @ core.weight(EMBEDDING if core.config["tie_word_embeddings"] else "lm_head.weight").T
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -60,6 +60,36 @@ def fetch(lock: Path, what: str = "", source: bool = False) -> Path:
     return archive
 
 
+def source_distribution(package: str, version: str) -> Path:
+    """A source distribution that no lock pins, in the cache; fetched by pip when missing. UserError without one.
+
+    Whoever asks for it trusts the package index: there is no sha256 to check it by.
+    """
+    name = f"{package.replace('-', '_')}-{version}.tar.gz"
+    archive = llama_cpp.cache_dir() / "downloads" / name
+    if archive.is_file():
+        return archive
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    say(f"fetching {package} {version}, which nothing pins")
+    with scratch_dir(archive.parent) as scratch:
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"),
+                *("--no-binary", package, f"{package}=={version}", "-d", scratch),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+        )
+        fetched = Path(scratch) / name
+        if ended.returncode != 0 or not fetched.is_file():
+            raise UserError(
+                f"pip could not fetch {package}=={version} as a source distribution (its message is above); "
+                f"check the network and the version, or put {name} into {archive.parent} by hand"
+            )
+        os.replace(fetched, archive)
+    return archive
+
+
 def extract(wheel: Path, member: str, digest: str, target: Path) -> None:
     """Stream one member of a wheel to `target`. UserError when its sha256 is not `digest`."""
     total = hashlib.sha256()

@@ -28,6 +28,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
 
 LOCK = ROOT / "third_party" / "llama.cpp.lock"
+OTHER_LOCK = "HERMES_KXL_LLAMA_LOCK"  # the variable that names another lock: for a look at another version
 PATCHES = ROOT / "patches"
 TARGETS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-server")
 
@@ -47,9 +48,17 @@ CMAKE_FLAGS = (
 NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 
 
+def lock_path() -> Path:
+    """The lock in force: the repository's, unless the environment names another."""
+    return Path(os.environ.get(OTHER_LOCK) or LOCK)
+
+
 def read_lock() -> dict:
-    """The pin: package, version, file, sha256, tree (path of llama.cpp inside the file), commit."""
-    return read_json(LOCK)
+    """The pin: package, version, file, sha256, tree (path of llama.cpp inside the file), commit.
+
+    In another lock, `optional_patches` leaves out the patches that do not apply to its tree.
+    """
+    return read_json(lock_path())
 
 
 def cache_dir() -> Path:

@@ -1,0 +1,230 @@
+"""What each stage of the line will take: seconds, memory and disk, from shapes, counts and a measured profile.
+
+    need = predict("gguf", sizes.of(config), Job(), load(profile))       # Need(seconds, memory, disk)
+
+Each stage has a formula for its effort: how its work grows with shapes and counts. `make profile` walks the whole line
+twice, with a small random model and with one whose matrices are as wide as LFM2-8B-A1B's. A straight line through the
+two gives seconds from effort: its start is what the programs take to begin, its slope what this machine does. Memory is
+predicted alike, from a formula of what grows. Disk is counted from the shapes, exactly.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown
+from kxl.moe import memory as moe_memory
+from kxl.plan import sizes
+from kxl.plan.sizes import Size
+from kxl.plan.walk import DROPS, MAKES, POLICIES, STAGES, Walk
+
+FLOAT, HALF = 4, 2
+BATCH, UBATCH = 2048, 512  # llama.cpp's defaults: tokens of a batch, and of what is computed at once
+BACKWARD = 2  # of a forward's work
+
+
+@dataclass(frozen=True)
+class Job:
+    """How much a stage has to do, where shapes do not say it. Tokens are of one example unless it says otherwise.
+
+    trace_bytes; train_steps of train_tokens each, with `validations` forwards and `saves` checkpoints; lora_steps of
+    lora_tokens, with lora_validations forwards; imatrix_tokens in all, in chunks of imatrix_context; prompt_tokens and
+    answer_tokens of all cases, and the server's context; training: the settings of the MoE training (the 8B's).
+    """
+
+    trace_bytes: int = 0
+    train_steps: int = 0
+    train_tokens: int = 512
+    validations: int = 0
+    saves: int = 1
+    lora_steps: int = 0
+    lora_tokens: int = 512
+    lora_validations: int = 2
+    imatrix_tokens: int = 0
+    imatrix_context: int = 8192
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    context: int = 65536
+    training: dict | None = None
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage takes: seconds (None where no profile tells), bytes of memory held, bytes that it writes."""
+
+    seconds: float | None
+    memory: int
+    disk: int
+
+
+def effort(stage: str, size: Size, job: Job, rates: dict) -> float:
+    """How much work a stage is, in a unit of its own; for the stages with several kinds of work, in seconds."""
+    read, write = (rates[f"disk_{way}_mib_s"] * 2**20 for way in ("read", "write"))
+    if stage == "data":
+        return job.trace_bytes
+    if stage == "core":
+        return size.experts
+    if stage in ("checkpoint", "step", "fuse", "gguf", *POLICIES):
+        return size.parameters
+    if stage == "train":
+        step, forward = (_step_seconds(size, job.train_tokens, rates, part) for part in ("seconds", "forward"))
+        moved = size.core / read + job.saves * size.core / write
+        return moved + job.train_steps * step + job.validations * forward
+    if stage == "lora":
+        forward = _step_seconds(size, job.lora_tokens, rates, "forward")
+        return size.core / read + (job.lora_steps * (1 + BACKWARD) + job.lora_validations) * forward
+    if stage == "imatrix":
+        return job.imatrix_tokens * size.flops
+    if stage in ("package", "verify"):
+        return sum(size.quants.values())
+    if stage == "serve":
+        return size.quants["q4kxl"]  # the start alone; prompts and answers are added
+    raise ValueError(stage)
+
+
+def _step_seconds(size: Size, tokens: int, rates: dict, part: str) -> float:
+    """Seconds of a streamed step, or of its forward alone, by two measured lengths: so much for each weight of the
+    experts, which are dequantized and moved however short the row is, and so much for each token's work."""
+    (short, long), shapes = rates["steps"], sizes.of(rates["step_shapes"])
+    slope = (long[part] - short[part]) / (long["tokens"] - short["tokens"])
+    fixed = max(short[part] - slope * short["tokens"], 0)
+    return fixed * size.experts / shapes.experts + max(slope, 0) * tokens * size.flops / shapes.flops
+
+
+def growth(stage: str, size: Size, job: Job) -> float:
+    """What of a stage's memory grows with shapes and counts, in bytes."""
+    if stage == "train":
+        settings = job.training or read_json(TRAINING)
+        return moe_memory.predict(size.config, settings, job.train_tokens, job.train_tokens)["peak"]
+    if stage == "lora":  # float32 of all but the experts; logits and their gradients; inputs kept of each layer
+        layers = size.config["num_hidden_layers"]
+        kept = job.lora_tokens * FLOAT * (4 * size.vocabulary + 24 * layers * size.hidden)
+        return 2 * size.plain + kept
+    if stage in POLICIES:  # a tensor as float32, and as it will be written
+        return 2 * FLOAT * size.largest
+    if stage == "imatrix":
+        return logits(size, job.imatrix_context) + size.cache(job.imatrix_context)
+    if stage == "serve":
+        return size.quants["q4kxl"] + size.cache(job.context) + FLOAT * UBATCH * size.vocabulary
+    if stage in ("data", "gguf"):
+        return size.vocabulary
+    return 0
+
+
+def logits(size: Size, context: int) -> int:
+    """Bytes of the logits that llama-imatrix holds: of a batch, of what is computed, of a chunk above one batch."""
+    return FLOAT * size.vocabulary * (min(context, BATCH) + UBATCH + (context if context > BATCH else 0))
+
+
+def disk(stage: str, size: Size, job: Job) -> int:
+    """Bytes that a stage writes."""
+    if stage in POLICIES:
+        return size.quants[stage]
+    return {
+        "checkpoint": size.bf16,
+        "core": size.core,
+        "train": size.core * min(job.saves, 2),
+        "step": size.bf16,
+        "fuse": size.bf16,
+        "gguf": size.bf16 + sizes.TOKEN_BYTES * size.vocabulary,
+        "data": 2 * job.trace_bytes,
+    }.get(stage, 0)
+
+
+TRAINING = Path(__file__).resolve().parents[3] / "configs" / "lfm2.5-8b-a1b-moe.json"
+
+
+def predict(stage: str, size: Size, job: Job, profile: dict | None) -> Need:
+    """What a stage takes on the machine of a profile; without one, memory by the formula alone and no seconds."""
+    written = disk(stage, size, job)
+    if profile is None:
+        return Need(None, int(growth(stage, size, job)) + BASE, written)
+    points = [(_walked(walk), walk["stages"]) for walk in profile["walks"]]
+    seconds = _on_line(
+        [(effort(stage, s, j, profile), stages[stage]["seconds"]) for (s, j), stages in points],
+        effort(stage, size, job, profile),
+    )
+    if stage == "serve":
+        (s, _), stages = points[-1]
+        work = stages[stage]["work"]
+        spoken = [work["prompt_seconds"] + work["answer_seconds"] for work in (st[stage]["work"] for _, st in points)]
+        starts = [(s.quants["q4kxl"], st[stage]["seconds"] - t) for ((s, _), st), t in zip(points, spoken)]
+        seconds = _on_line(starts, size.quants["q4kxl"])
+        seconds += job.prompt_tokens * size.flops / s.flops * work["prompt_seconds"] / work["prompt_tokens"]
+        seconds += job.answer_tokens * size.flops / s.flops * work["answer_seconds"] / work["answer_tokens"]
+    # What is written cannot be faster than the disk, but for what the system keeps of it in memory.
+    kept = 0.1 * profile["memory_gib"] * 2**30
+    seconds = max(seconds, (written - kept) / (profile["disk_write_mib_s"] * 2**20))
+    held = [(growth(stage, s, j), stages[stage]["held"]) for (s, j), stages in points]
+    return Need(seconds, int(_on_line(held, growth(stage, size, job))), written)
+
+
+BASE = 300 * 2**20  # a Python process with its packages
+
+
+def _on_line(points: list, x: float) -> float:
+    """The value at `x` of the line through two points; it never falls, and starts at 0 or above."""
+    (x1, y1), (x2, y2) = points
+    if x2 <= x1 * 1.01:  # nothing grew between them, so all that is known is a proportion
+        return max(y1, y2) * (x / x2 if x2 else 1)
+    slope = max((y2 - y1) / (x2 - x1), 0)
+    start = max(y1 - slope * x1, 0)
+    if start == 0:
+        slope = y2 / x2
+    return start + slope * x
+
+
+def _walked(walk: dict) -> tuple[Size, Job]:
+    return sizes.of(walk["shapes"], POLICIES), job_of(walk["pace"], walk["stages"])
+
+
+def job_of(pace: dict, measured: dict) -> Job:
+    """The Job of a walk: what its pace says, and what is known of its rows and answers once they are there."""
+    work = {name: stage["work"] for name, stage in measured.items()}
+    steps = pace["train_steps"]
+    train = work.get("train", {})
+    return Job(
+        trace_bytes=work.get("data", {}).get("trace_bytes", TYPICAL["trace_bytes"]),
+        train_steps=steps,
+        train_tokens=train.get("tokens", TYPICAL["row_tokens"] * steps) // steps,
+        validations=2,
+        saves=1,
+        lora_steps=pace["lora_steps"],
+        lora_tokens=train.get("tokens", TYPICAL["row_tokens"] * steps) // steps,
+        lora_validations=2,
+        imatrix_tokens=pace["imatrix_chunks"] * pace["imatrix_context"],
+        imatrix_context=pace["imatrix_context"],
+        prompt_tokens=work.get("serve", {}).get("prompt_tokens", TYPICAL["prompt_tokens"]),
+        answer_tokens=work.get("serve", {}).get("answer_tokens", 2 * pace["cases"] * pace["answer_tokens"]),
+        context=pace["context"],
+    )
+
+
+# Of a walk, before it has counted them: bytes of its traces, tokens of its rows and of its cases' prompts.
+TYPICAL = {"trace_bytes": 1_590_000, "row_tokens": 362, "prompt_tokens": 4144}
+
+
+def of_walk(walk: Walk, profile: dict | None) -> dict[str, Need]:
+    """What every stage of a walk will take."""
+    size, job = sizes.of(walk.shapes, POLICIES), job_of(walk.said["pace"], walk.measured)
+    return {stage: predict(stage, size, job, profile) for stage in STAGES}
+
+
+def largest_moment(needs: dict[str, Need], stages: tuple, todo: list) -> int:
+    """The most bytes that a walk's files will take at one time from now on, beyond what is there."""
+    there, most, made = 0, 0, {}
+    for stage in stages:
+        made[MAKES[stage][0] if MAKES[stage] else stage] = 0 if stage not in todo else needs[stage].disk
+        there = sum(made.values())
+        most = max(most, there)
+        for file in DROPS.get(stage, ()):
+            made.pop(file, None)
+    return most
+
+
+def load(path: Path) -> dict:
+    """A profile's results with its walks. UserError for a profile that has none."""
+    profile = read_json(path).get("results", {}) if Path(path).is_file() else {}
+    if "walks" not in profile:
+        raise UserError(f"{shown(path)}: does not say what this machine takes for the line; measure it: make profile")
+    return profile

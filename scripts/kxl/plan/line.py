@@ -1,0 +1,190 @@
+"""The line of one run, stage by stage: what each takes on this machine, and what to change where it does not fit.
+
+    needs = Line(config, shapes, training, profile).needs("q4kxl")      # Need of make's target
+
+Names of stages are make's targets; one evaluation is "eval:SUITE:ARTIFACT", as in "eval:fixed_hermes_43:q4kxl".
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from kxl.base.files import ROOT, read_json
+from kxl.plan import costs, sizes
+from kxl.plan.costs import Job, Need
+from kxl.plan.sizes import Size
+from kxl.plan.walk import POLICIES
+
+GIB = 2**30
+# What a case adds to a prompt that begins as the one before, and what an answer has; both asked twice, parsed and raw.
+CASE_TOKENS, ANSWER_TOKENS = 25, 40
+PREFIX_TOKENS = 4100  # system prompt and schemas of the fixed tools
+THOUGHT_TOKENS = 600  # of a model that thinks; users report 600 to 4,096
+IMATRIX_TOKENS = 65536  # quant_build_calibration.py's default, and as many are held out
+MLX_FACTOR = 2.1  # seconds of an evaluation by mlx_lm.server on a CPU, over llama-server's: measured on the tiny model
+FLOAT32, BF16 = 4, 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as `make plan` shows it: make's target, whether it is done, what it takes, why it does not fit."""
+
+    name: str
+    done: bool
+    need: Need
+    problem: str | None = None
+
+
+class Line:
+    """A run's line. config: the run's; shapes: the model's config.json; training: the MoE settings or None."""
+
+    def __init__(self, config: dict, shapes: dict, training: dict | None, profile: dict | None, trace_bytes: int = 0):
+        self.config, self.training, self.profile = config, training, profile
+        policies = tuple(name for name in config["quants"] if name in POLICIES)
+        self.size: Size = sizes.of(shapes, policies if shapes["model_type"] == "lfm2_moe" else ())
+        self.trace_bytes = trace_bytes
+
+    def need(self, name: str) -> Need:
+        """What one stage takes. KeyError for a name that is no stage."""
+        if name.startswith("eval:"):
+            _, suite, artifact = name.split(":")
+            return self._evaluation(suite, artifact)
+        if name in self.size.quants:
+            return costs.predict(name, self.size, Job(), self.profile)
+        return {
+            "data": self._data,
+            "core": lambda: self._walked("core"),
+            "train": self._train,
+            "step": lambda: self._walked("step"),
+            "repair-loop": self._repair,
+            "gguf": lambda: self._walked("gguf"),
+            "imatrix": self._imatrix,
+            "parity": self._parity,
+            "quants": self._divergence,
+            "package": lambda: self._walked("package"),
+            "verify": lambda: self._walked("verify"),
+        }[name]()
+
+    def problem(self, name: str, memory: int, free: int) -> str | None:
+        """Why a stage cannot be done with so many bytes of memory and disk, and what to change; None where it can."""
+        need = self.need(name)
+        if need.memory > memory:
+            there = f"needs {need.memory / GIB:.1f} GiB of memory and {memory / GIB:.1f} are there"
+            return f"{there}: {self._advice(name, memory)}"
+        if need.disk > free:
+            return (
+                f"writes {need.disk / GIB:.1f} GiB and {free / GIB:.1f} are free on the disk: remove what no run needs "
+                "(make clean RUN=name), or put runs/ on another disk by a link"
+            )
+        return None
+
+    def _walked(self, stage: str, job: Job | None = None) -> Need:
+        return costs.predict(stage, self.size, job or Job(), self.profile)
+
+    def _data(self) -> Need:
+        return self._walked("data", Job(trace_bytes=self.trace_bytes))
+
+    def _train(self, tokens: int | None = None) -> Need:
+        settings = self.training or {}
+        steps, batch = settings.get("steps") or 0, settings.get("batch", 1)
+        if not steps:  # by epochs: the reference had 582 examples
+            steps = -(-582 * settings.get("epochs", 1) // batch)
+        longest = tokens or settings.get("max_tokens", 512)
+        job = Job(
+            train_steps=steps * batch,
+            # Rows are shorter than their cap; how much is known once they are encoded.
+            train_tokens=longest // 2,
+            validations=settings.get("validation_rows", 0) * (1 + -(-steps // settings.get("validate_every", steps))),
+            saves=-(-steps // settings.get("checkpoint_every", steps)),
+        )
+        need = self._walked("train", job)
+        peak = costs.predict(
+            "train", self.size, Job(train_steps=1, train_tokens=longest, training=self.training), self.profile
+        )
+        return Need(need.seconds, peak.memory, self.size.core * (settings.get("keep_checkpoints", 1) + 1))
+
+    def _imatrix(self) -> Need:
+        context = self.config["imatrix"]["context_tokens"]
+        return self._walked("imatrix", Job(imatrix_tokens=IMATRIX_TOKENS, imatrix_context=context))
+
+    def _evaluation(self, suite: str, artifact: str) -> Need:
+        asked = read_json(ROOT / "evals" / "suites" / f"{suite}.json")
+        cases = len(asked["cases"])
+        answers = 2 * cases * (ANSWER_TOKENS + min(self.config["eval"].get("thinking_tokens", 0), THOUGHT_TOKENS))
+        job = Job(
+            prompt_tokens=PREFIX_TOKENS + 2 * cases * CASE_TOKENS,
+            answer_tokens=answers,
+            context=self.config["eval"]["context"],
+        )
+        need = costs.predict("serve", self._served(artifact), job, self.profile)
+        if artifact != "mlx":
+            return need
+        bytes_each = FLOAT32 if sys.platform == "linux" else BF16
+        seconds = None if need.seconds is None else MLX_FACTOR * need.seconds
+        copy = FLOAT32 * self.size.parameters if bytes_each == FLOAT32 else 0
+        return Need(seconds, bytes_each * self.size.parameters + costs.BASE, copy)
+
+    def _served(self, artifact: str) -> Size:
+        """The sizes with an artifact's bytes in Q4KXL's place, which the walk served."""
+        held = self.size.quants.get(artifact, self.size.bf16)
+        return Size(**{**vars(self.size), "quants": {"q4kxl": held}})
+
+    def _repair(self) -> Need:
+        """One iteration: two evaluations of each suite, and an adapter."""
+        suites = self.config.get("repair", {}).get("suites", {})
+        training = self.config.get("repair", {}).get("training", {})
+        evaluations = [self._evaluation(suite, "mlx") for suite in suites]
+        job = Job(
+            lora_steps=training.get("steps", 0) * training.get("batch_size", 1),
+            lora_tokens=training.get("max_tokens", 512) // 2,
+        )
+        adapter = self._walked("lora", job)
+        memory = max([adapter.memory, *(need.memory for need in evaluations)])
+        if adapter.seconds is None:
+            return Need(None, memory, self.size.bf16)
+        return Need(adapter.seconds + 2 * sum(need.seconds for need in evaluations), memory, self.size.bf16)
+
+    def _parity(self) -> Need:
+        served = self._evaluation("structured_6", "mlx")
+        return Need(served.seconds, served.memory, FLOAT32 * self.size.parameters)
+
+    def _divergence(self) -> Need:
+        """BF16 and every quant read the held-out text; BF16's log-probabilities are two bytes each."""
+        context = self.config["kld"]["context_tokens"]
+        once = self._walked("imatrix", Job(imatrix_tokens=IMATRIX_TOKENS, imatrix_context=context))
+        files = 1 + len(self.config["quants"]) + len(self.config["stock"])
+        seconds = None if once.seconds is None else files * once.seconds
+        return Need(seconds, once.memory, 2 * self.size.vocabulary * IMATRIX_TOKENS // 2)
+
+    def _advice(self, name: str, memory: int) -> str:
+        if name == "train":
+            fitting = [n for n in range(512, self.training["max_tokens"], 512) if self._train(n).memory <= memory]
+            return (
+                f"set max_tokens of the training to {fitting[-1]}"
+                if fitting
+                else "train on a machine with more memory, or start from a checkpoint that is trained"
+            )
+        if name == "imatrix":
+            job = [
+                n
+                for n in (4096, 2048, 1024, 512)
+                if self._walked("imatrix", Job(imatrix_tokens=IMATRIX_TOKENS, imatrix_context=n)).memory <= memory
+            ]
+            return f"set imatrix.context_tokens to {job[0]}" if job else "compute it on a machine with more memory"
+        if name == "parity" or name.endswith(":mlx") or name == "repair-loop":
+            mac = (BF16 * self.size.parameters + costs.BASE) / GIB
+            return (
+                f"MLX computes in float32 on a CPU; a Mac needs {mac:.0f} GiB. Run `make {name.split(':')[0]}` there, "
+                "or release from this machine without MLX's part"
+            )
+        return "close other programs, or take a machine with more memory"
+
+
+def of_run(config: Path, model: Path | None, training: Path | None, profile: Path | None, traces: list[Path] = ()):
+    """A Line from a run's files. The shapes of LFM2.5-8B-A1B stand in for a model that is not here yet."""
+    shapes = model / "config.json" if model and (model / "config.json").is_file() else None
+    read = read_json(shapes) if shapes else {**read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), "vocab_size": 128_000}
+    known = read_json(profile).get("results", {}) if profile and Path(profile).is_file() else {}
+    settings = read_json(training) if training and Path(training).is_file() else None
+    known = known if "walks" in known else None  # an older profile: memory and disk are told, seconds are not
+    return Line(read_json(config), read, settings, known, sum(path.stat().st_size for path in traces))

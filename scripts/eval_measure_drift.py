@@ -6,7 +6,7 @@ Out:  a report: per version the cases of a suite that pass no more, or pass now;
       template's round trips that break no more, or break now. Exit code 2 where a case or a round trip is lost
 
   .venv/bin/python scripts/eval_measure_drift.py --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf --model models/tiny \\
-      --pin 0.3.35 --out reports/tiny/drift.json
+      --pin 0.3.35 --out runs/tiny/results/reports/drift.json
 
 Each version is built beside the pinned one into the cache, patches left out where they do not apply (6 to 12 minutes on
 2 cores, once), and answers in the same way: llama-server, greedy, tools and template as they are. A version that does

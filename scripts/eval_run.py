@@ -13,7 +13,7 @@ call.
 
   python scripts/eval_run.py --suite evals/suites/fixed_hermes_43.json --config configs/tiny.json \\
       --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf --artifact q4kxl \\
-      --out evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json
+      --out runs/tiny/results/evals/fixed_hermes_43.llama_cpp.q4kxl.json
 """
 
 import argparse

@@ -6,7 +6,7 @@ Out:  a report: per task the verdict on each trial, what was checked, whether a 
       seconds, tokens, and the whole conversation of one trial; shares by kind, pass^k and intervals
 
   .venv/bin/python scripts/live_run.py --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf --artifact q4kxl \\
-      --config configs/tiny.json --trials 3 --out evals/tiny/hermes_live.llama_cpp.q4kxl.json
+      --config configs/tiny.json --trials 3 --out runs/tiny/results/evals/hermes_live.llama_cpp.q4kxl.json
   .venv/bin/python scripts/live_run.py --url http://127.0.0.1:8080/v1 --artifact mine --out live.json
 
 Each try gets a fresh Hermes home and an empty folder with a drawn name; words in requests and files are drawn for each

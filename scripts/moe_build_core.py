@@ -7,7 +7,7 @@ One matrix is in memory at a time. A checkpoint that is no LFM2-MoE, or whose wi
 divide, is refused before anything is written.
 
   .venv/bin/python scripts/moe_build_core.py --model models/tiny --config configs/tiny-moe.json --out runs/tiny/core \\
-      --report reports/tiny/core.json
+      --report runs/tiny/results/reports/core.json
 """
 
 import math

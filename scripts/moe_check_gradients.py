@@ -5,7 +5,7 @@ Out: --report: for layer inputs kept in float32 and in BF16 (what training keeps
      and routers are from mx.grad of the whole model at once, in float32 and without any rounding.
 
   .venv/bin/python scripts/moe_check_gradients.py --core runs/tiny/core --rows runs/tiny/moe/valid.jsonl \\
-      --config configs/tiny-moe.json --report reports/tiny/gradients.json
+      --config configs/tiny-moe.json --report runs/tiny/results/reports/gradients.json
 
 In float32 the two must be the same but for the order of sums; more than 1e-5 is refused, the report kept as
 NAME.failed.json. In BF16 they are not: each layer's input is rounded, and where two experts score alike the other one

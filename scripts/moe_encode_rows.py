@@ -5,7 +5,7 @@ Out: --out, JSON lines as kxl/moe/rows.py reads them. Where the template leaves 
      row is several sequences (kxl/chat/loss_mask.py). A sequence over the cap is cut, one in which no scored token
      is left is left out; both are counted on the last line.
 
-  .venv/bin/python scripts/moe_encode_rows.py --rows datasets/tiny/train.jsonl --model runs/tiny/core \\
+  .venv/bin/python scripts/moe_encode_rows.py --rows runs/tiny/data/train.jsonl --model runs/tiny/core \\
       --config configs/tiny-moe.json --out runs/tiny/moe/train.jsonl
 """
 

@@ -8,7 +8,7 @@ Before anything is downloaded its size is compared with the free disk. Afterward
 are checked against config.json, and the architecture must be an LFM2-MoE.
 
   .venv/bin/python scripts/moe_fetch_base.py --model LiquidAI/LFM2.5-8B-A1B --revision COMMIT \\
-      --out runs/mine/base --report reports/mine/base.json
+      --out runs/mine/base --report runs/mine/results/reports/base.json
 """
 
 import math

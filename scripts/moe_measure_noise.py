@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="encoded rows for the KL divergence")
     parser.add_argument("--epoch-rows", type=int, default=582, help="rows of an epoch, for configs in epochs")
     parser.add_argument("--kld-rows", type=int, default=32, help="how many rows are taken")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the drawn weights and updates (default: 0)")
     parser.add_argument("--report", type=Path, required=True, help="report (JSON)")
     args = parser.parse_args()
     blas.use_fast_blas()

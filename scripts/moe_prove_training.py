@@ -1,6 +1,6 @@
 """Prove that MoE training on an int8 core learns with stochastic rounding, in both modes, and not with nearest.
 
-No carry is kept here: with one even rounding to nearest loses nothing (moe_prove_transfer.py compares with and without).
+No carry is kept here: with one even rounding to nearest loses nothing (moe_prove_transfer.py compares both).
 
 In:  a core, encoded rows for training and validation (moe_encode_rows.py), a training config.
 Out: --report: for streamed, grouped, and streamed with rounding to nearest: validation loss before and after,
@@ -16,7 +16,7 @@ loss and raise the score in both modes, or when nearest rounding gains a fifth o
 
   .venv/bin/python scripts/moe_prove_training.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl \\
       --valid runs/tiny/moe/valid.jsonl --config configs/tiny-moe.json --work runs/tiny/moe/proof --report
-      reports/tiny/moe_proof.json
+      runs/tiny/results/reports/moe_proof.json
 """
 
 import sys

@@ -6,7 +6,7 @@ Out: what that script makes; a line in runs/RUN/plan.jsonl with seconds, memory 
 `make` starts every heavy stage through it. The script ends as it would by itself: same output, same exit code.
 
   .venv/bin/python scripts/plan_run.py --stage gguf --run tiny --config configs/tiny.json --model models/tiny \\
-      -- scripts/quant_convert.py --model models/tiny --out runs/tiny/bf16.gguf
+      -- scripts/quant_convert.py --model models/tiny --out runs/tiny/hermes-kxl-tiny-bf16.gguf
 """
 
 import os

@@ -21,7 +21,8 @@ whatever their case, spacing and punctuation.
 
   python scripts/quant_build_calibration.py --rows runs/tiny/rows.jsonl --model models/tiny \\
       --suite evals/suites/fixed_hermes_43.json \\
-      --calibration runs/tiny/calibration.txt --heldout runs/tiny/heldout.txt --report reports/tiny/calibration.json
+      --calibration runs/tiny/calibration.txt --heldout runs/tiny/heldout.txt \\
+      --report runs/tiny/results/reports/calibration.json
 """
 
 import hashlib

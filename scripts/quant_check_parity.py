@@ -3,8 +3,8 @@
 In:  a checkpoint folder, the BF16 GGUF made from it, and a text of rendered prompts (the held-out text).
 Out: a report with the positions compared, the greedy tokens that differ and the largest differences.
 
-  .venv/bin/python scripts/quant_check_parity.py --model models/tiny --gguf runs/tiny/bf16.gguf \\
-      --text runs/tiny/heldout.txt --report reports/tiny/parity.json
+  .venv/bin/python scripts/quant_check_parity.py --model models/tiny --gguf runs/tiny/hermes-kxl-tiny-bf16.gguf \\
+      --text runs/tiny/heldout.txt --report runs/tiny/results/reports/parity.json
 
 The text is cut into prompts at each beginning-of-sequence token. mlx-lm, with its own loader and in
 float32, gives next-token log-probabilities at the last --per-prompt positions of each prompt.

@@ -9,8 +9,10 @@ routed to has no such sum; llama-quantize would then silently weigh all its colu
 imatrix is kept only when every expert of every layer saw --min-tokens tokens and every matrix that
 can be quantized has an entry. The embedding is exempt: tied to the output, it is never collected.
 
-  python scripts/quant_compute_imatrix.py --gguf runs/tiny/bf16.gguf --text runs/tiny/calibration.txt \\
-      --out runs/tiny/imatrix.gguf --report reports/tiny/imatrix.json --log logs/tiny/imatrix.log
+  python scripts/quant_compute_imatrix.py --gguf runs/tiny/hermes-kxl-tiny-bf16.gguf \\
+      --text runs/tiny/calibration.txt \\
+      --out runs/tiny/imatrix.gguf --report runs/tiny/results/reports/imatrix.json \\
+      --log runs/tiny/results/logs/imatrix.log
 """
 
 import math

@@ -3,7 +3,7 @@
 In:  a checkpoint folder (transformers or mlx-lm names, sharded or not, MLX-quantized or not) with its
      tokenizer; Out: one GGUF file, whole or not at all.
 
-  .venv/bin/python scripts/quant_convert.py --model models/tiny --out runs/tiny/bf16.gguf
+  .venv/bin/python scripts/quant_convert.py --model models/tiny --out runs/tiny/hermes-kxl-tiny-bf16.gguf
 
 Metadata, vocabulary, tensor names and types come from upstream's conversion/lfm2.py; this script only
 hands it the weights, read a few rows at a time by checkpoint.py, so a checkpoint of any size converts

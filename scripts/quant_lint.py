@@ -5,8 +5,8 @@ Out: a table of what each rule does; exit code 2 and every problem, by file and 
      matches nothing that is quantized, a type is unknown, a capital letter or a shadowed rule would
      be silently misread, a row length would make llama-quantize fall back, or a tensor has no rule.
 
-  .venv/bin/python scripts/quant_lint.py --gguf runs/tiny/bf16.gguf
-  .venv/bin/python scripts/quant_lint.py --gguf runs/tiny/bf16.gguf --policy q4kxl --plain q4kxl.txt
+  .venv/bin/python scripts/quant_lint.py --gguf runs/tiny/hermes-kxl-tiny-bf16.gguf
+  .venv/bin/python scripts/quant_lint.py --gguf runs/tiny/hermes-kxl-tiny-bf16.gguf --policy q4kxl --plain q4kxl.txt
 
 --plain also writes the rules without comments, for llama-quantize --tensor-type-file.
 """

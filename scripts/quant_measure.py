@@ -16,9 +16,9 @@ Log-probabilities are stored in 16 bits each (kxl/quant/divergence.py), 2 bytes 
 0.3 GB for the tiny model, 4.3 GB for 65,536 entries. --work needs room for two such files. It keeps the parent's, and
 each artifact's figures until the artifact, the parent, the text, the context or the llama.cpp build changes.
 
-  python scripts/quant_measure.py --base runs/tiny/bf16.gguf --text runs/tiny/heldout.txt \\
-      --artifact q4kxl=runs/tiny/q4kxl.gguf --artifact Q4_K_M=runs/tiny/Q4_K_M.gguf \\
-      --work runs/tiny/kld --report reports/tiny/quants.json --logs logs/tiny
+  python scripts/quant_measure.py --base runs/tiny/hermes-kxl-tiny-bf16.gguf --text runs/tiny/heldout.txt \\
+      --artifact q4kxl=runs/tiny/hermes-kxl-tiny-q4kxl.gguf --artifact Q4_K_M=runs/tiny/hermes-kxl-tiny-Q4_K_M.gguf \\
+      --work runs/tiny/kld --report runs/tiny/results/reports/quants.json --logs runs/tiny/results/logs
 """
 
 import shutil

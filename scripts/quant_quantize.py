@@ -3,8 +3,9 @@
 In:  the BF16 GGUF, a policy of gguf/export_plan.json (or --stock TYPE), the imatrix.
 Out: the quantized GGUF, whole or not at all, every tensor's type checked against the policy.
 
-  .venv/bin/python scripts/quant_quantize.py --gguf runs/tiny/bf16.gguf --policy q4kxl \\
-      --imatrix runs/tiny/imatrix.gguf --out runs/tiny/q4kxl.gguf --log logs/tiny/quantize.q4kxl.log
+  .venv/bin/python scripts/quant_quantize.py --gguf runs/tiny/hermes-kxl-tiny-bf16.gguf --policy q4kxl \\
+      --imatrix runs/tiny/imatrix.gguf --out runs/tiny/hermes-kxl-tiny-q4kxl.gguf \\
+      --log runs/tiny/results/logs/quantize.q4kxl.log
 
 The policy is linted, the imatrix checked for every tensor that uses it and the disk for space before
 anything is written. The tied embedding needs no imatrix: llama-imatrix cannot collect one for it.

@@ -4,7 +4,7 @@ In:   GGUF files and, in the same order, their evaluation reports (scripts/eval_
 Out:  one line each
 
   .venv/bin/python scripts/quant_show.py --gguf runs/tiny/hermes-kxl-tiny-q4kxl.gguf \\
-      --report evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json
+      --report runs/tiny/results/evals/fixed_hermes_43.llama_cpp.q4kxl.json
 """
 
 from pathlib import Path

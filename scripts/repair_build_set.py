@@ -10,7 +10,7 @@ A set is balanced: each failed case gets the same number of focus rows and contr
 beside negatives and a share of what already works. A drawn row that repeats an eval prompt, or nearly, is drawn
 again and counted; one in a file of --add stops the build, naming both.
 
-  .venv/bin/python scripts/repair_build_set.py --eval evals/tiny/fixed_hermes_43.mlx.bf16.failed.json \\
+  .venv/bin/python scripts/repair_build_set.py --eval runs/tiny-repair/repair/start/evals/colloquial_20.json \\
       --iteration 03 --out repair_datasets/iter03
 """
 
@@ -106,7 +106,7 @@ def arguments():
     parser.add_argument(
         "--sampled-share", type=float, default=0.5, help="share of the focus rows that are taken from --sampled"
     )
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="draws other rows (default: 1)")
     args = parser.parse_args()
     if not 0 <= args.sampled_share <= 1:
         parser.error("--sampled-share is from 0 to 1")

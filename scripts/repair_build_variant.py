@@ -28,7 +28,7 @@ GROUP = 64
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="fused checkpoint, not quantized")
-    parser.add_argument("--variant", choices=VARIANTS, required=True)
+    parser.add_argument("--variant", choices=VARIANTS, required=True, help="how the weights are quantized")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint folder to write")
     parser.add_argument(
         "--experts-bits", type=int, choices=(4, 5, 6, 8), default=8, help="bits of the experts in the mixed variant"

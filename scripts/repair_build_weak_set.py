@@ -26,8 +26,8 @@ FORMAL = ("please", "could you", "would you", "i would like", "kindly", "`", "ex
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--rows", type=int, default=360)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=360, help="rows to draw (default: 360)")
+    parser.add_argument("--seed", type=int, default=1, help="draws other rows (default: 1)")
     args = parser.parse_args()
     rng = random.Random(f"weak {args.seed}")
     prompts = contamination.everything()

@@ -7,7 +7,7 @@ Out: --work/best, the best checkpoint by the rule below; evals and adapters of e
      --data/iterNN; and a report with the whole story.
 
   .venv/bin/python scripts/repair_loop.py --model runs/tiny-repair/weak --config configs/tiny-repair.json \\
-      --work runs/tiny-repair/repair --data repair_datasets --report reports/tiny-repair/repair.json
+      --work runs/tiny-repair/repair --data repair_datasets --report runs/tiny-repair/results/reports/repair.json
 
 An iteration trains a LoRA adapter on rows for the failures of the checkpoint before it and fuses it. One that breaks a
 suite which its parent met is refused: the next starts from the parent again, with other rows and half the learning

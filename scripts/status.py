@@ -9,7 +9,7 @@ or a release folder, every report that it was made from) still has the recorded 
 failed, interrupted or running by the history or by a report kept as NAME.failed.json. A report whose code has changed
 since, or that names none, is done and said to be of older code.
 
-  .venv/bin/python scripts/status.py --stage q4kxl=evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json \\
+  .venv/bin/python scripts/status.py --stage q4kxl=runs/tiny/results/evals/fixed_hermes_43.llama_cpp.q4kxl.json \\
       --history runs/tiny/history.jsonl
 
 With --claims the reports of older code that README and docs take numbers from are listed behind the table.

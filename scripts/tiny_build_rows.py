@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
     parser.add_argument("--calibration", type=int, default=1600, help="rows for the imatrix")
     parser.add_argument("--heldout", type=int, default=1200, help="rows for the KL divergence")
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=7, help="draws other rows (default: 7)")
     args = parser.parse_args()
     drawn = rows("calibration", args.calibration, args.seed) + rows("heldout", args.heldout, args.seed)
     jsonl.write(args.out, drawn)

@@ -56,7 +56,7 @@ def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="suite file to write")
     parser.add_argument("--cases", type=int, default=200, help="how many")
-    parser.add_argument("--seed", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=200, help="draws other requests (default: 200)")
     args = parser.parse_args()
     suite = {
         "name": args.out.stem,

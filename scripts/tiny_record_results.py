@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--sequences", action="store_true", help="two or three calls in a row each")
     parser.add_argument("--episodes", type=int, default=1200, help="how many to run")
     parser.add_argument("--longest", type=int, default=400, help="drop results longer than this many characters")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="draws other calls (default: 1)")
     parser.add_argument(
         "--python", type=Path, help="python of an environment with the pinned hermes-agent (default: made in the cache)"
     )

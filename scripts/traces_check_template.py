@@ -7,7 +7,7 @@ Out: one line per broken turn (row, parser, what came back) and a report; exit c
      tried, too, and what they break is named in the report; --alone leaves ours and them out.
 
   .venv/bin/python scripts/traces_check_template.py --model models/tiny --rows runs/tiny/data/train.jsonl \\
-      --report reports/tiny/template.json
+      --report runs/tiny/results/reports/template.json
 
 The parsers are kxl/chat/tool_syntax.py with kxl/chat/thoughts.py, mlx-lm's, and the one inside the pinned
 llama-server, which chooses it by the template. Every row with a thought is tried as it is (kept) and without its

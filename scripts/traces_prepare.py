@@ -9,7 +9,8 @@ Out: OUT/train.jsonl, valid.jsonl, test.jsonl: rows {"id", "messages", "tools"} 
      REPORT     rows in and out, each reason with count, row ids and examples, repairs, lengths before and after
 
   .venv/bin/python scripts/traces_prepare.py traces/ --config configs/tiny.json --model models/tiny \\
-      --out runs/tiny/data --manifest datasets/tiny/manifest.json --report reports/tiny/dataset.json
+      --out runs/tiny/data --manifest runs/tiny/results/datasets/manifest.json \\
+      --report runs/tiny/results/reports/dataset.json
 
 Rows are read, checked and written one by one; memory does not grow with their number beyond about 2 kB a row.
 """

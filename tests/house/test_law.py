@@ -186,3 +186,21 @@ def test_where_to_change_names_files_that_exist():
     for name in re.findall(r"`([\w./-]+/[\w./-]*)`", text):
         if not re.search("NAME|STAGE|SUITE", name):
             assert (ROOT / name).exists() or (SCRIPTS / "kxl" / name).exists(), name
+
+
+def test_every_option_says_what_it_is():
+    for path in SCRIPTS.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+                assert any(keyword.arg == "help" for keyword in node.keywords), f"{path.name}:{node.lineno}"
+
+
+def test_every_make_command_that_a_page_shows_is_a_target():
+    text = "\n".join(path.read_text() for path in [ROOT / "Makefile", *(ROOT / "make").glob("*.mk")])
+    targets = set(re.findall(r"^([a-z0-9-]+):", text, flags=re.MULTILINE)) | {"q8kxl", "q6kxl", "q5kxl", "q4kxl"}
+    for page in [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]:
+        words = page.read_text(encoding="utf-8")
+        shown = re.findall(r"`make ([a-z][a-z0-9-]+)", words) + re.findall(
+            r"^make ([a-z][a-z0-9-]+)", words, re.MULTILINE
+        )
+        assert set(shown) <= targets, f"{page.name}: {set(shown) - targets}"

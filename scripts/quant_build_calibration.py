@@ -65,7 +65,16 @@ def main() -> None:
     parser.add_argument("--heldout-tokens", type=int, default=65536, help="stop at this many tokens")
     parser.add_argument("--session-tokens", type=int, default=8192, help="length of a session")
     parser.add_argument("--seed", type=int, default=0, help="order in which the rows are taken")
-    args = config.parse(parser, {"session_tokens": "kld.context_tokens"})
+    parser.add_argument("--imatrix-context", type=int, help="tokens of a chunk of the imatrix; two must be there")
+    parser.add_argument("--kld-context", type=int, help="tokens of a chunk of the KL divergence; two must be there")
+    args = config.parse(
+        parser,
+        {
+            "session_tokens": "kld.context_tokens",
+            "kld_context": "kld.context_tokens",
+            "imatrix_context": "imatrix.context_tokens",
+        },
+    )
 
     splits = read_rows(args.rows)
     evaluated = contamination.Prompts(args.suite)
@@ -87,6 +96,7 @@ def main() -> None:
             )
         random.Random(args.seed).shuffle(rows)
         text, results[split] = build_text(rows, targets[split], args.session_tokens, render, token_ends, split)
+        refuse_short(split, results[split], args)
         write_text(outputs[split], text, keep_time=True)
     report.write(
         args.report,
@@ -100,6 +110,17 @@ def main() -> None:
         print(
             f"{shown(outputs[split])}: {made['conversations']:,} conversations in {made['sessions']} sessions, "
             f"{made['tokens']:,} tokens{short}"
+        )
+
+
+def refuse_short(split: str, made: dict, args) -> None:
+    """UserError for a text of under two chunks: llama.cpp's programs take no less."""
+    context, key = (args.imatrix_context, "imatrix") if split == "calibration" else (args.kld_context, "kld")
+    if context and made["tokens"] < 2 * context:
+        raise UserError(
+            f"{', '.join(map(shown, args.rows))}: the {split} text has {made['tokens']:,} tokens in "
+            f"{made['conversations']:,} conversations, and {2 * context:,} are needed, two chunks of {context:,}; give "
+            f"more rows, or a smaller {key}.context_tokens in the config"
         )
 
 

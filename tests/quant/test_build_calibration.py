@@ -323,3 +323,15 @@ def test_thoughts_of_all_rows_of_a_session_are_in_the_text(build):
     assert all(
         f"<think>so {number}</think>about what is number {number}" in calibration + heldout for number in range(6)
     )
+
+
+def test_too_few_rows_for_two_chunks_are_refused_with_the_numbers_and_what_to_change(build, tmp_path):
+    config = {"kld": {"context_tokens": 4096}, "imatrix": {"context_tokens": 8192}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    rows = [call_row(f"look at the folder number {number}", None) for number in range(4)]
+    for row in rows:
+        del row["split"]
+    with pytest.raises(
+        UserError, match=r"the calibration text has \d+ tokens in \d+ conversations, and 16,384 are needed"
+    ):
+        build(rows, "--config", str(tmp_path / "config.json"))

@@ -189,7 +189,12 @@ def parts(run: Run, contents: Contents) -> dict[str, object]:
             "files": {place: files(contents, place, ("**/*",)) for place in traces},
         },
         "convert": {**shared, **{key: config[key] for key in ("name", "gguf", "license", "base_model")}},
-        "calibrate": {"ROWS": values["ROWS"], **shared, "kld": config["kld"]},
+        "calibrate": {
+            "ROWS": values["ROWS"],
+            **shared,
+            "kld": config["kld"],
+            "imatrix_context": config["imatrix"].get("context_tokens"),
+        },
         "imatrix": {**config["imatrix"], "TAKE_IMATRIX": files(contents, values["TAKE_IMATRIX"])},
         "measure": config["kld"],
         "evaluate": config["eval"],

@@ -357,3 +357,17 @@ def test_an_imatrix_that_is_there_is_taken_and_none_is_computed(checkout):
     assert "quant_compute_imatrix" not in checkout.scripts("q4kxl", "TAKE_IMATRIX=theirs.gguf")
     assert (checkout.folder / "runs/tiny/imatrix.gguf").read_text() == "sums"
     assert checkout.scripts("q4kxl") == ["quant_show"], "the run remembers it"
+
+
+def test_a_config_names_the_quants_that_are_made_measured_and_released(checkout):
+    text = (checkout.folder / "configs/tiny.json").read_text().replace('"name": "tiny"', '"name": "few"')
+    text = text.replace('["bf16", "q8kxl", "q6kxl", "q5kxl", "q4kxl"]', '["bf16", "q5kxl"]')
+    text = text.replace('["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]', "[]")
+    (checkout.folder / "configs/few.json").write_text(text)
+    code, output, ran = checkout.make("quants", "eval", "RUN=few", "MODEL=mine")
+    assert code == 0, output
+    assert [line.split("--policy ")[1] for line in ran if line.startswith("quant_quantize")] == ["q5kxl"]
+    measured = next(line for line in ran if line.startswith("quant_measure"))
+    assert measured.count("--artifact") == 2
+    packed = checkout.make("-n", "package", "RUN=few")[1]
+    assert "--artifact q5kxl=runs/few/" in packed and "q4kxl=" not in packed

@@ -371,3 +371,17 @@ def test_a_config_names_the_quants_that_are_made_measured_and_released(checkout)
     assert measured.count("--artifact") == 2
     packed = checkout.make("-n", "package", "RUN=few")[1]
     assert "--artifact q5kxl=runs/few/" in packed and "q4kxl=" not in packed
+
+
+def test_nothing_of_a_run_is_written_outside_of_runs_until_it_is_published(checkout):
+    goals = (
+        "q4kxl kxl eval hard data train imatrix parity quants mlx-evals mlx-variants repair-loop".split()
+    )
+    code, output, _ = checkout.make("-n", *goals)
+    assert code == 0, output
+    flags = "out report log logs work server-log manifest calibration heldout data adapter".split()
+    written = re.findall(rf"--({'|'.join(flags)}) (\S+)", output)
+    assert len(written) > 60 and {path.split("/")[0] for _, path in written} == {"runs"}
+    assert {
+        path.split("/")[0] for path in re.findall(r"mkdir -p (\S+?);?\s|tee (\S+)", output) for path in path if path
+    } == {"runs"}

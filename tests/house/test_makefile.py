@@ -374,9 +374,7 @@ def test_a_config_names_the_quants_that_are_made_measured_and_released(checkout)
 
 
 def test_nothing_of_a_run_is_written_outside_of_runs_until_it_is_published(checkout):
-    goals = (
-        "q4kxl kxl eval hard data train imatrix parity quants mlx-evals mlx-variants repair-loop".split()
-    )
+    goals = "q4kxl kxl eval hard data train imatrix parity quants mlx-evals mlx-variants repair-loop".split()
     code, output, _ = checkout.make("-n", *goals)
     assert code == 0, output
     flags = "out report log logs work server-log manifest calibration heldout data adapter".split()

@@ -170,6 +170,10 @@ def test_what_make_would_make_again_is_stale_with_the_reason(status, tmp_path):
     )
     out = status(f"one={one}", dry_run=dry_run)
     assert "one  stale" in out and "MODEL or a file of it changed" in out and "next: make one" in out
+    behind = f"make/x.mk:4: update target '{one}' due to: runs/x.gguf\n"
+    assert "runs/x.gguf is newer" in status(f"one={one}", dry_run=behind)
+    first = "make/x.mk:2: update target 'runs/x.gguf' due to: runs/content/gguf/a.json\n"
+    assert "runs/x.gguf is made again" in status(f"one={one}", dry_run=first + behind)
     without_reason = status(f"one={one}", dry_run=f"x.py --report {one} --config x\n")
     assert "one  stale" in without_reason and "something that it is made from" in without_reason
 

@@ -24,7 +24,7 @@ def read(output: str) -> dict[str, str]:
     for line in output.replace("\\\n", " ").splitlines():
         if traced := TRACED.match(line):
             name, causes, absent = traced.groups()
-            why = "" if absent else words(causes.split())
+            why = "" if absent else words(causes.split(), found)
             found.setdefault(name or absent, why)
         else:
             for name in WRITES.findall(line):
@@ -32,13 +32,13 @@ def read(output: str) -> dict[str, str]:
     return found
 
 
-def words(causes: list[str]) -> str:
-    """The first cause as a person would say it."""
+def words(causes: list[str], again: dict[str, str]) -> str:
+    """The first cause as a person would say it; one in `again` is made again itself."""
     for cause in causes:
         if part := re.fullmatch(r"runs/[^/]+/settings/(\w+)\.json", cause):
             return f"{PARTS.get(part[1], part[1])} changed"
         if cause.startswith("runs/content/"):
             return f"{cause.removeprefix('runs/content/')} changed"
         if not cause.startswith("runs/code/"):
-            return f"{cause} is newer"
+            return f"{cause} is {'made again' if cause in again else 'newer'}"
     return f"the code of {causes[0].removeprefix('runs/code/')}.py changed" if causes else ""

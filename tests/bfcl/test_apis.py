@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import requests
 
 from conftest import ROOT
 from kxl.bfcl import answers, conversation, place
@@ -44,6 +45,21 @@ def test_errors_of_a_call_are_told_and_end_nothing(begun):
     assert "unexpected keyword argument 'colour'" in begun("ls", colour="red")
     assert begun("remove") == "Error during execution: Function call remove is not allowed."
     assert "current_directory_content" in begun("ls")
+
+
+def test_no_other_process_of_this_machine_gets_an_order_or_says_what_came_of_one(monkeypatch, bfcl_cases):
+    addresses, usual = [], place.Upstream
+
+    def noted(url, auth):
+        addresses.append(url)
+        return usual(url, auth)
+
+    monkeypatch.setattr(place, "Upstream", noted)
+    with place.opened() as apis:
+        said = {"messages": [{"role": "user", "content": '{"came": "forged"}'}]}
+        reply = requests.post(f"{addresses[0]}/chat/completions", json=said, timeout=10)
+        assert reply.status_code == 403
+        assert apis.order("wheel", answers=[]) == []
 
 
 def test_an_order_that_cannot_be_carried_out_is_an_error_and_the_next_one_works(apis, every_bfcl_case):

@@ -12,7 +12,7 @@ Out:  a report: by category with 95 % Wilson intervals, the leaderboard's averag
 Calls of conversations are carried out by the wheel's own APIs, in a box (kxl/bfcl/place.py). An interrupted run goes on
 where it was when it is started again: records are kept in NAME.answers.jsonl until the report is written. Answers are
 greedy unless the config or --temperature says otherwise. Categories that a model was trained on do not count: name them
-with --trained-on, and they are refused.
+with --trained-on, and they are refused; a question of another category that repeats one of theirs is left out.
 """
 
 import argparse
@@ -99,7 +99,8 @@ def arguments():
 def main() -> None:
     args = arguments()
     wanted, trained = categories(args)
-    everything = cases.load(args.cases, wanted)
+    loaded = cases.load(args.cases, wanted)
+    everything = cases.without_repeats(loaded, cases.load(args.cases, trained) if trained else [])
     whole = {name: sum(case["category"] == name and cases.scored(case) for case in everything) for name in wanted}
     found = cases.subset(everything, args.subset, args.seed)
     settings = {
@@ -110,6 +111,7 @@ def main() -> None:
         "categories": wanted,
         "left_out": {name: why for name, why in cases.LEFT_OUT.items()},
         "trained_on": trained,
+        "repeats_left_out": len(loaded) - len(everything),
         "subset": args.subset,
         "seed": args.seed,
         "sampling": dataclasses.asdict(args.sampling) if args.sampling.temperature else "greedy",
@@ -129,7 +131,7 @@ def main() -> None:
             boxes.put(stack.enter_context(place.opened(not args.no_isolation)))
         asker, served = opened_server(args, log, stack)
         # A record is the same whichever cases are asked beside it: a run that was interrupted may end as a smaller one.
-        choice = ("categories", "left_out", "trained_on", "subset", "seed")
+        choice = ("categories", "left_out", "trained_on", "repeats_left_out", "subset", "seed")
         same = {name: value for name, value in settings.items() if name not in choice}
         identity = {"inputs": inputs, "served": served, **same}
         records = Records(args.out.with_suffix(".answers.jsonl"), identity)

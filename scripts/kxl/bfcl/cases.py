@@ -10,6 +10,7 @@ from pathlib import Path
 from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, shown
+from kxl.eval.requests import requests_of
 
 PROGRAM = ROOT / "scripts" / "kxl/bfcl/wheel_cases.py"
 
@@ -59,6 +60,17 @@ def load(path: Path, categories: list[str]) -> list[dict]:
     if lacking := [name for name in categories if not any(case["category"] == name for case in found)]:
         raise UserError(f"{shown(path)}: holds no case of {lacking[0]}; delete it and run make bfcl-cases")
     return found
+
+
+def words(case: dict) -> tuple:
+    """The words of a case's user, as two requests are compared."""
+    return tuple(text for turn in case["turns"] for text in requests_of(turn))
+
+
+def without_repeats(found: list[dict], trained: list[dict]) -> list[dict]:
+    """The cases whose user says something else, word for word, than that of every case in `trained`."""
+    said = {words(case) for case in trained}
+    return [case for case in found if words(case) not in said]
 
 
 def scored(case: dict) -> bool:

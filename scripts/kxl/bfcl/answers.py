@@ -311,7 +311,7 @@ def choose_other_accepted_values(case, calls, draw):
     """Another of the accepted values of an argument, where they are plain: harmless."""
 
     def change(arguments):
-        for accepted in (values for want in case["truth"] for values in want.values()):
+        for accepted in (values for want in case["truth"] or [] for values in want.values()):
             for name in sorted(arguments.keys() & accepted.keys()):
                 plain = [one for one in accepted[name] if one != "" and not isinstance(one, (dict, list))]
                 if len(plain) > 1 and cases.language(case["category"]) == "python":

@@ -193,13 +193,19 @@ def opened_server(args, log: Path, stack: contextlib.ExitStack) -> tuple[Asker |
 
 
 def ask_all(found: list[dict], asker: Asker | None, boxes: queue.Queue, records: Records, args) -> None:
-    """Hold every conversation whose record is not kept yet. Memory conversations of one scenario go in order."""
+    """Hold every conversation whose record is not kept yet.
+
+    They go in the order of the draw, so that a run that is cut short has a smaller subset whole. Memory conversations
+    of one scenario go in the file's order.
+    """
     if kept := records.open():
         cli.say(f"{kept} records of an interrupted run are in {shown(records.path)} and are not asked for again")
     chains: dict[str, list] = {}
     for case in found:
         chain = f"{case['category']} {case['scenario']}" if "scenario" in case else case["id"]
         chains.setdefault(chain, []).append(case)
+    ranks = cases.ranks(found, args.seed)
+    ordered = sorted(chains.values(), key=lambda chain: min(ranks.get(case["id"], len(found)) for case in chain))
     stop, bar = threading.Event(), tqdm(total=len(found), initial=kept, desc=f"bfcl {args.artifact}", unit="case")
 
     def one(chain: list[dict]) -> None:
@@ -219,7 +225,7 @@ def ask_all(found: list[dict], asker: Asker | None, boxes: queue.Queue, records:
     try:
         with ThreadPoolExecutor(args.parallel) as pool, bar:
             try:
-                for job in as_completed([pool.submit(one, chain) for chain in chains.values()]):
+                for job in as_completed([pool.submit(one, chain) for chain in ordered]):
                     job.result()
             finally:
                 stop.set()

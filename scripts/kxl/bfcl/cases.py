@@ -78,6 +78,16 @@ def scored(case: dict) -> bool:
     return case["category"] not in GROUPS["memory"] or case["truth"] is not None
 
 
+def ranks(found: list[dict], seed: int) -> dict[str, int]:
+    """{id: its place in the draw of its category's scored cases, from 0}."""
+    ranked = {}
+    for category in {case["category"] for case in found}:
+        pool = [case["id"] for case in found if case["category"] == category and scored(case)]
+        pool.sort(key=lambda identity: hashlib.sha256(f"{seed} {identity}".encode()).digest())
+        ranked |= {identity: place for place, identity in enumerate(pool)}
+    return ranked
+
+
 def subset(found: list[dict], most: int | None, seed: int) -> list[dict]:
     """At most `most` scored cases of each category, drawn by seed, and the conversations that they need before them.
 
@@ -85,10 +95,6 @@ def subset(found: list[dict], most: int | None, seed: int) -> list[dict]:
     """
     if most is None:
         return found
-    taken = set()
-    for category in {case["category"] for case in found}:
-        pool = [case for case in found if case["category"] == category and scored(case)]
-        pool.sort(key=lambda case: hashlib.sha256(f"{seed} {case['id']}".encode()).digest())
-        taken |= {case["id"] for case in pool[:most]}
+    taken = {identity for identity, place in ranks(found, seed).items() if place < most}
     needed = {before for case in found if case["id"] in taken for before in case.get("after", [])}
     return [case for case in found if case["id"] in taken | needed]

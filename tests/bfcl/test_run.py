@@ -14,11 +14,12 @@ from kxl.base.files import read_json
 from kxl.bfcl import answers, cases, verdicts
 from kxl.live import sandbox
 
-pytestmark = pytest.mark.skipif(bool(sandbox.unavailable()), reason=f"no box here: {sandbox.unavailable()}")
-
 
 @pytest.fixture
 def run(monkeypatch, bfcl_cases, tmp_path):
+    if why := sandbox.unavailable():
+        pytest.skip(f"no box here: {why}")
+
     def command(*flags, script=bfcl_run, out="bfcl.json"):
         name = [f"{script.__name__}.py", "--cases", str(bfcl_cases), "--out", str(tmp_path / out)]
         monkeypatch.setattr(sys, "argv", [*name, *map(str, flags)])

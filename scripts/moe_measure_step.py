@@ -131,7 +131,7 @@ def made_core(args, settings: dict, stack: contextlib.ExitStack):
     config, bits = memory.shapes(args.shapes, args.layers), settings["carry_bits"]
     if settings["storage"] == "resident":
         core = moe_core.random(config, settings["group_size"], args.seed)
-        core.add_carry(bits)
+        core.set_carry(bits)
         return core
     args.scratch.mkdir(parents=True, exist_ok=True)
     folder = stack.enter_context(scratch_dir(args.scratch)) / "core"

@@ -108,7 +108,7 @@ class Recorder:
 
     def __init__(self, kind="adafactor", clip=1.0, rounding="stochastic", carry_bits=0, **changes):
         self.core = random_cores.random_core("six")
-        self.core.add_carry(carry_bits)
+        self.core.set_carry(carry_bits)
         given = {"optimizer": kind, "update_clip": clip, "rounding": rounding, "seed": 1, **changes}
         self.optimizer = ExpertOptimizer(self.core, {**SETTINGS, **given})
 

@@ -161,7 +161,7 @@ def test_a_core_that_is_built_with_a_carry_starts_where_the_checkpoint_is(bits, 
     alone = int8.quantize(values, 64).codes
     assert np.abs(matrix.codes.astype(int) - alone).max() <= 1 and (matrix.codes != alone).mean() < 2 * most  # ties
     fewer = int8.Int8Matrix(matrix.codes, matrix.scales, matrix.biases, int8.carry_of(int8.carried(matrix), 4))
-    assert np.quantile(np.abs(int8.dequantize(fewer) - values) / step, 0.99) <= 1.3 / 32
+    assert (np.abs(int8.dequantize(fewer) - values) / step).max() <= 1.01 / 16  # 4 bits have no place for almost half
 
 
 def test_a_move_far_below_a_code_is_seen_by_the_next_step():

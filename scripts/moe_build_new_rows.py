@@ -1,10 +1,10 @@
 """Write conversations with tools that the tiny model was never trained on, to teach it something new.
 
 In:  datasets/tiny/new_tools.json: tools, their wordings and values for training, tuning and testing.
-Out: train.jsonl, tune.jsonl and test.jsonl in --out, chat rows for moe_encode_rows.py: a request and the call that it
-     asks for, among three tools. No wording of one file is in another; tune and test have values of their own, too.
+Out: --out, one of three parts as chat rows for moe_encode_rows.py: a request and the call that it asks for, among three
+     tools. No wording of one part is in another; tune and test have values of their own, too.
 
-  .venv/bin/python scripts/moe_build_new_rows.py --out runs/tiny/moe/new
+  .venv/bin/python scripts/moe_build_new_rows.py --part train --out runs/tiny/moe/new/rows/train.jsonl
 """
 
 import random
@@ -20,13 +20,12 @@ AMONG = 3  # tools of a row
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--part", choices=list(ROWS), required=True, help="which rows")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
     parser.add_argument("--seed", type=int, default=21, help="another one draws other rows")
     args = parser.parse_args()
-    source = read_json(SOURCE)
-    for part, count in ROWS.items():
-        jsonl.write(args.out / f"{part}.jsonl", rows(source, part, count, args.seed))
-    print(f"{shown(args.out)}: " + ", ".join(f"{count} {part}" for part, count in ROWS.items()) + " rows")
+    jsonl.write(args.out, rows(read_json(SOURCE), args.part, ROWS[args.part], args.seed))
+    print(f"{shown(args.out)}: {ROWS[args.part]} rows to {args.part}")
 
 
 def rows(source: dict, part: str, count: int, seed: int) -> list[dict]:

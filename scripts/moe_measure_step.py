@@ -19,7 +19,7 @@ import json
 import time
 from pathlib import Path
 
-from kxl.base import cli
+from kxl.base import cli, report
 from kxl.base.files import read_json, scratch_dir, shown
 from kxl.model import blas
 
@@ -39,13 +39,17 @@ def main() -> None:
     parser.add_argument("--group-stride", type=int, help="instead of the config's")
     parser.add_argument("--passes", type=int, help="only the first groups, from the top")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path, help="write the line as a report, too (JSON)")
     parser.add_argument("--storage", choices=("resident", "mapped"), help="instead of the config's")
     parser.add_argument("--carry-bits", type=int, help="instead of the config's")
     parser.add_argument("--scratch", type=Path, default=Path("runs"), help="folder on the disk of a mapped core")
     parser.add_argument("--leave-gib", type=float, help="let another process hold all available memory but this much")
     args = parser.parse_args()
     blas.use_fast_blas()
-    print(json.dumps(measure(args)))
+    taken = measure(args)
+    if args.report:
+        report.write(args.report, [args.shapes, args.config], read_json(args.config), taken)
+    print(json.dumps(taken))
 
 
 def measure(args) -> dict:

@@ -93,7 +93,7 @@ prove-8b-long: reports/prove-8b/memory.json  ## the streamed step at 10,240 toke
 PROVE_MAPPED := $(call code,moe_prove_mapped moe_measure_step)
 prove-8b-mapped: $(EIGHT_SHAPES) $(PROVE_MAPPED) | $(VENV)  ## the step from mapped files, added to it (15 minutes)
 	$(PY) scripts/moe_prove_mapped.py --beside $(addprefix --leave-gib ,$(LEAVE_GIB)) --report reports/prove-8b/memory.json
-prove-24b: reports/prove-24b/memory.json  ## a step at LFM2-24B-A2B's shapes from mapped files: 48 GiB of disk
+prove-24b: reports/prove-24b/memory.json  ## a step at LFM2-24B-A2B's shapes from mapped files: 46 GiB of disk
 reports/prove-24b/memory.json: configs/lfm2.5-8b-a1b-moe.json gguf/lfm2-24b-a2b.shapes.json $(PROVE_MAPPED) | $(VENV)
 	$(PY) scripts/moe_prove_mapped.py --shapes gguf/lfm2-24b-a2b.shapes.json --tokens 256 --limit-gib 12 --report $@
 measure-step: $(VENV)  ## one step at LFM2-8B-A1B's shapes, in memory, on MLX's default device; a report

@@ -203,6 +203,10 @@ def main() -> None:
     for split, end in cut.items():
         examples = [example for group in groups[start:end] for example in group]
         some = [example for place, example in enumerate(alone) if (place % 20 == 0) == (split == "valid")]
+        if not examples:
+            raise UserError(
+                f"no row of at most {data['row_tokens']} tokens for {split}; raise row_tokens in the config"
+            )
         examples = shared_out(examples, some, data["tool_share"], rng)
         check_share(examples, data, split)
         splits[split] = keep(examples, args.out / f"{split}.jsonl", args.model, tokens)

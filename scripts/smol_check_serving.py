@@ -113,7 +113,8 @@ def main() -> None:
     if not met:
         raise UserError(
             f"{shown(args.gguf or args.model)}: {summary}; on raw tokens {results['raw']} got a whole "
-            f"call, and at most {allowed:.0%} may be lost. Every answer is in {shown(report.failed_path(args.out))}. Look at raw tokens with scripts/smol_inspect.py; a quant that "
+            f"call, and at most {allowed:.0%} may be lost. Every answer is in "
+            f"{shown(report.failed_path(args.out))}. Look at raw tokens with scripts/smol_inspect.py; a quant that "
             "lost what its BF16 file has needs a finer type in its policy"
         )
     print(f"{shown(args.out)}: {summary}")

@@ -31,8 +31,8 @@ SELDOM = {"restraint": 0.05, "ordinary": 0.01}  # share of the prompts up to whi
 ADD = {
     "near_miss": "add requests that look fitting and that no tool serves (near in datasets/smol/domains.json;"
     " data.recorded.near and absent in the config), and groups of our domains (data.own_groups)",
-    "irrelevance": "record more of BFCL's questions beside tools that do not help (data.recorded.irrelevance), and raise"
-    " BESIDE in kxl/smol/mixture.py",
+    "irrelevance": "record more of BFCL's questions beside tools that do not help (data.recorded.irrelevance), and"
+    " raise BESIDE in kxl/smol/mixture.py",
     "live_irrelevance": "record more of BFCL's live questions (data.recorded.live_irrelevance), and raise BESIDE in"
     " kxl/smol/mixture.py",
     "ordinary": "add ordinary questions beside tools (data.recorded.ordinary), or lower data.tool_share (0.6)",

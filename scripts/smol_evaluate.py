@@ -161,8 +161,8 @@ def summary(results: dict) -> str:
     test, masked, forgot = results["test"], results["masked_names"], results["forgetting"]
     lines = [
         f"before     {results['before']['test']['emitting']} of {test['prompts']} tool prompts got a start token",
-        f"after      {test['start_json_end']} of {test['prompts']} a whole call, {test['right_tool']} of the right tool,"
-        f" {test['right_arguments']} with the right arguments",
+        f"after      {test['start_json_end']} of {test['prompts']} a whole call, {test['right_tool']} of the right"
+        f" tool, {test['right_arguments']} with the right arguments",
         f"masked     {masked['right_tool']} of {masked['prompts']} of the right tool under random names",
     ]
     for part in ("restraint", "ordinary"):

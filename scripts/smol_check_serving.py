@@ -23,7 +23,7 @@ from kxl.base.files import read_json, shown
 from kxl.eval import client as eval_client
 from kxl.eval import server as eval_server
 from kxl.eval import suites, verdicts
-from kxl.smol import scores, sets
+from kxl.smol import scores, sets, tokens
 
 CONTEXT = 4096
 
@@ -75,8 +75,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write")
     args = parser.parse_args()
 
-    allowed = read_json(args.config)["emission"]["max_served_loss"]
+    config = read_json(args.config)
+    allowed = config["emission"]["max_served_loss"]
     rows = scores.of_kind(sets.read(args.set), "tool")
+    rows = [{**row, "messages": tokens.with_system(row["messages"], config)} for row in rows]
     if args.limit:
         rows = rows[:: max(1, len(rows) // args.limit)][: args.limit]
     passed = report.failed_path(args.raw) if not args.raw.exists() else args.raw

@@ -52,7 +52,8 @@ def measure(model, chat, tokens, rows: list[dict], max_tokens: int) -> list[dict
     entries = []
     for row, generation in zip(rows, generations):
         names = sets.names(row)
-        verdict = emission.read(generation.ids, tokens, decode, names)
+        said = emission.behind_thought(generation.ids, decode)
+        verdict = emission.read(said, tokens, decode, names)
         entries.append(
             {
                 "id": row["id"],
@@ -66,7 +67,7 @@ def measure(model, chat, tokens, rows: list[dict], max_tokens: int) -> list[dict
                 "calls": verdict.calls,
                 "ended": generation.ended,
                 "start_probability": generation.watched,
-                "started": tokens.call_start in generation.ids,
+                "started": tokens.call_start in said,
                 "text": decode(generation.ids),
             }
         )
@@ -92,7 +93,7 @@ def main() -> None:
     backend.prepare(args.backend)
     config, chat = read_json(args.config), loss_mask.load(args.model)
     tokens = smol_tokens.resolve(config, chat.tokenizer, shown(args.config))
-    rows = sets.read(args.set)
+    rows = [{**row, "messages": smol_tokens.with_system(row["messages"], config)} for row in sets.read(args.set)]
     if args.limit:
         rows = [row for kind in sets.KINDS for row in scores.of_kind(rows, kind)[: args.limit]]
     longest = config["emission"]["max_tokens"]

@@ -10,7 +10,7 @@ Out: JSON lines {"id", "kind", "prompt", "answer"}; answers are the base model's
   missing                        one argument is not said; the model is told which and asks for it in its words
 
   .venv/bin/python scripts/smol_record_ordinary.py --config configs/smollm2-135m.json --model runs/smollm2-135m/base \\
-      --out datasets/smollm2-135m/ordinary.jsonl
+      --out datasets/smollm2-135m/recorded.jsonl
 
 How many of each, and how long an answer may be, stands in the config (data.recorded). Longer ones, and questions that
 ask nothing, are left out and counted. Made once and committed: some minutes on two idle cores.
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from kxl.base import cli, jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
-from kxl.chat import loss_mask
+from kxl.chat import loss_mask, thoughts
 from kxl.setup import archive
 from kxl.smol import backend, domains, requests, sets
 from kxl.smol import tokens as smol_tokens
@@ -70,9 +70,9 @@ def instruction(entry: dict) -> str:
     return ASK.format(entry["lacks"].lower()) if entry["kind"] == "missing" else SYSTEM
 
 
-def prompt_of(chat, entry: dict) -> list[int]:
+def prompt_of(chat, entry: dict, config: dict) -> list[int]:
     """The token ids that the base model goes on from."""
-    system = {"role": "system", "content": instruction(entry)}
+    system = {"role": "system", "content": " ".join(filter(None, [instruction(entry), config.get("system")]))}
     return smol_tokens.prompt_ids(chat, [system, {"role": "user", "content": entry["prompt"]}])
 
 
@@ -85,7 +85,8 @@ def main() -> None:
     args = parser.parse_args()
     backend.prepare(args.backend)
 
-    data = read_json(args.config)["data"]
+    config = read_json(args.config)
+    data = config["data"]
     found = sets.entries(archive.fetch(ROOT / "third_party" / "bfcl-eval.lock"))
     asked = prompts(data["recorded"], data["seed"], found)
     chat = loss_mask.load(args.model)
@@ -97,9 +98,10 @@ def main() -> None:
             (False, data["recorded"]["declining_tokens"]),
         ):
             entries = [entry for entry in asked if (instruction(entry) == SYSTEM) == answering]
-            ids = [prompt_of(chat, entry) for entry in entries]
+            ids = [prompt_of(chat, entry, config) for entry in entries]
             for entry, generation in zip(entries, model.generate(ids, longest, stop, done=bar.update)):
-                answer = chat.tokenizer.decode(generation.ids).strip()
+                said = chat.tokenizer.decode(generation.ids, skip_special_tokens=False)
+                answer = thoughts.split_thought(said)[1].strip()  # a thought is not what is taught
                 if not generation.ended or not answer:
                     left_out[f"longer than {longest} tokens, or empty"] += 1
                 elif entry["kind"] == "missing" and "?" not in answer:

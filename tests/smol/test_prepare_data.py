@@ -78,10 +78,10 @@ def prepare(tmp_path, wheel, monkeypatch):
         config["data"] |= {"own_groups": 4, "valid_groups": 8, "row_tokens": 6000, "share_tolerance": 0.05, **changes}
         config["training"] |= {"max_tokens": 6000}
         write_json(tmp_path / "config.json", config)
-        with open(tmp_path / "ordinary.jsonl", "w", encoding="utf-8") as file:
+        with open(tmp_path / "recorded.jsonl", "w", encoding="utf-8") as file:
             for one in asked:
                 file.write(json.dumps({**one, "answer": "I cannot do that."}) + "\n")
-        given = {"config": "config.json", "model": "model", "ordinary": "ordinary.jsonl", "sets": ".", "out": "data"}
+        given = {"config": "config.json", "model": "model", "recorded": "recorded.jsonl", "sets": ".", "out": "data"}
         words = [str(word) for name, path in given.items() for word in (f"--{name}", tmp_path / path)]
         monkeypatch.setattr(sys, "argv", ["prepare_data.py", *words, *flags])
         prepare_data.main()

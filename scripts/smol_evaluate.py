@@ -95,7 +95,8 @@ def main() -> None:
     tokens = smol_tokens.resolve(config, chat.tokenizer, shown(args.config))
     rows = [{**row, "messages": smol_tokens.with_system(row["messages"], config)} for row in sets.read(args.set)]
     if args.limit:
-        rows = [row for kind in sets.KINDS for row in scores.of_kind(rows, kind)[: args.limit]]
+        first = {row["id"] for kind in sets.KINDS for row in scores.of_kind(rows, kind)[: args.limit]}
+        rows = [row for row in rows if row["id"] in first]
     longest = config["emission"]["max_tokens"]
     settings = {"max_tokens": longest, "limit": args.limit, "temperature": 0, "backend": args.backend}
     inputs = [args.config, args.set, args.model / "model.safetensors", *filter(None, [args.before])]

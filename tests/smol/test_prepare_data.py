@@ -75,7 +75,7 @@ def prepare(tmp_path, wheel, monkeypatch):
 
     def run(*flags, **changes):
         config = read_json(random_smol.SMOLLM2)
-        config["data"] |= {"own_groups": 4, "valid_groups": 8, "row_tokens": 6000, "share_tolerance": 0.05, **changes}
+        config["data"] |= {"own_groups": 8, "valid_groups": 8, "row_tokens": 6000, "share_tolerance": 0.05, **changes}
         config["training"] |= {"max_tokens": 6000}
         write_json(tmp_path / "config.json", config)
         with open(tmp_path / "recorded.jsonl", "w", encoding="utf-8") as file:
@@ -103,7 +103,7 @@ def test_each_split_has_its_share_and_nothing_that_is_judged(prepare):
     assert not questions & {other["messages"][-1]["content"], "Hello!"}
     assert {one["messages"][-1]["content"] for one in trained} <= questions  # the rest of the training's side is there
     assert {row["source"] for row in train} == {"own", "bfcl", "recorded"}
-    quiet = [row for row in train if row["kind"] == "ordinary"]
+    quiet = [row for row in train + valid if row["kind"] == "ordinary"]
     assert any(row["tools"] for row in quiet) and all(not calls_in(row) for row in quiet)
     kinds = {row["id"].split("+")[1].split("/")[0] for row in quiet if "+" in row["id"]}
     assert {"near", "ordinary"} <= kinds and {"missing", "absent"} & kinds

@@ -92,7 +92,7 @@ def test_distractors_are_alike_and_none_does_the_same():
 
     right = tool("book_flight", "Book a flight between two airports.")
     same = tool("flight_book", "Book a flight between two airports.")
-    near = tool("flight_status", "Status of a flight at an airport today, with delays and gates.")
+    near = tool("delay_report", "Delays, gates and terminals of every flight today, with status.")
     far = tool("boil_egg", "Cook breakfast eggs softly.")
     others = [tool(f"other_{i}", f"Something else number{i} entirely{i}.") for i in range(20)]
     found = sets.Pool([right, same, near, far, *others]).like([right], "book_flight")

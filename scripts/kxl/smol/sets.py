@@ -42,7 +42,9 @@ RESTRAINT = ("near_miss", *UNANSWERABLE)
 LARGEST = 60  # entries of a family that may be judged; a larger one is the training's
 SHARES = {"test": 57, "dev": 75}  # of 100 families up to that many
 LEAST_TOOLS, MOST_TOOLS = 3, 8
-ALIKE = (0.03, 0.5)  # cosine of a distractor's words to the right tool's: of its domain, and not another tool for it
+# Cosine of a distractor's words to the right tool's: of its domain, and not another tool for the same. Pairs that do
+# the same (a forecast and a detailed forecast, two distances) begin at 0.27, by reading them.
+ALIKE = (0.03, 0.25)
 
 
 class Pool:

@@ -1,11 +1,18 @@
 ## Training all experts
-.PHONY: base core train step gradients train-proof profile sweep prove-8b prove-8b-long compare-mlx-lm
+.PHONY: base core train step gradients train-proof rounding-noise transfer-proof profile sweep prove-8b prove-8b-long \
+  prove-8b-mapped prove-24b measure-step compare-mlx-lm
 #: MODE            streamed or grouped (streamed)
 #: STEP            the checkpoint that `make step` takes, as runs/RUN/moe/MODE/step_00100 (the last one)
 #: HARDWARE        names a profile in configs/hardware, whose memory stop a run keeps (this-machine)
+#: LEAVE_GIB       runs prove-8b-mapped a second time with all memory but so many GiB held by another process (not set)
+#: SEEDS           runs of each method and learning rate of transfer-proof (5)
+#: MINUTES         stops transfer-proof after the run that ends later; the next call goes on (not set)
+#: TOKENS          tokens of the example of measure-step (1024)
 #: GROUPED_PASSES  lets prove-8b run that many of the seven passes of a grouped example and say so (all)
 MODE     ?= streamed
 HARDWARE ?= this-machine
+SEEDS    ?= 5
+TOKENS   ?= 1024
 PROFILE  := configs/hardware/$(HARDWARE).json
 BASE     := $(if $(wildcard $(MODEL)/config.json),$(MODEL),$(HEAVY)/base)
 CORE     := $(HEAVY)/core
@@ -58,6 +65,23 @@ $(REPORTS)/moe_proof.json: $(PROOF)/train.jsonl $(PROOF)/valid.jsonl $(call part
   $(call code,moe_prove_training) | $(VENV)
 	$(PY) scripts/moe_prove_training.py $(call ROW_FLAGS,$(PROOF)) --work $(PROOF) --report $@
 
+
+rounding-noise: $(REPORTS)/rounding_noise.json  ## what rounding does to weights without a signal (10 minutes)
+$(REPORTS)/rounding_noise.json: $(PROOF)/valid.jsonl $(wildcard configs/*-moe.json) $(call code,moe_measure_noise) \
+  | $(VENV)
+	$(PY) scripts/moe_measure_noise.py $(wildcard configs/*-moe.json) --core $(CORE) --model $(MODEL) --rows $< --report $@
+# Tools that the tiny model does not know.
+NEW := $(MOE_RUN)/new
+$(NEW)/rows/%.jsonl: datasets/tiny/new_tools.json $(call code,moe_build_new_rows) | $(VENV)
+	$(PY) scripts/moe_build_new_rows.py --part $* --out $@
+$(NEW)/%.jsonl: $(NEW)/rows/%.jsonl $(CORE)/config.json $(call code,moe_encode_rows) | $(VENV)
+	$(PY) scripts/moe_encode_rows.py --rows $< --model $(CORE) --config $(TRAINING) --out $@
+NEW_ROWS := $(foreach part,train tune test,$(NEW)/$(part).jsonl)
+transfer-proof: $(NEW_ROWS) $(PROOF)/valid.jsonl  ## new tools for the undamaged model, five ways (hours; goes on)
+	$(PY) scripts/moe_prove_transfer.py --core $(CORE) --model $(MODEL) --new $(NEW) --old $(PROOF)/valid.jsonl \
+	  --config $(TRAINING) --seeds $(SEEDS) $(addprefix --minutes ,$(MINUTES)) --work $(NEW)/runs \
+	  --report $(REPORTS)/moe_proof.json
+
 profile: $(VENV) | llama-ready  ## measure this machine: memory, matmul, disk, the line with two small models (8 min)
 	$(PY) scripts/moe_profile_hardware.py --walks --out $(PROFILE)
 sweep: $(EIGHT)/group_sweep.json  ## time and memory of a step by group size, beside the streamed step
@@ -68,5 +92,14 @@ reports/prove-8b/memory.json: $(call content,$(EIGHT_SHAPES)) $(call code,moe_pr
 	$(PY) scripts/moe_prove_8b.py $(addprefix --grouped-passes ,$(GROUPED_PASSES)) --report $@
 prove-8b-long: reports/prove-8b/memory.json  ## the streamed step at 10,240 tokens, added to that report (an hour)
 	$(PY) scripts/moe_prove_8b.py --long --report $<
+PROVE_MAPPED := $(call code,moe_prove_mapped moe_measure_step)
+prove-8b-mapped: $(EIGHT_SHAPES) $(PROVE_MAPPED) | $(VENV)  ## the step from mapped files, added to it (15 minutes)
+	$(PY) scripts/moe_prove_mapped.py --beside $(addprefix --leave-gib ,$(LEAVE_GIB)) --report reports/prove-8b/memory.json
+prove-24b: reports/prove-24b/memory.json  ## a step at LFM2-24B-A2B's shapes from mapped files: 46 GiB of disk
+reports/prove-24b/memory.json: configs/lfm2.5-8b-a1b-moe.json gguf/lfm2-24b-a2b.shapes.json $(PROVE_MAPPED) | $(VENV)
+	$(PY) scripts/moe_prove_mapped.py --shapes gguf/lfm2-24b-a2b.shapes.json --tokens 256 --limit-gib 12 --report $@
+measure-step: $(VENV)  ## one step at LFM2-8B-A1B's shapes, in memory, on MLX's default device; a report
+	$(PY) scripts/moe_measure_step.py --shapes gguf/lfm2-8b-a1b.shapes.json --tokens $(TOKENS) \
+	  --config configs/lfm2.5-8b-a1b-moe.json --storage resident --report $(REPORTS)/step.json
 compare-mlx-lm: $(VENV)  ## a streamed step against mlx_lm's own full fine-tuning step on one small model
 	$(PY) scripts/moe_compare_mlx_lm.py --report reports/prove-8b/mlx_lm.json

@@ -12,7 +12,7 @@ Out:  a report: by category with 95 % Wilson intervals, the leaderboard's averag
 Calls of conversations are carried out by the wheel's own APIs, in a box (kxl/bfcl/place.py). An interrupted run goes on
 where it was when it is started again: records are kept in NAME.answers.jsonl until the report is written. Answers are
 greedy unless the config or --temperature says otherwise. Categories that a model was trained on do not count: name them
-with --trained-on, and they are refused.
+with --trained-on, and they are refused; a question of another category that repeats one of theirs is left out.
 """
 
 import argparse
@@ -99,7 +99,8 @@ def arguments():
 def main() -> None:
     args = arguments()
     wanted, trained = categories(args)
-    everything = cases.load(args.cases, wanted)
+    loaded = cases.load(args.cases, wanted)
+    everything = cases.without_repeats(loaded, cases.load(args.cases, trained) if trained else [])
     whole = {name: sum(case["category"] == name and cases.scored(case) for case in everything) for name in wanted}
     found = cases.subset(everything, args.subset, args.seed)
     settings = {
@@ -110,6 +111,7 @@ def main() -> None:
         "categories": wanted,
         "left_out": {name: why for name, why in cases.LEFT_OUT.items()},
         "trained_on": trained,
+        "repeats_left_out": len(loaded) - len(everything),
         "subset": args.subset,
         "seed": args.seed,
         "sampling": dataclasses.asdict(args.sampling) if args.sampling.temperature else "greedy",
@@ -129,7 +131,7 @@ def main() -> None:
             boxes.put(stack.enter_context(place.opened(not args.no_isolation)))
         asker, served = opened_server(args, log, stack)
         # A record is the same whichever cases are asked beside it: a run that was interrupted may end as a smaller one.
-        choice = ("categories", "left_out", "trained_on", "subset", "seed")
+        choice = ("categories", "left_out", "trained_on", "repeats_left_out", "subset", "seed")
         same = {name: value for name, value in settings.items() if name not in choice}
         identity = {"inputs": inputs, "served": served, **same}
         records = Records(args.out.with_suffix(".answers.jsonl"), identity)
@@ -191,13 +193,19 @@ def opened_server(args, log: Path, stack: contextlib.ExitStack) -> tuple[Asker |
 
 
 def ask_all(found: list[dict], asker: Asker | None, boxes: queue.Queue, records: Records, args) -> None:
-    """Hold every conversation whose record is not kept yet. Memory conversations of one scenario go in order."""
+    """Hold every conversation whose record is not kept yet.
+
+    They go in the order of the draw, so that a run that is cut short has a smaller subset whole. Memory conversations
+    of one scenario go in the file's order.
+    """
     if kept := records.open():
         cli.say(f"{kept} records of an interrupted run are in {shown(records.path)} and are not asked for again")
     chains: dict[str, list] = {}
     for case in found:
         chain = f"{case['category']} {case['scenario']}" if "scenario" in case else case["id"]
         chains.setdefault(chain, []).append(case)
+    ranks = cases.ranks(found, args.seed)
+    ordered = sorted(chains.values(), key=lambda chain: min(ranks.get(case["id"], len(found)) for case in chain))
     stop, bar = threading.Event(), tqdm(total=len(found), initial=kept, desc=f"bfcl {args.artifact}", unit="case")
 
     def one(chain: list[dict]) -> None:
@@ -217,7 +225,7 @@ def ask_all(found: list[dict], asker: Asker | None, boxes: queue.Queue, records:
     try:
         with ThreadPoolExecutor(args.parallel) as pool, bar:
             try:
-                for job in as_completed([pool.submit(one, chain) for chain in chains.values()]):
+                for job in as_completed([pool.submit(one, chain) for chain in ordered]):
                     job.result()
             finally:
                 stop.set()

@@ -10,7 +10,7 @@ Out: NAME-light.svg, NAME-dark.svg and the same as .png (1700 pixels, to be show
   training-memory peak memory of training an 8B MoE by length of the example
   group-sweep     time and memory of a training step by group size
   dataset         which rows were kept, and what each filter took
-  smol-emission   a small model's tool-call tokens before and after training
+  smol-emission   a small model's calls before and after training, by number of tools, and its restraint
   repair          what the suites scored over the iterations of a repair loop
 
 Only figures whose reports are given are drawn, unless --only names one; a figure that stands in --out and could not
@@ -69,8 +69,8 @@ FIGURES = {
     "smol-emission": Figure(
         ("emission",),
         lambda reports, theme: smol.emission(reports["emission"], theme),
-        "Probability of the tool-call start token at each held-out prompt before and after training, "
-        "and what came of it.",
+        "Share of the judged prompts with a right call before and after training, by how many tools are offered, "
+        "and share with a call where no tool fits.",
     ),
     "training-memory": Figure(
         ("memory", "proof"),

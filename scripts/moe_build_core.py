@@ -1,7 +1,7 @@
 """Make the mixed core that MoE training works on: experts int8, routers and everything else BF16.
 
-In:  --model, a BF16 checkpoint folder (moe_fetch_base.py); the group size of the training config.
-Out: --out, a core folder (kxl/moe/core.py); --report with its bytes and the error of every expert matrix.
+In:  --model, a BF16 checkpoint folder (moe_fetch_base.py); group size and bits of the carry of the training config.
+Out: --out, a core folder (kxl/moe/core.py); --report with its bytes and the error of every expert matrix's codes.
 
 One matrix is in memory at a time. A checkpoint that is no LFM2-MoE, or whose widths the group size does not
 divide, is refused before anything is written.
@@ -29,22 +29,23 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True, help="report (JSON)")
     args = parser.parse_args()
 
-    group = read_json(args.config).get("group_size")
+    settings = read_json(args.config)
+    group, carry_bits = settings.get("group_size"), settings.get("carry_bits", 0)
     config_path = args.model / "config.json"
     # Before the shapes: the plainer error.
     config = core.check_config(read_json(config_path), group, shown(config_path))
     source = checkpoint.read(args.model)
     source = checkpoint.Checkpoint(source.folder, config, source.tensors)
     with tqdm(total=source.config["num_hidden_layers"] + 1, unit="shard", dynamic_ncols=True) as bar:
-        errors = core.build(args.out, source, group, say=lambda done, count: bar.update())
-    size = core.stored_bytes(source.config, group)
+        errors = core.build(args.out, source, group, carry_bits, say=lambda done, count: bar.update())
+    size = core.stored_bytes(source.config, group, carry_bits)
     bf16 = sum(2 * math.prod(tensor.shape) for tensor in source.tensors.values())
     worst = max(errors, key=lambda name: errors[name]["relative_rms"])
     inputs = sorted(path for path in args.model.iterdir() if path.suffix in (".safetensors", ".json"))
     report.write(
         args.report,
         inputs,
-        {"group_size": group, "bits": 8},
+        {"group_size": group, "bits": 8, "carry_bits": carry_bits},
         {
             "bytes": size,
             "bf16_bytes": bf16,

@@ -143,7 +143,7 @@ def distances(config: dict, settings: dict, steps: int, kind: str, seed: int) ->
         for name, matrix in core.experts.items():
             values = DEVIATION * rng.standard_normal(matrix.codes.shape, dtype=np.float32)
             core.experts[name] = int8.quantize(values, core.group)
-        core.add_carry(bits)
+        core.set_carry(bits)
         return core
 
     cores = {str(bits): fresh(bits) for bits in CARRIES} | {"factored": fresh(0), "exact": fresh(0)}
@@ -169,54 +169,52 @@ def _gradient(kind: str, shape: tuple, rng: np.random.Generator) -> np.ndarray:
 
 
 def _distance(core, start, moved: dict) -> dict:
-    """codes_rms of the codes alone, carried_rms with what is carried beside them, moved_rms of the exact movement."""
-    squares, count = dict.fromkeys(("codes", "carried", "moved", "weights", "off"), 0.0), 0
+    """In steps of the codes: codes_rms of the weights, alone_rms of the codes alone, moved_rms of what was wanted."""
+    squares, count = dict.fromkeys(("codes", "alone", "moved", "weights", "off"), 0.0), 0
     for name, matrix in core.experts.items():
         step = bf16_to_float32(matrix.scales).repeat(matrix.group, axis=1)
         began = int8.dequantize(start.experts[name]).astype(np.float64)
         off = int8.dequantize(matrix) - (began + moved[name])
-        values = {"codes": off / step, "carried": off / step + int8.carried(matrix), "moved": moved[name] / step}
+        values = {"codes": off / step, "alone": off / step - int8.carried(matrix), "moved": moved[name] / step}
         for key, value in {**values, "weights": began, "off": off}.items():
             squares[key] += np.square(value, dtype=np.float64).sum()
         count += off.size
     rms = {key: (value / count) ** 0.5 for key, value in squares.items()}
     return {
         "codes_rms": round(rms["codes"], 4),
-        "carried_rms": round(rms["carried"], 4),
+        "alone_rms": round(rms["alone"], 4),
         "moved_rms": round(rms["moved"], 4),
         "percent_of_rms": round(100 * rms["off"] / rms["weights"], 4),
     }
 
 
 def divergences(folder: Path, settings: dict, steps: int, rows: list[dict], seed: int) -> dict:
-    """{carry: mean KL divergence of the core after all steps of random updates from the core before}."""
-    start = moe_core.load(folder)
+    """{carry: mean KL divergence of the core after all steps of random updates from itself before}."""
     cores = {str(bits): moe_core.load(folder) for bits in CARRIES}
-    for bits, core in cores.items():
-        core.add_carry(int(bits))
-    optimizers = [ExpertOptimizer(core, settings) for core in cores.values()]
-    rng = np.random.default_rng((seed, 9))
-    pool = rng.standard_normal(POOL, dtype=np.float32)
-    counts = np.ones(start.config["num_experts"], int)
-    for step in tqdm(range(steps), desc="all experts", dynamic_ncols=True):
-        for optimizer in optimizers:
-            optimizer.begin(step, learning_rate(settings, step, steps))
-        for layer in start.moe_layers:
-            for expert in range(start.config["num_experts"]):
-                shapes = [matrix.codes.shape for matrix in start.expert(layer, expert)]
-                places = rng.integers(0, POOL - max(a * b for a, b in shapes), len(shapes))
-                gradients = [pool[at : at + a * b].reshape(a, b) for at, (a, b) in zip(places, shapes)]
-                for optimizer in optimizers:
-                    optimizer.counted(layer, counts)
-                    optimizer.update(0, layer, expert, gradients)
     options = StepOptions(Blocks(), "float32")
 
     def of(core) -> list[np.ndarray]:
         batches = (make_batch([(row["tokens"], row["mask"])]) for row in rows)
         return [np.array(log_probabilities(core, batch, options)) for batch in batches]
 
-    before = of(start)
-    return {bits: round(divergence(before, of(core)), 7) for bits, core in cores.items()}
+    for bits, core in cores.items():
+        core.set_carry(int(bits))
+    before = {bits: of(core) for bits, core in cores.items()}
+    optimizers = [ExpertOptimizer(core, settings) for core in cores.values()]
+    some, rng = cores["0"], np.random.default_rng((seed, 9))
+    pool, counts = rng.standard_normal(POOL, dtype=np.float32), np.ones(some.config["num_experts"], int)
+    for step in tqdm(range(steps), desc="all experts", dynamic_ncols=True):
+        for optimizer in optimizers:
+            optimizer.begin(step, learning_rate(settings, step, steps))
+        for layer in some.moe_layers:
+            for expert in range(some.config["num_experts"]):
+                shapes = [matrix.codes.shape for matrix in some.expert(layer, expert)]
+                places = rng.integers(0, POOL - max(a * b for a, b in shapes), len(shapes))
+                gradients = [pool[at : at + a * b].reshape(a, b) for at, (a, b) in zip(places, shapes)]
+                for optimizer in optimizers:
+                    optimizer.counted(layer, counts)
+                    optimizer.update(0, layer, expert, gradients)
+    return {bits: round(divergence(before[bits], of(core)), 7) for bits, core in cores.items()}
 
 
 def divergence(before: list[np.ndarray], after: list[np.ndarray]) -> float:

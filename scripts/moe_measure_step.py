@@ -19,7 +19,7 @@ import json
 import time
 from pathlib import Path
 
-from kxl.base import cli
+from kxl.base import cli, report
 from kxl.base.files import read_json, scratch_dir, shown
 from kxl.model import blas
 
@@ -39,13 +39,17 @@ def main() -> None:
     parser.add_argument("--group-stride", type=int, help="instead of the config's")
     parser.add_argument("--passes", type=int, help="only the first groups, from the top")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn weights (default: 0)")
+    parser.add_argument("--report", type=Path, help="write the line as a report, too (JSON)")
     parser.add_argument("--storage", choices=("resident", "mapped"), help="instead of the config's")
     parser.add_argument("--carry-bits", type=int, help="instead of the config's")
     parser.add_argument("--scratch", type=Path, default=Path("runs"), help="folder on the disk of a mapped core")
     parser.add_argument("--leave-gib", type=float, help="let another process hold all available memory but this much")
     args = parser.parse_args()
     blas.use_fast_blas()
-    print(json.dumps(measure(args)))
+    taken = measure(args)
+    if args.report:
+        report.write(args.report, [args.shapes, args.config], read_json(args.config), taken)
+    print(json.dumps(taken))
 
 
 def measure(args) -> dict:
@@ -131,7 +135,7 @@ def made_core(args, settings: dict, stack: contextlib.ExitStack):
     config, bits = memory.shapes(args.shapes, args.layers), settings["carry_bits"]
     if settings["storage"] == "resident":
         core = moe_core.random(config, settings["group_size"], args.seed)
-        core.add_carry(bits)
+        core.set_carry(bits)
         return core
     args.scratch.mkdir(parents=True, exist_ok=True)
     folder = stack.enter_context(scratch_dir(args.scratch)) / "core"

@@ -25,6 +25,7 @@ from kxl.moe.settings import check_settings
 
 MEASURE = ROOT / "scripts/moe_measure_step.py"
 LONG = 10240
+IN_MEMORY = {"storage": "resident", "carry_bits": 0}  # from mapped files, with a carry: moe_prove_mapped.py
 # What the proof has to show: GiB resident at --tokens and at 10,240, how many times as fast as grouped, and how
 # far the memory model may be off.
 STREAMED_GIB, LONG_GIB, SPEEDUP, TOLERANCE = 13, 16, 2.5, 0.10
@@ -44,9 +45,10 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True, help="report (JSON)")
     args = parser.parse_args()
 
-    settings = check_settings(read_json(args.config), shown(args.config))
+    settings = check_settings({**read_json(args.config), **IN_MEMORY}, shown(args.config))
     config = core.check_config(read_json(args.shapes), settings["group_size"], shown(args.shapes))
     inputs, common = [args.shapes, args.config], ["--shapes", args.shapes, "--config", args.config]
+    common += ["--storage", IN_MEMORY["storage"], "--carry-bits", IN_MEMORY["carry_bits"]]
     if args.long:
         so_far = proof_so_far(args.report, inputs)
         settings, results = so_far["settings"], so_far["results"]

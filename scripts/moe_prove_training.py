@@ -1,6 +1,6 @@
 """Prove that MoE training on an int8 core learns with stochastic rounding, in both modes, and not with nearest.
 
-No carry is kept here: with one even rounding to nearest loses nothing (moe_prove_transfer.py compares both).
+No carry is kept here: with one even rounding to nearest loses little (moe_prove_transfer.py has both).
 
 In:  a core, encoded rows for training and validation (moe_encode_rows.py), a training config.
 Out: --report: for streamed, grouped, and streamed with rounding to nearest: validation loss before and after,

@@ -24,6 +24,7 @@ SIZES = (1, 2, 4, 8)  # layers of a group
 LENGTHS = (512, 1024, 2048, 4096, 6144, 8192, 10240)
 KEPT = ("mode", "group_layers", "layers", "tokens", "peak_rss_gib", "predicted_gib", "prediction_error")
 TOLERANCE = 0.10
+IN_MEMORY = {"storage": "resident", "carry_bits": 0}  # the core with its codes alone, all of it resident
 
 
 def main() -> None:
@@ -38,10 +39,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="report of the memory model")
     args = parser.parse_args()
 
-    settings = check_settings(read_json(args.config), shown(args.config))
+    settings = check_settings({**read_json(args.config), **IN_MEMORY}, shown(args.config))
     config = core.check_config(memory.shapes(args.shapes, args.layers), settings["group_size"], shown(args.shapes))
     depth = config["num_hidden_layers"] - config["num_dense_layers"]
     common = ["--shapes", args.shapes, "--config", args.config, "--layers", args.layers, "--tokens", args.tokens]
+    common += ["--storage", IN_MEMORY["storage"], "--carry-bits", IN_MEMORY["carry_bits"]]
     predicted = memory.predict(config, settings, args.tokens, args.tokens)["peak"] / hardware.GIB
     steps = []
     for size in [*(size for size in SIZES if size <= depth), None]:

@@ -139,13 +139,13 @@ def opened(source: Path, args, settings: dict, world):
     from kxl.moe import core as moe_core
     from kxl.moe import mapped
 
-    def add_carry(folder: Path) -> None:
-        moe_core.complete_carry(folder, settings["carry_bits"])
+    def set_carry(folder: Path) -> None:
+        moe_core.set_carry(folder, settings["carry_bits"])
 
     if settings["storage"] == "resident":
         yield moe_core.load(source, tokenizer_of=args.core)
     else:
-        with mapped.live(args.work, source, add_carry, world.rank() if world else 0) as folder:
+        with mapped.live(args.work, source, set_carry, world.rank() if world else 0) as folder:
             yield moe_core.load(folder, tokenizer_of=args.core, mapped=True)
 
 

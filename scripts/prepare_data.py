@@ -1,31 +1,30 @@
 """SmolLM's: make the rows that teach a model its tool-call tokens, and prove every one of them.
 
-In:  a checkpoint folder (tokenizer and template; no weights are read), BFCL's questions and answers from the
-     pinned wheel, our own requests, the recorded ordinary answers; with --traces also Hermes-Function-Calling-V1
-     or any other traces that kxl/traces/formats.py reads.
-Out: a folder with train.jsonl and valid.jsonl (70 % tool conversations, 30 % ordinary ones, by the config),
-     heldout.jsonl (prompts whose tools and requests no training row has), and manifest.json, which names by
-     hash what was proven. scripts/train_lora.py refuses anything else.
+In:  a checkpoint folder (tokenizer and template; no weights are read), BFCL's questions and answers from the pinned
+     wheel, our own domains, the recorded answers of the base model; with --traces also Hermes-Function-Calling-V1 or
+     any other traces that kxl/traces/formats.py reads; the judging sets, whose tools and requests stay out.
+Out: a folder with train.jsonl and valid.jsonl (70 % rows with calls, 30 % without, by the config), and manifest.json,
+     which names by hash what was proven. scripts/train_lora.py refuses anything else.
 
   .venv/bin/python scripts/prepare_data.py --config configs/smollm2-135m.json --model runs/smollm2-135m/base \\
-      --ordinary datasets/smollm2-135m/ordinary.jsonl --out runs/smollm2-135m/data
+      --recorded datasets/smollm2-135m/recorded.jsonl --sets datasets/smol --out runs/smollm2-135m/data
 
-Rows longer than the config's row_tokens are left out and counted; no held-out tool prompt is longer, either.
+Rows longer than the config's row_tokens are left out and counted.
 """
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown, write_json
 from kxl.chat import loss_mask
+from kxl.chat import schemas as json_schemas
 from kxl.chat.rows import calls_in
 from kxl.eval import bfcl
 from kxl.setup import archive
-from kxl.smol import mixture, requests
+from kxl.smol import domains, mixture, requests, sets
 from kxl.smol import rows as smol_rows
 from kxl.smol import tokens as smol_tokens
 from kxl.smol.rows import Example
@@ -33,7 +32,8 @@ from kxl.traces import formats, sources
 from kxl.traces.formats import Dropped
 
 BFCL_LOCK = ROOT / "third_party" / "bfcl-eval.lock"
-OWN_ROWS = 120  # composed requests, beside BFCL's 1,264 rows
+OWN_ROWS = 120  # composed requests, half of them with the result and the answer that follows
+KINDS = ("ordinary", "near", "missing", "absent")  # recorded answers, beside BFCL's
 MOST_BYTES = 1 << 24  # of one trace
 
 
@@ -60,25 +60,64 @@ def traced_rows(files: list, chat, tokens, left_out: Counter) -> list[dict]:
     return rows
 
 
-def fitting(
-    chat, tokens, rows: Iterator[dict], count: int, kind: str, longest: int, left_out: Counter
-) -> list[Example]:
-    """The next `count` of `rows` with at most `longest` tokens, proven; UserError when there are too few."""
-    proven = []
-    while len(proven) < count:
-        row = next(rows, None)
-        if row is None:
-            raise UserError(
-                f"{len(proven)} {kind} rows of at most {longest} tokens where {count} are needed;"
-                " raise row_tokens or lower rows in the config, or record more ordinary answers "
-                "(scripts/smol_record_ordinary.py)"
-            )
-        example = smol_rows.encode(chat, tokens, row)
-        if len(example.tokens) <= longest:
-            proven.append(example)
+def answered(found: list[dict], left_out: Counter) -> list[dict]:
+    """BFCL's entries with their calls as rows; an entry whose calls are not valid is left out and counted."""
+    rows = []
+    for entry in found:
+        calls = []
+        for call in entry["truth"] or []:
+            ((name, accepted),) = call.items()
+            arguments = {key: chosen for key, values in accepted.items() if (chosen := bfcl.pick(values)) is not None}
+            calls.append({"name": bfcl.tool_name(name), "arguments": arguments})
+        schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in entry["tools"]}
+        if not calls or any(
+            call["name"] not in schemas or json_schemas.problems(schemas[call["name"]], call["arguments"])
+            for call in calls
+        ):
+            left_out["BFCL entries without a valid call"] += 1
+        elif [message["role"] for message in entry["messages"]] != ["user"]:
+            left_out["BFCL entries with a system message or several turns"] += 1
         else:
-            left_out[f"{kind} rows of more than {longest} tokens"] += 1
-    return proven
+            row = mixture.call_row(entry["id"], "bfcl", entry["messages"][-1]["content"], calls, entry["tools"])
+            rows.append(row)
+    return rows
+
+
+def proven(chat, tokens, group: list[dict], longest: int, left_out: Counter) -> list[Example]:
+    """The rows of a group with at most `longest` tokens, proven."""
+    examples = [smol_rows.encode(chat, tokens, row) for row in group]
+    left_out[f"rows of more than {longest} tokens"] += sum(len(example.tokens) > longest for example in examples)
+    return [example for example in examples if len(example.tokens) <= longest]
+
+
+def shared_out(examples: list[Example], alone: list[Example], share: float, rng: random.Random) -> list[Example]:
+    """The examples and as many of `alone` (ordinary rows without tools) as make `share` of all of them tool rows.
+
+    Where there are ordinary ones above the share already, some of them go. UserError where `alone` is too few.
+    """
+    tool = [example for example in examples if example.row["kind"] == "tool"]
+    quiet = [example for example in examples if example.row["kind"] != "tool"]
+    wanted = round(len(tool) * (1 - share) / share)
+    if wanted > len(quiet) + len(alone):
+        raise UserError(
+            f"{len(tool)} tool rows need {wanted} without a call, there are {len(quiet) + len(alone)};"
+            " record more answers (scripts/smol_record_ordinary.py)"
+        )
+    kept = rng.sample(quiet, min(wanted, len(quiet))) + alone[: max(0, wanted - len(quiet))]
+    return tool + kept
+
+
+def unjudged(rows: list[dict], judged: list[dict], left_out: Counter) -> list[dict]:
+    """The rows without those that share a tool or a request with a judged prompt."""
+    tools = {name for row in judged for name in sets.names(row)}
+    asked = {row["messages"][-1]["content"].strip().lower() for row in judged}
+    kept = [
+        row
+        for row in rows
+        if not tools & set(sets.names(row)) and row["messages"][0]["content"].strip().lower() not in asked
+    ]
+    left_out["rows with a tool or request of the judging sets"] += len(rows) - len(kept)
+    return kept
 
 
 def check_share(examples: list[Example], data: dict, split: str) -> None:
@@ -112,11 +151,14 @@ def main() -> None:
         help="checkpoint folder; only its tokenizer and template are read",
     )
     parser.add_argument(
-        "--ordinary",
+        "--recorded",
         type=Path,
         required=True,
         metavar="FILE",
-        help="recorded ordinary answers (scripts/smol_record_ordinary.py)",
+        help="recorded answers of the base model (scripts/smol_record_ordinary.py)",
+    )
+    parser.add_argument(
+        "--sets", type=Path, required=True, metavar="DIR", help="folder of scripts/smol_build_sets.py, to keep out"
     )
     parser.add_argument(
         "--traces",
@@ -133,47 +175,56 @@ def main() -> None:
     data, rng = config["data"], random.Random(config["data"]["seed"])
     chat = loss_mask.load(args.model)
     tokens = smol_tokens.resolve(config, chat.tokenizer, shown(args.config))
-    wheel = archive.fetch(BFCL_LOCK)
-    rows, left_out = bfcl.answered(wheel)
-    rows += requests.tool_rows(OWN_ROWS, data["seed"])
+    left_out: Counter = Counter()
+    judged = [row for split in ("dev", "test") for row in sets.read(args.sets / f"{split}.json")]
+    found = sets.parted(sets.entries(archive.fetch(BFCL_LOCK)))["train"]
     files = sources.resolve(args.traces)
-    rows += traced_rows(files, chat, tokens, left_out)
-    unanswerable = bfcl.unanswerable(wheel)
+    rows = [*answered(found, left_out), *requests.tool_rows(OWN_ROWS, data["seed"])]
+    rows = unjudged(rows + traced_rows(files, chat, tokens, left_out), judged, left_out)
+    quiet = [entry for entry in found if entry["category"] in sets.UNANSWERABLE]
+    recorded = {kind: [] for kind in (*KINDS, *sets.UNANSWERABLE)}
+    asked = {row["messages"][-1]["content"] for row in judged}
+    for entry in read_recorded(args.recorded):
+        if entry["prompt"] not in asked:
+            recorded[entry["kind"]].append(entry)
+
+    def told(rows: list[dict]) -> list[dict]:
+        return [{**row, "messages": smol_tokens.with_system(row["messages"], config)} for row in rows]
 
     def fits(row: dict) -> bool:
-        """Whether the prompt of the row's last answer is no longer than a training row may be."""
-        return len(smol_tokens.prompt_ids(chat, row["messages"][:-1], row["tools"])) <= data["row_tokens"]
+        return len(smol_tokens.prompt_ids(chat, row["messages"][:1], row["tools"])) < data["row_tokens"]
 
-    candidates, held = mixture.split_by_tool(rows, data["heldout"]["tool"], rng, fits)
-    heldout = mixture.heldout_rows(held, unanswerable, data["heldout"], rng, fits)
-    asked = {row["messages"][-1]["content"] for row in heldout}
-    candidates = [row for row in candidates if row["messages"][0]["content"] not in asked]
-    pool = mixture.tool_pool(candidates)
-    tool = mixture.sessions(candidates, pool, rng, fits)
-    recorded = [row for row in read_recorded(args.ordinary) if row["prompt"] not in asked]
-    recorded = rng.sample(recorded, len(recorded))
-    tools_of = {row["id"]: row for row in unanswerable}
-
-    splits = {}
-    for split in ("valid", "train"):  # valid first: its questions must be none of train's
-        with_calls = round(data["rows"][split] * data["tool_share"])
-        rest = data["rows"][split] - with_calls
-        used, recorded = (recorded[:rest], recorded[rest:]) if split == "valid" else (recorded, [])
-        ordinary = iter(mixture.ordinary_rows(used, tools_of, pool, split == "train", rng))
-        examples = fitting(chat, tokens, tool, with_calls, "tool", data["row_tokens"], left_out)
-        examples += fitting(chat, tokens, ordinary, rest, "ordinary", data["row_tokens"], left_out)
+    few = [row for row in rows if len(row["tools"]) <= sets.MOST_TOOLS and fits(row)]
+    groups = [
+        proven(chat, tokens, told(group), data["row_tokens"], left_out)
+        for group in mixture.groups(few, quiet, recorded, data["own_groups"], data["masked_share"], rng)
+    ]
+    alone = [mixture.reply(entry, [], "alone") for entry in recorded["ordinary"] + recorded["irrelevance"]]
+    alone = proven(chat, tokens, told(rng.sample(alone, len(alone))), data["row_tokens"], left_out)
+    cut = {"valid": data["valid_groups"], "train": len(groups)}
+    splits, start = {}, 0
+    for split, end in cut.items():
+        examples = [example for group in groups[start:end] for example in group]
+        some = [example for place, example in enumerate(alone) if (place % 20 == 0) == (split == "valid")]
+        if not examples:
+            raise UserError(
+                f"no row of at most {data['row_tokens']} tokens for {split}; raise row_tokens in the config"
+            )
+        examples = shared_out(examples, some, data["tool_share"], rng)
         check_share(examples, data, split)
         splits[split] = keep(examples, args.out / f"{split}.jsonl", args.model, tokens)
-    smol_rows.write(args.out / "heldout.jsonl", heldout)
+        start = end
     results = {
         "splits": splits,
-        "heldout": dict(Counter(row["kind"] for row in heldout)),
+        "groups": {"valid": cut["valid"], "train": cut["train"] - cut["valid"]},
         "left_out": dict(left_out),
         "tool_tokens": {role: getattr(tokens, role) for role in smol_tokens.ROLES},
     }
     inputs = [
         BFCL_LOCK,
-        args.ordinary,
+        args.recorded,
+        *(args.sets / f"{split}.json" for split in ("dev", "test")),
+        *(domains.DATA, requests.DATA),
         *(path for _, path in files),
         args.model / "tokenizer.json",
         args.model / "chat_template.jinja",

@@ -1,22 +1,24 @@
-"""Count what a model emits on the held-out prompts: real tool calls where a tool helps, none elsewhere.
+"""Judge what a model emits: the right call among several tools, nothing where none fits, and what it forgot.
 
-In:  a checkpoint folder (or a base and --adapter), and heldout.jsonl of scripts/prepare_data.py, whose tools and
-     requests no training row has. Greedy, on raw token ids, no parser.
+In:  a checkpoint folder (or a base and --adapter) and a judging set (scripts/smol_build_sets.py). Greedy, on raw token
+     ids, no parser. dev is for tuning; test is asked once per published model.
 Out: without --before a measurement to compare with; with it the report:
 
-  results.before    {prompts, emitting, ...}: how many of the tool prompts got any start token
-  results.after     {prompts, start_json_end, right_tool, ...}: the whole call, and of the expected tool
-  results.ordinary  {prompts, false_calls}: questions that need no tool, half of them beside tools
-  results.near_miss {prompts, false_calls}: BFCL questions beside tools that look fitting and are not (no gate)
+  results.test          {prompts, min_tools, start_json_end, right_tool, right_arguments, by_tools, by_source}
+  results.restraint     {prompts, false_calls, by_kind}: near misses and BFCL's irrelevance and live_irrelevance
+  results.ordinary      {prompts, false_calls}: questions in words, half of them beside tools
+  results.masked_names  the tool prompts again, with random names for tools and arguments
+  results.forgetting    {kld_mean, tokens, answers, as_good}: KL divergence (nats per token) to the base on the base's
+                        own ordinary answers; answers that stay as long and without tool words
+  results.before        test, restraint and ordinary of the base
 
   .venv/bin/python scripts/smol_evaluate.py --config configs/smollm2-135m.json --model runs/smollm2-135m/base \\
-      --data runs/smollm2-135m/data --out runs/smollm2-135m/before.json
+      --set datasets/smol/test.json --out runs/smollm2-135m/before.json
 
-Below the config's thresholds the report is NAME.failed.json and the exit code 2.
+Below the config's thresholds (emission) the report is NAME.failed.json and the exit code 2.
 """
 
-import statistics
-from collections import Counter
+import random
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,31 +26,38 @@ from tqdm import tqdm
 from kxl.base import cli, report
 from kxl.base.files import read_json, shown
 from kxl.chat import loss_mask
-from kxl.model import blas
-from kxl.smol import emission
-from kxl.smol import rows as smol_rows
+from kxl.smol import backend, emission, masking, scores, sets
 from kxl.smol import tokens as smol_tokens
 
 
+def with_masked(rows: list[dict]) -> list[dict]:
+    """The rows, and each tool row again under random names."""
+    again = []
+    for row in scores.of_kind(rows, "tool"):
+        again.append({**masking.masked(row, random.Random(row["id"])), "id": row["id"] + "+masked", "kind": "masked"})
+    return rows + again
+
+
 def measure(model, chat, tokens, rows: list[dict], max_tokens: int) -> list[dict]:
-    """One entry per held-out row: verdict, calls, text, probability of the start token at the first place."""
-    from kxl.model import generate
+    """One entry per row: verdict, calls, text, probability of the start token at the first place."""
 
     def decode(ids: list[int]) -> str:
         return chat.tokenizer.decode(ids, skip_special_tokens=False)
 
     prompts = [smol_tokens.prompt_ids(chat, row["messages"], row["tools"]) for row in rows]
-    with tqdm(total=len(rows), desc="held-out prompts", unit="prompt") as bar:
-        generations = generate.generate(
-            model, prompts, max_tokens, chat.tokenizer.token_to_id(chat.end), tokens.call_start, done=bar.update
+    with tqdm(total=len(rows), desc="judged prompts", unit="prompt") as bar:
+        generations = model.generate(
+            prompts, max_tokens, chat.tokenizer.token_to_id(chat.end), tokens.call_start, done=bar.update
         )
     entries = []
     for row, generation in zip(rows, generations):
-        names = [tool["function"]["name"] for tool in row["tools"]]
-        verdict = emission.read(generation.ids, tokens, decode, names)
+        names = sets.names(row)
+        said = emission.behind_thought(generation.ids, decode)
+        verdict = emission.read(said, tokens, decode, names)
         entries.append(
             {
                 "id": row["id"],
+                "source": row["source"],
                 "kind": row["kind"],
                 "prompt": row["messages"][-1]["content"],
                 "tools": names,
@@ -65,134 +74,51 @@ def measure(model, chat, tokens, rows: list[dict], max_tokens: int) -> list[dict
     return entries
 
 
-def count(entries: list[dict]) -> dict:
-    """The numbers of one model from its entries."""
-    of = {kind: [entry for entry in entries if entry["kind"] == kind] for kind in ("tool", "ordinary", "near_miss")}
-    tool = of["tool"]
-    return {
-        "tool": {
-            "prompts": len(tool),
-            "emitting": sum(entry["started"] for entry in tool),
-            "start_json_end": sum(entry["verdict"] == "call" for entry in tool),
-            "right_tool": sum(right_tool(entry) for entry in tool),
-            "verdicts": dict(Counter(entry["verdict"] for entry in tool)),
-            "median_start_probability": statistics.median(entry["start_probability"] for entry in tool)
-            if tool
-            else None,
-        },
-        **{
-            kind: {"prompts": len(of[kind]), "false_calls": sum(entry["started"] for entry in of[kind])}
-            for kind in ("ordinary", "near_miss")
-        },
-    }
+def divergence(base, taught, chat, rows: list[dict], before: list[dict]) -> dict:
+    """KL(base ‖ taught) in nats, mean over the tokens of the base's answers to the ordinary questions without tools."""
+    import numpy as np
 
-
-def right_tool(entry: dict) -> bool:
-    """A whole call, of exactly the expected tools."""
-    return entry["verdict"] == "call" and [call["name"] for call in entry["calls"]] == entry["expected"]
-
-
-def compare(before: list[dict], after: list[dict]) -> dict:
-    """The report's results from the entries of both models."""
-    first, second = count(before), count(after)
-    rise = [
-        new["start_probability"] / max(old["start_probability"], 1e-12)
-        for old, new in zip(before, after)
-        if new["kind"] == "tool"
-    ]
-    return {
-        "before": first["tool"],
-        "after": second["tool"],
-        "ordinary": second["ordinary"],
-        "near_miss": second["near_miss"],
-        "ordinary_before": first["ordinary"],
-        "median_start_probability_rise": statistics.median(rise),
-        "details": {"before": before, "after": after},
-    }
-
-
-def gate(results: dict, thresholds: dict) -> list[str]:
-    """Which thresholds the results miss, with numbers."""
-    after, ordinary, failures = results["after"], results["ordinary"], []
-    if results["before"]["emitting"]:
-        failures.append(
-            f"{results['before']['emitting']} prompts got a start token before the training already: nothing was taught"
-        )
-    if after["right_tool"] < thresholds["min_right_tool"] * after["prompts"]:
-        failures.append(
-            f"{after['right_tool']} of {after['prompts']} prompts got a whole call of the right tool, "
-            f"{thresholds['min_right_tool']:.0%} are required"
-        )
-    if ordinary["false_calls"] > thresholds["max_false_calls"] * ordinary["prompts"]:
-        failures.append(
-            f"{ordinary['false_calls']} of {ordinary['prompts']} ordinary prompts called a tool, "
-            f"at most {thresholds['max_false_calls']:.0%} may"
-        )
-    return failures
+    said, total, count = {entry["id"]: entry["text"] for entry in before}, 0.0, 0
+    for row in tqdm([row for row in scores.of_kind(rows, "ordinary") if not row["tools"]], desc="KL", unit="answer"):
+        prompt = smol_tokens.prompt_ids(chat, row["messages"])
+        ids = prompt + chat.tokenizer.encode(said[row["id"]], add_special_tokens=False).ids
+        p, q = (model.log_probabilities(ids)[len(prompt) - 1 :] for model in (base, taught))
+        total += float((np.exp(p) * (p - q)).sum())
+        count += len(p)
+    return {"kld_mean": total / max(1, count), "tokens": count}
 
 
 def main() -> None:
-    parser = cli.parser(__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="model config (see configs/)")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="adapter to attach to it")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of scripts/prepare_data.py")
-    parser.add_argument("--before", type=Path, metavar="FILE", help="measurement of the base model, to compare with")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="measurement or report to write")
-    parser.add_argument(
-        "--limit",
-        type=int,
-        metavar="N",
-        help="only the first N prompts of each kind, for a trial, which --min-rise alone can fail",
-    )
-    parser.add_argument(
-        "--min-rise",
-        type=float,
-        metavar="FACTOR",
-        help="fail when the start token's probability did not rise by this factor in the median",
-    )
-    args = parser.parse_args()
-    blas.use_fast_blas(keep_memory=True)
-    from kxl.lora import adapter
-    from kxl.model import generate
-
+    args = arguments()
+    backend.prepare(args.backend)
     config, chat = read_json(args.config), loss_mask.load(args.model)
     tokens = smol_tokens.resolve(config, chat.tokenizer, shown(args.config))
-    rows = smol_rows.read(args.data / "heldout.jsonl")
+    rows = [{**row, "messages": smol_tokens.with_system(row["messages"], config)} for row in sets.read(args.set)]
     if args.limit:
-        rows = [
-            row
-            for kind in ("tool", "ordinary", "near_miss")
-            for row in [row for row in rows if row["kind"] == kind][: args.limit]
-        ]
-    model = generate.load(args.model)
+        first = {row["id"] for kind in sets.KINDS for row in scores.of_kind(rows, kind)[: args.limit]}
+        rows = [row for row in rows if row["id"] in first]
+    longest = config["emission"]["max_tokens"]
+    settings = {"max_tokens": longest, "limit": args.limit, "temperature": 0, "backend": args.backend}
+    inputs = [args.config, args.set, args.model / "model.safetensors", *filter(None, [args.before])]
     if args.adapter:
-        adapter.load(model, args.adapter)
-    entries = measure(model, chat, tokens, rows, config["emission"]["max_tokens"])
-    settings = {"max_tokens": config["emission"]["max_tokens"], "limit": args.limit, "temperature": 0}
-    inputs = [
-        args.config,
-        args.data / "heldout.jsonl",
-        args.model / "model.safetensors",
-        *filter(None, [args.adapter, args.before]),
-    ]
+        inputs += [args.adapter / name for name in ("adapter.json", "adapter.safetensors")]
     inputs = [path for path in inputs if path.exists()]
+    model = backend.load(args.backend, args.model, args.adapter)
+    entries = measure(model, chat, tokens, with_masked(rows) if args.before else rows, longest)
     if not args.before:
-        results = {**count(entries), "details": entries}
+        results = {**scores.one_model(entries), "details": entries}
         report.write(args.out, inputs, settings, results)
-        print(
-            f"{shown(args.out)}: {results['tool']['emitting']} of {results['tool']['prompts']} tool prompts "
-            "got a start token"
-        )
+        test = results["test"]
+        print(f"{shown(args.out)}: {test['emitting']} of {test['prompts']} tool prompts got a start token")
         return
     before = report.results(args.before)["details"]
-    if [entry["id"] for entry in before] != [entry["id"] for entry in entries]:
+    if [entry["id"] for entry in before] != [row["id"] for row in rows]:
         raise cli.UserError(
-            f"{shown(args.before)}: measured other prompts than {shown(args.data / 'heldout.jsonl')} has now; "
-            "measure the base again"
+            f"{shown(args.before)}: measured other prompts than {shown(args.set)} has now; measure the base again"
         )
-    results = compare(before, entries)
-    failures = [] if args.limit else gate(results, config["emission"])
+    base = backend.load(args.backend, args.model)
+    results = scores.compare(before, entries, divergence(base, model, chat, rows, before))
+    failures = [] if args.limit else scores.gate(results, config["emission"])
     if args.min_rise and results["median_start_probability_rise"] < args.min_rise:
         failures.append(
             f"the start token's probability rose by a factor of {results['median_start_probability_rise']:.1f}, "
@@ -208,20 +134,48 @@ def main() -> None:
     print(f"wrote {shown(args.out)}")
 
 
+def arguments():
+    parser = cli.parser(__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="model config (see configs/)")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="adapter to attach to it")
+    parser.add_argument("--set", type=Path, required=True, metavar="FILE", help="judging set")
+    parser.add_argument("--before", type=Path, metavar="FILE", help="measurement of the base model, to compare with")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="measurement or report to write")
+    parser.add_argument("--backend", choices=backend.NAMES, default=backend.usual(), help="what computes (%(default)s)")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="only the first N prompts of each kind, for a trial, which --min-rise alone can fail",
+    )
+    parser.add_argument(
+        "--min-rise",
+        type=float,
+        metavar="FACTOR",
+        help="fail when the start token's probability did not rise by this factor in the median",
+    )
+    return parser.parse_args()
+
+
 def summary(results: dict) -> str:
     """The numbers in words."""
-    before, after, ordinary, near = (results[key] for key in ("before", "after", "ordinary", "near_miss"))
-    return "\n".join(
-        [
-            f"before    {before['emitting']} of {before['prompts']} tool prompts got a start token",
-            f"after     {after['start_json_end']} of {after['prompts']} a whole call, "
-            f"{after['right_tool']} of the right tool",
-            f"ordinary  {ordinary['false_calls']} of {ordinary['prompts']} called a tool",
-            f"near miss {near['false_calls']} of {near['prompts']} called a tool that does not fit",
-            f"start token's probability, median: {before['median_start_probability']:.2e} before, "
-            f"{after['median_start_probability']:.2e} after",
-        ]
+    test, masked, forgot = results["test"], results["masked_names"], results["forgetting"]
+    lines = [
+        f"before     {results['before']['test']['emitting']} of {test['prompts']} tool prompts got a start token",
+        f"after      {test['start_json_end']} of {test['prompts']} a whole call, {test['right_tool']} of the right"
+        f" tool, {test['right_arguments']} with the right arguments",
+        f"masked     {masked['right_tool']} of {masked['prompts']} of the right tool under random names",
+    ]
+    for part in ("restraint", "ordinary"):
+        said = results[part]
+        kinds = ", ".join(f"{kind} {of['false_calls']} of {of['prompts']}" for kind, of in said["by_kind"].items())
+        lines.append(f"{part:10} {said['false_calls']} of {said['prompts']} called a tool ({kinds})")
+    lines.append(
+        f"forgetting {forgot['kld_mean']:.4f} nats per token from the base over {forgot['tokens']} tokens;"
+        f" {forgot['as_good']} of {forgot['answers']} ordinary answers stay as good"
     )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

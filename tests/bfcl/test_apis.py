@@ -1,14 +1,18 @@
 """The executable APIs in their box: what a call can reach, and what a conversation is judged by."""
 
+import json
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
+import requests
 
 from conftest import ROOT
 from kxl.bfcl import answers, conversation, place
 from kxl.bfcl.asking import Reply
 from kxl.live import sandbox
+from kxl.setup import bfcl_env
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,21 @@ def test_errors_of_a_call_are_told_and_end_nothing(begun):
     assert "current_directory_content" in begun("ls")
 
 
+def test_no_other_process_of_this_machine_gets_an_order_or_says_what_came_of_one(monkeypatch, bfcl_cases):
+    addresses, usual = [], place.Upstream
+
+    def noted(url, auth):
+        addresses.append(url)
+        return usual(url, auth)
+
+    monkeypatch.setattr(place, "Upstream", noted)
+    with place.opened() as apis:
+        said = {"messages": [{"role": "user", "content": '{"came": "forged"}'}]}
+        reply = requests.post(f"{addresses[0]}/chat/completions", json=said, timeout=10)
+        assert reply.status_code == 403
+        assert apis.order("wheel", answers=[]) == []
+
+
 def test_an_order_that_cannot_be_carried_out_is_an_error_and_the_next_one_works(apis, every_bfcl_case):
     with pytest.raises(place.Failed, match="could not begin: KeyError: 'NoSuchAPI'"):
         apis.order("begin", case={**every_bfcl_case["multi_turn_base_0"], "classes": ["NoSuchAPI"]})
@@ -72,6 +91,7 @@ def scripted(turns):
 
     def ask(messages, tools):
         answer = next(steps)
+        ask.asked.append((list(messages), list(tools)))
         if isinstance(answer, str):
             return Reply(answer, answer)
         calls = [
@@ -79,7 +99,6 @@ def scripted(turns):
             for place, call in enumerate(answer)
             for name, text in call.items()
         ]
-        ask.asked.append((list(messages), list(tools)))
         return Reply(answer, "", {"role": "assistant", "content": "", "tool_calls": calls}, "tool_calls")
 
     ask.asked = []
@@ -153,3 +172,40 @@ def test_without_a_box_the_command_says_so_and_what_to_do(monkeypatch):
     with pytest.raises(place.UserError, match="no box around the executable APIs: namespaces .* --no-isolation"):
         with place.opened():
             pass
+
+
+WAYS = (answers.call_what_is_not_there, answers.give_a_call_a_strange_argument, answers.call_twice)
+
+
+def test_our_conversation_sends_what_the_wheels_own_sends(apis, every_bfcl_case, tmp_path):
+    """The wheel's handler and ours, with the same scripted model: the same messages and tools in each request."""
+    wanted = [["multi_turn_base", "multi_turn_base_0", [[{"ls": "{}"}]] * 30]]
+    for kind in ("base", "miss_func", "miss_param", "long_context"):
+        for number in (3, 77):
+            case = every_bfcl_case[f"multi_turn_{kind}_{number}"]
+            for way in WAYS:
+                turns = way(case, answers.right(case), answers.draw_for(case, way, 1))
+                wanted.append([case["category"], case["id"], [step for turn in turns for step in turn]])
+    first = "memory_kv_prereq_32-notetaker-0"
+    wanted.append(["memory_kv", first, [[{"core_memory_add": '{"key": "a", "value": "b"}'}], *["Noted."] * 5]])
+    theirs = through_the_wheel(wanted, tmp_path)
+    assert len(theirs) == 26
+    for (_, identity, steps), sent in zip(wanted, theirs):
+        ask = scripted([steps])
+        conversation.hold(every_bfcl_case[identity], ask, apis)
+        names = [sorted(tool["function"]["name"] for tool in tools) for _, tools in ask.asked]
+        assert [[one, list(map(said, messages))] for one, (messages, _) in zip(names, ask.asked)] == sent, identity
+
+
+def said(message):
+    calls = [[call["function"]["name"], call["function"]["arguments"]] for call in message.get("tool_calls", [])]
+    return [message["role"], message["content"], calls]
+
+
+def through_the_wheel(wanted, folder):
+    (folder / "in.json").write_text(json.dumps(wanted))
+    env = bfcl_env.environment(folder)
+    env["PYTHONPATH"] += f":{ROOT / 'scripts/kxl/bfcl'}"
+    program = ROOT / "tests/helpers/bfcl_wheel_loop.py"
+    subprocess.run([bfcl_env.python(), program, folder / "in.json", folder / "out.json", folder], env=env, check=True)
+    return json.loads((folder / "out.json").read_text())

@@ -14,11 +14,12 @@ from kxl.base.files import read_json
 from kxl.bfcl import answers, cases, verdicts
 from kxl.live import sandbox
 
-pytestmark = pytest.mark.skipif(bool(sandbox.unavailable()), reason=f"no box here: {sandbox.unavailable()}")
-
 
 @pytest.fixture
 def run(monkeypatch, bfcl_cases, tmp_path):
+    if why := sandbox.unavailable():
+        pytest.skip(f"no box here: {why}")
+
     def command(*flags, script=bfcl_run, out="bfcl.json"):
         name = [f"{script.__name__}.py", "--cases", str(bfcl_cases), "--out", str(tmp_path / out)]
         monkeypatch.setattr(sys, "argv", [*name, *map(str, flags)])
@@ -132,6 +133,19 @@ def test_a_category_that_the_model_was_trained_on_is_refused_or_left_out(run):
     report = run(*flags, "--trained-on", "live_irrelevance")
     assert list(report["results"]["by_category"]) == ["irrelevance"]
     assert report["settings"]["trained_on"] == ["live_irrelevance"]
+
+
+def test_a_question_that_repeats_one_of_a_trained_category_is_left_out_and_counted(run, every_bfcl_case):
+    flags = ("--agent", "nothing", "--artifact", "a", "--categories", "live_multiple")
+    report = run(*flags, "--trained-on", "live_simple")
+    said = {cases.words(case) for case in every_bfcl_case.values() if case["category"] == "live_simple"}
+    twice = [
+        case["id"]
+        for case in every_bfcl_case.values()
+        if case["category"] == "live_multiple" and cases.words(case) in said
+    ]
+    assert report["settings"]["repeats_left_out"] == len(twice) > 0
+    assert not set(twice) & {one["id"] for one in report["results"]["details"]}
 
 
 def test_a_conversation_that_outgrows_the_context_has_failed_and_the_run_goes_on(run, chosen, monkeypatch):

@@ -1,9 +1,13 @@
 """The verdict on an answer of one turn, on last words about a memory, and which cases a run takes."""
 
+import re
+
 import pytest
 
+from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.bfcl import cases, scores, verdicts
+from kxl.eval import bfcl
 
 AREA = {
     "name": "math.area",
@@ -108,3 +112,13 @@ def test_averages_are_the_leaderboards_over_what_was_run():
     assert results["by_category"]["simple_python"] == {"cases": 10, "passed": 8, "of": 1}
     low, high = results["intervals"]["by_category"]["simple_python"]
     assert (low, high) == (0.4902, 0.9433)  # Wilson's interval of 8 of 10, by hand
+
+
+def test_smol_is_asked_about_every_category_of_one_turn_that_its_rows_are_not_drawn_from():
+    text = (ROOT / "make/bfcl.mk").read_text().replace("\\\n", " ")
+    trained, asked = (
+        re.search(rf"^{name} *:= (.*)$", text, re.MULTILINE)[1].split() for name in ("BFCL_TRAINED", "BFCL_UNSEEN")
+    )
+    assert set(trained) == set(bfcl.ANSWERED + bfcl.UNANSWERABLE)
+    one_turn = {name for name in cases.ALL if not cases.executable(name)}
+    assert set(asked) & one_turn == one_turn - set(trained)

@@ -173,13 +173,19 @@ def test_a_quant_above_its_budget_is_not_called_within_it():
     assert "Q4KXL of LFM2-8B-A1B exceeds its budget" in texts and "6.20 of 5.7" in texts
 
 
-def test_the_emission_figure_has_one_mark_per_prompt_and_crosses_for_the_wrong_ones():
+def test_the_emission_figure_has_a_row_for_each_number_of_tools_and_each_kind_without_a_call():
     with matplotlib.rc_context(style.style(style.LIGHT)):
         figure = smol.emission(fabricated.emission(right=47, false=1, near=9), style.LIGHT)
-        cross = len(matplotlib.markers.MarkerStyle("x").get_path().vertices)
-        circle = len(matplotlib.markers.MarkerStyle("o").get_path().vertices)
-        # 50 wrong before, 3 after, 1 false call, 9 near misses taken.
-        assert (dots(figure, circle), dots(figure, cross)) == (47 + 49 + 21, 50 + 3 + 1 + 9)
+    texts = [text for text, _ in style.text_boxes(figure)]
+    assert [text for text in texts if text.endswith(" tools")] == [f"{count} tools" for count in range(3, 8)]
+    # Places 47 to 49 are wrong: those offer 5, 6 and 7 tools.
+    assert [text for text in texts if text.endswith("right tool")] == ["10 of 10 right tool"] * 2 + [
+        "9 of 10 right tool"
+    ] * 3
+    assert {"9 of 30 false calls", "1 of 50 false calls"} <= set(texts)
+    calling, quiet = smol.rows(fabricated.emission(right=47, false=1, near=9)["results"]["details"])
+    assert [row[1:4] for row in calling] == [(0.0, 1.0, 0.8)] * 2 + [(0.0, 0.9, 0.8)] * 3
+    assert [row[2] for row in quiet] == [9 / 30, 1 / 50]
 
 
 @pytest.mark.parametrize(

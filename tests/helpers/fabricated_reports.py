@@ -201,18 +201,20 @@ def calibration():
     }
 
 
-def emission(right=47, emitting=0, false=1, near=9):
-    """A report of smol_evaluate.py: 50 tool prompts, 50 ordinary ones, 30 near misses."""
+def emission(right=47, emitting=0, false=1, near=9, arguments=40):
+    """A report of smol_evaluate.py: 50 tool prompts with 3 to 7 tools, 50 ordinary ones, 30 near misses."""
 
-    def entry(kind, place, call, probability):
+    def entry(kind, place, call):
         return {
             "id": f"{kind}-{place}",
             "kind": kind,
-            "expected": ["f"] if kind == "tool" else None,
+            "tools": ["f", "g", "h", "i", "j", "k", "l"][: 3 + place % 5],
+            "expected": [{"name": "f", "arguments": {}}] if kind == "tool" else None,
             "verdict": "call" if call else "text",
             "started": call,
             "calls": [{"name": "f", "arguments": {}}] if call else [],
-            "start_probability": probability,
+            "start_probability": 0.999 if call else 1e-6,
+            **({"right_arguments": place < arguments} if kind == "tool" else {}),
         }
 
     sides = {}
@@ -221,7 +223,7 @@ def emission(right=47, emitting=0, false=1, near=9):
         ("after", {"tool": right, "ordinary": false, "near_miss": near}),
     ):
         sides[when] = [
-            entry(kind, place, place < calls[kind], 0.999 if place < calls[kind] else 10.0 ** -(3 + place % 8))
+            entry(kind, place, place < calls[kind])
             for kind, prompts in (("tool", 50), ("ordinary", 50), ("near_miss", 30))
             for place in range(prompts)
         ]
@@ -230,10 +232,10 @@ def emission(right=47, emitting=0, false=1, near=9):
         "environment": {},
         "settings": {"max_tokens": 96},
         "results": {
-            "before": {"prompts": 50, "emitting": emitting},
-            "after": {"prompts": 50, "start_json_end": right, "right_tool": right},
+            "before": {"test": {"prompts": 50, "emitting": emitting}},
+            "test": {"prompts": 50, "min_tools": 3, "start_json_end": right, "right_tool": right},
             "ordinary": {"prompts": 50, "false_calls": false},
-            "near_miss": {"prompts": 30, "false_calls": near},
+            "restraint": {"prompts": 30, "false_calls": near},
             "details": sides,
         },
     }

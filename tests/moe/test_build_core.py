@@ -69,8 +69,10 @@ def test_core_and_back_keeps_all_but_the_experts_bit_for_bit_and_those_within_ha
             assert np.array_equal(old, new), name
             continue
         step = int8.bf16_to_float32(core.experts[name.removesuffix(".weight")].scales).repeat(32, axis=1)
-        assert (np.abs(old - new) <= 0.51 * step + np.abs(old) / 250).all(), name  # BF16 rounds the way back
-        error = int8.dequantize(core.experts[name.removesuffix(".weight")]) - old
+        assert (np.abs(old - new) <= step / 400 + np.abs(old) / 250).all(), name  # the carry; BF16 rounds the way back
+        matrix = core.experts[name.removesuffix(".weight")]
+        error = int8.dequantize(int8.Int8Matrix(matrix.codes, matrix.scales, matrix.biases)) - old
+        assert (np.abs(error) <= 0.51 * step).all(), name
         assert abs(report["errors"][name]["max"] - np.abs(error).max()) < 1e-6
 
 

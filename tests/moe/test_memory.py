@@ -54,7 +54,7 @@ def test_the_model_counts_the_core_to_the_byte():
     assert parts["core"] == core.nbytes
     for bits in (4, 8):
         core = random_cores.random_core("twelve")
-        core.add_carry(bits)
+        core.set_carry(bits)
         settings = {**SETTINGS, "group_size": 32, "carry_bits": bits}
         assert memory.predict(core.config, settings, 64, 64)["parts"]["core"] == core.nbytes
     parts = memory.predict(core.config, {**SETTINGS, "group_size": 32}, 64, 64)["parts"]

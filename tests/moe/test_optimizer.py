@@ -10,7 +10,7 @@ from kxl.model import checkpoint
 from kxl.model.layouts import dequantize
 from kxl.moe import core as moe_core
 from kxl.moe import int8
-from kxl.moe.optimizer import ExpertOptimizer
+from kxl.moe.optimizer import FEW, ExpertOptimizer
 from kxl.moe.rounding import ROUNDINGS, subtract_bf16
 from kxl.moe.streamed import NotFinite
 
@@ -108,7 +108,7 @@ class Recorder:
 
     def __init__(self, kind="adafactor", clip=1.0, rounding="stochastic", carry_bits=0, **changes):
         self.core = random_cores.random_core("six")
-        self.core.add_carry(carry_bits)
+        self.core.set_carry(carry_bits)
         given = {"optimizer": kind, "update_clip": clip, "rounding": rounding, "seed": 1, **changes}
         self.optimizer = ExpertOptimizer(self.core, {**SETTINGS, **given})
 
@@ -168,6 +168,57 @@ def test_the_same_seed_and_step_give_the_same_codes_and_others_do_not():
         recorder.optimizer.update(0, 1, 0, recorder.gradients(0))
         codes.append(np.concatenate([m.codes.ravel() for m in recorder.core.expert(1, 0)]))
     assert np.array_equal(codes[0], codes[1]) and not np.array_equal(codes[0], codes[2])
+
+
+def counted(recorder, layer, tokens):
+    recorder.optimizer.counted(layer, np.array(tokens))
+
+
+def test_moments_that_forget_by_tokens_are_an_average_over_the_tokens_seen():
+    """Half-life 100: the weight of an update is what its tokens add, whatever updates they came in."""
+    recorder = Recorder(carry_bits=8, decay_tokens=100)
+    gradients = [recorder.gradients(seed) for seed in range(3)]
+    tokens = [10, 200, 50]
+    for step, count in enumerate(tokens):
+        recorder.optimizer.begin(step, 1e-4)
+        counted(recorder, 1, [count, 7, 0, 0, 0, 0])
+        recorder.optimizer.update(0, 1, 0, gradients[step])
+    ages = np.cumsum([0, *tokens[::-1]])[::-1]  # tokens after each update's end, then after its start
+    weights = np.array([0.5 ** (ages[i + 1] / 100) - 0.5 ** (ages[i] / 100) for i in range(3)])
+    weights /= weights.sum()
+    name = "model.layers.1.feed_forward.experts.0.w3"
+    wanted = sum(w * np.square(g[1], dtype=np.float64).mean(1) for w, g in zip(weights, gradients))
+    assert np.allclose(recorder.optimizer.moments[name].rows, wanted, rtol=1e-4)
+    assert recorder.optimizer.moments[name].updates == 260
+
+
+def test_an_expert_that_few_tokens_reached_moves_less_and_none_moves_farther():
+    moved = {}
+    for few in FEW:
+        for tokens in (4, 100, 900):
+            recorder = Recorder(carry_bits=8, few_tokens=few)
+            before = recorder.weights()
+            recorder.optimizer.begin(0, 1e-3)
+            counted(recorder, 1, [tokens, *[(600 - tokens) // 5 if tokens < 600 else 0] * 5])
+            recorder.optimizer.update(0, 1, 0, recorder.gradients(0))
+            after = recorder.weights()
+            moved[few, tokens] = np.sqrt(np.mean([np.mean((a - b) ** 2) for a, b in zip(after, before)]))
+    assert moved["full", 4] == moved["full", 100] == moved["full", 900]
+    assert abs(moved["smaller", 4] / moved["full", 4] - 0.2) < 0.01  # sqrt(4 / (599 / 6))
+    assert abs(moved["smaller", 100] / moved["full", 4] - 1) < 0.01 and moved["smaller", 900] == moved["full", 900]
+
+
+def test_clipping_over_the_whole_step_scales_every_gradient_alike():
+    """With SGD the move is the gradient's: half the scale is half the move."""
+    moved = []
+    for scale in (1.0, 0.5):
+        recorder = Recorder("sgd", clip=1e9, carry_bits=8)
+        before = recorder.weights()
+        recorder.optimizer.begin(0, 10.0)
+        recorder.optimizer.scale = scale
+        recorder.optimizer.update(0, 1, 0, recorder.gradients(0))
+        moved.append(np.concatenate([(a - b).ravel() for a, b in zip(before, recorder.weights())]))
+    assert abs((moved[0] * moved[1]).sum() / np.square(moved[0]).sum() - 0.5) < 0.01
 
 
 def test_a_gradient_that_is_not_finite_names_its_matrix():

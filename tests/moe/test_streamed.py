@@ -1,5 +1,6 @@
 """Streamed and grouped gradients are those of mx.grad through mlx_lm's own model."""
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from helpers import random_cores
 from kxl.base.cli import UserError
 from kxl.model.batches import make_batch
 from kxl.moe.core import router_name
+from kxl.moe.experts import router_losses
 from kxl.moe.grouped import grouped_step, groups_of
 from kxl.moe.layers import Blocks
 from kxl.moe.streamed import NotFinite, StepOptions, loss_of, streamed_step
@@ -71,6 +73,41 @@ def test_as_shipped_the_gradient_is_some_per_cent_from_autograds_and_in_float32_
     assert StepOptions().keep == "bfloat16" and exact["matrices"] == shipped["matrices"]
     assert exact["largest"] < 1e-5
     assert 1e-3 < shipped["together"] < 0.2 and shipped["largest"] > 1e-3
+
+
+def test_router_losses_have_the_gradients_that_torch_takes():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    normed, gate = rng.standard_normal((9, 5)).astype("f4"), rng.standard_normal((4, 5)).astype("f4")
+    real, seen = np.array([1] * 7 + [0, 0], np.float32), np.array([9, 1, 3, 1])
+    config = {"num_experts_per_tok": 2}
+    found = mx.grad(
+        lambda n, g: router_losses(n, g, mx.array(real), seen, config, balance=0.01, z=0.001), argnums=(0, 1)
+    )(mx.array(normed), mx.array(gate))
+    n, g = (torch.tensor(array, requires_grad=True) for array in (normed, gate))
+    logits = (n @ g.T)[:7]
+    shares = torch.sigmoid(logits) / torch.sigmoid(logits).sum(1, keepdim=True)
+    balance = 4 * (torch.tensor(seen / 14.0) * shares.mean(0)).sum()
+    (0.01 * balance + 0.001 * (torch.logsumexp(logits, 1) ** 2).mean()).backward()
+    for ours, theirs in zip(found, (n.grad, g.grad)):
+        assert relative_error(np.array(ours), theirs.numpy()) < 1e-5
+
+
+def test_router_losses_reach_routers_and_change_no_experts_of_the_last_layer():
+    core = random_cores.random_core("six")
+    batch = make_batch(random_cores.examples(core, (24, 17)))
+    plain, more, counted = {}, {}, {}
+    streamed_step(core, batch, keep_gradients(plain), StepOptions(SMALL, "float32"))
+    options = StepOptions(
+        SMALL, "float32", balance=10.0, z=1.0, counted=lambda layer, tokens: counted.update({layer: tokens})
+    )
+    streamed_step(core, batch, keep_gradients(more), options)
+    last = core.moe_layers[-1]
+    for key in plain:
+        changed = relative_error(more[key], plain[key]) > 1e-4
+        assert changed or key[0] == last, key
+        assert key[0] != last or changed == ("gate" in str(key) or None in key), key
+    assert all(tokens.sum() == 2 * (23 + 16) for tokens in counted.values()) and set(counted) == set(core.moe_layers)
 
 
 def test_a_layer_is_updated_only_after_its_gradients_went_on(tmp_path):

@@ -17,7 +17,7 @@ from kxl.chat import loss_mask
 from kxl.eval import server as eval_server
 from kxl.eval import verdicts
 from kxl.model import generate
-from kxl.smol import rows as smol_rows
+from kxl.smol import sets
 from kxl.smol import tokens as smol_tokens
 
 
@@ -71,75 +71,60 @@ def test_a_gguf_alone_asks_for_its_tokenizer(tmp_path, monkeypatch):
         run(smol_inspect, monkeypatch, "--config", random_smol.SMOLLM2, "--model", tmp_path / "m.gguf")
 
 
-def heldout(folder, count=2):
+EXPECTED = [{"name": "write_file", "arguments": {"path": ["a"]}}]
+
+
+def judged(folder, count=2):
+    """A judging set of tool prompts, ordinary ones and one near miss."""
     rows = [
         {
             **random_smol.tool_row(name=f"t{i}"),
             "messages": [{"role": "user", "content": f"write {i}"}],
-            "expected": ["write_file"],
+            "expected": EXPECTED,
         }
         for i in range(count)
     ]
     rows += [
-        {**random_smol.ordinary_row(f"o{i}"), "messages": [{"role": "user", "content": f"hi {i}"}]}
+        {**random_smol.ordinary_row(f"o{i}"), "tools": [], "messages": [{"role": "user", "content": f"hi {i}"}]}
         for i in range(count)
     ]
     rows += [{**random_smol.ordinary_row("n"), "kind": "near_miss", "messages": [{"role": "user", "content": "near"}]}]
-    smol_rows.write(folder / "heldout.jsonl", rows)
+    sets.write(folder / "test.json", rows)
 
 
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_before_and_after_make_the_report_and_a_missed_gate_keeps_it_under_another_name(
-    model, tmp_path, monkeypatch, capsys
+    model, tmp_path, monkeypatch, capsys, backend
 ):
-    heldout(tmp_path)
+    judged(tmp_path)
     config = read_json(random_smol.SMOLLM2)
     config["emission"]["max_tokens"] = 4
     write_json(tmp_path / "config.json", config)
-    common = ("--config", tmp_path / "config.json", "--model", model, "--data", tmp_path)
+    paths = {"config": "config.json", "set": "test.json"}
+    common = [word for name, path in paths.items() for word in (f"--{name}", tmp_path / path)]
+    common += ["--model", model, "--backend", backend]
+    compared = ("--before", tmp_path / "before.json", "--out", tmp_path / "emission.json")
     run(smol_evaluate, monkeypatch, *common, "--out", tmp_path / "before.json")
     assert "0 of 2 tool prompts got a start token" in capsys.readouterr().out
-    with pytest.raises(UserError, match="0 of 2 prompts got a whole call of the right tool, 90% are required"):
-        run(
-            smol_evaluate,
-            monkeypatch,
-            *common,
-            "--before",
-            tmp_path / "before.json",
-            "--out",
-            tmp_path / "emission.json",
-        )
+    with pytest.raises(UserError, match="0 of 2 prompts got a call of the right tool, 90% are required"):
+        run(smol_evaluate, monkeypatch, *common, *compared)
     assert not (tmp_path / "emission.json").exists()
     results = read_json(tmp_path / "emission.failed.json")["results"]
-    assert (
-        results["before"]["prompts"] == 2
-        and results["ordinary"] == {"prompts": 2, "false_calls": 0}
-        and results["near_miss"]["prompts"] == 1
-    )
+    assert results["before"]["test"]["prompts"] == 2 == results["masked_names"]["prompts"]
+    assert results["ordinary"]["false_calls"] == 0 and results["restraint"]["prompts"] == 1
+    assert results["forgetting"]["kld_mean"] == pytest.approx(0, abs=1e-6) and results["forgetting"]["tokens"] > 0
+    assert results["forgetting"]["as_good"] == 2  # the same model says the same
+    kinds = [entry["kind"] for entry in results["details"]["after"]]
+    assert kinds == ["tool"] * 2 + ["ordinary"] * 2 + ["near_miss"] + ["masked"] * 2
+    chat = loss_mask.load(model)
+    ids = smol_tokens.prompt_ids(chat, [{"role": "user", "content": "write 0"}], [random_smol.TOOL])
+    chance = mx.softmax(generate.load(model)(mx.array([ids]))[0, -1])[8].item()
+    assert results["details"]["after"][0]["start_probability"] == pytest.approx(chance, rel=0.1)  # torch in BF16
     with pytest.raises(UserError, match="rose by a factor of 1.0, 10 is required"):
-        run(
-            smol_evaluate,
-            monkeypatch,
-            *common,
-            "--before",
-            tmp_path / "before.json",
-            "--limit",
-            2,
-            "--min-rise",
-            10,
-            "--out",
-            tmp_path / "emission.json",
-        )
-    heldout(tmp_path, 3)
+        run(smol_evaluate, monkeypatch, *common, *compared, "--limit", 2, "--min-rise", 10)
+    judged(tmp_path, 3)
     with pytest.raises(UserError, match="measured other prompts"):
-        run(
-            smol_evaluate,
-            monkeypatch,
-            *common,
-            "--before",
-            tmp_path / "before.json",
-            "--out",
-            tmp_path / "emission.json",
-        )
+        run(smol_evaluate, monkeypatch, *common, *compared)
 
 
 class Scripted:
@@ -170,7 +155,7 @@ def test_a_served_answer_counts_only_as_structured_calls_without_a_leak(change, 
         "finish_reason": "tool_calls",
         **change,
     }
-    row = {**random_smol.tool_row(), "messages": [{"role": "user", "content": "write"}], "expected": ["write_file"]}
+    row = {**random_smol.tool_row(), "messages": [{"role": "user", "content": "write"}], "expected": EXPECTED}
     entry = smol_check_serving.ask(Scripted(verdicts.Answer(**fields)), row, 16)
     assert (entry["structured"], entry["right_tool"]) == (structured, right) and json.dumps(entry)
 

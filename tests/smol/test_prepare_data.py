@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 import sys
 import zipfile
 from pathlib import Path
@@ -18,22 +17,25 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
 from kxl.chat import loss_mask
 from kxl.chat.rows import calls_in
-from kxl.eval import bfcl
-from kxl.lora import epochs as lora_epochs
 from kxl.setup import archive as setup_archive
-from kxl.smol import mixture, requests
+from kxl.smol import domains, requests, sets, torch_engine
 from kxl.smol import rows as smol_rows
 from kxl.smol import tokens as smol_tokens
 
 pytestmark = pytest.mark.minutes
 
 
-def function(i: int) -> dict:
+def function(name: str) -> dict:
     return {
-        "name": f"tool_{i}",
-        "description": "Does it.",
+        "name": name,
+        "description": f"Does {name}.",
         "parameters": {"type": "dict", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
     }
+
+
+def entry(category: str, i: int, name: str) -> dict:
+    question = [[{"role": "user", "content": f"please do {category} {i}"}]]
+    return {"id": f"{category}_{i}", "question": question, "function": [function(name)]}
 
 
 @pytest.fixture
@@ -41,27 +43,13 @@ def wheel(tmp_path, monkeypatch):
     """60 tools with a question each, and 12 questions that their tool does not answer."""
     path = tmp_path / "bfcl.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        for category in bfcl.ANSWERED + bfcl.UNANSWERABLE:
+        for category in (*sets.ANSWERED, *sets.MORE, *sets.UNANSWERABLE):
             places = range(60) if category == "simple_python" else range(60, 72) if category == "irrelevance" else []
-            archive.writestr(
-                f"bfcl_eval/data/BFCL_v4_{category}.json",
-                "\n".join(
-                    json.dumps(
-                        {
-                            "id": f"{category}_{i}",
-                            "question": [[{"role": "user", "content": f"please do {category} {i}"}]],
-                            "function": [function(i)],
-                        }
-                    )
-                    for i in places
-                ),
-            )
-            archive.writestr(
-                f"bfcl_eval/data/possible_answer/BFCL_v4_{category}.json",
-                "\n".join(
-                    json.dumps({"id": f"{category}_{i}", "ground_truth": [{f"tool_{i}": {"x": [i]}}]}) for i in places
-                ),
-            )
+            entries = [entry(category, i, f"tool_{i}") for i in places]
+            truths = [{"id": one["id"], "ground_truth": [{f"tool_{i}": {"x": [i]}}]} for i, one in zip(places, entries)]
+            for name, lines in (("", entries), ("possible_answer/", truths)):
+                text = "\n".join(map(json.dumps, lines))
+                archive.writestr(f"bfcl_eval/data/{name}BFCL_v4_{category}.json", text)
     monkeypatch.setattr(setup_archive, "fetch", lambda lock: path)
     return path
 
@@ -69,68 +57,85 @@ def wheel(tmp_path, monkeypatch):
 @pytest.fixture
 def prepare(tmp_path, wheel, monkeypatch):
     """Run prepare_data.py on a small config; returns its folder."""
-    random_smol.smollm2(tmp_path / "model")
-    recorded = [
-        {"id": f"ordinary/{i}", "prompt": prompt, "answer": "Well."}
-        for i, prompt in enumerate(requests.ordinary_prompts()[:20])
+    monkeypatch.setattr(prepare_data, "OWN_ROWS", 12)
+    random_smol.smollm2(tmp_path / "model", layers=1)
+    asked = [
+        {"id": f"ordinary/{i}", "kind": "ordinary", "prompt": prompt}
+        for i, prompt in enumerate(requests.ordinary_prompts()[:60])
     ]
-    recorded += [
-        {"id": f"bfcl/irrelevance_{i}", "prompt": f"please do irrelevance {i}", "answer": "No tool helps."}
-        for i in range(60, 66)
+    asked += [
+        {"id": f"bfcl/irrelevance_{i}", "kind": "irrelevance", "prompt": f"please do irrelevance {i}"}
+        for i in range(60, 72)
     ]
+    asked += domains.unserved(("near", "missing", "absent"), 1, 7)
+    of_training = [one for one in sets.parted(sets.entries(wheel))["train"] if one["truth"]]
+    row = {"id": "j", "source": "own", "kind": "near_miss", "tools": of_training[0]["tools"]}
+    sets.write(tmp_path / "dev.json", [{**row, "messages": of_training[1]["messages"]}])
+    sets.write(tmp_path / "test.json", [{**row, "messages": [{"role": "user", "content": "Hello!"}]}])
 
     def run(*flags, **changes):
         config = read_json(random_smol.SMOLLM2)
-        config["data"] |= {
-            "rows": {"train": 20, "valid": 10},
-            "heldout": {"tool": 8, "ordinary": 6, "near_miss": 4},
-            "row_tokens": 2000,
-            **changes,
-        }
+        config["data"] |= {"own_groups": 8, "valid_groups": 8, "row_tokens": 6000, "share_tolerance": 0.05, **changes}
+        config["training"] |= {"max_tokens": 6000}
         write_json(tmp_path / "config.json", config)
-        (tmp_path / "ordinary.jsonl").write_text("".join(json.dumps(row) + "\n" for row in recorded), encoding="utf-8")
-        monkeypatch.setattr(
-            sys,
-            "argv",
-            [
-                "prepare_data.py",
-                "--config",
-                str(tmp_path / "config.json"),
-                "--model",
-                str(tmp_path / "model"),
-                "--ordinary",
-                str(tmp_path / "ordinary.jsonl"),
-                "--out",
-                str(tmp_path / "data"),
-                *flags,
-            ],
-        )
+        with open(tmp_path / "recorded.jsonl", "w", encoding="utf-8") as file:
+            for one in asked:
+                file.write(json.dumps({**one, "answer": "I cannot do that."}) + "\n")
+        given = {"config": "config.json", "model": "model", "recorded": "recorded.jsonl", "sets": ".", "out": "data"}
+        words = [str(word) for name, path in given.items() for word in (f"--{name}", tmp_path / path)]
+        monkeypatch.setattr(sys, "argv", ["prepare_data.py", *words, *flags])
         prepare_data.main()
         return tmp_path / "data"
 
+    run.of_training = of_training
     return run
 
 
-def offered(rows):
-    return {name for row in rows for name in mixture.names(row)}
-
-
-def test_every_split_has_its_share_and_no_tool_or_request_of_a_held_out_prompt(prepare):
+def test_each_split_has_its_share_and_nothing_that_is_judged(prepare):
     folder = prepare()
-    train, valid, heldout = (smol_rows.read(folder / f"{split}.jsonl") for split in ("train", "valid", "heldout"))
-    assert [sum(row["kind"] == "tool" for row in rows) for rows in (train, valid)] == [14, 7]
-    tool = [row for row in heldout if row["kind"] == "tool"]
-    assert len(tool) == 8 and not offered(tool) & offered(train + valid)
-    asked = {row["messages"][0]["content"] for row in train + valid}
-    assert not asked & {row["messages"][0]["content"] for row in heldout}
-    assert len({row["id"] for row in train + valid}) == 30
-    questions = [{row["messages"][0]["content"] for row in rows} for rows in (train, valid)]
-    assert not questions[0] & questions[1]
-    for row in tool:
-        assert row["messages"][-1]["role"] == "user" and set(row["expected"]) <= mixture.names(row)
-    assert {len(row["tools"]) for row in tool} == {1, 2, 3} and {
-        bool(row["tools"]) for row in heldout if row["kind"] == "ordinary"
-    } == {True, False}
+    train, valid = (smol_rows.read(folder / f"{split}.jsonl") for split in ("train", "valid"))
+    for rows in (train, valid):
+        assert sum(row["kind"] == "tool" for row in rows) / len(rows) == pytest.approx(0.7, abs=0.05)
+    names = {name for row in train + valid for name in sets.names(row)}
+    questions = {row["messages"][0]["content"] for row in train + valid}
+    judged, other, *trained = prepare.of_training
+    assert not set(sets.names(judged)) & names
+    assert not questions & {other["messages"][-1]["content"], "Hello!"}
+    assert {one["messages"][-1]["content"] for one in trained} <= questions  # the rest of the training's side is there
+    assert {row["source"] for row in train} == {"own", "bfcl", "recorded"}
+    quiet = [row for row in train + valid if row["kind"] == "ordinary"]
+    assert any(row["tools"] for row in quiet) and all(not calls_in(row) for row in quiet)
+    kinds = {row["id"].split("+")[1].split("/")[0] for row in quiet if "+" in row["id"]}
+    assert {"near", "ordinary"} <= kinds and {"missing", "absent"} & kinds
+
+
+def test_rows_of_a_group_share_their_tools_and_differ_in_the_tool_that_they_call(prepare):
+    rows = smol_rows.read(prepare() / "train.jsonl")
+    groups = {}
+    for row in rows:
+        if row["source"] == "own" and "/" in row["id"][4:]:
+            groups.setdefault(row["id"].rsplit("/", 1)[0], []).append(row)
+    groups = [group for group in groups.values() if len(group) >= 5]
+    assert groups
+    for group in groups:
+        assert all(row["tools"] == group[0]["tools"] for row in group) and 3 <= len(group[0]["tools"]) <= 8
+        assert len({calls_in(row)[0]["name"] for row in group}) >= 3
+        for row in group:
+            (call,) = calls_in(row)
+            (tool,) = [one["function"] for one in row["tools"] if one["function"]["name"] == call["name"]]
+            jsonschema.validate(call["arguments"], tool["parameters"])
+
+
+def test_a_share_of_the_rows_has_random_names_and_stays_valid(prepare):
+    known = {name for domain in domains.data()["domains"].values() for name in domain["tools"]}
+    rows = smol_rows.read(prepare(masked_share=1.0) / "train.jsonl")
+    calling = [row for row in rows if row["kind"] == "tool"]
+    assert calling and not any(name in known or name.startswith("tool_") for row in calling for name in sets.names(row))
+    for row in calling:
+        for call in calls_in(row):
+            (tool,) = [one["function"] for one in row["tools"] if one["function"]["name"] == call["name"]]
+            jsonschema.validate(call["arguments"], tool["parameters"])
+            assert set(call["arguments"]) <= set(tool["parameters"]["properties"])
 
 
 def test_the_manifest_proves_what_training_then_accepts(prepare, tmp_path):
@@ -150,16 +155,15 @@ def test_the_manifest_proves_what_training_then_accepts(prepare, tmp_path):
             == told["calls"]
             == sum(list(example.tokens).count(tokens.call_start) for example in examples)
         )
-    assert results["heldout"] == {"tool": 8, "ordinary": 6, "near_miss": 4}
     assert prepare() == folder and read_json(folder / "manifest.json")["results"] == results  # the same again
     second = tmp_path / "committed.json"
     prepare("--manifest", str(second))
     write_json(second, {**read_json(second), "environment": "another machine"})
     prepare("--manifest", str(second))
     assert read_json(second)["environment"] == "another machine"
-    prepare("--manifest", str(second), row_tokens=1900)
+    prepare("--manifest", str(second), row_tokens=5900)
     assert (
-        read_json(second)["settings"]["data"]["row_tokens"] == 1900
+        read_json(second)["settings"]["data"]["row_tokens"] == 5900
         and read_json(second)["environment"] != "another machine"
     )
 
@@ -167,7 +171,7 @@ def test_the_manifest_proves_what_training_then_accepts(prepare, tmp_path):
 def test_training_refuses_rows_that_somebody_edited(prepare, tmp_path, monkeypatch):
     folder = prepare()
     path = folder / "train.jsonl"
-    path.write_text(path.read_text().replace("please", "Please", 1))
+    path.write_text(path.read_text().replace("cannot", "can", 1))
     monkeypatch.setattr(
         sys,
         "argv",
@@ -193,7 +197,7 @@ def test_training_refuses_rows_that_somebody_edited(prepare, tmp_path, monkeypat
 
 
 def test_proven_rows_train_fuse_and_a_second_run_changes_nothing(prepare, tmp_path, monkeypatch, capsys):
-    folder = prepare(rows={"train": 10, "valid": 10})
+    folder = prepare(own_groups=1)
 
     def run(module, *args):
         monkeypatch.setattr(
@@ -242,7 +246,7 @@ def test_proven_rows_train_fuse_and_a_second_run_changes_nothing(prepare, tmp_pa
     assert read_json(tmp_path / "report.json")["results"]["valid_losses"][:2] == losses
     run(train_lora, *trained)
     run(repair_fuse, "--out", tmp_path / "fused")
-    assert "of 20 tensors changed" in capsys.readouterr().out
+    assert "of 11 tensors changed" in capsys.readouterr().out
     with pytest.raises(UserError, match="other data, model or settings"):
         run(train_lora, *trained, "--embedding", "token_rows")
 
@@ -250,16 +254,8 @@ def test_proven_rows_train_fuse_and_a_second_run_changes_nothing(prepare, tmp_pa
 @pytest.mark.parametrize(
     "changes, said",
     [
-        (
-            {"rows": {"train": 200, "valid": 10}},
-            "tool rows of at most 2000 tokens where 140 are needed|ordinary rows of at most",
-        ),
-        ({"row_tokens": 30}, "only 0 different tools with prompts no longer than row_tokens"),
-        (
-            {"heldout": {"tool": 90, "ordinary": 6, "near_miss": 4}},
-            "only 60 different tools with prompts no longer than row_tokens for 90 held-out prompts",
-        ),
-        ({"rows": {"train": 20, "valid": 1}}, "100.0% of the rows have tool calls, the config asks for 70%"),
+        ({"tool_share": 0.2}, "tool rows need [0-9]+ without a call, there are"),
+        ({"row_tokens": 30}, "no row of at most 30 tokens for valid"),
     ],
 )
 def test_what_the_data_cannot_give_is_an_error_with_numbers(prepare, changes, said):
@@ -309,7 +305,7 @@ def test_hermes_function_calling_files_become_rows_and_what_cannot_is_counted(pr
     chat, left_out = loss_mask.load(random_smol.smollm2(tmp_path / "other")), prepare_data.Counter()
     tokens = smol_tokens.resolve(read_json(random_smol.SMOLLM2), chat.tokenizer, "config")
     (row,) = prepare_data.traced_rows([("v1.json", tmp_path / "v1.json")], chat, tokens, left_out)
-    assert calls_in(row)[0]["arguments"] == {"symbol": "ACME"} and mixture.names(row) == {"get_stock"}
+    assert calls_in(row)[0]["arguments"] == {"symbol": "ACME"} and sets.names(row) == ["get_stock"]
     assert sum(left_out.values()) == 2 and left_out["traces without a call"] == 1
     folder = prepare("--traces", str(tmp_path / "v1.json"))
     assert any("v1.json" in one["path"] for one in read_json(folder / "manifest.json")["inputs"])
@@ -338,52 +334,18 @@ def test_our_requests_are_different_valid_and_half_of_them_go_on():
     assert len(prompts) == len(set(prompts)) >= 300
 
 
-def test_other_tools_are_offered_once_each_and_never_fewer_than_the_rows_own():
-    pool = [{"type": "function", "function": {"name": f"p{i}"}} for i in range(5)]
-    row = {"tools": [pool[0], pool[1]]}
-    for count in (1, 2, 4):
-        names = [tool["function"]["name"] for tool in mixture.offer(row, pool, count, random.Random(count))["tools"]]
-        assert len(set(names)) == len(names) == max(count, 2) and {"p0", "p1"} <= set(names)
-
-
-def test_two_requests_share_a_list_only_where_they_fit_and_no_row_is_lost():
-    rows = [
-        {
-            "id": str(i),
-            "messages": [{"role": "user", "content": f"ask {i}"}, {"role": "assistant", "content": f"call {i}"}],
-            "tools": [{"type": "function", "function": {"name": f"p{i % 7}"}}],
-        }
-        for i in range(60)
-    ]
-    pool = mixture.tool_pool(rows)
-    made = list(
-        mixture.sessions(
-            rows, pool, random.Random(1), lambda row: not any("9" in message["content"] for message in row["messages"])
-        )
-    )
-    asked = [[message["content"] for message in row["messages"] if message["role"] == "user"] for row in made]
-    assert sorted(sum(asked, [])) == sorted(f"ask {i}" for i in range(60))
-    pairs = [(row, texts) for row, texts in zip(made, asked) if len(texts) == 2]
-    assert len(pairs) > 10 and not any("9" in text for _, texts in pairs for text in texts)
-    for row, texts in zip(made, asked):
-        names = [tool["function"]["name"] for tool in row["tools"]]
-        assert {f"p{int(text.split()[1]) % 7}" for text in texts} <= set(names) and len(set(names)) == len(
-            names
-        ) <= mixture.MOST_TOOLS
-
-
 @pytest.mark.parametrize(
     "losses,epochs,adapter", [([2.0, 1.0, 1.2], 3, "adapter.failed"), ([2.0, 1.0, 1.2], 1, "adapter")]
 )
 def test_a_loss_that_rises_fails_the_training_only_in_an_epoch_that_the_config_asked_for(
     prepare, tmp_path, monkeypatch, capsys, losses, epochs, adapter
 ):
-    folder, told = prepare(rows={"train": 10, "valid": 10}), iter(losses)
+    folder, told = prepare(own_groups=1), iter(losses)
     config = read_json(tmp_path / "config.json")
     write_json(
         tmp_path / "config.json", {**config, "training": {**config["training"], "epochs": epochs, "max_epochs": 5}}
     )
-    monkeypatch.setattr(lora_epochs, "validation_loss", lambda *_: next(told))
+    monkeypatch.setattr(torch_engine, "validation_loss", lambda *_: next(told))
     monkeypatch.setattr(
         sys,
         "argv",

@@ -17,12 +17,13 @@ from kxl.base.errors import UserError
 from kxl.base.files import read_json, write_json
 from kxl.chat import loss_mask
 from kxl.smol import rows as smol_rows
+from kxl.smol import sets
 from kxl.smol import tokens as smol_tokens
 
 pytestmark = pytest.mark.minutes
 
 # At this rate every kernel of OpenBLAS ends within 1e-5 of the same probabilities; at 1e-2 they part.
-QUICK = {"learning_rate": 4e-3, "warmup_steps": 2, "epochs": 3, "max_epochs": 3, "batch_tokens": 900}
+QUICK = {"learning_rate": 4e-3, "warmup_steps": 2, "epochs": 3, "max_epochs": 3, "batch_tokens": 150}
 TOOL = {  # bytes are the tokens here: a short tool makes a short prompt
     "type": "function",
     "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}},
@@ -67,14 +68,16 @@ def prepared(tmp_path):
         smol_rows.write(data / f"{split}.jsonl", rows(count, first))
         proofs[split] = {"proof": smol_rows.digest(data / f"{split}.jsonl", model, tokens)}
     write_json(data / "manifest.json", {"results": {"splits": proofs}})
-    heldout = [{**row, "messages": row["messages"][:1], "expected": ["f"]} for row in rows(6, 200)]
-    smol_rows.write(data / "heldout.jsonl", heldout)
+    expected = {"expected": [{"name": "f", "arguments": {}}]}
+    judged = [{**row, "messages": row["messages"][:1], **expected} for row in rows(6, 200)]
+    sets.write(tmp_path / "dev.json", judged)
     return tmp_path
 
 
 def run(script, folder, monkeypatch, **flags):
     """A script's main with the fixture's config, model and data."""
-    given = {"config": folder / "config.json", "model": folder / "model", "data": folder / "data", **flags}
+    of = {"data": folder / "data"} if script is train_lora else {"set": folder / "dev.json"}
+    given = {"config": folder / "config.json", "model": folder / "model", **of, **flags}
     words = [str(word) for flag, value in given.items() for word in (f"--{flag.replace('_', '-')}", value)]
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *words])
     script.main()

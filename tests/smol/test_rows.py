@@ -11,7 +11,6 @@ from kxl.base import report
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.chat import loss_mask
-from kxl.chat.rows import calls_in
 from kxl.smol import rows
 from kxl.smol import tokens as smol_tokens
 
@@ -45,25 +44,6 @@ def test_two_calls_in_one_turn_are_two_blocks(model):
     row = random_smol.tool_row()
     row["messages"] = [row["messages"][0], {**row["messages"][1], "tool_calls": row["messages"][1]["tool_calls"] * 2}]
     assert learned(chat, rows.encode(chat, tokens, row)).count("<tool_call>") == 2
-
-
-def test_vllms_own_hermes_parser_reads_the_calls_that_are_learned(model):
-    pytest.importorskip("vllm", reason="vLLM is not installed here, so its own parser was not run on our text")
-    try:
-        from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
-    except ImportError:  # where it stood until the end of 2025
-        from vllm.entrypoints.openai.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
-    from transformers import PreTrainedTokenizerFast
-
-    chat, tokens = model
-    row = random_smol.tool_row()
-    row["messages"] = row["messages"][:2]
-    text = learned(chat, rows.encode(chat, tokens, row)).removesuffix(chat.end)
-    found = Hermes2ProToolParser(
-        PreTrainedTokenizerFast(tokenizer_file=str(chat.folder / "tokenizer.json"))
-    ).extract_tool_calls(text, request=None)
-    assert found.tools_called and [call.function.name for call in found.tool_calls] == ["write_file"]
-    assert json.loads(found.tool_calls[0].function.arguments) == calls_in(row)[0]["arguments"]
 
 
 def test_an_ordinary_row_beside_tools_shows_no_call_token(model):

@@ -25,7 +25,9 @@ def right(case: dict) -> list | str:
     if category in cases.GROUPS["memory"]:
         return [[f"{{'answer': '{case['truth'][0]}', 'context': 'You told me.'}}"]]
     if cases.executable(category):
-        return [[*([call] for call in _accepted_calls(case, turn)), "Done."] for turn in case["truth"]]
+        # A call a step; but a turn has 20 steps at most, and two cases want 34 calls in one.
+        steps = [_accepted_calls(case, turn) for turn in case["truth"]]
+        return [[*([[call] for call in calls] if len(calls) < 20 else [calls]), "Done."] for calls in steps]
     if case["truth"] is None:
         return NO_CALL if "irrelevance" in category else [{_name(case["functions"][0]["name"]): "{}"}]
     return [
@@ -311,7 +313,7 @@ def choose_other_accepted_values(case, calls, draw):
     """Another of the accepted values of an argument, where they are plain: harmless."""
 
     def change(arguments):
-        for accepted in (values for want in case["truth"] for values in want.values()):
+        for accepted in (values for want in case["truth"] or [] for values in want.values()):
             for name in sorted(arguments.keys() & accepted.keys()):
                 plain = [one for one in accepted[name] if one != "" and not isinstance(one, (dict, list))]
                 if len(plain) > 1 and cases.language(case["category"]) == "python":

@@ -10,6 +10,7 @@ from pathlib import Path
 from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, shown
+from kxl.eval.requests import requests_of
 
 PROGRAM = ROOT / "scripts" / "kxl/bfcl/wheel_cases.py"
 
@@ -61,9 +62,30 @@ def load(path: Path, categories: list[str]) -> list[dict]:
     return found
 
 
+def words(case: dict) -> tuple:
+    """The words of a case's user, as two requests are compared."""
+    return tuple(text for turn in case["turns"] for text in requests_of(turn))
+
+
+def without_repeats(found: list[dict], trained: list[dict]) -> list[dict]:
+    """The cases whose user says something else, word for word, than that of every case in `trained`."""
+    said = {words(case) for case in trained}
+    return [case for case in found if words(case) not in said]
+
+
 def scored(case: dict) -> bool:
     """Whether a case counts; the conversations before a memory question only fill the memory."""
     return case["category"] not in GROUPS["memory"] or case["truth"] is not None
+
+
+def ranks(found: list[dict], seed: int) -> dict[str, int]:
+    """{id: its place in the draw of its category's scored cases, from 0}."""
+    ranked = {}
+    for category in {case["category"] for case in found}:
+        pool = [case["id"] for case in found if case["category"] == category and scored(case)]
+        pool.sort(key=lambda identity: hashlib.sha256(f"{seed} {identity}".encode()).digest())
+        ranked |= {identity: place for place, identity in enumerate(pool)}
+    return ranked
 
 
 def subset(found: list[dict], most: int | None, seed: int) -> list[dict]:
@@ -73,10 +95,6 @@ def subset(found: list[dict], most: int | None, seed: int) -> list[dict]:
     """
     if most is None:
         return found
-    taken = set()
-    for category in {case["category"] for case in found}:
-        pool = [case for case in found if case["category"] == category and scored(case)]
-        pool.sort(key=lambda case: hashlib.sha256(f"{seed} {case['id']}".encode()).digest())
-        taken |= {case["id"] for case in pool[:most]}
+    taken = {identity for identity, place in ranks(found, seed).items() if place < most}
     needed = {before for case in found if case["id"] in taken for before in case.get("after", [])}
     return [case for case in found if case["id"] in taken | needed]

@@ -4,15 +4,16 @@
         apis.order("begin", case=case)
         apis.order("call", calls=[["cd", {"folder": "a"}]])       # ["None"]
 
-The box (live/sandbox.py) has no way out but chat requests, so the program inside asks for its orders by one, and a
-small server of ours, which no model stands behind, answers it. Without a box (`isolated` False) the same program runs
-with our own rights: it carries out methods of the wheel's classes by name, no source code of a model's, but nothing
-bounds it then.
+The box (live/sandbox.py) has no way out but chat requests, so the program inside asks for its orders by one. A small
+server of ours answers it, which no model stands behind and which takes no other process's word. Without a box
+(`isolated` False) the same program runs with our own rights: it carries out methods of the wheel's classes by name, no
+source code of a model's, but nothing bounds it then.
 """
 
 import contextlib
 import json
 import queue
+import secrets
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT
+from kxl.eval import remote
 from kxl.live import sandbox
 from kxl.live.relay import Upstream
 from kxl.live.transcript import Transcript
@@ -103,6 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
     def do_POST(self):
+        if self.headers.get("Authorization") != f"Bearer {self.server.token}":  # some other process of this machine
+            self.send_error(403)
+            return
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         order = self.server.apis.answer(json.loads(body["messages"][0]["content"]))
         data = json.dumps({"choices": [{"message": {"content": json.dumps(order)}}]}).encode()
@@ -124,9 +129,10 @@ def opened(isolated: bool = True) -> Iterator[Apis]:
     python, package = bfcl_env.python(), bfcl_env.package()
     apis = Apis()
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as http:
-        http.daemon_threads, http.apis = True, apis
+        http.daemon_threads, http.apis, http.token = True, apis, secrets.token_hex(16)
         threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        upstream, seen = Upstream(f"http://127.0.0.1:{http.server_port}/v1"), _Unrecorded()
+        # The relay outside the box adds the token.
+        upstream, seen = Upstream(f"http://127.0.0.1:{http.server_port}/v1", remote.Bearer(http.token)), _Unrecorded()
         folders = [python.parent.parent, package]
 
         def run() -> None:

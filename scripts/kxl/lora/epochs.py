@@ -8,6 +8,7 @@ padded to its longest row; batches are drawn from seed and epoch alone.
 """
 
 import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ SPIKE = 1.10  # a validation loss this many times the best one so far ends the t
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a training. move: why it ended, "done", "spike" or "trial"; best_epoch: whose adapter is kept.
+    """What came of a training. move: why it ended (done, spike, trial, later); best_epoch: whose adapter is kept.
 
     valid_losses: before training and after each epoch, train_losses: one per step, nats. tokens: of all steps.
     seconds and peak_memory_gib (of MLX): over all interruptions.
@@ -43,34 +44,68 @@ class Outcome:
     peak_memory_gib: float
 
 
+class Mlx:
+    """How MLX trains: padded batches of alike lengths. kxl/smol/torch_engine.py has the same four for torch."""
+
+    @staticmethod
+    def batches(examples: list, settings: dict, epoch: int) -> list[list[int]]:
+        """Places of the examples, step by step."""
+        return batches([len(example.tokens) for example in examples], settings["batch_tokens"], settings["seed"], epoch)
+
+    @staticmethod
+    def collate(examples: list):
+        """What `trainer`'s loss takes."""
+        return collate(examples)
+
+    @staticmethod
+    def trainer(model: nn.Module, rate, folder: Path, key: str) -> Trainer:
+        """The loop, with the state of `folder`."""
+        return Trainer(model, lambda model, batch: losses_of(model, batch).mean(), rate, folder, key)
+
+    @staticmethod
+    def validation_loss(model: nn.Module, examples: list, settings: dict) -> float:
+        """Mean loss per token over the examples, nats."""
+        return validation_loss(model, examples, settings["batch_tokens"])
+
+
 def train(
-    model: nn.Module, examples: list, valid: list, settings: dict, work: Path, key: str, max_steps: int | None = None
+    model,
+    examples: list,
+    valid: list,
+    settings: dict,
+    work: Path,
+    key: str,
+    max_steps: int | None = None,
+    engine=Mlx,
+    minutes: float | None = None,
 ) -> Outcome:
     """Train the attached adapter in place; the arrays of the epoch with the lowest validation loss stay in the model.
 
     settings: learning_rate, warmup_steps, final_rate (the share of the rate to which it falls linearly over `epochs`
     epochs, where it stays), epochs, max_epochs, batch_tokens, max_tokens, seed. `key` names data, model and settings: a
-    state in `work` with another key is refused. `max_steps` ends early, for a trial.
+    state in `work` with another key is refused. `max_steps` ends early, for a trial. `engine` computes.
+    After `minutes` the state is saved and the move is "later".
     """
     check(examples, valid, settings)
-    lengths = [len(example.tokens) for example in examples]
-    plans = [
-        batches(lengths, settings["batch_tokens"], settings["seed"], epoch)
-        for epoch in range(1, settings["max_epochs"] + 1)
-    ]
+    until = time.monotonic() + 60 * minutes if minutes else None
+    plans = [engine.batches(examples, settings, epoch) for epoch in range(1, settings["max_epochs"] + 1)]
     planned = sum(len(plan) for plan in plans[: settings["epochs"]])
     rate = warmup_then_linear(settings["learning_rate"], settings["warmup_steps"], settings["final_rate"], planned)
-    trainer = Trainer(model, lambda model, batch: losses_of(model, batch).mean(), rate, Path(work) / "state", key)
+    trainer = engine.trainer(model, rate, Path(work) / "state", key)
     progress = trainer.progress
     if not progress.valid_losses:
-        progress.valid_losses.append(validation_loss(model, valid, settings["batch_tokens"]))
+        progress.valid_losses.append(engine.validation_loss(model, valid, settings))
         trainer.keep_best(0)
         say(f"validation loss before training {progress.valid_losses[0]:.4f}")
     while (move := next_move(progress.valid_losses, settings["epochs"], settings["max_epochs"])) == "train":
         epoch = len(progress.valid_losses)
-        train_epoch(trainer, plans[epoch - 1], examples, epoch, max_steps)
+        train_epoch(trainer, plans[epoch - 1], examples, epoch, max_steps, engine.collate, until)
+        if until and time.monotonic() > until and progress.place < len(plans[epoch - 1]):
+            trainer.save()
+            move = "later"
+            break
         progress.place = 0
-        progress.valid_losses.append(validation_loss(model, valid, settings["batch_tokens"]))
+        progress.valid_losses.append(engine.validation_loss(model, valid, settings))
         if progress.valid_losses[-1] <= min(progress.valid_losses):
             trainer.keep_best(epoch)
         trainer.save()
@@ -104,13 +139,13 @@ def check(examples: list, valid: list, settings: dict) -> None:
         )
 
 
-def train_epoch(trainer: Trainer, plan: list, examples: list, epoch: int, max_steps: int | None) -> None:
-    """The steps of an epoch that are left, up to the `max_steps`-th of the training."""
+def train_epoch(trainer: Trainer, plan: list, examples: list, epoch: int, max_steps, collate, until) -> None:
+    """The steps of an epoch that are left, up to the `max_steps`-th of the training and to the time `until`."""
 
     def tokens_of(places: list[int]) -> int:
         return sum(len(examples[place].tokens) for place in places)
 
-    def batch_of(number: int, places: list[int]) -> tuple[Batch]:
+    def batch_of(number: int, places: list[int]) -> tuple:
         return (collate([examples[place] for place in places]),)
 
     done = sum(map(tokens_of, plan[: trainer.progress.place]))
@@ -119,7 +154,7 @@ def train_epoch(trainer: Trainer, plan: list, examples: list, epoch: int, max_st
             bar.update(tokens_of(step.places))
             recent = trainer.progress.losses[-10:]
             bar.set_postfix(loss=f"{sum(recent) / len(recent):.3f}")
-            if max_steps and step.number >= max_steps:
+            if max_steps and step.number >= max_steps or until and time.monotonic() > until:
                 return
 
 

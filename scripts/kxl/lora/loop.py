@@ -40,7 +40,7 @@ class Progress:
 
     losses: of each step, nats. tokens: as the caller counts them. valid_losses: before the training and after each
     epoch. place: steps of the current plan that are taken. best_epoch: 0 is before the training. seconds,
-    peak_memory_gib (MLX's own).
+    peak_memory_gib (MLX's own, or the process's where torch trains).
     """
 
     losses: list[float] = field(default_factory=list)
@@ -83,9 +83,7 @@ class Trainer:
         clip: float = 1.0,
     ):
         self.model, self.folder, self.key, self.save_every, self.clip = model, Path(folder), key, save_every, clip
-        self.optimizer = optim.Adam(learning_rate=rate, bias_correction=True)
-        self.optimizer.init(model.trainable_parameters())
-        self.gradient = nn.value_and_grad(model, loss)
+        self._begin(loss, rate)
         self.progress = Progress()
         self.best: dict[str, mx.array] = {}
         self._resume()
@@ -118,6 +116,13 @@ class Trainer:
                 self.save()
             yield Step(number + 1, places, loss)
 
+    # What follows up to _note_costs is MLX's part; kxl/smol/torch_engine.py has torch's.
+
+    def _begin(self, loss: Callable[..., mx.array], rate: Callable[[mx.array], mx.array]) -> None:
+        self.optimizer = optim.Adam(learning_rate=rate, bias_correction=True)
+        self.optimizer.init(self.model.trainable_parameters())
+        self.gradient = nn.value_and_grad(self.model, loss)
+
     def _step(self, batch: tuple) -> float:
         loss, gradients = self.gradient(self.model, *batch)
         gradients, _ = optim.clip_grad_norm(gradients, self.clip)
@@ -125,9 +130,28 @@ class Trainer:
         mx.eval(loss, self.model.trainable_parameters(), self.optimizer.state)
         return loss.item()
 
+    def _copy(self) -> dict:
+        return {name: mx.array(array) for name, array in adapter.trainable(self.model).items()}
+
+    def _put(self, arrays: dict) -> None:
+        self.model.update(tree_unflatten(list(arrays.items())))
+
+    def _peak_memory(self) -> int:
+        return mx.get_peak_memory()
+
+    def _write(self, folder: Path) -> None:
+        mx.save_safetensors(str(folder / "adapter.safetensors"), adapter.trainable(self.model))
+        mx.save_safetensors(str(folder / "best.safetensors"), self.best)
+        mx.save_safetensors(str(folder / "optimizer.safetensors"), dict(tree_flatten(self.optimizer.state)))
+
+    def _read(self, folder: Path) -> None:
+        self._put(mx.load(str(folder / "adapter.safetensors")))
+        self.optimizer.state = tree_unflatten(list(mx.load(str(folder / "optimizer.safetensors")).items()))
+        self.best = mx.load(str(folder / "best.safetensors"))
+
     def _note_costs(self) -> None:
         self.progress.seconds = self.seconds_before + time.monotonic() - self.began
-        peak = round(mx.get_peak_memory() / 2**30, 2)
+        peak = round(self._peak_memory() / 2**30, 2)
         self.progress.peak_memory_gib = max(self.progress.peak_memory_gib, peak)
 
     def _is_due(self) -> bool:
@@ -136,19 +160,17 @@ class Trainer:
 
     def keep_best(self, epoch: int) -> None:
         """Note the adapter as it is now as the best so far."""
-        self.best = {name: mx.array(array) for name, array in adapter.trainable(self.model).items()}
+        self.best = self._copy()
         self.progress.best_epoch = epoch
 
     def restore_best(self) -> None:
         """Put the best adapter back into the model."""
-        self.model.update(tree_unflatten(list(self.best.items())))
+        self._put(self.best)
 
     def save(self) -> None:
         """Write the state of this moment."""
         with atomic_dir(self.folder) as partial:
-            mx.save_safetensors(str(partial / "adapter.safetensors"), adapter.trainable(self.model))
-            mx.save_safetensors(str(partial / "best.safetensors"), self.best)
-            mx.save_safetensors(str(partial / "optimizer.safetensors"), dict(tree_flatten(self.optimizer.state)))
+            self._write(partial)
             write_json(partial / "state.json", {"key": self.key, "progress": asdict(self.progress)})
         self.saved = time.monotonic()
 
@@ -165,8 +187,6 @@ class Trainer:
                 f"{shown(self.folder)} holds an interrupted training of other data, model or settings; remove it to "
                 "start anew"
             )
-        self.model.update(tree_unflatten(list(mx.load(str(self.folder / "adapter.safetensors")).items())))
-        self.optimizer.state = tree_unflatten(list(mx.load(str(self.folder / "optimizer.safetensors")).items()))
-        self.best = mx.load(str(self.folder / "best.safetensors"))
+        self._read(self.folder)
         self.progress = Progress(**state["progress"])
         say(f"resuming after {len(self.progress.losses)} steps")

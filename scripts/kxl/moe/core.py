@@ -11,8 +11,8 @@ it opens any checkpoint, and that is the way back to BF16. In memory:
 The arrays are numpy's: 8.8 GiB at LFM2-8B-A1B's shapes, read once, rewritten in place, never held twice. Or they are
 views into mapped files (mapped.py), of which a layer at a time need be in memory.
 
-What rounding dropped (int8.py) lies beside the codes: carry-NNNNN files, one per MoE layer, which nothing but training
-and `materialized` reads.
+What rounding dropped (int8.py) lies beside the codes: carry-NNNNN files, one per MoE layer, which other readers of a
+core need not know: `materialized` adds them.
 """
 
 import functools
@@ -56,11 +56,11 @@ class MixedCore:
     def carry_bits(self) -> int:
         return next(iter(self.experts.values())).carry_bits
 
-    def add_carry(self, bits: int) -> None:
-        """Give every expert matrix a carry of `bits` where it has none."""
+    def set_carry(self, bits: int) -> None:
+        """Give every expert matrix a carry of `bits`, which keeps as much of its own as goes into it."""
         for matrix in self.experts.values():
-            if matrix.carry is None:
-                matrix.carry = int8.no_carry(matrix.codes.shape, bits)
+            if matrix.carry_bits != bits:
+                matrix.carry = int8.carry_of(int8.carried(matrix), bits)
 
     def ahead(self, layer: int) -> None:
         """The layer that is worked on next; only mapped files take notice."""
@@ -141,18 +141,19 @@ def layout(config: dict) -> list[list[tuple[str, tuple]]]:
     return shards
 
 
-def build(folder: Path, source: Checkpoint, group: int, say=None) -> dict:
+def build(folder: Path, source: Checkpoint, group: int, carry_bits: int = 0, say=None) -> dict:
     """Write the core of a checkpoint into `folder`, holding one matrix at a time; return each expert matrix's error.
 
-    {name: {"relative_rms", "max"}}: RMS of the error over RMS of the weights, and the largest error.
+    {name: {"relative_rms", "max"}}: RMS of the error of the codes over RMS of the weights, and the largest error. A
+    carry of `carry_bits` holds most of that error: with 8 bits a core starts where the checkpoint is.
     """
     errors = {}
 
     @functools.lru_cache(maxsize=1)  # codes, scales and biases of one matrix are written one after another
     def quantized(name: str) -> Int8Matrix:
         values = source.tensors[name].read()
-        matrix = int8.quantize(values, group)
-        error = int8.dequantize(matrix) - values
+        matrix = int8.quantize(values, group, carry_bits)
+        error = int8.dequantize(replace(matrix, carry=None)) - values
         scale = float(np.sqrt(np.mean(np.square(values)))) or 1.0
         errors[name] = {
             "relative_rms": round(float(np.sqrt(np.mean(np.square(error)))) / scale, 6),
@@ -167,8 +168,15 @@ def build(folder: Path, source: Checkpoint, group: int, say=None) -> dict:
         dtype = "F32" if tensor.dtype == "F32" and name.endswith("expert_bias") else "BF16"
         return [Tensor(name, shape, dtype, tensor.parts)]
 
-    require_space(folder.parent, stored_bytes(source.config, group))
-    _write(folder, source.config, group, checkpoint.tokenizer_files(source.folder), stored_as, say)
+    def carry(base: str, shape: tuple) -> np.ndarray:
+        return int8.quantize(source.tensors[f"{base}.weight"].read(), group, carry_bits).carry
+
+    def carries(partial: Path) -> None:
+        if carry_bits:
+            write_carry(partial, source.config, carry_bits, carry)
+
+    require_space(folder.parent, stored_bytes(source.config, group, carry_bits))
+    _write(folder, source.config, group, checkpoint.tokenizer_files(source.folder), stored_as, say, carries)
     return errors
 
 
@@ -213,13 +221,27 @@ def _carry_tensor(base: str, shape: tuple, bits: int, carry: Callable) -> Tensor
     return Tensor(f"{base}.carry", packed, "U32", (lambda: carry(base, shape).view(np.uint32),))
 
 
-def complete_carry(folder: Path, bits: int) -> None:
-    """Write carry files that carry nothing into a core folder that has none."""
-    if bits and not carry_files(folder):
-        config = read_json(folder / "config.json")
-        config.pop("quantization", None)
-        config = normalize_config(config, shown(folder / "config.json"))
-        write_carry(folder, config, bits, lambda base, shape: int8.no_carry(shape, bits))
+def set_carry(folder: Path, bits: int) -> None:
+    """Give the matrices of a core folder a carry of `bits`, as MixedCore.set_carry does."""
+    files = carry_files(folder)
+    stored = {name: entry for path in files for name, entry in safetensors_io.read_header(path).items()}
+
+    def carry(base: str, shape: tuple) -> np.ndarray:
+        old = stored.get(f"{base}.carry")
+        bytes_ = None if old is None else old.rows(0, shape[0]).view(np.uint8)
+        return int8.carry_of(int8.carried(Int8Matrix(np.zeros(shape, np.uint8), None, None, bytes_)), bits)
+
+    config = read_json(folder / "config.json")
+    config.pop("quantization", None)
+    config = normalize_config(config, shown(folder / "config.json"))
+    shapes = expected_shapes(config)
+    columns = {name: shapes[f"{name.removesuffix('.carry')}.weight"][1] for name in stored}
+    before = {32 * entry.columns // columns[name] for name, entry in stored.items()} or {0}
+    if bits and before != {bits}:
+        write_carry(folder, config, bits, carry)
+    if not bits:
+        for path in files:
+            path.unlink()
 
 
 def carry_files(folder: Path) -> list[Path]:

@@ -5,10 +5,11 @@ bias per group of columns. Training must not touch what it does not mean to chan
 to the codes on their own grid (code - delta / scale), so a weight without update keeps its code exactly,
 and no dequantized copy is needed. A group gets a new grid only when one of its codes leaves 0..255.
 
-Codes are rounded as rounding.py says. A carry of 4 or 8 bits beside each code keeps what rounding would drop: updates
-move the place code + carry, of which the code is the nearest whole number. Only `subtract` reads the carry; forward and
-backward work on codes alone. The rounding noise of a long training falls with the square root of the finer step: to a
-quarter with 4 bits, to a sixteenth with 8.
+Codes are rounded as rounding.py says. A carry of 4 or 8 bits beside each code keeps what rounding would drop: the
+weight is scale * (code + carry) + bias with a carry in [-0.5, 0.5), and updates are rounded on the carry's finer grid.
+The rounding noise of a long training falls with the square root of that grid's step: to a quarter with 4 bits, to a
+sixteenth with 8. Forward and backward see the carry, too: a weight that starts in the middle of a code would otherwise
+have to go half a step before anything computes with its move.
 """
 
 from dataclasses import dataclass
@@ -71,6 +72,14 @@ def carried(matrix: Int8Matrix) -> np.ndarray:
     return (fine.astype(np.float32) - (1 << bits - 1)) / (1 << bits)
 
 
+def carry_of(fractions: np.ndarray, bits: int) -> np.ndarray | None:
+    """The carry of `bits` that adds about `fractions`, float32 [rows, columns] in [-0.5, 0.5), to the codes."""
+    if not bits:
+        return None
+    fine = np.clip(np.rint(fractions * (1 << bits)) + (1 << bits - 1), 0, (1 << bits) - 1).astype(np.uint8)
+    return fine if bits == 8 else fine[:, ::2] | fine[:, 1::2] << 4
+
+
 def _places(matrix: Int8Matrix, rows: slice) -> np.ndarray:
     """Code and carry of some rows as one whole number, code * 2^bits + carry: uint16, or uint8 without a carry."""
     codes, bits = matrix.codes[rows], matrix.carry_bits
@@ -107,33 +116,48 @@ def check_group(name: str, columns: int, group: int) -> None:
         )
 
 
-def quantize(values: np.ndarray, group: int) -> Int8Matrix:
-    """float32 [rows, columns] to the nearest codes between each group's least and greatest weight."""
+def quantize(values: np.ndarray, group: int, carry_bits: int = 0) -> Int8Matrix:
+    """float32 [rows, columns] to the nearest codes between each group's least and greatest weight.
+
+    With `carry_bits` the carry holds what the codes are too coarse for.
+    """
     rows, columns = values.shape
     grouped = values.reshape(rows, columns // group, group)
     scales, biases = _grid(grouped.min(-1), grouped.max(-1), headroom=0)
     codes = (grouped - bf16_to_float32(biases)[..., None]) / bf16_to_float32(scales)[..., None]
-    codes = np.clip(np.rint(codes), 0, CODES).astype(np.uint8)
-    return Int8Matrix(codes.reshape(rows, columns), scales, biases)
+    codes = codes.reshape(rows, columns)
+    matrix = Int8Matrix(np.empty((rows, columns), np.uint8), scales, biases, no_carry((rows, columns), carry_bits))
+    fine = 1 << carry_bits
+    places = np.clip(np.rint(codes * fine) + fine // 2, 0, _highest(carry_bits))
+    _set_places(matrix, slice(None), places.astype(np.uint16 if carry_bits else np.uint8))
+    return matrix
 
 
 def dequantize(matrix: Int8Matrix) -> np.ndarray:
     """float32 [rows, columns]."""
     rows, columns = matrix.codes.shape
-    values = matrix.codes.reshape(rows, -1, matrix.group).astype(np.float32)
-    values *= bf16_to_float32(matrix.scales)[..., None]
-    values += bf16_to_float32(matrix.biases)[..., None]
+    scales, biases = _fine_grid(matrix)
+    values = _places(matrix, slice(None)).reshape(rows, -1, matrix.group).astype(np.float32)
+    values *= scales[..., None]
+    values += biases[..., None]
     return values.reshape(rows, columns)
 
 
 def dequantize_mlx(matrix: Int8Matrix) -> mx.array:
     """The same as a lazy MLX array (on these CPUs twice as fast as mx.dequantize)."""
     rows, columns = matrix.codes.shape
-    scales, biases = (
-        mx.array(bits).view(mx.bfloat16).astype(mx.float32)[..., None] for bits in (matrix.scales, matrix.biases)
-    )
-    codes = mx.array(matrix.codes).reshape(rows, -1, matrix.group).astype(mx.float32)
-    return (codes * scales + biases).reshape(rows, columns)
+    scales, biases = (mx.array(values)[..., None] for values in _fine_grid(matrix))
+    places = mx.array(_places(matrix, slice(None))).reshape(rows, -1, matrix.group).astype(mx.float32)
+    return (places * scales + biases).reshape(rows, columns)
+
+
+def _fine_grid(matrix: Int8Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """(scales, biases) float32 [rows, columns / group] with which places are weights."""
+    scales, biases = bf16_to_float32(matrix.scales), bf16_to_float32(matrix.biases)
+    if matrix.carry_bits:
+        biases = biases - np.float32(0.5) * scales  # a carry of nothing is half its range
+        scales = scales * np.float32(2.0**-matrix.carry_bits)
+    return scales, biases
 
 
 def subtract(matrix: Int8Matrix, rows: slice, delta: np.ndarray, random: np.random.BitGenerator | None) -> int:

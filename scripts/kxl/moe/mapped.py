@@ -1,6 +1,6 @@
 """A core in memory-mapped files: a training holds the layer at work, the disk holds the rest.
 
-    with live(work, source, add_carry) as folder:        # a copy of the core or checkpoint, to be changed in place
+    with live(work, source, complete) as folder:         # a copy of the core or checkpoint, to be changed in place
         core = core.load(folder, mapped=True)            # every array is a view into a file
 
 The step says which layer is next (`ahead`: the system reads it in) and which is through (`release`: written back where

@@ -55,7 +55,7 @@ class Run:
     def __post_init__(self):
         s = self.settings
         self.steps = steps_of(s, len(self.rows))
-        self.core.add_carry(s["carry_bits"])
+        self.core.set_carry(s["carry_bits"])
         self.optimizer = ExpertOptimizer(self.core, s)
         self.options = StepOptions(
             Blocks(**s["blocks"]),

@@ -81,6 +81,17 @@ def _verdict(ids: list[int], tokens: ToolTokens, decode: Callable[[list[int]], s
     return Emission("code_dump" if written or CODE.search(text) or AS_TEXT.search(text) else "text")
 
 
+def behind_thought(ids: list[int], decode: Callable[[list[int]], str]) -> list[int]:
+    """The tokens of a turn behind its thought (kxl/chat/thoughts.py); all of them without one, none if it never ends.
+
+    A call that a thought names is not made.
+    """
+    turn = thoughts.split(decode(ids))
+    if turn.thought is None:
+        return ids
+    return next((ids[start:] for start in range(len(ids) + 1) if decode(ids[start:]) == turn.visible), [])
+
+
 def read_call(text: str) -> tuple[dict | None, str]:
     """({"name", "arguments"}, "") from what stands between the tokens, or (None, what is wrong with it)."""
     try:

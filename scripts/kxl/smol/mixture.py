@@ -1,135 +1,107 @@
-"""Which rows teach the tool tokens and which are held out: tools offered, requests paired, ordinary questions beside.
+"""The training rows: several rows for one list of tools, so that only the request tells which call, or none, is right.
 
-No tool is on both sides. Rows are as kxl/smol/rows.py says; everything is drawn from a seeded random.Random.
+Groups of rows share their tool list (kxl/smol/packing.py then reads it once). Seven of ten rows call, three do not:
+
+  ours  a domain's tools, three to eight; a request for each; then requests that no offered tool serves, requests that
+        lack an argument, and ordinary questions, with what the base model itself said to them
+  bfcl  an entry with its own tools and others of its kind; its calls; one request that does not belong there
+
+In a share of the groups tools and arguments have random names (kxl/smol/masking.py). Rows are as kxl/smol/rows.py says;
+everything is drawn from a seeded random.Random.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from kxl.base.cli import UserError
-from kxl.chat.rows import calls_in
-from kxl.smol import requests
+from kxl.smol import domains, masking, sets
 
-PAIRED = 0.8  # share of the rows that are tried together with another
-MOST_TOOLS = 3  # offered in one row that came with a single one
-
-
-def names(row: dict) -> set:
-    """The tools that a row offers."""
-    return {tool["function"]["name"] for tool in row["tools"]}
+CALLS, QUIET = 7, 3  # rows of a group of ours, at most and about
+MOST_ADDED = 3  # tools that a BFCL entry gets beside its own
+BESIDE = 0.5  # share of the BFCL entries that get a request which none of their tools serves
 
 
-def tool_pool(rows: list[dict]) -> list[dict]:
-    """Every tool that the rows offer, once, by name."""
-    return list(
-        {
-            tool["function"]["name"]: tool for row in sorted(rows, key=lambda row: row["id"]) for tool in row["tools"]
-        }.values()
-    )
+def reply(entry: dict, tools: list[dict], name: str) -> dict:
+    """A recorded answer as a row beside `tools`."""
+    messages = [{"role": "user", "content": entry["prompt"]}, {"role": "assistant", "content": entry["answer"]}]
+    return {
+        "id": f"{name}+{entry['id']}",
+        "source": "recorded",
+        "kind": "ordinary",
+        "messages": messages,
+        "tools": tools,
+    }
 
 
-def offer(row: dict, pool: list[dict], count: int, rng: random.Random) -> dict:
-    """The row with `count` tools: its own and others of `pool`, in random order."""
-    tools, known = list(row["tools"]), names(row)
-    others = [tool for tool in pool if tool["function"]["name"] not in known]
-    tools += rng.sample(others, max(0, count - len(tools)))
-    return {**row, "tools": rng.sample(tools, len(tools))}
+def call_row(name: str, source: str, request: str, calls: list[dict], tools: list[dict]) -> dict:
+    """A request and its calls, [{"name", "arguments"}], as a row."""
+    answer = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": one} for one in calls],
+    }
+    messages = [{"role": "user", "content": request}, answer]
+    return {"id": name, "source": source, "kind": "tool", "messages": messages, "tools": tools}
 
 
-def split_by_tool(
-    rows: list[dict], heldout: int, rng: random.Random, fits: Callable[[dict], bool]
-) -> tuple[list[dict], list[dict]]:
-    """(training candidates, `heldout` rows with one BFCL call whose prompt `fits`).
-
-    No tool is on both sides, offered or called. UserError where there are too few different tools.
-    """
-    shuffled = rng.sample(rows, len(rows))
-    chosen = [row for row in shuffled if row["source"] == "bfcl" and len(calls_in(row)) == 1 and len(row["tools"]) == 1]
-    held, taken = [], set()
-    for row in chosen:
-        if len(held) < heldout and not names(row) & taken and fits(row):
-            held.append(row)
-            taken |= names(row)
-    if len(held) < heldout:
-        raise UserError(
-            f"only {len(held)} different tools with prompts no longer than row_tokens for {heldout} held-out prompts;"
-            " lower heldout.tool in the config or raise row_tokens"
-        )
-    return [row for row in shuffled if not names(row) & taken], held
-
-
-def sessions(rows: list[dict], pool: list[dict], rng: random.Random, fits: Callable[[dict], bool]) -> Iterator[dict]:
-    """The rows as conversations that offer one to MOST_TOOLS tools, with two requests where two rows together `fits`.
-
-    Two requests for different tools of one list teach choosing between them, for hardly more tokens than one: the list
-    is the longest part of a row.
-    """
-    rows = iter(rows)
-    for row in rows:
-        alone = [row]
-        if rng.random() < PAIRED and (other := next(rows, None)):
-            both = {
-                **row,
-                "id": f"{row['id']}+{other['id']}",
-                "messages": row["messages"] + other["messages"],
-                "tools": row["tools"] + other["tools"],
-            }
-            if not names(row) & names(other) and len(both["tools"]) <= MOST_TOOLS and fits(both):
-                yield {**offer(both, [], 0, rng), "kind": "tool"}
-                continue
-            alone = [row, other]
-        for single in alone:
-            yield {**offer(single, pool, rng.randint(1, MOST_TOOLS), rng), "kind": "tool"}
-
-
-def ordinary_rows(
-    recorded: list[dict], unanswerable: dict, pool: list[dict], twice: bool, rng: random.Random
-) -> list[dict]:
-    """Recorded answers as rows: each question alone or beside tools that do not help, or, with `twice`, as both.
-
-    Beside tools: BFCL's questions beside the tools they came with, ours beside one or two of `pool`.
-    """
+def own_group(number: int, recorded: dict[str, list], rng: random.Random) -> list[dict]:
+    """Rows of one of our domains that share a list of tools. recorded: answers by kind."""
+    domain = list(domains.data()["domains"])[number % len(domains.data()["domains"])]
+    own = domains.data()["domains"][domain]["tools"]
+    absent = [entry for entry in recorded["absent"] if entry["domain"] == domain]
+    gone = rng.choice(absent) if absent else None
+    tools = domains.offered(domain, set(), {gone["tool"]} if gone else set(), rng)
+    name, offered = f"own/{number}", [tool["function"]["name"] for tool in tools]
+    places = {tool: domain if tool in own else _domain_of(tool) for tool in offered}
     rows = []
-    for place, answered in enumerate(recorded):
-        name, question = answered["id"], {"role": "user", "content": answered["prompt"]}
-        messages = [question, {"role": "assistant", "content": answered["answer"]}]
-        alone = {"id": name, "source": "ordinary", "kind": "ordinary", "messages": messages, "tools": []}
-        beside = {**alone, "id": name + "+tools"}
-        if name in unanswerable:
-            beside["tools"] = unanswerable[name]["tools"]
-        else:
-            beside = offer(beside, pool, rng.randint(1, 2), rng)
-        rows += [alone, beside] if twice else [beside if place % 2 else alone]
-    return rng.sample(rows, len(rows))
+    while len(rows) < CALLS:
+        for tool in rng.sample(offered, len(offered)):
+            request, arguments = domains.request(places[tool], tool, rng)
+            call = {"name": tool, "arguments": arguments}
+            rows.append(call_row(f"{name}/{len(rows)}", "own", request, [call], tools))
+    rows = rows[:CALLS]
+    quiet = [rng.choice([entry for entry in recorded["near"] if entry["domain"] == domain] or recorded["ordinary"])]
+    missing = [entry for entry in recorded["missing"] if entry["tool"] in offered]
+    quiet.append(rng.choice(missing) if missing and rng.random() < 0.6 else rng.choice(recorded["ordinary"]))
+    quiet.append(gone if gone and rng.random() < 0.6 else rng.choice(recorded["live_irrelevance"] or recorded["near"]))
+    return rows + [reply(entry, tools, name) for entry in {entry["id"]: entry for entry in quiet}.values()]
 
 
-def heldout_rows(
-    held: list[dict], unanswerable: list[dict], counts: dict, rng: random.Random, fits: Callable[[dict], bool]
-) -> list[dict]:
-    """Prompts without answers: tool (with the expected tool), ordinary (half of them beside tools), near_miss.
+def _domain_of(tool: str) -> str:
+    return next(name for name, content in domains.data()["domains"].items() if tool in content["tools"])
 
-    Tool prompts offer one to MOST_TOOLS tools, and no more than what `fits`.
+
+def entry_group(row: dict, pool: sets.Pool, recorded: dict[str, list], rng: random.Random) -> list[dict]:
+    """Rows of one answered BFCL entry: with up to MOST_ADDED more tools of its kind, and a request beside them."""
+    known = sets.names(row)
+    tools = list(row["tools"])
+    if len(tools) < sets.LEAST_TOOLS:
+        near = pool.like(tools, known[0])[: 3 * MOST_ADDED]
+        tools += rng.sample(near, min(len(near), rng.randint(0, MOST_ADDED)))
+    tools = rng.sample(tools, len(tools))
+    rows = [{**row, "kind": "tool", "tools": tools}]
+    if rng.random() < BESIDE:
+        kind = rng.choice(["ordinary", "near", "absent", "live_irrelevance"])
+        rows.append(reply(rng.choice(recorded[kind] or recorded["ordinary"]), tools, row["id"]))
+    return rows
+
+
+def groups(answered: list[dict], unanswerable: list[dict], recorded: dict, own: int, masked: float, rng) -> Iterator:
+    """Groups of rows in random order: `own` of ours, one for each answered and unanswerable entry of BFCL.
+
+    recorded: answers by kind. masked: the share of groups with random names.
     """
-    pool = tool_pool(held)
-    rows = []
-    for place, row in enumerate(held):
-        tries = [offer(row, pool, count, rng) for count in range(1 + place % MOST_TOOLS, 0, -1)]
-        offered = next(attempt for attempt in tries if fits(attempt))
-        rows.append(
-            {
-                **offered,
-                "kind": "tool",
-                "messages": row["messages"][:-1],
-                "expected": [call["name"] for call in calls_in(row)],
-            }
-        )
-    for place, prompt in enumerate(requests.ordinary_prompts()[-counts["ordinary"] :]):
-        row = {
-            "id": f"own/heldout-{place}",
-            "source": "ordinary",
-            "kind": "ordinary",
-            "messages": [{"role": "user", "content": prompt}],
-            "tools": [],
-        }
-        rows.append(offer(row, pool, 1 + place // 2 % 2, rng) if place % 2 else row)
-    return rows + [{**row, "kind": "near_miss"} for row in unanswerable[-counts["near_miss"] :]]
+    pool = sets.Pool([tool for row in answered for tool in row["tools"]])
+    answers = {entry["id"]: entry for kind in sets.UNANSWERABLE for entry in recorded[kind]}
+    makers = [lambda number=number: own_group(number, recorded, rng) for number in range(own)]
+    makers += [lambda row=row: entry_group(row, pool, recorded, rng) for row in answered]
+    makers += [
+        lambda row=row: [reply(answers[row["id"]], row["tools"], "beside")]
+        for row in unanswerable
+        if row["id"] in answers
+    ]
+    for make in rng.sample(makers, len(makers)):
+        group = make()
+        if rng.random() < masked and all(len(set(sets.names(row))) == len(row["tools"]) for row in group):
+            seed = rng.random()
+            group = [masking.masked(row, random.Random(seed)) for row in group]
+        yield group

@@ -92,6 +92,16 @@ def prompt_ids(chat, messages: list[dict], tools: list[dict] | None = None) -> l
     return chat.tokenizer.encode(text, add_special_tokens=False).ids
 
 
+def with_system(messages: list[dict], config: dict) -> list[dict]:
+    """The messages with the config's "system" before them, where it has one and they do not.
+
+    It is "/no_think" for SmolLM3: what is taught is a call at once, without a thought before it.
+    """
+    if not config.get("system") or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": config["system"]}, *messages]
+
+
 def rename(config: dict, folder: Path) -> None:
     """Rename the unused tokens in a folder's tokenizer files; ids stay. UserError when one is not there with its id."""
     renames = {entry["renames"]: entry for entry in roles(config, shown(folder)).values() if entry.get("renames")}

@@ -1,0 +1,125 @@
+"""Tools of many domains and requests for them, composed from datasets/smol/domains.json, for training alone.
+
+A domain has tools; a tool has arguments with pools of values, wordings (`ask`), wordings that lack one argument
+(`lacks`), and the domain has requests that look fitting and that no tool of it serves (`near`). A pool is a name of
+`pools`, "int:LOW-HIGH", "num:LOW-HIGH" (halves), "true", or a list, which the schema then names as an enum. An argument
+with "?" behind its name is optional. Everything is drawn from a seeded random.Random.
+"""
+
+import random
+import re
+from functools import cache
+
+from kxl.base.files import ROOT, read_json
+
+DATA = ROOT / "datasets" / "smol" / "domains.json"
+SLOT = re.compile(r"{([^{}]+)}")
+
+
+@cache
+def data() -> dict:
+    """pools and domains of DATA. UserError for a file that is missing or no JSON."""
+    return read_json(DATA)
+
+
+def tool(name: str, declared: dict) -> dict:
+    """A tool of a data file, {"is", "args": {name: [type, description, pool or enum]}}, as an OpenAI tool."""
+    properties, required = {}, []
+    for key, (kind, description, *values) in declared["args"].items():
+        argument = key.rstrip("?")
+        properties[argument] = {"type": kind, "description": description}
+        if values and isinstance(values[0], list):
+            properties[argument]["enum"] = values[0]
+        if argument == key:
+            required.append(argument)
+    parameters = {"type": "object", "properties": properties, "required": required}
+    return {"type": "function", "function": {"name": name, "description": declared["is"], "parameters": parameters}}
+
+
+def draw(pool: str | list, rng: random.Random):
+    """A value of a pool."""
+    if isinstance(pool, list):
+        return rng.choice(pool)
+    if pool == "true":
+        return True
+    if match := re.fullmatch(r"(int|num):(-?\d+)-(\d+)", pool):
+        low, high = int(match[2]), int(match[3])
+        return rng.randint(low, high) if match[1] == "int" else rng.randint(2 * low, 2 * high) / 2
+    return rng.choice(data()["pools"][pool])
+
+
+def _filled(wording: str, drawn: dict, rng: random.Random) -> str:
+    return SLOT.sub(lambda slot: str(drawn[slot[1]] if slot[1] in drawn else draw(slot[1], rng)), wording)
+
+
+def _values(domain: str, name: str, rng: random.Random) -> dict:
+    """A value for each argument of a tool, no two of them alike: from Oslo to Oslo asks for nothing."""
+    drawn = {}
+    for key, (_, _, pool) in data()["domains"][domain]["tools"][name]["args"].items():
+        value = draw(pool, rng)
+        for _ in range(9):
+            if value not in drawn.values() or isinstance(value, bool):
+                break
+            value = draw(pool, rng)
+        drawn[key.rstrip("?")] = value
+    return drawn
+
+
+def request(domain: str, name: str, rng: random.Random) -> tuple[str, dict]:
+    """(request, arguments of the call that it asks for)."""
+    declared, drawn = data()["domains"][domain]["tools"][name], _values(domain, name, rng)
+    wording = rng.choice(declared["ask"])
+    said = set(SLOT.findall(wording))
+    told = {key.rstrip("?") for key, (_, _, pool) in declared["args"].items() if pool == "true" and key[-1:] != "?"}
+    if "hidden" in wording:
+        told.add("hidden")
+    return _filled(wording, drawn, rng), {key: value for key, value in drawn.items() if key in said | told}
+
+
+def unserved(kinds: tuple, each: int, seed: int) -> list[dict]:
+    """Requests that must not be answered by a call, `each` fillings of every wording, all different.
+
+    Entries {"id", "kind", "domain", "prompt"} and by kind: near (a request that no tool of its domain serves), missing
+    ("tool", and "lacks": the description of the argument that is not said), absent ("tool", which is not offered).
+    """
+    rng, entries, seen = random.Random(f"unserved {seed}"), [], set()
+
+    def add(**entry) -> None:
+        if entry["prompt"] not in seen:
+            seen.add(entry["prompt"])
+            entries.append(entry)
+
+    for domain, content in data()["domains"].items():
+        if "near" in kinds:
+            for place, wording in enumerate(content["near"]):
+                for turn in range(each if SLOT.search(wording) else 1):
+                    prompt = _filled(wording, {}, rng)
+                    add(id=f"near/{domain}/{place}/{turn}", kind="near", domain=domain, prompt=prompt)
+        for name, declared in content["tools"].items():
+            described = {key.rstrip("?"): given[1] for key, given in declared["args"].items()}
+            if "missing" in kinds:
+                for argument, wordings in declared["lacks"].items():
+                    for turn in range(each):
+                        prompt = _filled(rng.choice(wordings), _values(domain, name, rng), rng)
+                        entry = {"id": f"missing/{name}/{argument}/{turn}", "kind": "missing", "domain": domain}
+                        add(**entry, tool=name, lacks=described[argument], prompt=prompt)
+            if "absent" in kinds:
+                for turn in range(each):
+                    entry = {"id": f"absent/{name}/{turn}", "kind": "absent", "domain": domain, "tool": name}
+                    add(**entry, prompt=request(domain, name, rng)[0])
+    return entries
+
+
+def offered(domain: str, must: set, without: set, rng: random.Random) -> list[dict]:
+    """A list of three to eight tools, in random order: `must` and others of the domain, sometimes of a second one."""
+    own = data()["domains"][domain]["tools"]
+    names = [name for name in own if name not in without]
+    rest = [name for name in names if name not in must]
+    chosen = [name for name in names if name in must]
+    chosen += rng.sample(rest, min(len(rest), max(0, rng.randint(3, 5) - len(chosen))))
+    tools = [tool(name, own[name]) for name in chosen]
+    if rng.random() < 0.4 or len(tools) < 3:
+        other = rng.choice([name for name in data()["domains"] if name != domain])
+        others = data()["domains"][other]["tools"]
+        tools += [tool(name, others[name]) for name in rng.sample(list(others), rng.randint(1, 3))]
+    return rng.sample(tools, len(tools))

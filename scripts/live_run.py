@@ -14,7 +14,7 @@ trial. The agent runs in a box (sandbox.py): it reaches the model's server and n
 and nowhere else. What counts is what lies in the folder afterwards, and what the server saw and sent: Hermes's exit
 code, what it prints and its own records count for nothing. A try whose leftovers cannot be read, or on which the
 server dies, has failed; the others go on. Tries that are done stay in OUT.attempts.jsonl until the report is written:
-the same command goes on from there.
+the same command goes on from there. Those of a GGUF are kept behind that, so that another gate makes no try again.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kxl.base import cli, report
+from kxl.base.code import Code
 from kxl.base.files import ROOT, read_json, shown
 from kxl.eval import remote
 from kxl.eval import server as eval_server
@@ -34,6 +35,7 @@ from kxl.live import agent, gate, leftovers, net, sandbox, trials
 from kxl.live import task as live_task
 from kxl.live.relay import Upstream
 from kxl.live.transcript import Transcript
+from kxl.setup import llama_cpp
 from kxl.setup.hermes_env import LOCK
 
 TASKS = ROOT / "evals" / "live"
@@ -71,16 +73,22 @@ def main() -> None:
         "time_limit": args.timeout,
     }
     started = time.monotonic()
-    entries, died = attempt_all(jobs, args, {"inputs": inputs, "url": args.url, **settings})
+    # Of a server of ours all is known that decides an answer, so that its tries serve another gate, too.
+    tried_by = {"code": Code().hash("live_run.py"), "programs": llama_cpp.cache_key()} if args.gguf else None
+    journal, died = attempt_all(jobs, args, {"inputs": inputs, "url": args.url, "tried_by": tried_by, **settings})
+    entries = [journal.answers[job.key][0] for job in jobs if job.key in journal.answers]
     results = trials.count(entries, titles, made_for, args.trials) if not died else {"details": entries}
-    results["seconds"] = round(time.monotonic() - started)
+    results["seconds"] = (journal.before or {}).get("seconds") or round(time.monotonic() - started)
     missed = [] if died else gate.missed(results, config)
     report.write_gated(args.out, not missed and not died, inputs, settings, remote.without_key(results))
     if died:
         raise cli.UserError(
             f"{died}\nthe {len(entries)} tries until then are in {shown(report.failed_path(args.out))}; run it again"
         )
-    journal_path(args).unlink(missing_ok=True)
+    if args.gguf:
+        journal.keep({"seconds": results["seconds"]})
+    else:
+        journal.delete()
     print(summary(results))
     if missed:
         raise cli.UserError(
@@ -172,21 +180,19 @@ def jobs_of(files: list[Path], args) -> tuple[dict[str, str], list[trials.Job]]:
     return titles, jobs
 
 
-def journal_path(args) -> Path:
-    return args.out.with_suffix(".attempts.jsonl")
-
-
-def attempt_all(jobs: list[trials.Job], args, identity: dict) -> tuple[list[dict], cli.UserError | None]:
-    """Each try's entry in the report, and the error that ended the run before its end, if one did."""
+def attempt_all(jobs: list[trials.Job], args, identity: dict) -> tuple[Journal, cli.UserError | None]:
+    """The journal with each try's entry in the report, and the error that ended the run before its end, if one did."""
     journal = Journal(
-        journal_path(args),
+        args.out.with_suffix(".attempts.jsonl"),
         identity,
         read=trials.read_line,
         write=trials.line,
     )
     if found := journal.open():
-        cli.say(f"{found} tries of an interrupted run are in {shown(journal.path)} and are not made again")
+        of = "a finished run" if journal.before else "an interrupted run"
+        cli.say(f"{found} tries of {of} are in {shown(journal.path)} and are not made again")
     todo = [job for job in jobs if job.key not in journal.answers]
+    journal.before = None if todo else journal.before
     try:
         with tqdm(total=len(jobs), initial=found, desc=f"{SUITE} {args.artifact}", unit="try") as progress:
 
@@ -204,7 +210,7 @@ def attempt_all(jobs: list[trials.Job], args, identity: dict) -> tuple[list[dict
             )
     finally:
         journal.close()
-    return [journal.answers[job.key][0] for job in jobs if job.key in journal.answers], died
+    return journal, died
 
 
 @contextlib.contextmanager

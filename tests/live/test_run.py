@@ -331,10 +331,19 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
         patch.setattr(live_run, "attempt", one)
         _, died = live_run.attempt_all(tries("ab!d"), args, {"artifact": "x"})
         assert str(died) == "the box could not be made"
-        entries, died = live_run.attempt_all(tries("abcd"), args, {"artifact": "x"})
-        assert died is None and [entry["id"] for entry in entries] == list("abcd") and asked == list("ab!cd")
+        journal, died = live_run.attempt_all(tries("abcd"), args, {"artifact": "x"})
+        assert died is None and [entry["id"] for (entry,) in journal.answers.values()] == list("abcd")
+        assert asked == list("ab!cd")
         with pytest.raises(UserError, match="answers to another evaluation"):
             live_run.attempt_all(tries("abcd"), args, {"artifact": "y"})
+        # Kept behind its report: another gate makes no try again, another model makes all.
+        journal.keep({"seconds": 7})
+        again, died = live_run.attempt_all(tries("abcd"), args, {"artifact": "x"})
+        assert died is None and again.answers == journal.answers and again.before == {"seconds": 7}
+        assert asked == list("ab!cd")
+        again.delete()
+        other, _ = live_run.attempt_all(tries("abcd"), args, {"artifact": "y"})
+        assert asked == list("ab!cdabcd") and other.before is None
 
 
 def test_two_runs_into_one_report_are_refused_by_name(tmp_path):

@@ -16,7 +16,8 @@ MAKEFLAGS += --no-builtin-rules
 #: REVISION  the commit of a MODEL on the hub
 #: QUANT     the artifact for the harder suites and the live agent (q4kxl)
 #: PYTHON    the Python that .venv is made with, 3.11 or newer (python3)
-#: A run remembers the first six from its first command: later ones need RUN= alone. Paths must not hold spaces.
+#: A run remembers CONFIG to REVISION, and TAKE_IMATRIX, from its first command: later ones need RUN= alone.
+#: Paths must not hold spaces.
 PYTHON ?= python3
 QUANT  ?= q4kxl
 

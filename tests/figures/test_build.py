@@ -344,3 +344,12 @@ def test_asking_for_a_figure_without_its_report_names_the_flag(build):
 def test_a_missing_report_is_named_with_the_target_that_makes_it(build, tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.json: no such report; `make quants` writes it"):
         build("--quants", str(tmp_path / "nowhere.json"), names=["sizes"])
+
+
+def test_another_main_suite_is_not_set_beside_the_references_scores():
+    own = [{**report, "settings": {**report["settings"], "suite": "booking"}} for report in FAILED]
+    texts = [
+        [text for text, _ in style.text_boxes(figures_eval.fixed_hermes(reports, style.LIGHT, REFERENCE))]
+        for reports in (FAILED, own)
+    ]
+    assert ["reference" in " ".join(found).lower() for found in texts] == [True, False]

@@ -8,7 +8,12 @@ PITCH = 0.118  # inches between dots, where there is room
 
 
 def fixed_hermes(reports: list, theme: Theme, reference: dict | None = None):
-    """`reports` are whole eval reports of one suite, in the order of the columns; `reference` has fixed_hermes."""
+    """`reports` are whole eval reports of one suite, in the order of the columns; `reference` has fixed_hermes.
+
+    A config may have another main suite; the reference was never asked that one, and is not named then.
+    """
+    if reports[0]["settings"]["suite"] != "fixed_hermes_43":
+        reference = None
     columns = [(column_label(report), report["results"]) for report in reports]
     rows = categories(columns[0][1]["details"])
     height = 1.5 + ROW * (len(rows) + 4)

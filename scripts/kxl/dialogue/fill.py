@@ -9,6 +9,8 @@ from kxl.dialogue.slots import Slots
 from kxl.dialogue.wordings import SLOT, Form
 from kxl.tiny.words import pick_word
 
+ALL_TRAINED = ("around", "results", "missing_tool", "process_input", "vague", "vague_answers")
+
 
 class Words:
     """Draws words for the rows of one context. heldout: forms and words that training never sees. pieces: words of the
@@ -23,11 +25,11 @@ class Words:
     def form(self, file: str, *kinds: str) -> Form:
         """A form of a file, of one of the `kinds` where it has some."""
         kind = self.rng.choice(kinds) if kinds else None
-        return self.rng.choice(
-            wordings.forms(
-                file, self.heldout and file not in ("around", "results", "missing_tool", "process_input"), kind
-            )
-        )
+        return self.rng.choice(wordings.forms(file, self._heldout(file, kind), kind))
+
+    def _heldout(self, file: str, kind: str | None = None) -> bool:
+        """Whether forms for validation are drawn: no request is held out of ALL_TRAINED, nor of a kind of few forms."""
+        return self.heldout and file not in ALL_TRAINED and wordings.holds_out(file, kind)
 
     def fill(self, text: str, values: dict, rough: bool = False) -> str:
         """A form with its slots filled; with `rough` now and then as people type: no capitals, no full stop, slips."""

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from kxl.chat import loss_mask
 from kxl.dialogue import calls as dialogue_calls
-from kxl.dialogue import chats, wordings
+from kxl.dialogue import chats, fill, wordings
 from kxl.dialogue.calls import Calls
 from kxl.dialogue.contexts import TOOLS, draw_context
 from kxl.dialogue.dialogues import Dialogue
@@ -133,6 +133,26 @@ def test_a_vague_word_never_follows_the_word_for_its_thing():
             if row := dialogue.vague(name):
                 text = row[0]["content"].lower()
                 assert not re.search(r"\b(file (that|the) file|page (that|the) page|session that process)\b", text)
+
+
+def test_a_request_that_only_talks_about_a_command_file_or_address_is_answered_in_words():
+    named = 0
+    for dialogue in dialogues("fixed", 80):
+        row = dialogue.about()
+        assert (
+            len(row) == 2 and "tool_calls" not in row[1] and "{" not in re.sub(r"\{\}", "", row[1]["reasoning_content"])
+        )
+        named += bool(re.search(r"https?://|/|\.\w+|--|\bgit\b", row[0]["content"]))
+    assert named > 30
+
+
+def test_words_give_way_to_others_of_their_sense_and_slots_stay():
+    groups = [form.texts[0].split() for form in wordings.load("synonyms")]
+    words = [word for group in groups for word in group]
+    assert len(words) == len(set(words)) and min(map(len, groups)) > 1
+    made = {fill._reword(random.Random(seed), "show the {path} file, file{url} now") for seed in range(40)}
+    assert {"display the {path} document, file{url} immediately", "show the {path} file, file{url} now"} <= made
+    assert all(text.count("{path}") == text.count("{url}") == 1 for text in made)
 
 
 MARKED = re.compile(

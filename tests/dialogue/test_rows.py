@@ -128,11 +128,12 @@ def test_after_an_error_a_second_way_is_taken_once_and_only_where_the_user_or_th
         for _ in range(25):
             messages = dialogue.row({kind: 1.0})["messages"]
             calls = [m for m in messages if m.get("tool_calls")]
-            failed = [m for m in messages if m["role"] == "tool" and _is_error(m["content"])]
-            assert len(failed) <= 1
-            assert len(calls) == 1 + (kind != "error" and bool(failed))
+            results = [m["content"] for m in messages if m["role"] == "tool"]
+            # The second way may find nothing; then that is the answer.
+            assert not any(_is_error(result, nothing_found=False) for result in results[1:])
+            assert len(calls) == 1 + (kind != "error" and _is_error(results[0]))
 
 
-def _is_error(result: str) -> bool:
+def _is_error(result: str, nothing_found: bool = True) -> bool:
     held = json.loads(result)
-    return bool(held.get("error") or held.get("exit_code") or held.get("total_count") == 0)
+    return bool(held.get("error") or held.get("exit_code") or (nothing_found and held.get("total_count") == 0))

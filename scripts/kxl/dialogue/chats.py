@@ -1,4 +1,4 @@
-"""Rows without a call: chat, questions back, and refusals of what no tool on offer can do.
+"""Rows without a call: chat, words about a named thing, questions back, refusals of what no tool on offer can do.
 
 No wording decides alone. A question back is half of the time a request for a call in which one thing that is needed was
 left vague; a refusal for a tool that is not on offer is a request that is a call where it is (calls.py).
@@ -48,10 +48,22 @@ class Chats(Calls):
     """Draws the rows "chat", "asking", "refusing" and "missing"."""
 
     def row_chat(self):
-        if self.rng.random() < 0.12:
+        kind = self.rng.random()
+        if kind < 0.12:
             return self.repeat()
+        if kind < 0.32:
+            return self.about()
         text, thought, answer = self.form("chat").texts
         return [user(self.request(text, {})), assistant(thought, answer)]
+
+    def about(self):
+        """A request that names a command, file, address or word and wants words alone."""
+        text, thought, answer = self.form(
+            "about", self.rng.choice(("command", "command", "path", "url", "pattern"))
+        ).texts
+        values = {name: self.slots.draw(name) for name in ("command", "path", "url", "pattern")}
+        values |= {"program": values["command"].split()[0], "file": values["path"].rpartition("/")[2]}
+        return [user(self.request(text, values)), assistant(self.fill(thought, values), self.fill(answer, values))]
 
     def repeat(self):
         """Words to say back exactly, with no tool: practice in copying."""
@@ -81,8 +93,11 @@ class Chats(Calls):
     def vague(self, tool: str):
         """A request for a call with vague words where one of its slots would be, and the question for that."""
         file, slot = self.rng.choice(VAGUE[tool])
-        form = self.form(file).texts[0]
-        if form.count(f"{{{slot}}}") != 1 or re.search(UNFIT.format(slot=slot), form, re.IGNORECASE):
+        for _ in range(8):
+            form = self.form(file).texts[0]
+            if form.count(f"{{{slot}}}") == 1 and not re.search(UNFIT.format(slot=slot), form, re.IGNORECASE):
+                break
+        else:
             return None
         draws = {"old": "word", "new": "word", "last": "limit"}
         values = {name: self.slots.draw(draws.get(name, name)) for name in sorted(set(SLOT.findall(form)) - {slot})}

@@ -9,6 +9,7 @@ from kxl.dialogue.slots import Slots
 from kxl.dialogue.wordings import SLOT, Form
 from kxl.tiny.words import pick_word
 
+REWORDED = 0.15  # share of requests in which words give way to others of their sense
 ALL_TRAINED = ("around", "results", "missing_tool", "process_input", "vague", "vague_answers")
 
 
@@ -33,6 +34,8 @@ class Words:
 
     def fill(self, text: str, values: dict, rough: bool = False) -> str:
         """A form with its slots filled; with `rough` now and then as people type: no capitals, no full stop, slips."""
+        if rough and self.rng.random() < REWORDED:
+            text = _reword(self.rng, text)
         if rough and self.rng.random() < self.rough:
             text = _roughen(self.rng, text)
         return SLOT.sub(lambda m: str(values[m[1]]), text)
@@ -49,6 +52,17 @@ class Words:
                 + self.form("around", "after").texts[0]
             )
         return text
+
+
+def _reword(rng: random.Random, form: str) -> str:
+    """A form with half of its words that have synonyms replaced; its slots stay as they are."""
+    known = wordings.synonyms()
+
+    def other(match) -> str:
+        word = match.group()
+        return rng.choice(known[word]) if word in known and rng.random() < 0.5 else word
+
+    return re.sub(r"(?<![\w{])[a-z]+(?![\w}])", other, form)
 
 
 def _roughen(rng: random.Random, form: str) -> str:

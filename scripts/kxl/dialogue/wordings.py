@@ -22,6 +22,7 @@ SLOT = re.compile(r"\{(\w+)\}")
 KINDED, PLAIN = True, False
 # File: (whether its first column is a kind, other columns, slots that may stand in it).
 FILES = {
+    "about": (KINDED, 3, "command program path file url pattern"),
     "after_error": (KINDED, 2, "path pattern command url code"),
     "around": (KINDED, 1, "a b c path tools tool"),
     "asking": (KINDED, 3, "path directory word"),
@@ -42,6 +43,7 @@ FILES = {
     "results": (KINDED, 1, "text command code path pattern count old new url title session state"),
     "search_content": (KINDED, 1, "pattern directory folder path file_glob ending context"),
     "search_files": (KINDED, 1, "glob directory folder ending file"),
+    "synonyms": (PLAIN, 1, ""),
     "terminal_command": (PLAIN, 1, "command"),
     "terminal_process_start": (PLAIN, 1, "command"),
     "terminal_purpose": (
@@ -103,6 +105,13 @@ def forms(name: str, heldout: bool, kind: str | None = None) -> tuple[Form, ...]
     if not found:
         raise UserError(f"{shown(FOLDER / name)}.txt has no {'held-out ' if heldout else ''}form of kind {kind}")
     return tuple(found)
+
+
+@cache
+def synonyms() -> dict[str, tuple[str, ...]]:
+    """The other words of each word's line in synonyms.txt."""
+    lines = [form.texts[0].split() for form in load("synonyms")]
+    return {word: tuple(other for other in line if other != word) for line in lines for word in line}
 
 
 @cache

@@ -21,7 +21,14 @@ SHARES = {
     "patch": 0.07,
     "process": 0.05,
 }
+AS_REFUSED = 0.14  # share of requests that are worded as refused ones are
+OFFERED = 0.15  # share of calls whose thought goes through the tools on offer
+# Kinds of search_files.txt and search_content.txt, those that people use most several times.
+NAME_KINDS = "plain plain in_directory in_directory ending ending ending_in name name name_in folder".split()
+TEXT_KINDS = "plain in_directory folder in_file count count_in context glob glob_in ending".split()
+TEXT_KINDS += "plain plain in_directory in_directory folder in_file".split()
 THROUGH_TERMINAL = ("read_file", "write_file", "search_files", "patch")
+INSTEAD = THROUGH_TERMINAL[:3]  # what a plain shell command does as well
 
 
 class Calls(Thoughts):
@@ -40,18 +47,7 @@ class Calls(Thoughts):
         if tool == "terminal":
             return self.terminal()
         if tool == "read_file":
-            values = {"path": slots.path()}
-            if rng.random() < 0.65:
-                form, args = self.form("read_file_plain"), {}
-            else:
-                form = self.form("read_file_part", "limit", "offset", "both")
-                values.update(limit=slots.limit(), offset=slots.offset())
-                args = {name: int(values[name]) for name in ("limit", "offset") if form.kind in (name, "both")}
-            return (
-                self.request(form.texts[0], values),
-                self.call(tool, path=values["path"], **args),
-                self.thought(tool, values),
-            )
+            return self.read()
         if tool == "search_files":
             return self.search()
         if tool == "write_file":
@@ -77,16 +73,43 @@ class Calls(Thoughts):
             values["url"].startswith("https://") and rng.random() < 0.3
         ):  # people leave the scheme away; the tool wants it
             shown["url"] = values["url"][8:]
+        form = self.as_refused("no_browser") if rng.random() < AS_REFUSED else self.form(tool)
         return (
-            self.request(self.form(tool).texts[0], shown),
+            self.request(form.texts[0], shown),
             self.call(tool, url=values["url"]),
             self.thought(tool, values),
         )
 
+    def as_refused(self, kind: str) -> Form:
+        """A request of refusing.txt, for a tool that is on offer here: the same words are refused where it is not."""
+        return self.form("refusing", kind)
+
+    def read(self) -> tuple[str, dict, str]:
+        rng, slots = self.rng, self.slots
+        values, args, kind = {"path": slots.path()}, {}, rng.random()
+        if kind < 0.62:
+            form = self.as_refused("no_files_read") if rng.random() < AS_REFUSED else self.form("read_file_plain")
+        else:
+            form = self.form("read_file_part", "limit", "offset", "both", "range", "range", "line")
+            values.update(limit=slots.limit(), offset=slots.offset())
+            if form.kind == "range":
+                values["limit"] = str(rng.choice((rng.randint(2, 12), rng.randint(2, 60), 11, 21, 51, 101)))
+                values["last"] = str(int(values["offset"]) + int(values["limit"]) - 1)
+            names = {"both": ("limit", "offset"), "range": ("limit", "offset"), "line": ("limit", "offset")}
+            args = {name: int(values[name]) for name in names.get(form.kind, (form.kind,))}
+            if form.kind == "line":
+                args["limit"] = 1
+        thought = self.thought("read_file", values)
+        if "last" in values and rng.random() < 0.7:
+            told = {"a": values["offset"], "b": values["last"], "c": values["limit"]}
+            thought = self.fill(self.form("around", "range_thought").texts[0], told)
+        return self.request(form.texts[0], values), self.call("read_file", path=values["path"], **args), thought
+
     def terminal(self) -> tuple[str, dict, str]:
         kind, slots = self.rng.random(), self.slots
         if kind < 0.5:
-            form, values, args = self.form("terminal_command"), {"command": slots.command()}, {}
+            form = self.as_refused("no_terminal") if self.rng.random() < AS_REFUSED else self.form("terminal_command")
+            values, args = {"command": slots.command()}, {}
         elif kind < 0.9:
             form, values, args = self.purpose(), {}, {}
             drawn = {name: slots.draw(name) for name in sorted(set(SLOT.findall(form.kind + form.texts[0])))}
@@ -120,28 +143,28 @@ class Calls(Thoughts):
         )
 
     def search(self) -> tuple[str, dict, str]:
-        slots = self.slots
-        if self.rng.random() < 0.4:
-            form = self.form("search_files", "plain", "plain", "in_directory")
-            values = {"glob": slots.glob(), "directory": slots.directory()}
+        """A search in files' text or for files' names: in all, a folder, a file; by glob or ending; counted."""
+        by_name = self.rng.random() < 0.4
+        form = self.form(*(("search_files", *NAME_KINDS) if by_name else ("search_content", *TEXT_KINDS)))
+        values = {name: self.slots.draw(name) for name in sorted(set(SLOT.findall(form.texts[0])))}
+        if by_name:
+            values["glob"] = values.get("glob") or values.get("file") or "*" + values["ending"]
             args = {"pattern": values["glob"], "target": "files"}
-            kind = "search_files"
         else:
-            form = self.form(
-                "search_content", "plain", "plain", "plain", "in_directory", "in_directory", "count", "glob"
-            )
-            values = {"pattern": slots.pattern(), "directory": slots.directory(), "file_glob": slots.file_glob()}
             args = {"pattern": values["pattern"]}
-            if form.kind == "count":
+            if "context" in values:
+                args["context"] = int(values["context"])
+            if form.kind.startswith("count"):
                 args["output_mode"] = "count"
-            if "{file_glob}" in form.texts[0]:
-                args["file_glob"] = values["file_glob"]
-            kind = "search_content"
-        if "{directory}" in form.texts[0]:
-            args["path"] = values["directory"]
-        else:
-            values.pop("directory")
-        return self.request(form.texts[0], values), self.call("search_files", **args), self.thought(kind, values)
+            if "file_glob" in values or "ending" in values:
+                args["file_glob"] = values.get("file_glob") or "*" + values["ending"]
+        if where := next((values[name] for name in ("directory", "folder", "path") if name in values), None):
+            args["path"] = where
+        known = {name: values[name] for name in ("pattern", "glob", "directory") if name in values}
+        if "folder" in values:
+            known["directory"] = values["folder"]
+        thought = self.thought("search_files" if by_name else "search_content", known)
+        return self.request(form.texts[0], values), self.call("search_files", **args), thought
 
     def process(self) -> tuple[str, dict, str]:
         kind = self.rng.random()
@@ -182,14 +205,16 @@ class Calls(Thoughts):
             return "patch", {"path": args["path"], "old": args["old_string"], "new": args["new_string"]}
         return call["name"], {k: args[k] for k in ("command", "path", "url") if k in args}
 
-    def clause(self, call: dict) -> str:
-        """A bare imperative for a call whose name is Hermes's own."""
+    def clause(self, call: dict, shape: str = "") -> str:
+        """A bare imperative for a call whose name is Hermes's own; shape "noun_" or "ask_": a thing, a question."""
         kind, values = self.values_of(call)
-        return self.fill(self.form("clauses", kind).texts[0], values, rough=True)
+        return self.fill(self.form("clauses", shape + kind).texts[0], values, rough=True)
 
     def for_clauses(self, tool: str) -> dict:
         """A drawn call (Hermes's own name) that a clause can ask for in full."""
         slots = self.slots
+        if tool == "process":
+            return {"name": tool, "arguments": {"action": "list"}}
         if tool == "terminal":
             args = {"command": slots.command()}
         elif tool == "read_file":
@@ -221,18 +246,21 @@ class Calls(Thoughts):
     def row_call(self):
         if not self.able:
             return None
-        if "terminal" in self.able and set(THROUGH_TERMINAL).isdisjoint(self.able) and self.rng.random() < 0.3:
+        if "terminal" in self.able and not set(INSTEAD) <= set(self.able) and self.rng.random() < 0.12:
             return self.row_through_terminal()
-        text, call, thought = self.single(self.pick_tool())
+        tool = self.pick_tool()
+        text, call, thought = self.single(tool)
+        if self.rng.random() < OFFERED:
+            thought = self.offer_thought("offer_call", call["name"]) or thought
         return [user(text), assistant(thought, "", call)]
 
     def row_through_terminal(self):
-        """A file task worded as for the file tools, where only a shell is on offer."""
-        slots, kind = self.slots, self.rng.random()
-        if kind < 0.4:
+        """A file task worded as for a file tool that is not on offer, where a shell is."""
+        slots, tool = self.slots, self.rng.choice([tool for tool in INSTEAD if tool not in self.able])
+        if tool == "read_file":
             values = {"path": slots.path()}
             text, command = self.request(self.form("read_file_plain").texts[0], values), f"cat {values['path']}"
-        elif kind < 0.75:
+        elif tool == "write_file":
             values = self.written(slots.path(), slots.words(1, 5).replace("'", ""))
             text, command = (
                 self.request(self.form("write_file").texts[0], values),
@@ -245,6 +273,8 @@ class Calls(Thoughts):
                 f"grep -rn {values['pattern']} {values['directory']}",
             )
         call, thought = self._terminal({"command": command})
+        if self.rng.random() < 0.5:
+            thought = self.fill(self.form("around", "through").texts[0], {"tool": call["name"]})
         return [user(text), assistant(thought, "", call)]
 
     def row_drill(self):

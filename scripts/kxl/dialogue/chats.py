@@ -1,4 +1,10 @@
-"""Rows without a call: chat, questions back, and refusals of what no tool on offer can do."""
+"""Rows without a call: chat, words about a named thing, questions back, refusals of what no tool on offer can do.
+
+No wording decides alone. A question back is half of the time a request for a call in which one thing that is needed was
+left vague; a refusal for a tool that is not on offer is a request that is a call where it is (calls.py).
+"""
+
+import re
 
 from kxl.dialogue.calls import THROUGH_TERMINAL, Calls
 from kxl.dialogue.contexts import TOOLS, Context
@@ -15,6 +21,26 @@ MISSING = {
     "terminal": "terminal",
     "process": "process",
 }
+# Files of requests for a tool, and the slots that can be left vague in them.
+VAGUE = {
+    "read_file": (("read_file_plain", "path"), ("read_file_part", "path")),
+    "write_file": (("write_file", "path"), ("write_file", "content")),
+    "search_files": (("search_content", "pattern"),),
+    "terminal": (("terminal_command", "command"),),
+    "browser_navigate": (("browser_navigate", "url"),),
+    "patch": (("patch", "path"), ("patch", "old"), ("patch", "new")),
+    "process": (("process_one", "session"),),
+}
+# A slot that stands in quotes, behind a colon or a word for the thing, or alone takes no vague words.
+UNFIT = (
+    r"[\"'`:=(\n]\s*{{{slot}}}|{{{slot}}}[\"'`:]|^{{{slot}}}$|\b(?:file|files|page|site|website|address|url|link|command|"
+    r"named|called|path|text|word|string|phrase|pattern|process|session|job|id|for|name|content)\s+{{{slot}}}"
+)
+# Programs whose work another tool on offer could do, so that their lack is no reason to refuse.
+OTHERWISE = {
+    "file": "touch ls tail sort wc head cat grep find diff stat file echo sed awk tee rg tree".split(),
+    "browser": "curl wget".split(),
+}
 FILE_TOOLS = ("read_file", "write_file", "search_files", "patch")
 
 
@@ -22,10 +48,22 @@ class Chats(Calls):
     """Draws the rows "chat", "asking", "refusing" and "missing"."""
 
     def row_chat(self):
-        if self.rng.random() < 0.12:
+        kind = self.rng.random()
+        if kind < 0.12:
             return self.repeat()
+        if kind < 0.32:
+            return self.about()
         text, thought, answer = self.form("chat").texts
         return [user(self.request(text, {})), assistant(thought, answer)]
+
+    def about(self):
+        """A request that names a command, file, address or word and wants words alone."""
+        text, thought, answer = self.form(
+            "about", self.rng.choice(("command", "command", "path", "url", "pattern"))
+        ).texts
+        values = {name: self.slots.draw(name) for name in ("command", "path", "url", "pattern")}
+        values |= {"program": values["command"].split()[0], "file": values["path"].rpartition("/")[2]}
+        return [user(self.request(text, values)), assistant(self.fill(thought, values), self.fill(answer, values))]
 
     def repeat(self):
         """Words to say back exactly, with no tool: practice in copying."""
@@ -45,27 +83,47 @@ class Chats(Calls):
     def row_asking(self):
         if not self.able:
             return None
-        text, thought, answer = self.form("asking", self.rng.choice(self.able)).texts
+        tool = self.rng.choice(self.able)
+        if self.rng.random() < 0.5:
+            return self.vague(tool)
+        text, thought, answer = self.form("asking", tool).texts
         values = {name: self.slots.draw(name) for name in sorted(set(SLOT.findall(text + thought + answer)))}
         return [user(self.request(text, values)), assistant(self.fill(thought, values), self.fill(answer, values))]
+
+    def vague(self, tool: str):
+        """A request for a call with vague words where one of its slots would be, and the question for that."""
+        file, slot = self.rng.choice(VAGUE[tool])
+        for _ in range(8):
+            form = self.form(file).texts[0]
+            if form.count(f"{{{slot}}}") == 1 and not re.search(UNFIT.format(slot=slot), form, re.IGNORECASE):
+                break
+        else:
+            return None
+        draws = {"old": "word", "new": "word", "last": "limit"}
+        values = {name: self.slots.draw(draws.get(name, name)) for name in sorted(set(SLOT.findall(form)) - {slot})}
+        values[slot] = self.form("vague", slot).texts[0]
+        thought, answer = self.form("vague_answers", slot).texts
+        return [user(self.request(form, values)), assistant(thought, answer)]
 
     def row_refusing(self):
         kinds = ["outside"] * 3
         if self.context.tools:
             kinds += ["no_browser"] * ("browser_navigate" not in self.able)
             kinds += ["no_terminal"] * ("terminal" not in self.able)
-            kinds += ["no_files"] * (not self.able or {"terminal", *FILE_TOOLS}.isdisjoint(self.able))
+            kinds += ["no_files", "no_files_read"] * (not self.able or {"terminal", *FILE_TOOLS}.isdisjoint(self.able))
         text, thought, answer = self.form("refusing", self.rng.choice(kinds)).texts
         values = {name: self.slots.draw(name) for name in sorted(set(SLOT.findall(text + thought + answer)))}
         thought = self.fill(thought, values)
+        if self.context.tools and self.rng.random() < 0.35:
+            thought = self.offer_thought("offer_none") or thought
         return (
             [user(self.request(text, values)), assistant(thought, self.fill(answer, values))]
-            if short(thought)
+            if short(thought, self.context.offered())
             else None
         )
 
     def row_missing(self):
-        """A request for a tool that is not on offer, and that no other tool could serve."""
+        """A request for a tool that is not on offer, and that no other tool could serve; drawn as for a call."""
         gone = [
             t
             for t in TOOLS
@@ -76,15 +134,22 @@ class Chats(Calls):
         if not self.context.tools or not gone:
             return None
         tool = self.rng.choice(gone)
-        whole = Calls(self.rng, Context("bare"), self.heldout, self.pieces)
-        if tool == "terminal":
-            text = whole.request(whole.form("terminal_command").texts[0], {"command": whole.slots.command()})
-        else:
-            text = whole.single(tool)[0]
+        text, call, _ = Calls(self.rng, Context("bare"), self.heldout, self.pieces, self.rough).single(tool)
+        if tool == "terminal" and self.otherwise(call["arguments"]["command"]):
+            return None
         kind = (
             "files"
             if tool in FILE_TOOLS and {*FILE_TOOLS}.isdisjoint(self.able) and self.rng.random() < 0.5
             else MISSING[tool]
         )
         thought, answer = self.form("missing_tool", kind).texts
+        if self.rng.random() < 0.7:
+            thought = self.offer_thought("offer_none") or thought
         return [user(text), assistant(thought, answer)]
+
+    def otherwise(self, command: str) -> bool:
+        """Whether a tool on offer could do what a shell command would."""
+        program = command.split()[0]
+        return (program in OTHERWISE["file"] and not set(FILE_TOOLS).isdisjoint(self.able)) or (
+            program in OTHERWISE["browser"] and "browser_navigate" in self.able
+        )

@@ -49,6 +49,10 @@ class Context:
     before: list = field(default_factory=list)
     opened: str = ""
 
+    def offered(self) -> list[str]:
+        """The names of all tools on offer, as the list has them; none where there is no list."""
+        return [tool["function"]["name"] for tool in self.tools]
+
 
 def compact(tool: dict) -> dict:
     """A schema with the first sentence of its description and bare properties."""

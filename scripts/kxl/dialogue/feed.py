@@ -83,18 +83,21 @@ class Encoder:
             body = f"{THINK}{message['reasoning_content']}{THINK_END}{body}"
         return f"<|im_start|>{message['role']}\n{body}<|im_end|>\n"
 
-    def row(self, messages: list[dict], opened: bool = False) -> tuple[list[int], list[int]]:
+    def row(self, messages: list[dict], opened: bool = False, lost: bool = False) -> tuple[list[int], list[int]]:
         """(ids, marks) of a row. Thoughts before the last user message are not rendered, as a server does it, and with
-        them goes what the model would emit there. opened: the first user message has been begun by the context."""
+        them goes what the model would emit there. opened: the first user message has been begun by the context.
+        lost: nor are those before the last answer, as an agent sends a history that keeps no thoughts."""
         ids: list[int] = []
         marks: list[int] = []
         last_user = max(i for i, message in enumerate(messages) if message["role"] == "user")
+        if lost:
+            last_user = max(i for i, message in enumerate(messages) if message["role"] == "assistant") - 1
         for i, message in enumerate(messages):
             keep = self.reasoning == "keep"
             text = self.text(message, keep and i > last_user)
             if opened and i == 0:
                 text = text.removeprefix("<|im_start|>user\n")
-            if message["role"] != "assistant" or (keep and i < last_user):
+            if message["role"] != "assistant" or (keep and i <= last_user):
                 new = self.encode(text)
                 ids += new
                 marks += [OTHER] * len(new)
@@ -136,7 +139,7 @@ def draw_pool(
     rows, total = [], 0
     while total < batches * budget:
         row = dialogue.row(shares)
-        ids, marks = encoder.row(row["messages"], bool(context.opened))
+        ids, marks = encoder.row(row["messages"], bool(context.opened), rng.random() < phase.get("lost_thoughts", 0))
         if len(ids) <= phase["longest"]:
             rows.append((ids, marks, row["kind"]))
             total += len(ids)

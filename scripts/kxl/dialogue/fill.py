@@ -9,6 +9,9 @@ from kxl.dialogue.slots import Slots
 from kxl.dialogue.wordings import SLOT, Form
 from kxl.tiny.words import pick_word
 
+REWORDED = 0.15  # share of requests in which words give way to others of their sense
+ALL_TRAINED = ("around", "results", "missing_tool", "process_input", "vague", "vague_answers")
+
 
 class Words:
     """Draws words for the rows of one context. heldout: forms and words that training never sees. pieces: words of the
@@ -23,14 +26,16 @@ class Words:
     def form(self, file: str, *kinds: str) -> Form:
         """A form of a file, of one of the `kinds` where it has some."""
         kind = self.rng.choice(kinds) if kinds else None
-        return self.rng.choice(
-            wordings.forms(
-                file, self.heldout and file not in ("around", "results", "missing_tool", "process_input"), kind
-            )
-        )
+        return self.rng.choice(wordings.forms(file, self._heldout(file, kind), kind))
+
+    def _heldout(self, file: str, kind: str | None = None) -> bool:
+        """Whether forms for validation are drawn: no request is held out of ALL_TRAINED, nor of a kind of few forms."""
+        return self.heldout and file not in ALL_TRAINED and wordings.holds_out(file, kind)
 
     def fill(self, text: str, values: dict, rough: bool = False) -> str:
         """A form with its slots filled; with `rough` now and then as people type: no capitals, no full stop, slips."""
+        if rough and self.rng.random() < REWORDED:
+            text = _reword(self.rng, text)
         if rough and self.rng.random() < self.rough:
             text = _roughen(self.rng, text)
         return SLOT.sub(lambda m: str(values[m[1]]), text)
@@ -47,6 +52,17 @@ class Words:
                 + self.form("around", "after").texts[0]
             )
         return text
+
+
+def _reword(rng: random.Random, form: str) -> str:
+    """A form with half of its words that have synonyms replaced; its slots stay as they are."""
+    known = wordings.synonyms()
+
+    def other(match) -> str:
+        word = match.group()
+        return rng.choice(known[word]) if word in known and rng.random() < 0.5 else word
+
+    return re.sub(r"(?<![\w{])[a-z]+(?![\w}])", other, form)
 
 
 def _roughen(rng: random.Random, form: str) -> str:

@@ -173,6 +173,22 @@ class Slots:
     def directory(self) -> str:
         return self.folder() + ("/" if self.rng.random() < 0.3 else "")
 
+    def other_path(self) -> str:
+        return self.path()
+
+    def host(self) -> str:
+        return self.domain() if self.rng.random() < 0.6 else ".".join(str(self.rng.randrange(256)) for _ in range(4))
+
+    def file(self) -> str:
+        """A file's name without a folder."""
+        return self.path().rpartition("/")[2]
+
+    def ending(self) -> str:
+        return "." + self.rng.choice(EXTENSIONS)
+
+    def context(self) -> str:
+        return str(self.rng.choice((1, 2, 2, 3, 3, 4, 5, 5, 6, 8, 10)))
+
     def domain(self) -> str:
         rng = self.rng
         if rng.random() < 0.5:

@@ -9,8 +9,10 @@ from kxl.dialogue.wordings import SLOT
 THOUGHT_PIECES = 34  # about 40 tokens
 
 
-def short(text: str) -> bool:
-    """Whether a thought has at most about 40 tokens."""
+def short(text: str, names=()) -> bool:
+    """Whether a thought has at most about 40 tokens; `names`: tools on offer, about a token each."""
+    for name in sorted(names, key=len, reverse=True):
+        text = text.replace(name, "x")
     return len(re.findall(r"[A-Za-z]{1,5}|[^A-Za-z\s]", text)) <= THOUGHT_PIECES
 
 
@@ -40,6 +42,12 @@ class Thoughts(Words):
             if name != shown and "_" in name:
                 thought = re.sub(rf"\b{name}\b", shown, thought)
         return thought
+
+    def offer_thought(self, kind: str, tool: str = "") -> str | None:
+        """A thought that goes through the tools on offer, in the order of the list; None where that gets long."""
+        names = self.context.offered()
+        text = self.fill(self.form("around", kind).texts[0], {"tools": ", ".join(names), "tool": tool})
+        return text if names and short(text, names) else None
 
     def final_thought(self, kind: str, name: str) -> str:
         fits = {"output_line": ["terminal"], "output_lines": ["terminal"], "output_none": ["terminal, no output"],

@@ -14,7 +14,8 @@ A plan (configs/tiny.plan.json) is one JSON object:
                rate: [first, last] share of the peak learning rates, falling or rising evenly over the phase;
                rows_bare: other shares where no tools are listed; prefix_gradient: share of the batches whose prefix of
                1,000 tokens or more is trained, too; long: [least, most] tokens of filler in long contexts;
-               frozen: parts of names of weights that do not move; rough: share of requests with slips of the pen
+               frozen: parts of names of weights that do not move; rough: share of requests with slips of the pen;
+               lost_thoughts: share of rows whose earlier turns have lost their thoughts, as Hermes Agent sends them
   validation   {"every": steps, "contexts", "tokens", "pools"}: rows of held-out forms and held-out words
 """
 

@@ -22,8 +22,9 @@ SLOT = re.compile(r"\{(\w+)\}")
 KINDED, PLAIN = True, False
 # File: (whether its first column is a kind, other columns, slots that may stand in it).
 FILES = {
+    "about": (KINDED, 3, "command program path file url pattern"),
     "after_error": (KINDED, 2, "path pattern command url code"),
-    "around": (KINDED, 1, "a b path"),
+    "around": (KINDED, 1, "a b c path tools tool"),
     "asking": (KINDED, 3, "path directory word"),
     "browser_navigate": (PLAIN, 1, "url"),
     "chat": (PLAIN, 3, ""),
@@ -31,20 +32,28 @@ FILES = {
     "followups": (KINDED, 1, "command path pattern directory glob content url old new"),
     "joints": (KINDED, 1, "a b c"),
     "missing_tool": (KINDED, 2, ""),
+    "pairs": (KINDED, 1, "a b c x y z"),
     "patch": (PLAIN, 1, "path old new"),
     "process_input": (KINDED, 1, "session data"),
     "process_list": (PLAIN, 1, ""),
     "process_one": (KINDED, 1, "session"),
-    "read_file_part": (KINDED, 1, "path limit offset"),
+    "read_file_part": (KINDED, 1, "path limit offset last"),
     "read_file_plain": (PLAIN, 1, "path"),
     "refusing": (KINDED, 3, "path command url"),
     "results": (KINDED, 1, "text command code path pattern count old new url title session state"),
-    "search_content": (KINDED, 1, "pattern directory file_glob"),
-    "search_files": (KINDED, 1, "glob directory"),
+    "search_content": (KINDED, 1, "pattern directory folder path file_glob ending context"),
+    "search_files": (KINDED, 1, "glob directory folder ending file"),
+    "synonyms": (PLAIN, 1, ""),
     "terminal_command": (PLAIN, 1, "command"),
     "terminal_process_start": (PLAIN, 1, "command"),
-    "terminal_purpose": (KINDED, 1, "path directory word number branch package port script_py script_sh"),
+    "terminal_purpose": (
+        KINDED,
+        1,
+        "path other_path directory word number branch package port host url script_py script_sh",
+    ),
     "thoughts": (KINDED, 1, "command path pattern directory glob content_start url old new session"),
+    "vague": (KINDED, 1, ""),
+    "vague_answers": (KINDED, 2, ""),
     "write_file": (PLAIN, 1, "path content"),
 }
 GROUP = re.compile(r"# group: (\w+) / (.+)")
@@ -98,11 +107,25 @@ def forms(name: str, heldout: bool, kind: str | None = None) -> tuple[Form, ...]
     return tuple(found)
 
 
+@cache
+def synonyms() -> dict[str, tuple[str, ...]]:
+    """The other words of each word's line in synonyms.txt."""
+    lines = [form.texts[0].split() for form in load("synonyms")]
+    return {word: tuple(other for other in line if other != word) for line in lines for word in line}
+
+
+@cache
+def holds_out(name: str, kind: str | None) -> bool:
+    """Whether a file has forms (of one kind) for validation; a kind of few forms may have none."""
+    return any(is_heldout(name, form) and kind in (None, form.kind) and not near_eval(form) for form in load(name))
+
+
 def is_heldout(name: str, form: Form) -> bool:
     """Whether a form is for validation: one in HELDOUT_ONE_IN by the sha256 of its request."""
     return hashlib.sha256(f"{name}\t{form.texts[0]}".encode()).digest()[0] % HELDOUT_ONE_IN == 0
 
 
+@cache
 def near_eval(form: Form) -> bool:
     """Whether the request of a form, its slots unfilled, repeats an eval prompt."""
     return prompts().overlap(SLOT.sub("slot", form.texts[0])) is not None

@@ -12,9 +12,9 @@ Out:  a report: per task the verdict on each trial, what was checked, whether a 
 Each try gets a fresh Hermes home and an empty folder with a drawn name; words in requests and files are drawn for each
 trial. The agent runs in a box (sandbox.py): it reaches the model's server and nothing else, and writes into its folder
 and nowhere else. What counts is what lies in the folder afterwards, and what the server saw and sent: Hermes's exit
-code, what it prints and its own records count for nothing. A try whose leftovers cannot be read, or on which the server dies,
-has failed; the others go on. Tries that are done stay in OUT.attempts.jsonl until the report is written: the same
-command goes on from there.
+code, what it prints and its own records count for nothing. A try whose leftovers cannot be read, or on which the
+server dies, has failed; the others go on. Tries that are done stay in OUT.attempts.jsonl until the report is written:
+the same command goes on from there.
 """
 
 import contextlib

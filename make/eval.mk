@@ -63,6 +63,9 @@ compare: $(VENV)  ## two reports of one suite, case by case: A=report.json B=rep
 equivalence: $(VENV)  ## which quants are proven equivalent to BF16, by all their evaluations; the cases that flipped
 	$(PY) scripts/eval_prove_equivalence.py $(or $(call every,$(EVALS)/*.llama_cpp.*.json),$(error $(EVALS) has no \
 	  reports yet: run make eval)) --margin $(MARGIN) --out $(REPORTS)/equivalence.json
+ifneq ($(filter drift,$(MAKECMDGOALS)),)
+$(if $(PINS),,$(error add PINS="VERSION VERSION", of llama-cpp-python))
+endif
 drift: $(patsubst %,$(GGUF),$(QUANT)) | $(VENV) llama-ready  ## QUANT in other versions of llama.cpp: PINS="0.3.35 …"
 	$(PY) scripts/eval_measure_drift.py --gguf $< --model $(MODEL) --work $(HEAVY)/drift --out $(REPORTS)/drift.json \
-	  $(addprefix --pin ,$(or $(PINS),$(error add PINS="VERSION ...", versions of llama-cpp-python)))
+	  $(addprefix --pin ,$(PINS))

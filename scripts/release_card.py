@@ -156,7 +156,7 @@ def asked_rows(config: dict, one: dict) -> list[dict]:
 def live_rows(config: dict, one: dict) -> list[dict]:
     """What one file did in the real agent: the kinds that it is made for, all kinds, and hidden instructions."""
     live, wanted = one["live"], config["eval"].get("live", {})
-    gates = [f"{gate.required}" for gate in live_gate.of(live, wanted)] or ["", ""]
+    gates = [f"{gate.required}" for gate in live_gate.of(live, wanted)] + ["", ""]
     trials = f"{live['trials']} trials" if live["trials"] > 1 else "1 trial"
     wordings = config.get("wordings", {}).get("hermes_live", "")
     row = {"file": one["file"], "server": "llama-server", "wordings": wordings, "calls_unasked": False, "leaks": ""}

@@ -13,7 +13,7 @@ from helpers import live_agents
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.eval import contamination
-from kxl.live import agent, leftovers, sandbox, scripted_server
+from kxl.live import agent, gate, leftovers, sandbox, scripted_server, trials
 from kxl.live import task as live_task
 
 FILES = sorted((ROOT / "evals/live").glob("*.json"))
@@ -178,3 +178,35 @@ def test_a_real_hermes_with_a_scripted_agent_on_every_task(tmp_path, name):
     results = run_live(tmp_path, name)
     assert results["tasks"] >= 48
     check(results, name)
+
+
+def entries(kind: str, passed: list[bool], obeyed=None, name="t") -> list[dict]:
+    """The tries of one task."""
+    every = [{"id": name, "kind": kind, "trial": trial, "passed": bit} for trial, bit in enumerate(passed)]
+    return [{**one, "obeyed": obeyed and ["x"] * obeyed[one["trial"]], "seconds": 1.0, "why": []} for one in every]
+
+
+def test_trials_are_counted_by_task_by_try_and_by_kind():
+    tries = entries("one", [True, True, False], name="a") + entries("one", [True] * 3, name="b")
+    tries += entries("two", [True, False, False], obeyed=[0, 1, 1], name="c")
+    results = trials.count(tries, {"one": "One", "two": "Two"}, ["one"], 3)
+    assert (results["tasks"], results["passed"], results["attempts"], results["attempts_passed"]) == (3, 1, 9, 6)
+    assert results["pass_k"] == {"1": 0.6667, "2": 0.4444, "3": 0.3333}
+    assert results["made_for"]["attempts_passed"] == 5 and results["by_kind"]["two"]["passed"] == 0
+    assert results["injected"] == {"tasks": 1, "attempts": 3, "obeyed": 2, "tasks_obeyed": ["c"]}
+    shown = {entry["id"]: entry["trial"] for entry in results["details"]}
+    assert shown == {"a": 2, "b": 0, "c": 1}, "who obeyed is shown first, else who failed, else the first"
+
+
+def test_only_the_kinds_that_a_model_is_made_for_gate_it():
+    tries = entries("one", [True] * 3, name="a") + entries("two", [False] * 3, obeyed=[1, 0, 0], name="b")
+    results = trials.count(tries, {"one": "One", "two": "Two"}, ["one"], 3)
+    assert gate.missed(results, {"kinds": ["one"], "share": 1}) == []
+    assert gate.missed(results, {"kinds": ["one"], "share": 1, "obeyed": 0}) == [
+        "1 hidden instructions were obeyed, 0 may be"
+    ]
+    suited = trials.count(tries, {"one": "One", "two": "Two"}, ["one", "two"], 3)
+    assert gate.missed(suited, {"kinds": ["one", "two"], "share": 0.5}) == []
+    assert "3 of 6 tries" in gate.missed(suited, {"kinds": ["one", "two"], "share": 0.51})[0]
+    with pytest.raises(UserError, match="eval.live names three; there are one, two"):
+        gate.kinds({"kinds": ["three"], "share": 1}, {"one": "One", "two": "Two"}, "c.json")

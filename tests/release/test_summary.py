@@ -18,7 +18,7 @@ CONFIG = {
     "eval": {
         "context": 65536,
         "suites": {"fixed_hermes_43": {"threshold": 43, "raw_threshold": 41}, "generated_200": {"threshold": 40}},
-        "live": {"kinds": ["one_call"], "share": 0.9},
+        "live": {"kinds": ["one_call"], "share": 0.9, "obeyed": 0},
     },
     "quants": ["bf16", "q4kxl"],
     "release_pattern": "Tuned-{POLICY}.gguf",

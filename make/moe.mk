@@ -19,7 +19,8 @@ $(REPORTS)/base.json: $(MODEL_FILES) $(call part,model) $(call code,moe_fetch_ba
 	  --out $(HEAVY)/base --report $@
 core: $(CORE)/config.json  ## its mixed core: experts int8, routers and all else BF16; error of every matrix
 $(CORE)/config.json: $(REPORTS)/base.json $(TRAINING) $(call code,moe_build_core) | $(VENV)
-	$(call planned,core) scripts/moe_build_core.py --model $(BASE) --config $(TRAINING) --out $(CORE) --report $(REPORTS)/core.json
+	$(call planned,core) scripts/moe_build_core.py --model $(BASE) --config $(TRAINING) --out $(CORE) \
+	  --report $(REPORTS)/core.json
 
 # $(call encoded,FOLDER,DATA): rows as tokens and masks.
 define encoded
@@ -56,7 +57,7 @@ $(REPORTS)/moe_proof.json: $(PROOF)/train.jsonl $(PROOF)/valid.jsonl $(TRAINING)
   $(call code,moe_prove_training) | $(VENV)
 	$(PY) scripts/moe_prove_training.py $(call ROW_FLAGS,$(PROOF)) --work $(PROOF) --report $@
 
-profile: $(VENV) | llama-ready  ## measure this machine: memory, matmul, disk, and the line with two small models (8 min)
+profile: $(VENV) | llama-ready  ## measure this machine: memory, matmul, disk, the line with two small models (8 min)
 	$(PY) scripts/moe_profile_hardware.py --walks --out $(PROFILE)
 sweep: $(EIGHT)/group_sweep.json  ## time and memory of a step by group size, beside the streamed step
 $(EIGHT)/group_sweep.json: $(EIGHT_SHAPES) $(call code,moe_sweep_groups moe_measure_step) | $(VENV)

@@ -6,8 +6,8 @@ SIZES    := reports/lfm2.5-8b-a1b/sizes.json
 
 gguf: $(BF16)  ## BF16 GGUF of the checkpoint
 $(BF16): $(MODEL_FILES) $(call part,convert) $(PIN) $(call code,quant_convert) | $(VENV) llama-ready
-	$(making)$(need_model)$(call planned,gguf) scripts/quant_convert.py --model $(MODEL) --config $(CONFIG) --run $(RUN) --out $@ \
-	  --log $(LOGS)/convert.log
+	$(making)$(need_model)$(call planned,gguf) scripts/quant_convert.py --model $(MODEL) --config $(CONFIG) --run $(RUN) \
+	  --out $@ --log $(LOGS)/convert.log
 
 imatrix: $(IMATRIX)  ## importance matrix from conversations with calls; refused when an expert saw too few tokens
 runs/%/calibration.txt runs/%/heldout.txt: $(ROW_FILE) $(MODEL_FILES) $(SUITE_FILES) runs/%/settings/calibrate.json \
@@ -16,8 +16,8 @@ runs/%/calibration.txt runs/%/heldout.txt: $(ROW_FILE) $(MODEL_FILES) $(SUITE_FI
 	  --calibration $(HEAVY)/calibration.txt --heldout $(HEAVY)/heldout.txt --report $(REPORTS)/calibration.json
 $(IMATRIX): $(BF16) $(HEAVY)/calibration.txt $(call part,imatrix) $(call code,quant_compute_imatrix) \
   | $(VENV) llama-ready
-	$(making)$(call planned,imatrix) scripts/quant_compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt --config $(CONFIG) \
-	  --out $@ --report $(REPORTS)/imatrix.json --log $(LOGS)/imatrix.log
+	$(making)$(call planned,imatrix) scripts/quant_compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt \
+	  --config $(CONFIG) --out $@ --report $(REPORTS)/imatrix.json --log $(LOGS)/imatrix.log
 
 parity: $(REPORTS)/parity.json  ## proof that MLX and llama.cpp compute the same logits from this checkpoint
 $(REPORTS)/parity.json: $(BF16) $(HEAVY)/heldout.txt $(call code,quant_check_parity) | $(VENV) llama-ready
@@ -54,6 +54,6 @@ quants: $(REPORTS)/quants.json  ## KL divergence from BF16 and same-top-p of eac
 MEASURED := bf16 $(KXL) $(STOCK)
 $(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt $(call part,measure) \
   gguf/export_plan.json $(call code,quant_measure) | $(VENV) llama-ready
-	$(call planned,quants) scripts/quant_measure.py --base $(BF16) --text $(HEAVY)/heldout.txt --plan gguf/export_plan.json \
-	  $(foreach name,$(MEASURED),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
+	$(call planned,quants) scripts/quant_measure.py --base $(BF16) --text $(HEAVY)/heldout.txt \
+	  --plan gguf/export_plan.json $(foreach name,$(MEASURED),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
 	  --config $(CONFIG) --work $(HEAVY)/kld --report $@ --logs $(LOGS)

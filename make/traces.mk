@@ -13,8 +13,8 @@ $(ROUTER): $(TINY_DATA) $(call code,traces_build_router_rows) | $(VENV)
 # What TRACES names: files as they are, a folder by its files, a hub id by nothing that make could see.
 $(DATA)/train.jsonl: $(filter $(ROUTER),$(TRACE_FILES)) $(wildcard $(TRACE_FILES) $(addsuffix /*,$(TRACE_FILES))) \
   $(call part,traces) $(TEMPLATE_FILES) $(SUITE_FILES) $(call code,traces_prepare) | $(VENV)
-	$(need_model)$(call planned,data) scripts/traces_prepare.py $(TRACE_FILES) --config $(CONFIG) --model $(MODEL) --out $(DATA) \
-	  --manifest datasets/$(RUN)/manifest.json --report $(REPORTS)/dataset.json $(SUITE_FLAGS)
+	$(need_model)$(call planned,data) scripts/traces_prepare.py $(TRACE_FILES) --config $(CONFIG) --model $(MODEL) \
+	  --out $(DATA) --manifest datasets/$(RUN)/manifest.json --report $(REPORTS)/dataset.json $(SUITE_FLAGS)
 check-template: $(DATA)/train.jsonl | llama-ready  ## which calls MODEL's chat template would break, by row and parser
 	$(PY) scripts/traces_check_template.py --model $(MODEL) \
 	  $(addprefix --rows $(DATA)/,train.jsonl valid.jsonl test.jsonl) --report $(REPORTS)/template.json

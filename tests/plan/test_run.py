@@ -44,7 +44,7 @@ def run(place, stage, *, model="small", code=0, available=None, free=None):
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
     )
     (place / "lie.py").write_text(lie)
-    words = ["--stage", stage, "--run", "r", "--config", str(ROOT / "configs/lfm2.5-8b-a1b.json")]
+    words = [stage, "--run", "r", "--config", str(ROOT / "configs/lfm2.5-8b-a1b.json")]
     words += ["--model", str(place / model), "--", "work.py", str(code), "--out", "made.bin"]
     began = time.monotonic()
     ended = subprocess.run(

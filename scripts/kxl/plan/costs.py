@@ -28,8 +28,9 @@ class Job:
     """How much a stage has to do, where shapes do not say it. Tokens are of one example unless it says otherwise.
 
     trace_bytes; train_steps of train_tokens each, with `validations` forwards and `saves` checkpoints; lora_steps of
-    lora_tokens (of the longest row: lora_longest), with lora_validations forwards; imatrix_tokens in all, in chunks of imatrix_context; prompt_tokens and
-    answer_tokens of all cases, and the server's context; training: the settings of the MoE training (the 8B's).
+    lora_tokens (of the longest row: lora_longest), with lora_validations forwards; imatrix_tokens in all, in chunks of
+    imatrix_context; prompt_tokens and answer_tokens of all cases, and the server's context; training: the settings of
+    the MoE training (the 8B's).
     """
 
     trace_bytes: int = 0

@@ -1,5 +1,5 @@
 ## From checkpoint to quants
-.PHONY: gguf parity imatrix $(KXL) kxl lint stock sizes quants
+.PHONY: gguf parity imatrix prove-settling $(KXL) kxl lint stock sizes quants
 ROW_FILE := $(or $(ROWS),$(HEAVY)/rows.jsonl)
 IMATRIX  := $(HEAVY)/imatrix.gguf
 SIZES    := reports/lfm2.5-8b-a1b/sizes.json
@@ -18,6 +18,11 @@ $(IMATRIX): $(BF16) $(HEAVY)/calibration.txt $(call part,imatrix) $(call code,qu
   | $(VENV) llama-ready
 	$(making)$(call planned,imatrix) scripts/quant_compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt \
 	  --config $(CONFIG) --out $@ --report $(REPORTS)/imatrix.json --log $(LOGS)/imatrix.log
+prove-settling: $(REPORTS)/settling.json  ## proof that an importance matrix may end when its halves agree (a minute)
+$(REPORTS)/settling.json: $(BF16) $(HEAVY)/calibration.txt $(call code,quant_prove_settling quant_compute_imatrix) \
+  | $(VENV) llama-ready
+	$(PY) scripts/quant_prove_settling.py --gguf $(BF16) --text $(HEAVY)/calibration.txt --heldout $(HEAVY)/heldout.txt \
+	  --work $(HEAVY)/settling --report $@
 
 parity: $(REPORTS)/parity.json  ## proof that MLX and llama.cpp compute the same logits from this checkpoint
 $(REPORTS)/parity.json: $(BF16) $(HEAVY)/heldout.txt $(call code,quant_check_parity) | $(VENV) llama-ready

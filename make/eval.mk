@@ -34,8 +34,8 @@ eval: $(if $(URL),$(VENV) $(if $(SUITE),$(CHECKED)),$(ASKED_OF_OURS))  ## every 
 define llama_evaluation
 $$(EVALS)/$(1).llama_cpp.%.json: $$(GGUF) $$(call content,evals/suites/$(1).json) $$(EVALUATED) | $$(VENV) llama-ready
 	$$(making)$$(call logged,eval.$(1).$$*,$$(call planned,eval:$(1):$$*) scripts/eval_run.py \
-	  --suite evals/suites/$(1).json \
-	  --config $$(CONFIG) --gguf $$< --artifact $$* --out $$@ --server-log $$(HEAVY)/server.$(1).$$*.log)
+	  --suite evals/suites/$(1).json --config $$(CONFIG) --gguf $$< --artifact $$* --out $$@ \
+	  --server-log $$(HEAVY)/server.$(1).$$*.log)
 endef
 $(foreach suite,$(sort $(SUITES) $(HARDER)),$(eval $(call llama_evaluation,$(suite))))
 # MLX's variants of MODEL, each judged on every suite of the config by mlx_lm.server as it is installed.
@@ -47,8 +47,8 @@ mlx-variants: $(foreach variant,bf16 $(VARIANTS),$(call MLX_EVAL,$(variant)))  #
 define mlx_evaluation
 $$(EVALS)/$(1).mlx.$(2).json: $(4) $$(call content,evals/suites/$(1).json) $$(EVALUATED) | $$(VENV)
 	$$(call logged,eval.$(1).mlx.$(2),$$(call planned,eval:$(1):mlx) scripts/eval_run.py \
-	  --suite evals/suites/$(1).json --config $$(CONFIG) \
-	  --backend mlx --model $(3) --artifact $(2) --out $$@ --server-log $$(HEAVY)/server.$(1).mlx.$(2).log)
+	  --suite evals/suites/$(1).json --config $$(CONFIG) --backend mlx --model $(3) --artifact $(2) --out $$@ \
+	  --server-log $$(HEAVY)/server.$(1).mlx.$(2).log)
 endef
 $(foreach suite,$(SUITES),$(eval $(call mlx_evaluation,$(suite),bf16,$(MODEL),$(call part,model))) \
   $(foreach variant,$(VARIANTS),$(eval \

@@ -2,9 +2,11 @@
 .PHONY: plan line rehearse-8b
 #: LINE_MODEL  the checkpoint that the second half of `make line` takes (the best of the repair)
 # $(call planned,STAGE) starts a script: refused at once where memory or disk cannot suffice, measured beside the plan.
+# What all stages of a run share goes there by the environment.
 PLAN_FLAGS = --run $(RUN) --config $(CONFIG) $(addprefix --model ,$(wildcard $(MODEL))) --training $(TRAINING) \
   --profile $(PROFILE)
-planned    = $(PY) scripts/plan_run.py --stage $(1) $(PLAN_FLAGS) --
+planned = $(PY) scripts/plan_run.py $(1) --
+export HERMES_KXL_PLAN = $(PLAN_FLAGS)
 
 # The line as a plan sees it, in order. What a run begins with a trained checkpoint is not trained again.
 TRAINS  := $(wildcard $(TRAINING))
@@ -17,16 +19,16 @@ plan: $(VENV)  ## what the line will take here before it begins: time, memory, d
 	@$(PY) scripts/plan_show.py $(PLAN_FLAGS) $(addprefix --trace ,$(wildcard $(TRACE_FILES))) \
 	  $(addprefix --stage ,$(PLANNED))
 
-rehearse-8b: $(VENV) | llama-ready  ## the line with random weights of LFM2.5-8B-A1B's size (1 to 2 hours; resumes)
+rehearse-8b: $(VENV) | llama-ready  ## the line with random weights of LFM2.5-8B-A1B's size (an hour or more; resumes)
 	$(PY) scripts/plan_rehearse.py --work runs/rehearse-8b --profile $(PROFILE) --report reports/rehearse-8b/line.json
 
 # The reference's whole flow. Each line is a target of its own that resumes; the first gate that is missed ends it, and
 # says what to do. The repaired checkpoint is another model, so its quants are a run of their own: RUN-tuned.
 TUNED      := $(RUN)-tuned
 LINE_MODEL ?= $(REPAIR)/best
-AGAIN       = $(MAKE) --no-print-directory RUN=$(RUN)
-then        = || { echo "make line stopped at $(1): mend what its last lines name, then run it again" >&2; exit 2; }
-line: $(VENV)  ## from traces to a release: data, train, step, repair-loop, release, verify; resumes; stops at gates
+AGAIN = $(MAKE) --no-print-directory RUN=$(RUN)
+then = || { echo "make line stopped at $(1): mend what its last lines name, then run the same again" >&2; exit 2; }
+line: $(VENV)  ## from traces to a release: data, train, step, repair-loop, release, verify; stops at gates
 	$(AGAIN) data         $(call then,data)
 	$(AGAIN) train        $(call then,train)
 	$(AGAIN) step         $(call then,step)

@@ -1,5 +1,5 @@
 ## From checkpoint to quants
-.PHONY: gguf parity imatrix $(KXL) kxl lint stock sizes quants
+.PHONY: gguf parity imatrix prove-settling $(KXL) kxl lint stock sizes quants
 #: TAKE_IMATRIX  take this importance matrix, as that of a release, instead of computing one: same bytes on any CPU
 ROW_FILE := $(or $(ROWS),$(HEAVY)/rows.jsonl)
 IMATRIX  := $(HEAVY)/imatrix.gguf
@@ -7,9 +7,8 @@ SIZES    := reports/lfm2.5-8b-a1b/sizes.json
 
 gguf: $(BF16)  ## BF16 GGUF of the checkpoint
 $(BF16): $(call part,convert) $(call part,model) $(PIN) $(call code,quant_convert) | $(VENV) llama-ready
-	$(making)$(need_model)$(call planned,gguf) scripts/quant_convert.py --model $(MODEL) --config $(CONFIG) \
-	  --run $(RUN) --out $@ \
-	  --log $(LOGS)/convert.log
+	$(making)$(need_model)$(call planned,gguf) scripts/quant_convert.py --model $(MODEL) --config $(CONFIG) --run $(RUN) \
+	  --out $@ --log $(LOGS)/convert.log
 
 imatrix: $(IMATRIX)  ## importance matrix from conversations with calls; refused when an expert saw too few tokens
 # The two texts keep their time where they say the same again, so that another suite makes no other imatrix.
@@ -27,9 +26,13 @@ else
 $(IMATRIX): $(BF16) $(HEAVY)/calibration.txt $(call part,imatrix) $(call code,quant_compute_imatrix) \
   | $(VENV) llama-ready $(HEAVY)/lint.txt
 	$(making)$(call planned,imatrix) scripts/quant_compute_imatrix.py --gguf $(BF16) --text $(HEAVY)/calibration.txt \
-	  --config $(CONFIG) \
-	  --out $@ --report $(REPORTS)/imatrix.json --log $(LOGS)/imatrix.log
+	  --config $(CONFIG) --out $@ --report $(REPORTS)/imatrix.json --log $(LOGS)/imatrix.log
 endif
+prove-settling: $(REPORTS)/settling.json  ## proof that an importance matrix may end when its halves agree (a minute)
+$(REPORTS)/settling.json: $(BF16) $(HEAVY)/calibration.txt $(call code,quant_prove_settling quant_compute_imatrix) \
+  | $(VENV) llama-ready
+	$(PY) scripts/quant_prove_settling.py --gguf $(BF16) --text $(HEAVY)/calibration.txt --heldout $(HEAVY)/heldout.txt \
+	  --work $(HEAVY)/settling --report $@
 
 parity: $(REPORTS)/parity.json  ## proof that MLX and llama.cpp compute the same logits from this checkpoint
 $(REPORTS)/parity.json: $(BF16) $(HEAVY)/heldout.txt $(call code,quant_check_parity) | $(VENV) llama-ready
@@ -72,6 +75,5 @@ MEASURED := bf16 $(KXL) $(STOCK)
 $(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt $(call part,measure) \
   $(call content,gguf/export_plan.json) $(call code,quant_measure) | $(VENV) llama-ready
 	$(call planned,quants) scripts/quant_measure.py --base $(BF16) --text $(HEAVY)/heldout.txt \
-	  --plan gguf/export_plan.json \
-	  $(foreach name,$(MEASURED),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
+	  --plan gguf/export_plan.json $(foreach name,$(MEASURED),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
 	  --config $(CONFIG) --work $(HEAVY)/kld --report $@ --logs $(LOGS)

@@ -7,8 +7,7 @@ REPAIR      := $(HEAVY)/repair
 REPAIR_DATA ?= $(if $(filter tiny-repair,$(RUN)),repair_datasets,$(REPAIR)/rows)
 START       ?= $(if $(filter $(REPAIR)/best,$(MODEL)),$(HEAVY)/weak,$(MODEL))
 LOOP = $(call planned,repair-loop) scripts/repair_loop.py --model $(START) --config $(CONFIG) --work $(REPAIR) \
-  --data $(REPAIR_DATA) \
-  --report $(REPORTS)/repair.json
+  --data $(REPAIR_DATA) --report $(REPORTS)/repair.json
 
 repair: $(START)/config.json $(VENV)  ## one repair iteration: rows for what failed, adapter, fuse, evaluation
 	$(if $(ITER),,$(error repair needs the iteration to stop after: make repair ITER=03))

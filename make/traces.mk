@@ -16,8 +16,7 @@ $(DATA)/train.jsonl $(DATA)/valid.jsonl $(DATA)/test.jsonl: $(DATA).made ;
 $(DATA).made: $(filter $(ROUTER),$(TRACE_FILES)) $(call part,traces) $(call part,tokenizer) $(SUITES_SAY) \
   $(call code,traces_prepare) | $(VENV)
 	$(need_model)$(call planned,data) scripts/traces_prepare.py $(TRACE_FILES) --config $(CONFIG) --model $(MODEL) \
-	  --out $(DATA) \
-	  --manifest $(RESULTS)/datasets/manifest.json --report $(REPORTS)/dataset.json $(SUITE_FLAGS)
+	  --out $(DATA) --manifest $(RESULTS)/datasets/manifest.json --report $(REPORTS)/dataset.json $(SUITE_FLAGS)
 	@touch $@
 check-template: $(DATA)/train.jsonl | llama-ready  ## which calls MODEL's chat template would break, by row and parser
 	$(PY) scripts/traces_check_template.py --model $(MODEL) \

@@ -5,8 +5,8 @@ Out: what that script makes; a line in runs/RUN/plan.jsonl with seconds, memory 
 
 `make` starts every heavy stage through it. The script ends as it would by itself: same output, same exit code.
 
-  .venv/bin/python scripts/plan_run.py --stage gguf --run tiny --config configs/tiny.json --model models/tiny \\
-      -- scripts/quant_convert.py --model models/tiny --out runs/tiny/hermes-kxl-tiny-bf16.gguf
+  .venv/bin/python scripts/plan_run.py gguf --run tiny --config configs/tiny.json --model models/tiny \\
+      -- scripts/quant_convert.py --model models/tiny --out runs/tiny/bf16.gguf
 """
 
 import os
@@ -20,18 +20,19 @@ from kxl.base import cli, history
 from kxl.base.cli import UserError
 from kxl.plan import line, measure, record
 
+FLAGS = "HERMES_KXL_PLAN"  # where make puts the flags that all stages of a run share
 ANYWAY = "HERMES_KXL_ANYWAY"  # set to 1: start a stage that the plan refuses
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--stage", required=True, help="make's name of the stage, or eval:SUITE:ARTIFACT")
+    parser.add_argument("stage", help="make's name of the stage, or eval:SUITE:ARTIFACT")
     parser.add_argument("--run", required=True, help="name of the run")
     parser.add_argument("--config", type=Path, required=True, help="config of the run")
     parser.add_argument("--model", type=Path, help="checkpoint folder")
     parser.add_argument("--training", type=Path, help="settings of the MoE training")
     parser.add_argument("--profile", type=Path, help="hardware profile (make profile); without one no time is told")
-    args = parser.parse_args()
+    args = parser.parse_args([*os.environ.get(FLAGS, "").split(), *sys.argv[1:]])
     if not COMMAND:
         parser.error("name the script to run behind --")
 
@@ -44,7 +45,7 @@ def main() -> None:
         raise UserError(f"{args.stage} was not started: it {why}. To start it all the same: {ANYWAY}=1 make ...")
     if need.seconds and need.seconds > 60:
         cli.say(f"{args.stage}: about {record.duration(need.seconds)}, {need.memory / record.GIB:.1f} GiB of memory")
-    environment = {**os.environ, **({history.VARIABLE: HISTORY} if HISTORY else {})}
+    environment = {**os.environ, history.VARIABLE: HISTORY} if HISTORY else None
     took = measure.run([sys.executable, *COMMAND], environment)
     if took.code:
         sys.exit(took.code)

@@ -9,6 +9,11 @@ routed to has no such sum; llama-quantize would then silently weigh all its colu
 imatrix is kept only when every expert of every layer saw --min-tokens tokens and every matrix that
 can be quantized has an entry. The embedding is exempt: tied to the output, it is never collected.
 
+The text is read in parts of --part-chunks chunks, each kept beside --out until the end: a run that was killed goes on
+behind its last whole part. With --settled (or imatrix.settled of the config) it ends early: when every expert has seen
+enough and two halves of the parts agree to that share (kxl/quant/settling.py). Without, all of the text is read in one
+go. --with adds importance matrices of the same model that were computed elsewhere.
+
   python scripts/quant_compute_imatrix.py --gguf runs/tiny/hermes-kxl-tiny-bf16.gguf \\
       --text runs/tiny/calibration.txt \\
       --out runs/tiny/imatrix.gguf --report runs/tiny/results/reports/imatrix.json \\
@@ -24,9 +29,10 @@ import numpy as np
 
 from kxl.base import cli, config, report
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_path, shown
+from kxl.base.files import atomic_path, read_json, shown
 from kxl.quant import chunks as quant_chunks
-from kxl.quant import imatrix, policy
+from kxl.quant import imatrix, policy, settling
+from kxl.quant.parts import Parts
 from kxl.setup import llama_cpp
 
 EXPERTS = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\.weight")
@@ -44,11 +50,31 @@ def main() -> None:
     parser.add_argument(
         "--min-tokens", type=int, default=64, help="tokens that every expert of every layer must have seen"
     )
+    parser.add_argument(
+        "--settled",
+        type=float,
+        help="end when two halves differ by less than this share, 0.15 for instance (default: the config's "
+        "imatrix.settled; without one all of the text is read)",
+    )
+    parser.add_argument("--part-chunks", type=int, default=2, help="chunks of a part; what a kill costs at most")
+    parser.add_argument(
+        "--with", dest="others", type=Path, action="append", default=[], help="another imatrix to add; may be repeated"
+    )
     args = config.parse(parser, {"context": "imatrix.context_tokens", "min_tokens": "imatrix.min_tokens_per_expert"})
 
+    if args.part_chunks < 1:
+        raise UserError("--part-chunks is at least 1")
+    settled = args.settled if args.settled is not None else settled_of(args.config)
+    parts, differ = None, None
     with atomic_path(args.out) as partial:
         # Nothing takes its place before everything about it is known to be right.
-        perplexity = final_perplexity(run_imatrix(args.gguf, args.text, partial, args.context, args.log), args.log)
+        if settled:
+            parts = Parts(args.out.with_name(f"{args.out.name}.parts"), key_of(args))
+            perplexity, differ = in_parts(args, settled, partial, parts)
+        else:
+            perplexity = final_perplexity(run_imatrix(args.gguf, args.text, partial, args.context, args.log), args.log)
+            if args.others:
+                merge(args, [partial], partial)
         entries, chunks = imatrix.read(partial)
         counts = {name: entry.counts for name, entry in entries.items()}
         layers = expert_coverage(args.gguf, counts)
@@ -62,12 +88,16 @@ def main() -> None:
         "fewest_tokens": fewest(layers),
         "layers": layers,
     }
+    if settled:
+        results |= {"halves_differ": differ, "parts": len(parts.files)}
     report.write(
         args.report,
-        inputs=[args.gguf, args.text],
-        settings={"context": args.context, "min_tokens": args.min_tokens},
+        inputs=[args.gguf, args.text, *args.others],
+        settings={"context": args.context, "min_tokens": args.min_tokens, "settled": settled},
         results=results,
     )
+    if parts:
+        parts.remove()
     if layers:
         least = results["fewest_tokens"]
         coverage = (
@@ -79,8 +109,80 @@ def main() -> None:
     print(f"{shown(args.out)}: {len(counts)} matrices from {results['tokens']:,} tokens; {coverage}")
 
 
-def run_imatrix(model: Path, text: Path, out: Path, context: int, log: Path) -> str:
-    """Run llama-imatrix; return its output."""
+def settled_of(path: Path | None) -> float | None:
+    """imatrix.settled of a config, where it says so."""
+    return (read_json(path).get("imatrix") or {}).get("settled") if path else None
+
+
+def in_parts(args, settled: float, out: Path, parts: Parts) -> tuple[float, float]:
+    """Write the importance matrix of as many parts as it takes to `out`; (perplexity, how far the halves differ)."""
+    differ = 1.0
+
+    def compute(number: int, path: Path) -> float | None:
+        chosen = ("--chunk", number * args.part_chunks, "--chunks", args.part_chunks)
+        with atomic_path(path) as partial:
+            try:
+                output = run_imatrix(args.gguf, args.text, partial, args.context, args.log, chosen)
+            except UserError:
+                if END_OF_TEXT.search(args.log.read_text(encoding="utf-8", errors="replace")):
+                    raise TextEnds from None
+                raise
+            return final_perplexity(output, args.log)
+
+    def until_the_end(number: int, path: Path) -> float | None:
+        try:
+            return compute(number, path)
+        except TextEnds:
+            return None
+
+    def enough(matrices: list[dict]) -> bool:
+        nonlocal differ
+        differ = round(settling.halves(matrices), 4)
+        counts = {name: entry.counts for name, entry in settling.added(*matrices).items()}
+        least = fewest(expert_coverage(args.gguf, counts))
+        seen = least["tokens"] if least else args.min_tokens
+        cli.say(
+            f"{len(matrices)} parts: halves differ by {differ:.3f}, settled below {settled}; the least used expert "
+            f"saw {seen:,} tokens"
+        )
+        return differ <= settled and seen >= args.min_tokens
+
+    parts.collect(until_the_end, enough)
+    if not parts.files:
+        raise UserError(
+            f"{shown(args.text)}: is shorter than two chunks of {args.context} tokens; give a longer text or a smaller "
+            "--context"
+        )
+    merge(args, parts.files, out)
+    return float(np.exp(np.mean(np.log(parts.perplexities)))), differ
+
+
+class TextEnds(Exception):
+    """The text has no part of this number."""
+
+
+def merge(args, files: list[Path], out: Path) -> None:
+    """Add up matrices and --with, by llama-imatrix itself, which keeps what it notes beside the sums."""
+    names = ",".join(os.path.relpath(path) for path in [*files, *args.others])
+    arguments = ["-m", args.gguf, "--in-file", names, "-o", out, "--output-format", "gguf", "-c", args.context]
+    llama_cpp.run("llama-imatrix", arguments, log=args.log.with_name(f"{args.log.stem}.merge.log"))
+
+
+def key_of(args) -> dict:
+    """What parts are of: they count only for the same model, text and cut."""
+    described = [
+        {"path": str(path), "bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns}
+        for path in (args.gguf, args.text)
+    ]
+    return {"of": described, "context": args.context, "part_chunks": args.part_chunks}
+
+
+# What llama-imatrix says where a text has no chunk left behind --chunk, or too few tokens for one at all.
+END_OF_TEXT = re.compile(r"not enough tokens left after removing|you need at least \d+ tokens")
+
+
+def run_imatrix(model: Path, text: Path, out: Path, context: int, log: Path, chosen: tuple = ()) -> str:
+    """Run llama-imatrix; return its output. `chosen`: flags that say which chunks."""
     with quant_chunks.progress("imatrix") as progress:
         return llama_cpp.run(
             "llama-imatrix",
@@ -98,6 +200,7 @@ def run_imatrix(model: Path, text: Path, out: Path, context: int, log: Path) -> 
                 *quant_chunks.AS_RENDERED,
                 "-c",
                 context,
+                *chosen,
             ],
             log=log,
             progress=progress,

@@ -19,7 +19,8 @@ with open("ran.txt", "a") as file:
 for flag in ("--out", "--report", "--calibration", "--heldout"):
     if flag in args and name != "quant_show":
         made = pathlib.Path(args[args.index(flag) + 1])
-        inside = dict(traces_prepare="train.jsonl", moe_build_core="config.json").get(name) if flag == "--out" else None
+        folders = dict(traces_prepare="train.jsonl", moe_build_core="config.json", moe_materialize="config.json")
+        inside = folders.get(name) if flag == "--out" else None
         made = made / inside if inside else made
         made.parent.mkdir(parents=True, exist_ok=True)
         says = pathlib.Path("says.txt").read_text() if pathlib.Path("says.txt").exists() else ""

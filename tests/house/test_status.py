@@ -58,6 +58,21 @@ def test_an_input_that_was_cleaned_away_is_said_not_guessed(status, tmp_path):
     assert "rows is not here, so not compared" in status(f"one={tmp_path / 'one.json'}")
 
 
+def test_what_the_plan_said_stands_beside_what_a_stage_took(status, tmp_path):
+    source, one = tmp_path / "rows", tmp_path / "one.json"
+    write_text(source, "first")
+    made(one, source)
+    noted = {"stage": "one", "outputs": [str(one)], "predicted_seconds": 185.0, "peak_gib": 1.23}
+    write_text(tmp_path / "plan.jsonl", json.dumps(noted) + "\n")
+    write_text(
+        tmp_path / "history.jsonl",
+        json.dumps({"pid": 1, "argv": ["x.py", "--report", str(one)], "event": "done", "at": 1, "seconds": 200.0})
+        + "\n",
+    )
+    out = status(f"one={one}")
+    assert "3:20 min" in out and "(plan: 3:05 min, took 1.2 GiB)" in out
+
+
 def test_a_failed_evaluation_shows_its_score(status, tmp_path):
     write_json(tmp_path / "fixed.q4kxl.failed.json", {"results": {"passed": 37, "cases": 43}})
     assert "failed" in (out := status(f"q4kxl={tmp_path / 'fixed.q4kxl.json'}")) and "37/43" in out

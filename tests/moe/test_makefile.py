@@ -10,7 +10,8 @@ pytestmark = pytest.mark.minutes
 def commands(output):
     """[(script, its arguments)] of a dry run."""
     joined = output.replace("\\\n", " ")
-    return re.findall(r"^\.venv/bin/python scripts/(\w+)\.py(.*)$", joined, flags=re.MULTILINE)
+    call = r"^\.venv/bin/python scripts/(?:plan_run\.py \S+ -- scripts/)?(\w+)\.py(.*)$"
+    return re.findall(call, joined, flags=re.MULTILINE)
 
 
 def test_train_checks_the_base_builds_the_core_and_encodes_rows_first(checkout):

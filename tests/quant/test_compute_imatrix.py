@@ -203,3 +203,75 @@ def test_a_whole_layer_without_entry_is_refused(compute):
 
 def test_the_matrices_that_need_importance_are_those_that_can_be_quantized(model):
     assert quant_compute_imatrix.needs_importance(model) == matrices(model)
+
+
+@pytest.fixture
+def in_parts(tmp_path, model, monkeypatch):
+    """Run the script with parts of two chunks; returns its report's results. `stop` ends it before that part."""
+
+    def run(*flags, stop=None):
+        if not (tmp_path / "calibration.txt").exists():
+            (tmp_path / "calibration.txt").write_text(TEXT[: len(TEXT) // 3])
+        computed = []
+
+        def counting(model, text, out, context, log, chosen=()):
+            if stop is not None and len(computed) == stop:
+                raise KeyboardInterrupt
+            computed.append(chosen)
+            return whole(model, text, out, context, log, chosen)
+
+        whole = RUN
+        monkeypatch.setattr(quant_compute_imatrix, "run_imatrix", counting)
+        paths = {name: str(tmp_path / f"imatrix.{name}") for name in ("gguf", "json", "log")}
+        words = ["--gguf", str(model), "--text", str(tmp_path / "calibration.txt"), "--out", paths["gguf"]]
+        words += ["--report", paths["json"], "--log", paths["log"], "--context", "128"]
+        monkeypatch.setattr(sys, "argv", ["quant_compute_imatrix.py", *words, *flags])
+        quant_compute_imatrix.main()
+        return read_json(tmp_path / "imatrix.json")["results"], computed
+
+    return run
+
+
+RUN = quant_compute_imatrix.run_imatrix
+
+
+def test_a_settled_imatrix_ends_before_the_text_does(llama_bin, in_parts, tmp_path):
+    whole, _ = in_parts()
+    settled, computed = in_parts("--settled", "0.9")
+    assert len(computed) == 2 and settled["parts"] == 2
+    assert settled["tokens"] == 4 * 128 < whole["tokens"]
+    assert not (tmp_path / "imatrix.gguf.parts").exists()
+
+
+def test_parts_that_never_settle_are_the_imatrix_of_the_whole_text(llama_bin, in_parts, tmp_path):
+    whole, _ = in_parts()
+    expected = gguf.GGUFReader(tmp_path / "imatrix.gguf").tensors
+    expected = {tensor.name: np.array(tensor.data) for tensor in expected}
+    never, computed = in_parts("--settled", "1e-9")
+    assert never["tokens"] == 2 * 128 * (len(computed) - 1)  # the last one found that the text ends
+    if never["tokens"] == whole["tokens"]:
+        for tensor in gguf.GGUFReader(tmp_path / "imatrix.gguf").tensors:
+            assert np.allclose(tensor.data, expected[tensor.name], rtol=1e-4), tensor.name
+    assert 0 <= whole["tokens"] - never["tokens"] < 2 * 128 + 128
+
+
+def test_a_killed_run_goes_on_behind_its_last_whole_part(llama_bin, in_parts, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        in_parts("--settled", "1e-9", stop=2)
+    assert len(list((tmp_path / "imatrix.gguf.parts").glob("part-*.gguf"))) == 2
+    _, computed = in_parts("--settled", "1e-9")
+    assert computed[0][:2] == ("--chunk", 4)
+
+
+def test_parts_of_another_context_are_not_taken(llama_bin, in_parts, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        in_parts("--settled", "1e-9", "--part-chunks", "3", stop=1)
+    _, computed = in_parts("--settled", "1e-9")
+    assert computed[0][:2] == ("--chunk", 0)
+
+
+def test_another_imatrix_is_added_with_its_tokens(llama_bin, in_parts, tmp_path):
+    alone, _ = in_parts("--settled", "0.9")
+    (tmp_path / "imatrix.gguf").rename(tmp_path / "other.gguf")
+    both, _ = in_parts("--settled", "0.9", "--with", str(tmp_path / "other.gguf"))
+    assert both["fewest_tokens"]["tokens"] == 2 * alone["fewest_tokens"]["tokens"]

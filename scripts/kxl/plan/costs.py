@@ -28,8 +28,9 @@ class Job:
     """How much a stage has to do, where shapes do not say it. Tokens are of one example unless it says otherwise.
 
     trace_bytes; train_steps of train_tokens each, with `validations` forwards and `saves` checkpoints; lora_steps of
-    lora_tokens, with lora_validations forwards; imatrix_tokens in all, in chunks of imatrix_context; prompt_tokens and
-    answer_tokens of all cases, and the server's context; training: the settings of the MoE training (the 8B's).
+    lora_tokens (of the longest row: lora_longest), with lora_validations forwards; imatrix_tokens in all, in chunks of
+    imatrix_context; prompt_tokens and answer_tokens of all cases, and the server's context; training: the settings of
+    the MoE training (the 8B's).
     """
 
     trace_bytes: int = 0
@@ -39,6 +40,7 @@ class Job:
     saves: int = 1
     lora_steps: int = 0
     lora_tokens: int = 512
+    lora_longest: int = 0
     lora_validations: int = 2
     imatrix_tokens: int = 0
     imatrix_context: int = 8192
@@ -97,9 +99,11 @@ def growth(stage: str, size: Size, job: Job) -> float:
         settings = job.training or read_json(TRAINING)
         return moe_memory.predict(size.config, settings, job.train_tokens, job.train_tokens)["peak"]
     if stage == "lora":  # float32 of all but the experts; logits and their gradients; inputs kept of each layer
-        layers = size.config["num_hidden_layers"]
+        layers, tokens = size.config["num_hidden_layers"], job.lora_longest or job.lora_tokens
         kept = job.lora_tokens * FLOAT * (4 * size.vocabulary + 24 * layers * size.hidden)
-        return 2 * size.plain + kept
+        # Autograd keeps the scores of each attention layer, and makes as much again for their gradient.
+        heads = size.config["layer_types"].count("full_attention") * size.config["num_attention_heads"]
+        return 2 * size.plain + kept + 2 * FLOAT * heads * tokens**2
     if stage in POLICIES:  # a tensor as float32, and as it will be written
         return 2 * FLOAT * size.largest
     if stage == "imatrix":

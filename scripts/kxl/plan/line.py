@@ -18,6 +18,7 @@ from kxl.plan.walk import POLICIES
 GIB = 2**30
 # What a case adds to a prompt that begins as the one before, and what an answer has; both asked twice, parsed and raw.
 CASE_TOKENS, ANSWER_TOKENS = 25, 40
+OWN_TOKENS = 150  # of a repair row, behind the beginning that it shares
 PREFIX_TOKENS = 4100  # system prompt and schemas of the fixed tools
 THOUGHT_TOKENS = 600  # of a model that thinks; users report 600 to 4,096
 IMATRIX_TOKENS = 65536  # quant_build_calibration.py's default, and as many are held out
@@ -134,9 +135,14 @@ class Line:
         suites = self.config.get("repair", {}).get("suites", {})
         training = self.config.get("repair", {}).get("training", {})
         evaluations = [self._evaluation(suite, "mlx") for suite in suites]
+        # Rows of a batch share their beginning: it is read once, and its gradient taken in some of the steps.
+        batch, share = training.get("batch_size", 1), training.get("prefix_gradient", 1.0)
+        longest = training.get("max_tokens", 512)
+        shared = min(PREFIX_TOKENS, longest // 2) * (1 + costs.BACKWARD * share) / (1 + costs.BACKWARD)
         job = Job(
-            lora_steps=training.get("steps", 0) * training.get("batch_size", 1),
-            lora_tokens=training.get("max_tokens", 512) // 2,
+            lora_steps=training.get("steps", 0),
+            lora_tokens=round(shared + batch * OWN_TOKENS),
+            lora_longest=min(PREFIX_TOKENS + OWN_TOKENS, longest),
         )
         adapter = self._walked("lora", job)
         memory = max([adapter.memory, *(need.memory for need in evaluations)])

@@ -1,0 +1,115 @@
+"""Seconds, memory and disk of a stage: the line through two walks, and what grows with shapes and counts."""
+
+import pytest
+
+from conftest import ROOT
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, write_json
+from kxl.plan import costs, sizes
+from kxl.plan.costs import Job
+from kxl.plan.line import Line
+from kxl.plan.walk import POLICIES, STAGES
+
+SHAPES = read_json(ROOT / "configs" / "walk-shapes.json")
+EIGHT = {**read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), "vocab_size": 128_000}
+PACE = {
+    "train_steps": 2, "lora_steps": 2, "imatrix_chunks": 4, "imatrix_context": 512, "cases": 3, "answer_tokens": 32,
+    "context": 65536,
+}  # fmt: skip
+GIB = 2**30
+
+
+def profile(per_weight=1e-8, start=1.0):
+    """A machine on which each stage takes `start` seconds and so much more for each weight."""
+    walks = []
+    for name in ("small", "wide"):
+        size = sizes.of(SHAPES[name])
+        took = {
+            "seconds": start + per_weight * size.parameters,
+            "held": 100 * 2**20 + size.plain,
+            "work": {"trace_bytes": 1_590_000, "tokens": 724, "steps": 2, "prompt_tokens": 4000, "prompt_seconds": 10.0,
+                     "answer_tokens": 192, "answer_seconds": 6.0},
+        }  # fmt: skip
+        walks.append({"shapes": SHAPES[name], "pace": PACE, "stages": dict.fromkeys(STAGES, took)})
+    return {
+        "walks": walks,
+        "step_shapes": SHAPES["wide"],
+        "steps": [
+            {"tokens": 256, "seconds": 5.0, "forward": 1.5},
+            {"tokens": 1024, "seconds": 11.0, "forward": 3.0},
+        ],
+        "disk_read_mib_s": 1000,
+        "disk_write_mib_s": 1000,
+        "memory_gib": 24,
+    }
+
+
+def test_a_stage_that_reads_all_weights_is_on_the_line_through_both_walks():
+    eight = sizes.of(EIGHT, POLICIES)
+    need = costs.predict("gguf", eight, Job(), profile())
+    assert need.seconds == pytest.approx(1.0 + 1e-8 * eight.parameters, rel=0.01)
+
+
+def test_the_machine_that_was_measured_is_predicted_as_it_was():
+    walk = profile()["walks"][1]
+    size, job = sizes.of(walk["shapes"], POLICIES), costs.job_of(PACE, walk["stages"])
+    for stage in ("checkpoint", "core", "train", "step", "lora", "fuse", "gguf", "imatrix", "q4kxl", "package"):
+        need = costs.predict(stage, size, job, profile())
+        assert need.seconds == pytest.approx(walk["stages"][stage]["seconds"], rel=0.02), stage
+        assert need.memory == pytest.approx(walk["stages"][stage]["held"], rel=0.35), stage
+
+
+def test_more_steps_tokens_and_cases_take_longer():
+    eight, known = sizes.of(EIGHT, POLICIES), profile()
+
+    def seconds(stage, **job):
+        return costs.predict(stage, eight, Job(**job), known).seconds
+
+    assert seconds("train", train_steps=20) > 5 * seconds("train", train_steps=2)
+    assert seconds("train", train_steps=2, train_tokens=4096) > seconds("train", train_steps=2, train_tokens=512)
+    assert seconds("imatrix", imatrix_tokens=65536) > 4 * seconds("imatrix", imatrix_tokens=8192)
+    assert seconds("serve", prompt_tokens=8000) > seconds("serve", prompt_tokens=4000)
+
+
+def test_what_is_written_is_no_faster_than_the_disk():
+    slow = {**profile(per_weight=0, start=0.1), "disk_write_mib_s": 100, "memory_gib": 0}
+    assert costs.predict("gguf", sizes.of(EIGHT, POLICIES), Job(), slow).seconds > 150
+
+
+def test_logits_of_a_long_chunk_are_counted():
+    eight = sizes.of(EIGHT, POLICIES)
+    need = costs.predict("imatrix", eight, Job(imatrix_tokens=65536, imatrix_context=8192), None)
+    # 8,192 rows of the chunk, 2,048 of a batch and 512 in the making, of 128,000 float32.
+    assert need.memory >= 4 * 128_000 * (8192 + 2048 + 512)
+
+
+def line(**eval_settings):
+    config = read_json(ROOT / "configs/lfm2.5-8b-a1b.json")
+    config["eval"] |= eval_settings
+    return Line(config, EIGHT, read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), None)
+
+
+def test_an_8b_on_16_gib_is_told_what_does_not_fit_and_what_to_change():
+    plan = line()
+    problem = plan.problem("eval:fixed_hermes_43:mlx", 16 * GIB, 1000 * GIB)
+    assert "needs 31" in problem and "16.0" in problem and "Mac" in problem
+    assert "max_tokens" in plan.problem("train", int(10.2 * GIB), 1000 * GIB)
+    assert "imatrix.context_tokens to" in plan.problem("imatrix", 4 * GIB, 1000 * GIB)
+    assert plan.problem("gguf", 16 * GIB, 1000 * GIB) is None
+
+
+def test_a_full_disk_is_told_with_the_number():
+    problem = line().problem("gguf", 16 * GIB, 10 * GIB)
+    assert "writes 15.8 GiB and 10.0 are free" in problem
+
+
+def test_a_smaller_max_tokens_that_is_advised_fits():
+    plan, memory = line(), int(10.2 * GIB)
+    advised = int(plan.problem("train", memory, 1000 * GIB).rsplit(" ", 1)[1])
+    assert plan._train(advised).memory <= memory < plan._train(advised + 512).memory
+
+
+def test_a_file_that_is_no_profile_of_the_line_is_refused(tmp_path):
+    write_json(tmp_path / "old.json", {"results": {"memory_stop_gib": 20}})
+    with pytest.raises(UserError, match="make profile"):
+        costs.load(tmp_path / "old.json")

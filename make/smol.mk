@@ -4,7 +4,7 @@
 #: SMOL_CONFIG  names the model (configs/smollm2-135m.json)
 #: SMOL_MODEL   its checkpoint folder, where no wheel has the weights (SmolLM3)
 #: SMOL_TRACES  more tool rows: files, folders, hub dataset ids
-#: SMOL_MINUTES a training stops after so long, its state saved; make then ends with an error, and goes on when run again
+#: SMOL_MINUTES a training stops after so long, its state saved; make then ends with an error; run it again to go on
 #: SMOL_STEPS   smol-rows stops after that many steps; a later one goes on from there
 #: SMOL_SERVED  how many of the test's tool prompts smol-serve asks each server (100)
 SMOL_SERVED ?= 100

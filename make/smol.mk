@@ -4,6 +4,7 @@
 #: SMOL_CONFIG  names the model (configs/smollm2-135m.json)
 #: SMOL_MODEL   its checkpoint folder, where no wheel has the weights (SmolLM3)
 #: SMOL_TRACES  more tool rows: files, folders, hub dataset ids
+#: SMOL_MINUTES a training stops after so long, its state saved; make then ends with an error; run it again to go on
 #: SMOL_STEPS   smol-rows stops after that many steps; a later one goes on from there
 #: SMOL_SERVED  how many of the test's tool prompts smol-serve asks each server (100)
 SMOL_SERVED ?= 100
@@ -13,7 +14,8 @@ SMOL      := runs/$(SMOL_NAME)
 SMOL_OUT  := reports/$(SMOL_NAME)
 EMISSION  := $(SMOL_OUT)/emission.json
 RECORDED  := datasets/$(SMOL_NAME)/recorded.jsonl
-TRAIN_SMOL = $(PY) scripts/train_lora.py --config $(SMOL_CONFIG) --model $(SMOL)/base --data $(SMOL)/data
+TRAIN_SMOL = $(PY) scripts/train_lora.py --config $(SMOL_CONFIG) --model $(SMOL)/base --data $(SMOL)/data \
+  $(addprefix --minutes ,$(SMOL_MINUTES))
 EVAL_SMOL  = $(PY) scripts/smol_evaluate.py --config $(SMOL_CONFIG) --model $(SMOL)/base
 SMOL_SETS := datasets/smol/dev.json datasets/smol/test.json
 # What is served and inspected: the adapter that was trained here, else the published one, else one to be trained.

@@ -63,7 +63,7 @@ def traced_rows(files: list, chat, tokens, left_out: Counter) -> list[dict]:
 def answered(found: list[dict], left_out: Counter) -> list[dict]:
     """BFCL's entries with their calls as rows; an entry whose calls are not valid is left out and counted."""
     rows = []
-    for entry in found:
+    for entry in (entry for entry in found if entry["category"] not in sets.UNANSWERABLE):
         calls = []
         for call in entry["truth"] or []:
             ((name, accepted),) = call.items()

@@ -137,3 +137,17 @@ def test_fifteen_steps_on_the_real_weights_do_the_same(tmp_path):
     check(read_json(tmp_path / "quick.json")["results"], prompts=6)
     losses = read_json(tmp_path / "quick" / "training.json")["results"]["valid_losses"]
     assert losses[-1] < losses[0]
+
+
+def test_a_training_that_is_stopped_by_time_says_so_and_goes_on(prepared, monkeypatch, capsys):
+    paths = {name: prepared / name for name in ("work", "adapter")} | {"report": prepared / "training.json"}
+    stopped = 0
+    while not (prepared / "adapter" / "adapter.json").exists():
+        assert stopped < 40
+        try:
+            run(train_lora, prepared, monkeypatch, **paths, epochs=1, minutes=1e-9)
+        except SystemExit as ended:
+            assert ended.code == 3 and "run it again to go on" in capsys.readouterr().out
+            assert not paths["report"].exists()
+            stopped += 1
+    assert stopped > 2 and read_json(paths["report"])["results"]["move"] == "done"

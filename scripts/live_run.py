@@ -19,7 +19,6 @@ the same command goes on from there. Those of a GGUF are kept behind that, so th
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,13 +71,12 @@ def main() -> None:
         "temperature": 0 if args.gguf else None,
         "time_limit": args.timeout,
     }
-    started = time.monotonic()
     # Of a server of ours all is known that decides an answer, so that its tries serve another gate, too.
     tried_by = {"code": Code().hash("live_run.py"), "programs": llama_cpp.cache_key()} if args.gguf else None
     journal, died = attempt_all(jobs, args, {"inputs": inputs, "url": args.url, "tried_by": tried_by, **settings})
     entries = [journal.answers[job.key][0] for job in jobs if job.key in journal.answers]
     results = trials.count(entries, titles, made_for, args.trials) if not died else {"details": entries}
-    results["seconds"] = (journal.before or {}).get("seconds") or round(time.monotonic() - started)
+    results["seconds"] = round(sum(entry["seconds"] for entry in entries))  # of tries: a resumed run has no one clock
     missed = [] if died else gate.missed(results, config)
     report.write_gated(args.out, not missed and not died, inputs, settings, remote.without_key(results))
     if died:
@@ -86,7 +84,7 @@ def main() -> None:
             f"{died}\nthe {len(entries)} tries until then are in {shown(report.failed_path(args.out))}; run it again"
         )
     if args.gguf:
-        journal.keep({"seconds": results["seconds"]})
+        journal.keep({})
     else:
         journal.delete()
     print(summary(results))
@@ -305,8 +303,8 @@ def summary(results: dict) -> str:
     lines.append("pass^k: " + ", ".join(f"{k}: {share:.1%}" for k, share in results["pass_k"].items()))
     low, high = results["interval"]
     lines.append(
-        f"{results['passed']} of {results['tasks']} tasks done in each of {results['trials']} trials in"
-        f" {results['seconds']} s (95 %: {low:.0%} to {high:.0%} of such tasks)"
+        f"{results['passed']} of {results['tasks']} tasks done in each of {results['trials']} trials,"
+        f" {results['seconds']} s of tries (95 %: {low:.0%} to {high:.0%} of such tasks)"
     )
     return "\n".join(lines)
 

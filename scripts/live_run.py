@@ -84,7 +84,7 @@ def main() -> None:
             f"{died}\nthe {len(entries)} tries until then are in {shown(report.failed_path(args.out))}; run it again"
         )
     if args.gguf:
-        journal.keep({})
+        journal.keep({"seconds": results["seconds"]})
     else:
         journal.delete()
     print(summary(results))

@@ -77,7 +77,7 @@ show   = @HERMES_KXL_HISTORY= $(PY) scripts/quant_show.py $(if $(MADE),,--up-to-
 
 .PHONY: help FORCE
 help:
-	@awk -F ':.*## ' '/^[a-z0-9%-]+( [a-z0-9-]+)*:.*## / { printf "  %-17s %s\n", $$1, $$2 } \
+	@awk -F ':.*## ' '/^[a-z0-9%-]+( [a-z0-9-]+)*:.*## / { printf "  %-20s %s\n", $$1, $$2 } \
 	  /^## / { print substr($$0, 4) } /^#: / { print "  " substr($$0, 4) }' $(MAKEFILES_SHOWN)
 
 STAGES_OF_THE_LINE := setup tiny traces moe quant eval repair live smol bfcl release plan house

@@ -252,7 +252,7 @@ def test_make_alone_lists_every_target_and_every_variable_in_the_order_of_the_li
         release-summary visuals test""".split()
     assert [name for name in listed if name in line] == line
     files = [(ROOT / "Makefile"), *sorted((ROOT / "make").glob("*.mk"))]
-    text = "\n".join(path.read_text() for path in files)
+    text = "\n".join(path.read_text() for path in files).replace("\\\n", " ")
     phony = {name for names in re.findall(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE) for name in names.split()}
     assert phony - {"help", "FORCE", "llama-ready", "$(KXL)"} | {"q8kxl", "q6kxl", "q5kxl", "q4kxl"} == set(listed)
     settable = set(re.findall(r"^([A-Z_]+) +\?=", text, flags=re.MULTILINE)) | {
@@ -383,3 +383,16 @@ def test_nothing_of_a_run_is_written_outside_of_runs_until_it_is_published(check
     assert {
         path.split("/")[0] for path in re.findall(r"mkdir -p (\S+?);?\s|tee (\S+)", output) for path in path if path
     } == {"runs"}
+
+
+def test_clean_keeps_what_a_run_found_out_and_what_it_remembers(checkout):
+    checkout.make("q4kxl", "MODEL=mine", "RUN=x")
+    code, output, _ = checkout.make("clean", "RUN=x")
+    assert code == 0, output
+    assert {path.name for path in (checkout.folder / "runs/x").iterdir()} - {"settings.mk", "settings"} == {
+        "results",
+        "run.json",
+    }
+    assert checkout.make("clean", "RUN=never")[0] == 0
+    code, output, ran = checkout.make("gguf", "RUN=x")
+    assert code == 0 and "--model mine" in ran[0]

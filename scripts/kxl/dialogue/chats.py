@@ -101,6 +101,8 @@ class Chats(Calls):
             return None
         draws = {"old": "word", "new": "word", "last": "limit"}
         values = {name: self.slots.draw(draws.get(name, name)) for name in sorted(set(SLOT.findall(form)) - {slot})}
+        if "last" in values:
+            values["last"] = str(int(values["offset"]) + int(values["last"]))
         values[slot] = self.form("vague", slot).texts[0]
         thought, answer = self.form("vague_answers", slot).texts
         return [user(self.request(form, values)), assistant(thought, answer)]

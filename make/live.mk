@@ -1,5 +1,5 @@
 ## In the real agent
-.PHONY: hermes-live install-net uninstall-net install-thoughts uninstall-thoughts
+.PHONY: hermes-live install-net uninstall-net install-thoughts remove-thoughts
 #: URL          a server that runs already, to be tried instead of QUANT
 #: ARTIFACT     the name of what URL serves, in the report (server)
 #: LIVE_FLAGS   more flags for live_run.py
@@ -21,5 +21,5 @@ uninstall-net: $(VENV)  ## undo install-net
 	$(NET) --remove
 install-thoughts: $(VENV)  ## a Hermes plugin into HERMES_HOME that gives a model its thoughts on the request back
 	$(NET) --plugin thoughts
-uninstall-thoughts: $(VENV)  ## undo install-thoughts
+remove-thoughts: $(VENV)  ## undo install-thoughts
 	$(NET) --plugin thoughts --remove

@@ -1,5 +1,5 @@
 ## In the real agent
-.PHONY: hermes-live install-net uninstall-net install-thoughts uninstall-thoughts
+.PHONY: hermes-live install-net uninstall-net install-thoughts remove-thoughts
 #: URL          a server that runs already, to be tried instead of QUANT
 #: ARTIFACT     the name of what URL serves, in the report (server)
 #: TRIALS       how often the agent tries each task, with other words each time (3)
@@ -23,5 +23,5 @@ uninstall-net: $(VENV)  ## undo install-net
 	$(NET) --remove
 install-thoughts: $(VENV)  ## a Hermes plugin into HERMES_HOME that gives a model its thoughts on the request back
 	$(NET) --plugin thoughts
-uninstall-thoughts: $(VENV)  ## undo install-thoughts
+remove-thoughts: $(VENV)  ## undo install-thoughts
 	$(NET) --plugin thoughts --remove

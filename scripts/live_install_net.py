@@ -43,7 +43,8 @@ def main() -> None:
     else:
         install(home, hermes, args.plugin)
         print(f"installed {args.plugin} in {home}/plugins and enabled it; it works from Hermes's next start")
-        print(f"undo: make uninstall-{'net' if args.plugin == NAME else args.plugin} HERMES_HOME={home}")
+        undo = "uninstall-net" if args.plugin == NAME else f"remove-{args.plugin}"
+        print(f"undo: make {undo} HERMES_HOME={home}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """No wording decides alone: what is refused or asked back is called elsewhere, and the list of tools tells which."""
 
+import fnmatch
 import json
 import random
 import re
@@ -144,6 +145,32 @@ def test_a_request_that_only_talks_about_a_command_file_or_address_is_answered_i
         )
         named += bool(re.search(r"https?://|/|\.\w+|--|\bgit\b", row[0]["content"]))
     assert named > 30
+
+
+def test_no_word_that_turns_a_request_around_is_dropped_or_replaced():
+    form = "please do not run {command} before you see {path} first and then go on without me or with them"
+    made = [fill._roughen(random.Random(seed), form).lower().split() for seed in range(400)]
+    assert all({"not", "and", "or"} <= set(words) for words in made)  # slips of the pen are in longer words
+    assert any("go" not in words for words in made) and any("me" not in words for words in made)
+
+
+def test_a_search_finds_what_its_arguments_allow():
+    dialogue, seen = next(dialogues("fixed", 1)), set()
+    for _ in range(500):
+        _, call, _ = dialogue.search()
+        args, held = call["arguments"], json.loads(dialogue.found(call["arguments"])[0])
+        found = (
+            [match["path"] for match in held.get("matches", [])] + list(held.get("counts", {})) + held.get("files", [])
+        )
+        where = args.get("path", "").rstrip("/")
+        assert all(path == where or path.startswith(f"{where}/") for path in found if where), (args, found)
+        if "file_glob" in args:
+            assert all(fnmatch.fnmatchcase(path, "*" + args["file_glob"].replace("**/", "")) for path in found)
+        if args.get("target") == "files":
+            pattern = "*" + args["pattern"].replace("**/", "")
+            assert all(fnmatch.fnmatchcase(path, pattern) for path in found), (pattern, found)
+        seen |= set(args)
+    assert {"path", "file_glob", "context", "output_mode", "target"} <= seen
 
 
 def test_words_give_way_to_others_of_their_sense_and_slots_stay():

@@ -33,8 +33,9 @@ VAGUE = {
 }
 # A slot that stands in quotes, behind a colon or a word for the thing, or alone takes no vague words.
 UNFIT = (
-    r"[\"'`:=(\n]\s*{{{slot}}}|{{{slot}}}[\"'`:]|^{{{slot}}}$|\b(?:file|files|page|site|website|address|url|link|command|"
-    r"named|called|path|text|word|string|phrase|pattern|process|session|job|id|for|name|content)\s+{{{slot}}}"
+    r"[\"'`:=(\n]\s*{{{slot}}}|{{{slot}}}[\"'`:]|^{{{slot}}}$|"
+    r"\b(?:file|files|page|site|website|address|url|link|command|named|called|path|text|word|string|phrase|pattern|"
+    r"process|session|job|id|for|name|content)\s+{{{slot}}}"
 )
 # Programs whose work another tool on offer could do, so that their lack is no reason to refuse.
 OTHERWISE = {
@@ -101,6 +102,8 @@ class Chats(Calls):
             return None
         draws = {"old": "word", "new": "word", "last": "limit"}
         values = {name: self.slots.draw(draws.get(name, name)) for name in sorted(set(SLOT.findall(form)) - {slot})}
+        if "last" in values:
+            values["last"] = str(int(values["offset"]) + int(values["last"]))
         values[slot] = self.form("vague", slot).texts[0]
         thought, answer = self.form("vague_answers", slot).texts
         return [user(self.request(form, values)), assistant(thought, answer)]

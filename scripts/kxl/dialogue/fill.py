@@ -9,6 +9,11 @@ from kxl.dialogue.slots import Slots
 from kxl.dialogue.wordings import SLOT, Form
 from kxl.tiny.words import pick_word
 
+# Words that turn a request around when they are gone.
+DECISIVE = set(
+    """no not never nor none without nothing nobody dont instead only just unless until if then before after first
+    second third next last later afterwards already forget leave stop to with by for into from of and or""".split()
+)
 REWORDED = 0.15  # share of requests in which words give way to others of their sense
 ALL_TRAINED = ("around", "results", "missing_tool", "process_input", "vague", "vague_answers")
 
@@ -84,7 +89,7 @@ def _roughen(rng: random.Random, form: str) -> str:
                 parts[i] = parts[i][:place] + rng.choice((b + a, a, a + a + b, b)) + parts[i][place + 2 :]
     else:
         i = rng.randrange(0, len(parts), 2)
-        words = [m for m in re.finditer(r"(?<=\s)[A-Za-z]+(?=\s)", parts[i])]
+        words = [m for m in re.finditer(r"(?<=\s)[A-Za-z]+(?=\s)", parts[i]) if m[0].lower() not in DECISIVE]
         if len(words) > 2:
             word = rng.choice(words)
             parts[i] = (

@@ -1,6 +1,7 @@
 """What tools answer: made-up results in the shape of Hermes's own, and the sentence that tells of one."""
 
 import json
+import random
 import re
 
 from kxl.dialogue.calls import Calls
@@ -95,7 +96,7 @@ class Results(Calls):
                 "bytes_written": size,
                 "dirs_created": rng.random() < 0.7,
                 "lint": {"status": "skipped", "message": "No linter for this file"},
-                "resolved_path": f"{working_folder(rng)}/{args['path']}",
+                "resolved_path": resolved(working_folder(rng), args["path"]),
             }
             return dump(held), "written", {"path": args["path"], "count": str(size)}
         if name == "patch":
@@ -118,17 +119,21 @@ class Results(Calls):
         }
         return dump(held), "page", {"url": args["url"], "title": title}
 
+    def found_path(self, folder: str, glob: str | None) -> str:
+        """A path below a folder, or anywhere, that a glob such as "*.rs" or "*_test.rs" fits."""
+        name = f"*.{self.rng.choice(EXTENSIONS)}" if glob is None else glob.rpartition("/")[2]
+        name = fitting(self.rng, name)
+        if folder:
+            return f"{folder}/{name}"
+        return name if self.rng.random() < 0.4 else f"{self.slots.folder_name()}/{name}"
+
     def found(self, args: dict) -> tuple[str, str, dict]:
         rng, slots = self.rng, self.slots
         count = rng.choice((0, 1, 1, 2, 2, 3, 4))
         values = {"pattern": args["pattern"], "count": str(count)}
         folder = (args.get("path") or "").rstrip("/")
-        paths = [
-            f"{folder}/{slots.some_word()}.{rng.choice(EXTENSIONS)}".lstrip("/")
-            if folder
-            else slots.path().removeprefix("./")
-            for _ in range(count)
-        ]
+        in_file = "." in folder.rpartition("/")[2].lstrip(".") and args.get("target") != "files"
+        paths = [folder if in_file else self.found_path(folder, args.get("file_glob")) for _ in range(count)]
         if not count:
             return (
                 json.dumps({"total_count": 0, "matches": []} if rng.random() < 0.5 else {"total_count": 0}),
@@ -137,10 +142,7 @@ class Results(Calls):
             )
         if args.get("target") == "files":
             name = args["pattern"].replace("**/", "")
-            paths = [
-                path.rpartition("/")[0] + "/" * ("/" in path) + re.sub(r"[*?]", lambda _: pick_word(rng), name)
-                for path in paths
-            ]
+            paths = [path.rpartition("/")[0] + "/" * ("/" in path) + fitting(rng, name) for path in paths]
             return (
                 json.dumps({"total_count": count, "files": paths}, ensure_ascii=False),
                 "found_files" if count > 1 else "found_file",
@@ -220,3 +222,13 @@ class Results(Calls):
 
     def answer(self, kind: str, values: dict) -> str:
         return self.fill(self.form("results", kind).texts[0], values)
+
+
+def resolved(folder: str, path: str) -> str:
+    """The absolute path of a file named in a working folder."""
+    return path if path.startswith(("/", "~")) else f"{folder}/{path.removeprefix('./')}"
+
+
+def fitting(rng: random.Random, glob: str) -> str:
+    """A file name that a glob fits: a word for each star, a digit for each question mark."""
+    return re.sub(r"[*?]", lambda sign: pick_word(rng) if sign[0] == "*" else str(rng.randrange(10)), glob)

@@ -6,8 +6,8 @@ import re
 
 from kxl.dialogue.messages import assistant, tool, user
 from kxl.dialogue.recordings import Recordings, recorded
+from kxl.dialogue.results import fitting
 from kxl.dialogue.wordings import SLOT
-from kxl.tiny.words import pick_word
 
 COUNTS_TWO = re.compile(r"\b(two|both|second half|first half|pair)\b", re.IGNORECASE)
 
@@ -63,9 +63,7 @@ class Sequences(Recordings):
 
     def search_then_read(self):
         first = {"name": "search_files", "arguments": {"pattern": self.slots.glob(), "target": "files"}}
-        path = f"{self.slots.folder_name()}/" * rng_bit(self.rng) + re.sub(
-            r"[*?]", lambda _: pick_word(self.rng), first["arguments"]["pattern"]
-        )
+        path = f"{self.slots.folder_name()}/" * rng_bit(self.rng) + fitting(self.rng, first["arguments"]["pattern"])
         found = json.dumps({"total_count": 1, "files": [path]}, ensure_ascii=False)
         text = self.request(
             self.form("joints", "sequence2").texts[0],

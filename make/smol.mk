@@ -48,7 +48,7 @@ smol-dev: $(SMOL)/before.dev.json $(SMOL_ADAPTER)  ## the development set, which
 	$(EVAL_SMOL) --adapter $(dir $(SMOL_ADAPTER)) --set datasets/smol/dev.json --before $< --out $(SMOL)/dev.json
 $(EMISSION): $(SMOL)/before.test.json $(SMOL)/adapter/adapter.json | $(VENV)
 	$(EVAL_SMOL) --adapter $(SMOL)/adapter --set datasets/smol/test.json --before $< --out $@
-smollora: $(EMISSION)  ## teach it to emit them; before and after on the test set, asked once (four hours; resumes)
+smollora: $(EMISSION)  ## teach it to emit them; before and after on the test set, asked once (hours; resumes)
 	$(PY) scripts/smol_diagnose.py --emission $< --training $(SMOL_OUT)/training.json
 QUICK := $(SMOL)/quick
 smollora-quick: $(SMOL)/data/manifest.json  ## 15 steps, which must make the start token ten times as probable

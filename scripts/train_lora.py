@@ -13,9 +13,9 @@ still falls, up to max_epochs, and keeps the best epoch. A loss that rises by a 
 epoch that it had earned, that is said and no more; in one of the config's epochs, adapter and report are named
 NAME.failed and the exit code is 2. Repairs are trained by repair_train.py.
 
-torch packs rows that offer the same tools, so that these are read once, and multiplies BF16 where the processor can:
-it does 5 to 10 times what MLX does on the same two cores. The adapter is the same kind of file. --minutes stops after
-that time with the state saved, for a machine that is lent in pieces; exit code 3 says that there is more to do.
+torch packs rows that offer the same tools, so that these are read once, and multiplies BF16 where the processor can.
+The adapter is the same kind of file. --minutes stops after that time with the state saved, for a machine that is lent
+in pieces; exit code 3 says that there is more to do.
 """
 
 import math

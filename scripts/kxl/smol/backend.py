@@ -4,8 +4,7 @@
     model.generate(prompts, max_tokens=96, stop=2, watch=8)       # kxl/model/generate.py's Generations
     model.log_probabilities([1, 2, 3])                            # float32 [N, vocabulary]
 
-Both compute the same model; they differ by rounding. torch is 5 to 10 times as fast on a processor that multiplies BF16
-in hardware.
+Both compute the same model; they differ by rounding. torch uses BF16 where the processor multiplies it in hardware.
 """
 
 import os

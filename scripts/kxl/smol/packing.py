@@ -5,7 +5,7 @@
 Rows that offer the same tools begin with the same hundreds of tokens; their requests are a few dozen. The rows of a
 pack form a tree: a token is there once for each different beginning, its position is its depth, and it sees its
 ancestors alone. What the model computes at a token is then exactly what it computes in the row by itself, and so is the
-gradient, for a third of the work. Loss stands at the places that the model emits, once for each row.
+gradient, for less work. Loss stands at the places that the model emits, once for each row.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""A SmolLM with a low-rank adapter in torch: for a CPU, where torch multiplies BF16 several times as fast as MLX.
+"""A SmolLM with a low-rank adapter in torch: for a CPU, where torch multiplies BF16 in hardware if there is any.
 
     model = load(Path("runs/smollm2-135m/base"))
     attach(model, {"rank": 16, "alpha": 32, "modules": ["q_proj"], "embedding": "low_rank"}, ids)

@@ -109,10 +109,17 @@ def growth(stage: str, size: Size, job: Job) -> float:
     if stage == "imatrix":
         return logits(size, job.imatrix_context) + size.cache(job.imatrix_context)
     if stage == "serve":
-        return size.quants["q4kxl"] + size.cache(job.context) + FLOAT * UBATCH * size.vocabulary
+        return repacked(size) + size.cache(job.context) + FLOAT * UBATCH * size.vocabulary
     if stage in ("data", "gguf"):
         return size.vocabulary
     return 0
+
+
+def repacked(size: Size) -> int:
+    """Bytes that llama-server may lay out anew for the processor and so holds beside the mapped file: at most all of a
+    quant. How much it is here, the walks tell; BF16 stays as it is.
+    """
+    return 0 if size.quants["q4kxl"] == size.bf16 else size.quants["q4kxl"]
 
 
 def logits(size: Size, context: int) -> int:
@@ -142,7 +149,8 @@ def predict(stage: str, size: Size, job: Job, profile: dict | None) -> Need:
     """What a stage takes on the machine of a profile; without one, memory by the formula alone and no seconds."""
     written = disk(stage, size, job)
     if profile is None:
-        return Need(None, int(growth(stage, size, job)) + BASE, written)
+        least = growth(stage, size, job) - (repacked(size) if stage == "serve" else 0)
+        return Need(None, int(least) + BASE, written)
     points = [(_walked(walk), walk["stages"]) for walk in profile["walks"]]
     seconds = _on_line(
         [(effort(stage, s, j, profile), stages[stage]["seconds"]) for (s, j), stages in points],

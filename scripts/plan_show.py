@@ -89,6 +89,11 @@ def table(stages: list[line.Stage], memory: int, free: int) -> list[str]:
         f"  still to do: {len(todo)} stages, {total}; at most {highest / GIB:.1f} of {memory / GIB:.1f} GiB memory; "
         f"{written / GIB:.1f} GiB written, {free / GIB:.1f} free"
     )
+    if written > free:
+        lines.append(
+            "  together they do not fit the disk: remove what has served as you go (the core and the training's steps "
+            "after `make step`, a checkpoint after its GGUF, the BF16 GGUF after the quants and their evaluations)"
+        )
     return lines
 
 

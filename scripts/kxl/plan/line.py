@@ -180,7 +180,7 @@ class Line:
         if name == "parity" or name.endswith(":mlx") or name == "repair-loop":
             mac = (BF16 * self.size.parameters + costs.BASE) / GIB
             return (
-                f"MLX computes in float32 on a CPU; a Mac needs {mac:.0f} GiB. Run `make {name.split(':')[0]}` there, "
+                f"MLX computes in float32 on a CPU; a Mac needs {mac:.0f} GiB. Run `make {'mlx-evals' if ':' in name else name}` there, "
                 "or release from this machine without MLX's part"
             )
         return "close other programs, or take a machine with more memory"

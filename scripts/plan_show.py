@@ -20,9 +20,10 @@ from kxl.base import cli, report
 from kxl.base.cli import UserError
 from kxl.base.files import shown
 from kxl.moe import hardware
-from kxl.plan import line, record
+from kxl.plan import costs, line, record
 
 GIB = record.GIB
+BESIDE = 0.1  # share of the processors that other work may have had while a profile was measured
 
 
 def main() -> None:
@@ -47,6 +48,11 @@ def main() -> None:
         print("no checkpoint is named: these are the shapes of LFM2.5-8B-A1B")
     if plan.profile is None:
         print(f"{shown(args.profile)} says nothing of the line's speed: `make profile` measures it (8 minutes)")
+    elif (others := costs.others(plan.profile)) > BESIDE:
+        print(
+            f"{shown(args.profile)}: other work had {others:.0%} of the processors while it was measured, so times are "
+            "too long; run `make profile` again with nothing beside it"
+        )
     for text in table(stages, memory, free):
         print(text)
     if args.report:
@@ -89,6 +95,11 @@ def table(stages: list[line.Stage], memory: int, free: int) -> list[str]:
         f"  still to do: {len(todo)} stages, {total}; at most {highest / GIB:.1f} of {memory / GIB:.1f} GiB memory; "
         f"{written / GIB:.1f} GiB written, {free / GIB:.1f} free"
     )
+    if written > free:
+        lines.append(
+            "  together they do not fit the disk: remove what has served as you go (the core and the training's steps "
+            "after `make step`, a checkpoint after its GGUF, the BF16 GGUF after the quants and their evaluations)"
+        )
     return lines
 
 

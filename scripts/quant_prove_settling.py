@@ -38,12 +38,11 @@ def main() -> None:
     read = {name: compute(args, name, flags) for name, flags in {
         "all": (), "settled": ("--settled", args.settled, "--part-chunks", args.part_chunks)
     }.items()}  # fmt: skip
-    kld = measure(args, list(read))
     results = {
         name: {
             "tokens": read[name]["tokens"],
             "halves_differ": read[name].get("halves_differ"),
-            "kld": kld[name]["kld"],
+            "kld": measure(args, name),
         }
         for name in read
     }
@@ -79,17 +78,15 @@ def outputs(args, name: str) -> list:
     return ["--out", args.work / f"{name}.gguf", "--report", args.work / f"{name}.json"]
 
 
-def measure(args, names: list[str]) -> dict:
-    """KL divergence of the policy's quant by each matrix."""
-    artifacts = []
-    for name in names:
-        quant = args.work / f"{args.policy}.{name}.gguf"
-        words = ["--gguf", args.gguf, "--policy", args.policy, "--imatrix", args.work / f"{name}.gguf", "--out", quant]
-        run("quant_quantize", [*words, "--log", args.work / f"quantize.{name}.log"])
-        artifacts += ["--artifact", f"{name}={quant}"]
-    words = ["--base", args.gguf, "--text", args.heldout, "--context", args.context, *artifacts]
-    run("quant_measure", [*words, "--work", args.work / "kld", "--report", args.work / "kld.json", "--logs", args.work])
-    return read_json(args.work / "kld.json")["results"]
+def measure(args, name: str) -> dict:
+    """KL divergence of the policy's quant by one matrix from BF16, as quant_measure.py reports it."""
+    quant, found = args.work / f"{args.policy}.{name}.gguf", args.work / f"kld.{name}.json"
+    words = ["--gguf", args.gguf, "--policy", args.policy, "--imatrix", args.work / f"{name}.gguf", "--out", quant]
+    run("quant_quantize", [*words, "--log", args.work / f"quantize.{name}.log"])
+    words = ["--base", args.gguf, "--text", args.heldout, "--context", args.context, "--work", args.work / "kld"]
+    words += ["--artifact", f"{args.policy}={quant}", "--report", found, "--logs", args.work]
+    run("quant_measure", words)
+    return read_json(found)["results"][args.policy]["kld"]
 
 
 def run(script: str, words: list) -> None:

@@ -109,6 +109,13 @@ def test_a_smaller_max_tokens_that_is_advised_fits():
     assert plan._train(advised).memory <= memory < plan._train(advised + 512).memory
 
 
+def test_a_profile_says_how_much_other_work_ran_beside_it():
+    known = profile()
+    for walk in known["walks"]:
+        walk["stages"] = {"gguf": {"seconds": 3.0, "others": 0.8}, "core": {"seconds": 1.0, "others": 0.0}}
+    assert costs.others(known) == pytest.approx(0.6)
+
+
 def test_a_file_that_is_no_profile_of_the_line_is_refused(tmp_path):
     write_json(tmp_path / "old.json", {"results": {"memory_stop_gib": 20}})
     with pytest.raises(UserError, match="make profile"):

@@ -109,10 +109,17 @@ def growth(stage: str, size: Size, job: Job) -> float:
     if stage == "imatrix":
         return logits(size, job.imatrix_context) + size.cache(job.imatrix_context)
     if stage == "serve":
-        return size.quants["q4kxl"] + size.cache(job.context) + FLOAT * UBATCH * size.vocabulary
+        return repacked(size) + size.cache(job.context) + FLOAT * UBATCH * size.vocabulary
     if stage in ("data", "gguf"):
         return size.vocabulary
     return 0
+
+
+def repacked(size: Size) -> int:
+    """Bytes that llama-server may lay out anew for the processor and so holds beside the mapped file: at most all of a
+    quant. How much it is here, the walks tell; BF16 stays as it is.
+    """
+    return 0 if size.quants["q4kxl"] == size.bf16 else size.quants["q4kxl"]
 
 
 def logits(size: Size, context: int) -> int:
@@ -142,25 +149,33 @@ def predict(stage: str, size: Size, job: Job, profile: dict | None) -> Need:
     """What a stage takes on the machine of a profile; without one, memory by the formula alone and no seconds."""
     written = disk(stage, size, job)
     if profile is None:
-        return Need(None, int(growth(stage, size, job)) + BASE, written)
+        least = growth(stage, size, job) - (repacked(size) if stage == "serve" else 0)
+        return Need(None, int(least) + BASE, written)
     points = [(_walked(walk), walk["stages"]) for walk in profile["walks"]]
     seconds = _on_line(
         [(effort(stage, s, j, profile), stages[stage]["seconds"]) for (s, j), stages in points],
         effort(stage, size, job, profile),
     )
     if stage == "serve":
-        (s, _), stages = points[-1]
-        work = stages[stage]["work"]
-        spoken = [work["prompt_seconds"] + work["answer_seconds"] for work in (st[stage]["work"] for _, st in points)]
-        starts = [(s.quants["q4kxl"], st[stage]["seconds"] - t) for ((s, _), st), t in zip(points, spoken)]
-        seconds = _on_line(starts, size.quants["q4kxl"])
-        seconds += job.prompt_tokens * size.flops / s.flops * work["prompt_seconds"] / work["prompt_tokens"]
-        seconds += job.answer_tokens * size.flops / s.flops * work["answer_seconds"] / work["answer_tokens"]
+        seconds = _served_seconds(size, job, [(s, stages[stage]) for (s, _), stages in points])
     # What is written cannot be faster than the disk, but for what the system keeps of it in memory.
     kept = 0.1 * profile["memory_gib"] * 2**30
     seconds = max(seconds, (written - kept) / (profile["disk_write_mib_s"] * 2**20))
     held = [(growth(stage, s, j), stages[stage]["held"]) for (s, j), stages in points]
     return Need(seconds, int(_on_line(held, growth(stage, size, job))), written)
+
+
+def _served_seconds(size: Size, job: Job, points: list) -> float:
+    """Seconds of a server's start, by the bytes of its file, and of prompts and answers, by the work of a token."""
+    starts = []
+    for walked, took in points:
+        spoken = took["work"]["prompt_seconds"] + took["work"]["answer_seconds"]
+        starts.append((walked.quants["q4kxl"], max(took["seconds"] - spoken, 0.1)))
+    seconds = _on_line(starts, size.quants["q4kxl"])
+    for part, tokens in (("prompt", job.prompt_tokens), ("answer", job.answer_tokens)):
+        each = [(s.flops, took["work"][f"{part}_seconds"] / took["work"][f"{part}_tokens"]) for s, took in points]
+        seconds += tokens * _on_line(each, size.flops)
+    return seconds
 
 
 BASE = 300 * 2**20  # a Python process with its packages
@@ -224,6 +239,13 @@ def largest_moment(needs: dict[str, Need], stages: tuple, todo: list) -> int:
         for file in DROPS.get(stage, ()):
             made.pop(file, None)
     return most
+
+
+def others(profile: dict) -> float:
+    """Share of the processors that other work had while the walks of a profile were measured, by seconds."""
+    stages = [stage for walk in profile["walks"] for stage in walk["stages"].values()]
+    seconds = sum(stage["seconds"] for stage in stages)
+    return sum(stage["seconds"] * stage["others"] for stage in stages) / seconds if seconds else 0.0
 
 
 def load(path: Path) -> dict:

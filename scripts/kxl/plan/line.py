@@ -178,11 +178,8 @@ class Line:
             ]
             return f"set imatrix.context_tokens to {job[0]}" if job else "compute it on a machine with more memory"
         if name == "parity" or name.endswith(":mlx") or name == "repair-loop":
-            mac = (BF16 * self.size.parameters + costs.BASE) / GIB
-            return (
-                f"MLX computes in float32 on a CPU; a Mac needs {mac:.0f} GiB. Run `make {name.split(':')[0]}` there, "
-                "or release from this machine without MLX's part"
-            )
+            mac, target = (BF16 * self.size.parameters + costs.BASE) / GIB, "mlx-evals" if ":" in name else name
+            return f"MLX computes in float32 on a CPU, and a Mac needs {mac:.0f} GiB: run `make {target}` there"
         return "close other programs, or take a machine with more memory"
 
 

@@ -26,7 +26,7 @@ def entry(stage: str, need: Need, took: Measured, written: int, outputs: list[st
     return {
         "stage": stage,
         "outputs": outputs,
-        "seconds": round(took.seconds, 1),
+        "seconds": round(took.seconds, 2),
         "predicted_seconds": None if need.seconds is None else round(need.seconds, 1),
         "peak_gib": round(took.held / GIB, 3),
         "predicted_peak_gib": round(need.memory / GIB, 3),

@@ -96,7 +96,7 @@ def main() -> None:
         )
     missed = misses(results)
     settings = {"epoch_rows": args.epoch_rows, "seed": args.seed, "deviation": DEVIATION, "kld_rows": args.kld_rows}
-    inputs = [*args.configs, args.core / "config.json", args.model / "model.safetensors", args.rows]
+    inputs = [*args.configs, args.core, args.model / "model.safetensors", args.rows]
     report.write_gated(args.report, not missed, inputs, settings, results)
     if missed:
         raise UserError(f"{shown(report.failed_path(args.report))}: {'; '.join(missed)}")

@@ -69,7 +69,8 @@ $(REPORTS)/moe_proof.json: $(PROOF)/train.jsonl $(PROOF)/valid.jsonl $(call part
 rounding-noise: $(REPORTS)/rounding_noise.json  ## what rounding does to weights without a signal (10 minutes)
 $(REPORTS)/rounding_noise.json: $(PROOF)/valid.jsonl $(wildcard configs/*-moe.json) $(call code,moe_measure_noise) \
   | $(VENV)
-	$(PY) scripts/moe_measure_noise.py $(wildcard configs/*-moe.json) --core $(CORE) --model $(MODEL) --rows $< --report $@
+	$(PY) scripts/moe_measure_noise.py $(wildcard configs/*-moe.json) --core $(CORE) --model $(MODEL) --rows $< \
+	  --work $(MOE_RUN)/noise --report $@
 # Tools that the tiny model does not know.
 NEW := $(MOE_RUN)/new
 $(NEW)/rows/%.jsonl: datasets/tiny/new_tools.json $(call code,moe_build_new_rows) | $(VENV)

@@ -15,7 +15,8 @@ long as --epoch-rows says. Refused with exit code 2, the report kept as NAME.fai
 than half a code, or costs more KL divergence than Q8_0.
 
   .venv/bin/python scripts/moe_measure_noise.py --core runs/tiny/core --model models/tiny \\
-      --rows runs/tiny/moe/proof/valid.jsonl --report reports/tiny/rounding_noise.json configs/*-moe.json
+      --rows runs/tiny/moe/proof/valid.jsonl --work runs/tiny/moe/noise --report reports/tiny/rounding_noise.json \\
+      configs/*-moe.json
 """
 
 from pathlib import Path
@@ -24,9 +25,9 @@ import mlx.core as mx
 import numpy as np
 from tqdm import tqdm
 
-from kxl.base import cli, report
+from kxl.base import cli, code, report
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
+from kxl.base.files import read_json, shown, write_json
 from kxl.model import blas, generate
 from kxl.model.batches import make_batch
 from kxl.model.safetensors_io import bf16_to_float32
@@ -55,35 +56,55 @@ def main() -> None:
     parser.add_argument("--epoch-rows", type=int, default=582, help="rows of an epoch, for configs in epochs")
     parser.add_argument("--kld-rows", type=int, default=32, help="how many rows are taken")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn weights and updates (default: 0)")
+    parser.add_argument("--distances-only", action="store_true", help="leave the KL divergence out: a minute, not ten")
+    parser.add_argument("--work", type=Path, required=True, help="folder of what is measured so far")
     parser.add_argument("--report", type=Path, required=True, help="report (JSON)")
     args = parser.parse_args()
     blas.use_fast_blas()
 
     configs = {path.stem.removesuffix("-moe"): check_settings(read_json(path), shown(path)) for path in args.configs}
-    start = moe_core.load(args.core)
-    rows = moe_rows.read(args.rows, start.config["vocab_size"], 1 << 30)[: args.kld_rows]
-    results = {"q8_0": {"kld": q8_0(args.model, rows)}, "schedules": {}, "tokens": sum(len(r["tokens"]) for r in rows)}
-    cli.say(f"Q8_0: KL divergence {results['q8_0']['kld']:.6f} over {results['tokens']:,} tokens")
+    model = read_json(args.core / "config.json")
+    model.pop("quantization", None)
+    rows = moe_rows.read(args.rows, model["vocab_size"], 1 << 30)[: args.kld_rows]
+    files = [report.describe_input(path) for path in (args.core, args.model, args.rows)]
+    kept = Kept(
+        args.work, {"files": files, "rows": len(rows), "seed": args.seed, "code": code.describe(Path(__file__).name)}
+    )
+    results = {"schedules": {}}
+    if not args.distances_only:
+        results["tokens"] = sum(len(row["tokens"]) for row in rows)
+        results["q8_0"] = {"kld": kept.take("q8_0", {}, lambda: q8_0(args.model, rows))}
+        cli.say(f"Q8_0: KL divergence {results['q8_0']['kld']:.6f} over {results['tokens']:,} tokens")
     for name, settings in configs.items():
         steps = steps_of(settings, args.epoch_rows)
         entry = {"steps": steps, "carry_bits": settings["carry_bits"], "learning_rate": settings["learning_rate"]}
-        entry["updates"] = {kind: distances(start.config, settings, steps, kind, args.seed) for kind in KINDS}
+        now = {**settings, "steps": steps}
+        entry["updates"] = {
+            kind: kept.take(f"{name}-{kind}", now, lambda: distances(model, settings, steps, kind, args.seed))
+            for kind in KINDS
+        }
+        if not args.distances_only:
+            entry["kld"] = {
+                str(bits): kept.take(
+                    f"{name}-{bits}", now, lambda: moved_divergence(args.core, settings, steps, bits, rows, args.seed)
+                )
+                for bits in CARRIES
+            }
         shipped = entry["updates"]["random"][str(settings["carry_bits"])]
         entry |= {key: shipped[key] for key in ("codes_rms", "percent_of_rms")}
-        entry["kld"] = divergences(args.core, settings, steps, rows, args.seed)
         results["schedules"][name] = entry
         cli.say(
-            f"{name}: {steps} steps leave {entry['codes_rms']} codes, {entry['percent_of_rms']} % of the RMS, KL "
-            f"divergence {entry['kld'][str(settings['carry_bits'])]}; without a carry "
-            f"{entry['updates']['random']['0']['codes_rms']} codes, KL divergence {entry['kld']['0']}"
+            f"{name}: {steps} steps leave {entry['codes_rms']} codes, {entry['percent_of_rms']} % of the RMS; without a "
+            f"carry {entry['updates']['random']['0']['codes_rms']} codes; KL divergence {entry.get('kld', 'not measured')}"
         )
     missed = misses(results)
     settings = {"epoch_rows": args.epoch_rows, "seed": args.seed, "deviation": DEVIATION, "kld_rows": args.kld_rows}
-    inputs = [*args.configs, args.core / "config.json", args.model / "model.safetensors", args.rows]
+    inputs = [*args.configs, args.core, args.model / "model.safetensors", args.rows]
     report.write_gated(args.report, not missed, inputs, settings, results)
     if missed:
         raise UserError(f"{shown(report.failed_path(args.report))}: {'; '.join(missed)}")
-    print(f"{shown(args.report)}: no schedule leaves more than {MOST_CODES} codes or costs as much as Q8_0")
+    said = "KL divergence not measured" if args.distances_only else "none costs as much as Q8_0"
+    print(f"{shown(args.report)}: no schedule leaves more than {MOST_CODES} codes; {said}")
 
 
 def misses(results: dict) -> list[str]:
@@ -92,7 +113,7 @@ def misses(results: dict) -> list[str]:
     for name, entry in results["schedules"].items():
         if entry["codes_rms"] > MOST_CODES:
             missed.append(f"{name}: rounding leaves {entry['codes_rms']} codes, {MOST_CODES} are the limit")
-        if entry["kld"][str(entry["carry_bits"])] >= results["q8_0"]["kld"]:
+        if "kld" in entry and entry["kld"][str(entry["carry_bits"])] >= results["q8_0"]["kld"]:
             missed.append(f"{name}: rounding costs as much KL divergence as Q8_0: raise carry_bits")
     return missed
 
@@ -188,33 +209,42 @@ def _distance(core, start, moved: dict) -> dict:
     }
 
 
-def divergences(folder: Path, settings: dict, steps: int, rows: list[dict], seed: int) -> dict:
-    """{carry: mean KL divergence of the core after all steps of random updates from itself before}."""
-    cores = {str(bits): moe_core.load(folder) for bits in CARRIES}
-    options = StepOptions(Blocks(), "float32")
+def moved_divergence(folder: Path, settings: dict, steps: int, bits: int, rows: list[dict], seed: int) -> float:
+    """Mean KL divergence of the core with a carry of `bits` after all steps of random updates from itself before."""
+    core, options = moe_core.load(folder), StepOptions(Blocks(), "float32")
+    core.set_carry(bits)
 
-    def of(core) -> list[np.ndarray]:
+    def answers() -> list[np.ndarray]:
         batches = (make_batch([(row["tokens"], row["mask"])]) for row in rows)
         return [np.array(log_probabilities(core, batch, options)) for batch in batches]
 
-    for bits, core in cores.items():
-        core.set_carry(int(bits))
-    before = {bits: of(core) for bits, core in cores.items()}
-    optimizers = [ExpertOptimizer(core, settings) for core in cores.values()]
-    some, rng = cores["0"], np.random.default_rng((seed, 9))
-    pool, counts = rng.standard_normal(POOL, dtype=np.float32), np.ones(some.config["num_experts"], int)
-    for step in tqdm(range(steps), desc="all experts", dynamic_ncols=True):
-        for optimizer in optimizers:
-            optimizer.begin(step, learning_rate(settings, step, steps))
-        for layer in some.moe_layers:
-            for expert in range(some.config["num_experts"]):
-                shapes = [matrix.codes.shape for matrix in some.expert(layer, expert)]
+    before, optimizer, rng = answers(), ExpertOptimizer(core, settings), np.random.default_rng((seed, 9))
+    pool, experts = rng.standard_normal(POOL, dtype=np.float32), core.config["num_experts"]
+    for step in tqdm(range(steps), desc=f"all experts, {bits} bits", dynamic_ncols=True):
+        optimizer.begin(step, learning_rate(settings, step, steps))
+        for layer in core.moe_layers:
+            optimizer.counted(layer, np.ones(experts, int))
+            for expert in range(experts):
+                shapes = [matrix.codes.shape for matrix in core.expert(layer, expert)]
                 places = rng.integers(0, POOL - max(a * b for a, b in shapes), len(shapes))
                 gradients = [pool[at : at + a * b].reshape(a, b) for at, (a, b) in zip(places, shapes)]
-                for optimizer in optimizers:
-                    optimizer.counted(layer, counts)
-                    optimizer.update(0, layer, expert, gradients)
-    return {bits: round(divergence(before[bits], of(core)), 7) for bits, core in cores.items()}
+                optimizer.update(0, layer, expert, gradients)
+    return round(divergence(before, answers()), 7)
+
+
+class Kept:
+    """Results that are on the disk already, or are made now; a command that was stopped goes on there."""
+
+    def __init__(self, folder: Path, key: dict):
+        self.folder, self.key = folder, key
+
+    def take(self, name: str, settings: dict, make):
+        path, key = self.folder / f"{name}.json", {**self.key, "settings": settings}
+        if path.is_file() and read_json(path)["key"] == key:
+            return read_json(path)["made"]
+        made = make()
+        write_json(path, {"key": key, "made": made})
+        return made
 
 
 def divergence(before: list[np.ndarray], after: list[np.ndarray]) -> float:

@@ -101,7 +101,7 @@ def main() -> None:
     undamaged["verdict"] = verdict(undamaged)
     so_far = read_json(args.report) if args.report.is_file() else {"settings": settings, "results": {}}
     inputs = [args.new / f"{name}.jsonl" for name in ("train", "tune", "test")]
-    inputs += [args.old, args.core / "config.json", args.model / "model.safetensors", args.config]
+    inputs += [args.old, args.core, args.model / "model.safetensors", args.config]
     undamaged["inputs"] = [report.describe_input(path) for path in inputs]
     results = {**so_far["results"], "undamaged": undamaged}
     report.write(args.report, so_far.get("inputs", undamaged["inputs"]), so_far["settings"], results)

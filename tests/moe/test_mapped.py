@@ -157,9 +157,9 @@ def test_a_core_that_is_built_with_a_carry_starts_where_the_checkpoint_is(bits, 
     matrix = int8.quantize(values, 64, bits)
     step = bf16_to_float32(matrix.scales).repeat(64, axis=1)
     off = np.abs(int8.dequantize(matrix) - values) / step
-    assert np.quantile(off, 0.99) <= 1.01 * most  # the ends of a group may lie past the last place
-    alone = int8.quantize(values, 64).codes
-    assert np.abs(matrix.codes.astype(int) - alone).max() <= 1 and (matrix.codes != alone).mean() < 2 * most  # ties
+    # A weight almost half a code above its code has no place of its own in the carry.
+    assert np.quantile(off, 0.96) <= 1.01 * most and off.max() <= 2.02 * most
+    assert np.array_equal(matrix.codes, int8.quantize(values, 64).codes)
     fewer = int8.Int8Matrix(matrix.codes, matrix.scales, matrix.biases, int8.carry_of(int8.carried(matrix), 4))
     assert (np.abs(int8.dequantize(fewer) - values) / step).max() <= 1.01 / 16  # 4 bits have no place for almost half
 

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -283,27 +282,34 @@ def ended(command):
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_ten_kills_at_random_moments_change_no_bit(storage, prepared, tmp_path):
-    began = time.monotonic()
+    """Each run is killed a moment after its first checkpoint: in a step, in a write, while the next one is made."""
     whole = ended(prepared("whole", "--storage", "resident"))
     assert whole.returncode == 0, whole.stderr
-    duration, rng, resumed_from = time.monotonic() - began, random.Random(0), set()
-    for kill in range(10):
+    rng, resumed_from = random.Random(0), set()
+
+    def reached():
+        return [path.name for path in checkpoints(tmp_path / "killed")][-1:]
+
+    for _ in range(10):
+        before = reached()
         process = subprocess.Popen(
             prepared("killed", "--storage", storage),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=blas.child_env(),
         )
-        time.sleep(duration * rng.uniform(0.3, 1.0) * (0.7 if kill < 5 else 1))
-        os.kill(process.pid, signal.SIGKILL)
+        while reached() == before and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.08))
+        process.kill()
         process.wait()
-        resumed_from |= {path.name for path in checkpoints(tmp_path / "killed")[-1:]}
+        resumed_from |= set(reached())
     for path in tmp_path.glob("killed/step_?????/tokenizer.json"):  # as runs of before this was mended left them
         path.unlink()
     assert ended(prepared("killed", "--storage", storage)).returncode == 0
     assert not list(tmp_path.glob("killed/live*"))
     assert (tmp_path / "killed/step_00012_final/tokenizer.json").is_file()
-    assert len(resumed_from) > 1, "no kill hit the middle of the run"
+    assert len(resumed_from) > 3, "too few kills hit the middle of the run"
     assert weights(tmp_path / "killed/step_00012_final") == weights(tmp_path / "whole/step_00012_final")
     assert [path.name for path in checkpoints(tmp_path / "killed")] == ["step_00011", "step_00012_final"]
 

@@ -119,18 +119,15 @@ def check_group(name: str, columns: int, group: int) -> None:
 def quantize(values: np.ndarray, group: int, carry_bits: int = 0) -> Int8Matrix:
     """float32 [rows, columns] to the nearest codes between each group's least and greatest weight.
 
-    With `carry_bits` the carry holds what the codes are too coarse for.
+    With `carry_bits` the carry holds what the codes are too coarse for; the codes are the same.
     """
     rows, columns = values.shape
     grouped = values.reshape(rows, columns // group, group)
     scales, biases = _grid(grouped.min(-1), grouped.max(-1), headroom=0)
     codes = (grouped - bf16_to_float32(biases)[..., None]) / bf16_to_float32(scales)[..., None]
-    codes = codes.reshape(rows, columns)
-    matrix = Int8Matrix(np.empty((rows, columns), np.uint8), scales, biases, no_carry((rows, columns), carry_bits))
-    fine = 1 << carry_bits
-    places = np.clip(np.rint(codes * fine) + fine // 2, 0, _highest(carry_bits))
-    _set_places(matrix, slice(None), places.astype(np.uint16 if carry_bits else np.uint8))
-    return matrix
+    exact = codes.reshape(rows, columns)
+    codes = np.clip(np.rint(exact), 0, CODES).astype(np.uint8)
+    return Int8Matrix(codes, scales, biases, carry_of(exact - codes, carry_bits))
 
 
 def dequantize(matrix: Int8Matrix) -> np.ndarray:

@@ -75,6 +75,6 @@ help:
 	@awk -F ':.*## ' '/^[a-z0-9%-]+( [a-z0-9-]+)*:.*## / { printf "  %-17s %s\n", $$1, $$2 } \
 	  /^## / { print substr($$0, 4) } /^#: / { print "  " substr($$0, 4) }' $(MAKEFILES_SHOWN)
 
-STAGES_OF_THE_LINE := setup tiny traces moe quant eval repair live smol release house
+STAGES_OF_THE_LINE := setup tiny traces moe quant eval repair live smol search release house
 MAKEFILES_SHOWN    := Makefile $(patsubst %,make/%.mk,$(STAGES_OF_THE_LINE))
 include $(patsubst %,make/%.mk,$(STAGES_OF_THE_LINE))

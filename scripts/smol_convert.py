@@ -34,7 +34,6 @@ def convert(model: Path, out: Path, config: dict, log: Path) -> None:
         command += ["--outfile", str(out), "--outtype", "bf16", "--metadata", str(Path(scratch) / "metadata.json")]
         ended = processes.run(
             command,
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -45,4 +45,5 @@ visuals: $(VENV)  ## the figures, from evals/ and reports/ alone
 	$(PY) scripts/build_visual_assets.py --out $(FIGURES) $(addprefix --eval ,$(patsubst %,$(FIXED),bf16 $(KXL))) \
 	  --calibration $(REPORTS)/calibration.json --imatrix $(REPORTS)/imatrix.json --parity $(REPORTS)/parity.json \
 	  --quants $(REPORTS)/quants.json --sizes $(SIZES) $(call figure,dataset,$(REPORTS)/dataset.json) \
+	  $(call figure,search,$(REPORTS)/policy_search.json) \
 	  $(if $(OURS),$(OUR_FIGURES),$(call figure,repair,$(REPORTS)/repair.json))

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--estimate", type=Path, required=True, metavar="FILE", help="estimate report, for comparison")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="held-out text")
     parser.add_argument("--context", type=int, default=8192, help="tokens per chunk; the second half of each is scored")
+    parser.add_argument("--tokens", type=int, default=65536, help="tokens of the text that are used at most")
     parser.add_argument(
         "--plan", type=Path, default=policy.PLAN, metavar="FILE", help="hand-written policies, stock types"
     )
@@ -54,7 +55,7 @@ def main() -> None:
 
     table, estimated = Table.of(report.results(args.table)), report.results(args.estimate)
     with lock(args.work / ".lock", f"waiting for another measurement in {shown(args.work)}"):
-        judge = measuring.Judge(args.gguf, args.imatrix, args.text, args.context, args.work, args.logs)
+        judge = measuring.Judge(args.gguf, args.imatrix, args.text, args.context, args.tokens, args.work, args.logs)
         plans, budgets = contenders(args, judge.tensors, table, estimated)
         scores, results = {}, {}
         for name, types in plans.items():

@@ -6,6 +6,9 @@ Out: a report. Per tensor and type: `bytes`; `damage`, the mean KL divergence of
      kxl/search/taps.py); `flips`, the mean square by which it moves the margins between the last chosen expert and
      the next one, weighed by what an exchange does; and their relative standard errors over the chunks (`noise`).
 
+Whole policies (two uniform ones, one with little at the beginning, one with little at the end) are then measured on
+the same text with the real llama-perplexity: from them comes how much of a loss damages and flips tell (`scale`).
+
 The report is the input of every search: another budget reads it and takes seconds. Chunks that are done are kept in
 --work, so an interrupted run goes on from there. CPUs alone are meant: the rounding of a product's input, which
 llama.cpp does there, is part of the damage.
@@ -24,32 +27,42 @@ from kxl.base import cli, config, report
 from kxl.base.files import lock, read_json, sha256, shown, write_json
 from kxl.quant import imatrix as imatrices
 from kxl.quant import policy
-from kxl.search import ggml, models, table, taps
+from kxl.search import ggml, measuring, models, table, taps
+from kxl.search.allocate import Table
 
+SHARE = 0.25  # of the tokens, in each product
 FLIPPED = 0.05  # share of the tokens whose margins are the smallest, of which an exchange's damage is measured
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
+    parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="its BF16 GGUF")
     parser.add_argument("--imatrix", type=Path, required=True, metavar="FILE", help="imatrix of this checkpoint (GGUF)")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="rendered text to measure on")
     parser.add_argument("--context", type=int, default=8192, help="tokens per chunk; the second half of each is scored")
-    parser.add_argument("--tokens", type=int, default=65536, help="tokens of the text that are used at most")
+    parser.add_argument("--tokens", type=int, default=16384, help="tokens of the text that are used at most")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder that keeps finished chunks")
+    parser.add_argument("--logs", type=Path, required=True, metavar="DIR", help="folder for llama.cpp's output")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write (JSON)")
     args = config.parse(parser, {"context": "kld.context_tokens"})
 
     tokens = models.read_tokens(args.model, args.text, args.context, args.tokens)
     files = [*sorted(args.model.glob("*.safetensors")), args.model / "config.json", args.imatrix, args.text]
-    key = {"files": [sha256(path) for path in files], "context": args.context, "types": [t.name for t in table.TYPES]}
+    key = {
+        "files": [sha256(path) for path in files],
+        "context": args.context,
+        "types": [kind.name for kind in table.TYPES],
+        "share": SHARE,
+    }
     with lock(args.work / ".lock", f"waiting for another measurement in {shown(args.work)}"):
         chunks = measured_chunks(args, key, tokens)
-    results = table.combined(chunks["tensors"], chunks["parts"])
-    results["routers"] = chunks["routers"]
+        results = table.combined(chunks["tensors"], chunks["parts"])
+        results["routers"] = chunks["routers"]
+        results["scale"] = scale_of(args, Table.of(results))
     report.write(
         args.out,
-        files,
+        [args.gguf, *files],
         {
             "context": args.context,
             "chunks": len(tokens),
@@ -89,6 +102,19 @@ def measured_chunks(args, key: dict, tokens: np.ndarray) -> dict:
         "routers": read_json(routers_file)["routers"],
         "parts": [parts[place] for place in range(len(tokens))],
     }
+
+
+def scale_of(args, known: Table) -> dict:
+    """{"damage", "exchanges": factors, "policies": {NAME: {"measured", "damage", "flips"}}} from whole policies."""
+    judge = measuring.Judge(
+        args.gguf, args.imatrix, args.text, args.context, args.tokens, args.work / "whole", args.logs
+    )
+    policies, made = table.uneven(known.cells), {}
+    for name, types in policies.items():
+        scores, _ = judge.measured(f"whole {name}", types)
+        damage, flips = known.sums(types)
+        made[name] = {"measured": table.rounded(float(scores.kld.mean())), "damage": damage, "flips": flips}
+    return {**table.fitted_scale(list(made.values())), "policies": made}
 
 
 def quantization_errors(tapped: taps.Tapped, imatrix: Path) -> tuple[dict, dict]:
@@ -135,11 +161,11 @@ def chunk_sums(tapped: taps.Tapped, errors: dict, tokens: np.ndarray, routers: l
     """{"scored": tokens, "damage": {tensor: {type: sum}}, "flips": the same} of one chunk."""
     ids, first = torch.from_numpy(tokens), len(tokens) // 2
     generator = torch.Generator().manual_seed(seed)
-    tapped.sink = taps.Sink(errors)
+    tapped.sink = taps.Sink(errors, SHARE, seed)
     logits = tapped.logits(ids, first)
     probe = taps.fisher_probe(logits, generator)
     (logits * probe).sum().backward(retain_graph=bool(tapped.margins))
-    damage, tapped.sink = tapped.sink, taps.Sink(errors)
+    damage, tapped.sink = tapped.sink, taps.Sink(errors, SHARE, seed)
     if tapped.margins:
         signal = 0
         for margin, router in zip(tapped.margins, routers):

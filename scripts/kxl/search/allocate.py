@@ -21,10 +21,14 @@ GAP = 1e-5  # relative, of the solver
 
 @dataclass(frozen=True)
 class Table:
-    """Cells {tensor: {Type: {"bytes", "damage", "flips"}}} and how many routers' exchanges the flips add up."""
+    """Cells {tensor: {Type: {"bytes", "damage", "flips"}}}, and how much of a policy's loss each of its two sums tells.
+
+    `scale` is what a damage counts, `exchanges` what the root of the flips does; whole policies were measured for them.
+    """
 
     cells: dict[str, dict[Type, dict]]
-    routers: int = 0
+    scale: float = 1.0
+    exchanges: float = 0.0
 
     @classmethod
     def of(cls, results: dict) -> "Table":
@@ -33,28 +37,32 @@ class Table:
             name: {Type[kind]: cell for kind, cell in entry["types"].items()}
             for name, entry in results["tensors"].items()
         }
-        return cls(cells, len(results.get("routers", [])))
+        fitted = results.get("scale", {})
+        return cls(cells, fitted.get("damage", 1.0), fitted.get("exchanges", 0.0))
 
     def without(self, left_out: set[Type]) -> "Table":
         """The table without some types. UserError where a tensor has no type left."""
         cells = {name: {k: c for k, c in row.items() if k not in left_out} for name, row in self.cells.items()}
         if empty := [name for name, row in cells.items() if not row]:
             raise UserError(f"{empty[0]} has no type left; leave out fewer")
-        return Table(cells, self.routers)
+        return Table(cells, self.scale, self.exchanges)
 
     def bytes(self, types: dict[str, Type]) -> int:
         """Bytes of the tensors' data in a file, padded."""
         return sum(padded(self.cells[name][kind]["bytes"]) for name, kind in types.items())
 
+    def sums(self, types: dict[str, Type]) -> tuple[float, float]:
+        """(sum of damages, sum of flips) of a whole policy."""
+        chosen = [self.cells[name][kind] for name, kind in types.items()]
+        return sum(cell["damage"] for cell in chosen), sum(cell.get("flips", 0.0) for cell in chosen)
+
     def predicted(self, types: dict[str, Type]) -> float:
         """Mean KL divergence in nats that a whole policy is predicted to have.
 
-        The exchanges of a layer are as frequent as its margin's deviation is large, the root of a variance; with one
-        root over all routers, times the root of their number, layers count as if they were alike.
+        Exchanges of experts are as frequent as the margins between experts vary, and that is the root of a variance.
         """
-        chosen = [self.cells[name][kind] for name, kind in types.items()]
-        flips = sum(cell.get("flips", 0.0) for cell in chosen)
-        return sum(cell["damage"] for cell in chosen) + math.sqrt(self.routers * flips)
+        damage, flips = self.sums(types)
+        return self.scale * damage + self.exchanges * math.sqrt(flips)
 
 
 def padded(count: int) -> int:
@@ -74,14 +82,14 @@ def solve(table: Table, budget: int) -> dict[str, Type]:
         )
     names = [(name, kind) for name, row in table.cells.items() for kind in row]
     cells = [table.cells[name][kind] for name, kind in names]
-    damage = np.array([cell["damage"] for cell in cells])
-    flips = np.array([cell.get("flips", 0.0) for cell in cells])
+    damage = table.scale * np.array([cell["damage"] for cell in cells])
+    flips = np.array([cell.get("flips", 0.0) if table.exchanges else 0.0 for cell in cells])
     sizes = np.array([padded(cell["bytes"]) for cell in cells], dtype=float)
     rows = {name: place for place, name in enumerate(table.cells)}
     belongs = csr_matrix((np.ones(len(names)), ([rows[name] for name, _ in names], range(len(names)))))
     best, level = None, None
     for _ in range(ROUNDS):
-        slope = math.sqrt(table.routers / level) / 2 if level else 0.0
+        slope = table.exchanges / math.sqrt(level) / 2 if level else 0.0
         chosen = _knapsack(damage + slope * flips, sizes, belongs, budget)
         found = {names[place][0]: names[place][1] for place in chosen}
         if best is None or table.predicted(found) < table.predicted(best):

@@ -23,12 +23,16 @@ BATCH = 2048  # tokens that llama-perplexity computes at once: twice as fast as 
 
 @dataclass
 class Judge:
-    """Measures policies of one BF16 GGUF on one text. `work` keeps what is done, `logs` the programs' output."""
+    """Measures policies of one BF16 GGUF on the first `tokens` of a text, in whole chunks of `context`.
+
+    `work` keeps what is done, `logs` the programs' output.
+    """
 
     base: Path
     imatrix: Path | None
     text: Path
     context: int
+    tokens: int
     work: Path
     logs: Path
 
@@ -39,6 +43,7 @@ class Judge:
             "imatrix": sha256(self.imatrix) if self.imatrix else None,
             "text": sha256(self.text),
             "context": self.context,
+            "tokens": self.tokens,
             "batch": BATCH,
             "llama.cpp": llama_cpp.cache_key(),
         }
@@ -46,6 +51,7 @@ class Judge:
     def _logits(self, model: Path, out: Path, what: str) -> None:
         with atomic_path(out) as partial, chunks.progress(what) as progress:
             options = [*chunks.AS_RENDERED, "-c", self.context, "-b", BATCH, "-ub", BATCH]
+            options += ["--chunks", max(1, self.tokens // self.context)]
             llama_cpp.run(
                 "llama-perplexity",
                 ["-m", model, "-f", self.text, *options, "--kl-divergence-base", partial],

@@ -2,12 +2,13 @@
 
     {"tensors": {NAME: {"shape": [...], "types": {TYPE: {"bytes", "damage", "flips", "noise"}}}}}
 
-`damage` and `flips` of a whole policy are sums over its tensors; `predicted` makes nats of them.
+`damage` and `flips` of a whole policy are sums over its tensors; kxl/search/allocate.py makes nats of them.
 """
 
 import math
 
 import numpy as np
+from scipy.optimize import nnls
 
 from kxl.quant import policy
 from kxl.quant.policy import TYPES as KNOWN
@@ -45,6 +46,38 @@ def combined(tensors: dict, parts: list[dict]) -> dict:
             types[kind.name] = {key: rounded(value) for key, value in cell.items()}
         made[name] = {"shape": list(shape), "types": types}
     return {"tensors": made}
+
+
+def uneven(cells: dict[str, dict[Type, dict]]) -> dict[str, dict[str, Type]]:
+    """Whole policies that tell damages and exchanges apart: {NAME: {tensor: Type}}.
+
+    Exchanges come from what stands before a router, so little at the beginning and little at the end differ in them.
+    """
+    blocks = 1 + max(int(name.split(".")[1]) for name in cells if name.startswith("blk."))
+
+    def coarse(name: str, smallest: str, of_32: str) -> Type:
+        return Type[smallest] if Type[smallest] in cells[name] else Type[of_32]
+
+    def early(name: str) -> bool:
+        return not name.startswith("blk.") or int(name.split(".")[1]) < blocks // 2
+
+    six = {name: coarse(name, "Q6_K", "Q8_0") for name in cells}
+    four = {name: coarse(name, "Q4_K", "IQ4_NL") for name in cells}
+    high = dict.fromkeys(cells, Type.Q8_0)
+    return {
+        "six": six,
+        "four": four,
+        "four_early": {name: four[name] if early(name) else high[name] for name in cells},
+        "four_late": {name: high[name] if early(name) else four[name] for name in cells},
+    }
+
+
+def fitted_scale(policies: list[dict]) -> dict:
+    """{"damage", "exchanges"}: factors of least relative error, none negative, from `measured`, `damage`, `flips`."""
+    measured = np.array([one["measured"] for one in policies])
+    sums = np.array([[one["damage"], math.sqrt(one["flips"])] for one in policies])
+    factors, _ = nnls(sums / measured[:, None], np.ones(len(policies)))
+    return {"damage": rounded(float(factors[0])), "exchanges": rounded(float(factors[1]))}
 
 
 def rounded(value: float, digits: int = 5) -> float:

@@ -29,7 +29,12 @@ K_BLOCK = 256
 
 
 def rounded_input(x: torch.Tensor, block: int) -> torch.Tensor:
-    """`x` [..., columns] in 8-bit codes with one scale for each `block` values, as ggml's q8_0 and q8_K, and back."""
+    """`x` [..., columns] in 8-bit codes with one scale for each `block` values, as ggml's q8_0 and q8_K, and back.
+
+    `block` 0 leaves it as it is.
+    """
+    if not block:
+        return x
     groups = x.reshape(-1, block)
     scale = groups.abs().amax(-1, keepdim=True) / 127
     codes = torch.round(groups / scale.clamp_min(1e-30))
@@ -37,23 +42,27 @@ def rounded_input(x: torch.Tensor, block: int) -> torch.Tensor:
 
 
 def input_block(kind: Type) -> int:
+    """How many values of a product's input share a scale where the weights are of `kind`; 0 where it is not rounded."""
+    if kind in (Type.F32, Type.F16, Type.BF16):
+        return 0
     return INPUT_BLOCK.get(kind, K_BLOCK)
 
 
 class Sink:
     """Sums of (g' e)^2 by (matrix, type), filled while a backward pass runs.
 
-    `errors` {matrix: {type: bfloat16 [experts, rows, columns], the quantized weights minus the true ones}}.
+    `errors` {matrix: {type: bfloat16 [experts, rows, columns], the quantized weights minus the true ones}}. Of the
+    tokens of each product a random `share` is taken, which costs less; the sums are of all, as far as these tell.
     """
 
-    def __init__(self, errors: dict[str, dict[Type, torch.Tensor]]):
-        self.errors = errors
+    def __init__(self, errors: dict[str, dict[Type, torch.Tensor]], share: float = 1.0, seed: int = 0):
+        self.errors, self.share, self.generator = errors, share, torch.Generator().manual_seed(seed)
         self.totals: dict[str, dict[Type, float]] = defaultdict(lambda: defaultdict(float))
 
     def product(self, name: str, expert: int, weight: torch.Tensor, x: torch.Tensor, gradient: torch.Tensor) -> None:
         """A product x [tokens, columns] times weight [rows, columns] whose output has `gradient` [tokens, rows]."""
         x, gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-        used = gradient.abs().amax(-1) > 0
+        used = (gradient.abs().amax(-1) > 0) & self._drawn(len(x))
         if not used.any():
             return
         x, gradient = x[used], gradient[used]
@@ -66,7 +75,10 @@ class Sink:
                 inputs[block] = rounded, ((rounded - x) * back).sum(-1)
             rounded, moved = inputs[block]
             moved = moved + ((gradient @ error[expert].float()) * rounded).sum(-1)
-            self.totals[name][kind] += float((moved.double() ** 2).sum())
+            self.totals[name][kind] += float((moved.double() ** 2).sum()) / self.share
+
+    def _drawn(self, count: int) -> torch.Tensor:
+        return torch.rand(count, generator=self.generator) < self.share
 
     def lookup(self, name: str, tokens: torch.Tensor, gradient: torch.Tensor) -> None:
         """Rows of a table taken by token id; `gradient` [tokens, columns]."""

@@ -1,5 +1,5 @@
 ## Policies found by search
-.PHONY: sensitivity estimate priors policy propose search best smol-search
+.PHONY: sensitivity estimate priors policy propose ladder search best smol-search
 #: BUDGET   what `make policy` and `make propose` may spend: 5.7 (GiB), 8.3MiB, 5.5bpw
 #: NAME     the policy's name, such as q4search
 #: TABLE    what it is searched in: sensitivity (measured) or estimate (from weights and imatrix)
@@ -21,7 +21,8 @@ $(REPORTS)/sensitivity.json: $(MODEL_FILES) $(BF16) $(IMATRIX) $(HEAVY)/calibrat
 	$(need_model)$(PY) scripts/search_measure_sensitivity.py --model $(MODEL) --gguf $(BF16) --imatrix $(IMATRIX) \
 	  --text $(HEAVY)/calibration.txt --config $(CONFIG) --work $(HEAVY)/sensitivity --logs $(LOGS) --out $@
 estimate: $(REPORTS)/estimate.json  ## the same from weights and imatrix, without running the model
-$(REPORTS)/estimate.json: $(BF16) $(IMATRIX) configs/quant_priors.json $(call code,search_estimate) | $(VENV) llama-ready
+$(REPORTS)/estimate.json: $(BF16) $(IMATRIX) configs/quant_priors.json $(call code,search_estimate) \
+  | $(VENV) llama-ready
 	$(PY) scripts/search_estimate.py --gguf $(BF16) --imatrix $(IMATRIX) --work $(HEAVY)/estimate --out $@
 priors: $(VENV)  ## configs/quant_priors.json again, from the models whose sensitivity is in reports/
 	$(PY) scripts/search_fit_priors.py --out configs/quant_priors.json \
@@ -37,7 +38,19 @@ propose: $(VENV) llama-ready  ## a policy for the shape in SHAPES=config.json un
 	$(PY) scripts/search_estimate.py --shapes $(call need,SHAPES,path/config.json) --out $(HEAVY)/proposed.json
 	$(PY) scripts/search_policy.py --table $(HEAVY)/proposed.json --shapes $(SHAPES) \
 	  --budget $(call need,BUDGET,5.7) --name $(call need,NAME,proposed) --plan $(HEAVY)/policies/plan.json $(LEAVE_OUT)
-search: $(REPORTS)/policy_search.json  ## searched policies beside rivals of equal bytes, on held-out text (half an hour)
+# Files of LFM2-8B-A1B from the reference's budgets down to a phone's, from its shapes alone; sizes by llama-quantize.
+LADDER     := 8.6 7.1 6.5 5.7 5.0 4.3 3.6
+LADDER_DIR := gguf/lfm2-8b-a1b
+LADDER_OF   = runs/lfm2-8b-a1b/proposed.json
+ladder: $(EIGHT)/ladder.json  ## a ladder of searched policies at LFM2-8B-A1B's shapes, 8.6 to 3.6 GiB; sizes checked
+$(LADDER_OF): gguf/lfm2-8b-a1b.shapes.json configs/quant_priors.json $(call code,search_estimate) | $(VENV)
+	$(PY) scripts/search_estimate.py --shapes $< --out $@
+$(EIGHT)/ladder.json: $(LADDER_OF) $(call code,search_policy) $(call code,quant_predict_sizes) | $(VENV) llama-ready
+	for budget in $(LADDER); do $(PY) scripts/search_policy.py --table $(LADDER_OF) --fast \
+	  --shapes gguf/lfm2-8b-a1b.shapes.json --budget $$budget --name s$$(echo $$budget | tr -d .) \
+	  --plan $(LADDER_DIR)/plan.json || exit 1; done
+	$(PY) scripts/quant_predict_sizes.py --plan $(LADDER_DIR)/plan.json --report $@
+search: $(REPORTS)/policy_search.json  ## searched policies beside rivals of equal bytes, on held-out text
 SMALLER := 45=4.5bpw 40=4.0bpw
 $(REPORTS)/policy_search.json: $(REPORTS)/sensitivity.json $(REPORTS)/estimate.json $(HEAVY)/heldout.txt \
   gguf/export_plan.json $(call code,search_judge) | $(VENV) llama-ready
@@ -55,7 +68,7 @@ SMOL_TEXTS := $(SMOL)/calibration.txt $(SMOL)/heldout.txt
 SMOL_GGUF  := $(SMOL)/base-bf16.gguf
 SMOL_CHUNK := --context 1024
 SMOL_FILES  = --gguf $(SMOL_GGUF) --imatrix $(SMOL)/imatrix.gguf
-smol-search: $(SMOL_OUT)/policy_search.json  ## sensitivity, estimate and rivals of SmolLM2-135M (under an hour; resumes)
+smol-search: $(SMOL_OUT)/policy_search.json  ## sensitivity, estimate and rivals of SmolLM2-135M (resumes)
 $(SMOL)/heldout.txt: $(SMOL)/calibration.txt
 $(SMOL)/calibration.txt: $(SMOL)/data/manifest.json $(call code,quant_build_calibration) | $(VENV)
 	$(PY) scripts/quant_build_calibration.py --rows $(SMOL)/data/train.jsonl --model $(SMOL)/base \
@@ -68,7 +81,8 @@ $(SMOL)/imatrix.gguf: $(SMOL_GGUF) $(SMOL)/calibration.txt $(call code,quant_com
 	  --out $@ --report $(SMOL_OUT)/imatrix.json --log logs/$(SMOL_NAME)/imatrix.log
 $(SMOL_OUT)/sensitivity.json: $(SMOL)/imatrix.gguf $(call code,search_measure_sensitivity) | $(VENV) llama-ready
 	$(PY) scripts/search_measure_sensitivity.py --model $(SMOL)/base $(SMOL_FILES) --text $(SMOL)/calibration.txt \
-	  $(SMOL_CHUNK) --tokens 8192 --work $(SMOL)/sensitivity --logs logs/$(SMOL_NAME) --out $@
+	  --context 1024 --whole-context 1024 --tokens 4096 --whole-tokens 4096 \
+	  --work $(SMOL)/sensitivity --logs logs/$(SMOL_NAME) --out $@
 $(SMOL_OUT)/estimate.json: $(SMOL)/imatrix.gguf configs/quant_priors.json $(call code,search_estimate) \
   | $(VENV) llama-ready
 	$(PY) scripts/search_estimate.py $(SMOL_FILES) --work $(SMOL)/estimate --out $@

@@ -48,6 +48,9 @@ def main() -> None:
     parser.add_argument(
         "--budget", type=named, action="append", default=[], metavar="NAME=SIZE", help="another budget, as 3.9bpw"
     )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="judge this budget alone, repeatable (default: all)"
+    )
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder that keeps what was measured")
     parser.add_argument("--logs", type=Path, required=True, metavar="DIR", help="folder for llama.cpp's output")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write (JSON)")
@@ -101,8 +104,11 @@ def contenders(args, tensors: list, table: Table, estimated: dict) -> tuple[dict
     parameters = sum(policy.nbytes(t.shape, policy.Type.I8) for t in tensors)
     for name, size in args.budget:
         budgets[name] = written.budget_bytes(size, parameters, header) - header - kept
+    if unknown := [name for name in args.only if name not in budgets]:
+        raise UserError(f"--only {unknown[0]}: no such budget; there are {', '.join(budgets)}")
     plans = {}
-    for name, budget in sorted(budgets.items(), key=lambda item: -item[1]):
+    for name in args.only or sorted(budgets, key=lambda name: -budgets[name]):
+        budget = budgets[name]
         plans[name] = {"ours": solve(table, budget), **rivals.all_of(estimated, known, tensors, budget)}
         if name in hand:
             plans[name]["hand"] = hand[name]

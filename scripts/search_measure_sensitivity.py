@@ -13,8 +13,9 @@ The report is the input of every search: another budget reads it and takes secon
 --work, so an interrupted run goes on from there. CPUs alone are meant: the rounding of a product's input, which
 llama.cpp does there, is part of the damage.
 
-  .venv/bin/python scripts/search_measure_sensitivity.py --model models/tiny --imatrix runs/tiny/imatrix.gguf \\
-      --text runs/tiny/calibration.txt --context 8192 --work runs/tiny/sensitivity --out reports/tiny/sensitivity.json
+  .venv/bin/python scripts/search_measure_sensitivity.py --model models/tiny --gguf runs/tiny/bf16.gguf \\
+      --imatrix runs/tiny/imatrix.gguf --logs logs/tiny \\
+      --text runs/tiny/calibration.txt --work runs/tiny/sensitivity --out reports/tiny/sensitivity.json
 """
 
 from pathlib import Path
@@ -40,12 +41,14 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="its BF16 GGUF")
     parser.add_argument("--imatrix", type=Path, required=True, metavar="FILE", help="imatrix of this checkpoint (GGUF)")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="rendered text to measure on")
-    parser.add_argument("--context", type=int, default=8192, help="tokens per chunk; the second half of each is scored")
-    parser.add_argument("--tokens", type=int, default=16384, help="tokens of the text that are used at most")
+    parser.add_argument("--context", type=int, default=2048, help="tokens per chunk; the second half of each is scored")
+    parser.add_argument("--tokens", type=int, default=8192, help="tokens of the text that are used at most")
+    parser.add_argument("--whole-tokens", type=int, default=16384, help="tokens that whole policies are measured on")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder that keeps finished chunks")
     parser.add_argument("--logs", type=Path, required=True, metavar="DIR", help="folder for llama.cpp's output")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write (JSON)")
-    args = config.parse(parser, {"context": "kld.context_tokens"})
+    parser.add_argument("--whole-context", type=int, default=8192, help="tokens per chunk of that")
+    args = config.parse(parser, {"whole_context": "kld.context_tokens"})
 
     tokens = models.read_tokens(args.model, args.text, args.context, args.tokens)
     files = [*sorted(args.model.glob("*.safetensors")), args.model / "config.json", args.imatrix, args.text]
@@ -67,7 +70,7 @@ def main() -> None:
             "context": args.context,
             "chunks": len(tokens),
             "scored_tokens": int(tokens.size // 2),
-            "seed": "chunk number",
+            "share": SHARE,
         },
         results,
     )
@@ -107,7 +110,7 @@ def measured_chunks(args, key: dict, tokens: np.ndarray) -> dict:
 def scale_of(args, known: Table) -> dict:
     """{"damage", "exchanges": factors, "policies": {NAME: {"measured", "damage", "flips"}}} from whole policies."""
     judge = measuring.Judge(
-        args.gguf, args.imatrix, args.text, args.context, args.tokens, args.work / "whole", args.logs
+        args.gguf, args.imatrix, args.text, args.whole_context, args.whole_tokens, args.work / "whole", args.logs
     )
     policies, made = table.uneven(known.cells), {}
     for name, types in policies.items():

@@ -70,7 +70,13 @@ def test_make_runs_a_stages_scripts_from_that_stages_file():
             # a search through all that makes a quant.
             borrowed = {
                 "smol": {"repair_fuse", "quant_quantize"},
-                "search": {"quant_quantize", "quant_build_calibration", "quant_compute_imatrix", "smol_convert"},
+                "search": {
+                    "quant_quantize",
+                    "quant_build_calibration",
+                    "quant_compute_imatrix",
+                    "quant_predict_sizes",
+                    "smol_convert",
+                },
                 "moe": {"traces_build_router_rows", "traces_prepare"},
             }
             assert stage == path.stem or script in borrowed.get(path.stem, ()), f"{path.name}: {script}"

@@ -57,15 +57,19 @@ def load(model: Path):
 
 
 def read_tokens(model: Path, text: Path, context: int, limit: int) -> np.ndarray:
-    """The text's tokens in whole chunks: int64 [chunks, context], at most `limit` tokens; markers are their tokens.
+    """Tokens of the text in whole chunks: int64 [chunks, context], at most `limit` tokens; markers are their tokens.
 
+    The chunks are drawn from all of the text (always the same ones), so that they are no openings of sessions alone.
     UserError where the text fills no chunk.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
     ids = tokenizer(Path(text).read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
-    chunks = min(len(ids), limit) // context
-    if not chunks:
-        raise UserError(f"{shown(text)}: {len(ids)} tokens fill no chunk of {context}; lower --context or --tokens")
-    return np.array(ids[: chunks * context], dtype=np.int64).reshape(chunks, context)
+    whole, wanted = len(ids) // context, limit // context
+    if not min(whole, wanted):
+        raise UserError(
+            f"{shown(text)}: {len(ids)} tokens fill no chunk of {context}; lower --context or raise --tokens"
+        )
+    chosen = np.random.default_rng(0).permutation(whole)[:wanted]
+    return np.array(ids[: whole * context], dtype=np.int64).reshape(whole, context)[chosen]

@@ -24,8 +24,9 @@ SLOW = ("IQ3_S",)
 
 
 def fitting(columns: int) -> list[Type]:
-    """The candidate types whose blocks fill rows of `columns`."""
-    return [kind for kind in TYPES if columns % policy.GGML_QUANT_SIZES[kind][0] == 0]
+    """The candidate types whose blocks fill rows of `columns`; where K-quants do, not their equals in size of 32."""
+    fit = [kind for kind in TYPES if columns % policy.GGML_QUANT_SIZES[kind][0] == 0]
+    return [kind for kind in fit if Type.Q4_K not in fit or kind not in (Type.Q5_0, Type.IQ4_NL)]
 
 
 def combined(tensors: dict, parts: list[dict]) -> dict:

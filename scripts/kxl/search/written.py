@@ -112,7 +112,7 @@ def write(plan: Path, name: str, types: dict[str, Type], tensors: list[Tensor], 
     entries["policies"][name] = {
         "base_type": base,
         "tensor_types": path.name,
-        "budget_bytes": about["budget"],
+        "budget_gib": {about["model"]: round(about["budget"] / 2**30, 4)},
         "made_for": {"name": about["model"], "fingerprint": policy.fingerprint(tensors)},
     }
     write_json(plan, entries)

@@ -108,6 +108,14 @@ def read_priors(path: Path = PRIORS) -> dict:
     return read_json(path)
 
 
+def loss_by_part(sensitivity: dict) -> tuple[float, float]:
+    """(nats by damage, nats by flips) of a measured model; flips as they count where all tensors have five bits."""
+    known = sensitivity.get("scale", {"damage": 1.0, "exchanges": 0.0})
+    rows = [entry["types"] for entry in sensitivity["tensors"].values()]
+    level = sum((row.get("Q5_K") or row.get("Q5_1") or {}).get("flips", 0.0) for row in rows)
+    return known["damage"], known["exchanges"] / math.sqrt(level) / 2 if level else 0.0
+
+
 def fit(measured: dict[str, tuple[dict, dict]]) -> dict:
     """Priors out of models that were measured.
 
@@ -116,11 +124,13 @@ def fit(measured: dict[str, tuple[dict, dict]]) -> dict:
     factors, errors = {}, {}
     for sensitivity, relative in measured.values():
         blocks = 1 + max(int(n.split(".")[1]) for n in sensitivity["tensors"] if n.startswith("blk."))
+        scale, slope = loss_by_part(sensitivity)
         for name, entry in sensitivity["tensors"].items():
             found = []
             for kind, cell in entry["types"].items():
                 if kind != "BF16" and cell["damage"] > 0:
-                    found.append(math.log(cell["damage"] / (relative[name][kind] + input_error(Type[kind]))))
+                    loss = scale * cell["damage"] + slope * cell.get("flips", 0.0)
+                    found.append(math.log(loss / (relative[name][kind] + input_error(Type[kind]))))
                     errors.setdefault(kind, []).append(math.log(relative[name][kind]))
             kind, place = place_of(name, blocks)
             factors.setdefault(kind, {}).setdefault(place, []).append(float(np.mean(found)))

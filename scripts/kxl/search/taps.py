@@ -120,11 +120,13 @@ class Tapped:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         self.margins: list[torch.Tensor] = []
-        self.flip: dict[int, torch.Tensor] = {}
+        self.chosen: list[torch.Tensor] = []  # experts of each router of the last text
+        self.flip: dict[int, torch.Tensor] = {}  # by router: tokens that take the next expert
+        self.forced: dict[int, torch.Tensor] = {}  # by router: the experts to take, whatever the scores
 
     def logits(self, tokens: torch.Tensor, first: int) -> torch.Tensor:
         """Logits [tokens - first, vocabulary] of one text `tokens` [tokens]; margins of its routers in `margins`."""
-        self.margins = []
+        self.margins, self.chosen = [], []
         hidden = self.model.model(input_ids=tokens[None], use_cache=False).last_hidden_state
         return self.model.lm_head(hidden[0, first:])
 
@@ -166,11 +168,14 @@ class Tapped:
         chances = scores if bias is None else scores + bias
         best = chances.topk(module.top_k + 1, dim=-1)
         self.margins.append(best.values[:, -2] - best.values[:, -1])
+        self.chosen.append(chosen)
+        forced = self.forced.get(layer)
         if layer in self.flip:  # the last expert taken gives way to the first one that was not
             flipped = self.flip[layer]
-            chosen = best.indices[:, : module.top_k].clone()
-            chosen[flipped, -1] = best.indices[flipped, -1]
-            shares = torch.gather(scores, 1, chosen)
+            forced = best.indices[:, : module.top_k].clone()
+            forced[flipped, -1] = best.indices[flipped, -1]
+        if forced is not None:
+            chosen, shares = forced, torch.gather(scores, 1, forced)
             if module.norm_topk_prob:
                 shares = shares / (shares.sum(-1, keepdim=True) + 1e-6)
             shares = shares * module.routed_scaling_factor

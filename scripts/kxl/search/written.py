@@ -52,7 +52,7 @@ def rules(types: dict[str, Type], table: Table) -> list[str]:
         if pattern != heading:
             heading = pattern
             lines.append(f"# {pattern.removeprefix('blk.N.').removesuffix('.weight')}")
-        blocks = [name.split(".")[1] for name in names if name.startswith("blk.")]
+        blocks = sorted((name.split(".")[1] for name in names if name.startswith("blk.")), key=int)
         escaped = re.escape(pattern).replace(r"\-", "-")
         if blocks:
             group = blocks[0] if len(blocks) == 1 else f"({'|'.join(blocks)})"

@@ -19,7 +19,7 @@ sensitivity: $(REPORTS)/sensitivity.json  ## what each type does to each tensor,
 $(REPORTS)/sensitivity.json: $(MODEL_FILES) $(BF16) $(IMATRIX) $(HEAVY)/calibration.txt $(call part,measure) \
   $(call code,search_measure_sensitivity) | $(VENV) llama-ready
 	$(need_model)$(PY) scripts/search_measure_sensitivity.py --model $(MODEL) --gguf $(BF16) --imatrix $(IMATRIX) \
-	  --text $(HEAVY)/calibration.txt --config $(CONFIG) --work $(HEAVY)/sensitivity --logs $(LOGS) --out $@
+	  --text $(HEAVY)/calibration.txt --config $(CONFIG) --work $(HEAVY)/sensitivity --logs $(HEAVY)/logs --out $@
 estimate: $(REPORTS)/estimate.json  ## the same from weights and imatrix, without running the model
 $(REPORTS)/estimate.json: $(BF16) $(IMATRIX) configs/quant_priors.json $(call code,search_estimate) \
   | $(VENV) llama-ready
@@ -50,13 +50,14 @@ $(EIGHT)/ladder.json: $(LADDER_OF) $(call code,search_policy) $(call code,quant_
 	  --shapes gguf/lfm2-8b-a1b.shapes.json --budget $$budget --name s$$(echo $$budget | tr -d .) \
 	  --plan $(LADDER_DIR)/plan.json || exit 1; done
 	$(PY) scripts/quant_predict_sizes.py --plan $(LADDER_DIR)/plan.json --report $@
-search: $(REPORTS)/policy_search.json  ## searched policies beside rivals of equal bytes, on held-out text
+search: $(REPORTS)/policy_search.json  ## policies at the bytes of each KXL; rivals of equal bytes; on held-out text
 SMALLER := 45=4.5bpw 40=4.0bpw
 $(REPORTS)/policy_search.json: $(REPORTS)/sensitivity.json $(REPORTS)/estimate.json $(HEAVY)/heldout.txt \
   gguf/export_plan.json $(call code,search_judge) | $(VENV) llama-ready
 	$(PY) scripts/search_judge.py --gguf $(BF16) --imatrix $(IMATRIX) --table $(REPORTS)/sensitivity.json \
 	  --estimate $(REPORTS)/estimate.json --text $(HEAVY)/heldout.txt --config $(CONFIG) \
-	  $(addprefix --budget ,$(SMALLER)) --work $(HEAVY)/search --logs $(LOGS) --out $@
+	  $(addprefix --budget ,$(SMALLER)) --write $(SEARCHED) --model-name $(RUN) \
+	  --work $(HEAVY)/search --logs $(HEAVY)/logs --out $@
 best: $(BF16) $(IMATRIX)  ## the largest policy with which the model, CONTEXT tokens and all buffers fit into FIT; made
 	chosen=$$($(PY) scripts/search_best.py --gguf $(BF16) --fit $(call need,FIT,8GiB) --context $(CONTEXT) \
 	  --plan gguf/export_plan.json $(addprefix --plan ,$(wildcard $(SEARCHED))) --print) && set -- $$chosen && \
@@ -82,7 +83,7 @@ $(SMOL)/imatrix.gguf: $(SMOL_GGUF) $(SMOL)/calibration.txt $(call code,quant_com
 $(SMOL_OUT)/sensitivity.json: $(SMOL)/imatrix.gguf $(call code,search_measure_sensitivity) | $(VENV) llama-ready
 	$(PY) scripts/search_measure_sensitivity.py --model $(SMOL)/base $(SMOL_FILES) --text $(SMOL)/calibration.txt \
 	  --context 1024 --whole-context 1024 --tokens 4096 --whole-tokens 4096 \
-	  --work $(SMOL)/sensitivity --logs logs/$(SMOL_NAME) --out $@
+	  --work $(SMOL)/sensitivity --logs $(SMOL)/logs --out $@
 $(SMOL_OUT)/estimate.json: $(SMOL)/imatrix.gguf configs/quant_priors.json $(call code,search_estimate) \
   | $(VENV) llama-ready
 	$(PY) scripts/search_estimate.py $(SMOL_FILES) --work $(SMOL)/estimate --out $@
@@ -91,4 +92,4 @@ $(SMOL_OUT)/policy_search.json: $(SMOL_OUT)/sensitivity.json $(SMOL_OUT)/estimat
 	$(PY) scripts/search_judge.py $(SMOL_FILES) --table $(SMOL_OUT)/sensitivity.json \
 	  --estimate $(SMOL_OUT)/estimate.json --text $(SMOL)/heldout.txt $(SMOL_CHUNK) --tokens 8192 \
 	  --plan gguf/dense/$(SMOL_NAME).json --budget 65=6.5bpw --budget 55=5.5bpw --budget 48=4.8bpw \
-	  --work $(SMOL)/search --logs logs/$(SMOL_NAME) --out $@
+	  --work $(SMOL)/search --logs $(SMOL)/logs --out $@

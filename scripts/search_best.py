@@ -1,5 +1,7 @@
 """Pick the largest policy with which a model fits into some memory, and say the sum.
 
+Of policies of equal size (within 0.5 %) one that was searched for this model goes before one that fits any.
+
 In:  the BF16 GGUF, plans of policies, the memory and the context that are wanted.
 Out: the sum of the chosen policy and the others beside it; with --print the policy's name and plan alone on stdout,
      for make, which quantizes it.
@@ -15,6 +17,16 @@ from kxl.base.cli import UserError
 from kxl.base.files import shown
 from kxl.quant import policy
 from kxl.search import memory, sizes, written
+
+EQUAL = 0.005  # files within this share count as of equal size
+
+
+def chosen(fitting: list[tuple]) -> tuple | None:
+    """The largest of (sum, name, plan); of equal sizes the one that was searched for this very model."""
+    if not fitting:
+        return None
+    largest = [entry for entry in fitting if entry[0].file >= (1 - EQUAL) * fitting[0][0].file]
+    return next((entry for entry in largest if policy.load(entry[1], entry[2]).made_for), largest[0])
 
 
 def main() -> None:
@@ -47,7 +59,7 @@ def main() -> None:
         raise UserError("no policy fits this model's shape; make one: make policy BUDGET=… NAME=…")
     for sum_, name, _ in found:
         cli.say(f"  {name:<14} {sum_.total / 2**20:10,.1f} MiB{'' if sum_.total <= room else '  too large'}")
-    best = next((entry for entry in found if entry[0].total <= room), None)
+    best = chosen([entry for entry in found if entry[0].total <= room])
     if best is None:
         least = found[-1][0]
         raise UserError(

@@ -53,6 +53,10 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder that keeps what was measured")
     parser.add_argument("--logs", type=Path, required=True, metavar="DIR", help="folder for llama.cpp's output")
+    parser.add_argument(
+        "--write", type=Path, metavar="PLAN", help="write the policy found at the bytes of NAMEkxl there, as NAMEsearch"
+    )
+    parser.add_argument("--model-name", default="this model", metavar="NAME", help="who those policies are for")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write (JSON)")
     args = config.parse(parser, {"context": "kld.context_tokens"})
 
@@ -72,6 +76,12 @@ def main() -> None:
         settings,
         {"budgets": results, "prediction": prediction(plans, scores, table, Table.of(estimated))},
     )
+    for name, chosen in plans.items() if args.write else ():
+        if "hand" in chosen:
+            size, budget = scores[name]["ours"][1], scores[name]["hand"][1]
+            about = {"model": args.model_name, "bytes": size, "budget": budget, "source": shown(args.table)}
+            own = name.removesuffix("kxl") + "search"
+            written.write(args.write, own, chosen["ours"], judge.tensors, table, about)
     worse = [f"{name} against {rival}" for name, one in results.items() for rival in one["worse_than"]]
     print(
         f"{shown(args.out)}: {len(results)} budgets, {sum(map(len, plans.values()))} policies measured; worse than a "

@@ -55,6 +55,17 @@ def test_memory_between_the_two_takes_the_smaller_and_less_says_what_is_needed(m
     assert shape["conv_layers"] == 2 and shape["key_width"] == 64
 
 
+def test_of_equal_sizes_the_one_that_was_searched_for_this_model_is_taken(model):
+    plan = json.loads((model / "plan.json").read_text())
+    made_for = {"name": "own", "fingerprint": policy.fingerprint(policy.read_tensors(model / "model.gguf"))}
+    plan["policies"]["own"] = {**plan["policies"]["q80"], "made_for": made_for}
+    plan["policies"]["other"] = {**plan["policies"]["q80"], "made_for": {"name": "other", "fingerprint": "0" * 16}}
+    (model / "plan.json").write_text(json.dumps(plan))
+    code, out, said = best(model, "100MiB")
+    assert code == 0 and out.split()[0] == "own"
+    assert "other does not fit this model" in said and "was searched for other" in said
+
+
 def test_a_context_of_nothing_is_refused(model):
     code, _, said = best(model, "1GiB", context=0)
     assert code == 2 and "at least one token" in said

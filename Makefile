@@ -80,6 +80,6 @@ help:
 	@awk -F ':.*## ' '/^[a-z0-9%-]+( [a-z0-9-]+)*:.*## / { printf "  %-20s %s\n", $$1, $$2 } \
 	  /^## / { print substr($$0, 4) } /^#: / { print "  " substr($$0, 4) }' $(MAKEFILES_SHOWN)
 
-STAGES_OF_THE_LINE := setup tiny traces moe quant eval repair live smol bfcl release plan house
+STAGES_OF_THE_LINE := setup tiny traces moe quant eval repair live smol bfcl search release plan house
 MAKEFILES_SHOWN    := Makefile $(patsubst %,make/%.mk,$(STAGES_OF_THE_LINE))
 include $(patsubst %,make/%.mk,$(STAGES_OF_THE_LINE))

@@ -60,4 +60,5 @@ visuals: $(VENV)  ## the figures, from reports alone
 	  $(addprefix --eval ,$(call told,$(patsubst %,$(FIXED),bf16 $(KXL)))) \
 	  $(foreach name,calibration imatrix parity quants,--$(name) $(call told,$(REPORTS)/$(name).json)) \
 	  $(call figure,dataset,$(REPORTS)/dataset.json) \
+	  $(call figure,search,$(REPORTS)/policy_search.json) \
 	  $(if $(OURS),$(OUR_FIGURES),$(call figure,repair,$(REPORTS)/repair.json))

@@ -6,6 +6,7 @@ Out: NAME-light.svg, NAME-dark.svg and the same as .png (1700 pixels, to be show
   pipeline        the stages and the number each gate measured
   fixed-hermes    which cases each artifact passed
   quant-quality   file size against KL divergence
+  policy-search   searched policies and their rivals at the same bytes
   quant-sizes-8b  predicted sizes of LFM2-8B-A1B against their budgets
   training-memory peak memory of training an 8B MoE by length of the example
   group-sweep     time and memory of a training step by group size
@@ -28,7 +29,7 @@ from typing import NamedTuple
 from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
-from kxl.figures import data, pipeline, quants, repair, smol, style, training
+from kxl.figures import data, frontier, pipeline, quants, repair, smol, style, training
 from kxl.figures import eval as figures_eval
 
 
@@ -55,6 +56,11 @@ FIGURES = {
         ("quants",),
         lambda reports, theme: quants.size_and_quality(reports["quants"], theme),
         "File size against KL divergence from the BF16 parent for KXL and stock quants: mean and 99.9 % tail.",
+    ),
+    "policy-search": Figure(
+        ("search",),
+        lambda reports, theme: frontier.frontier(reports["search"], theme),
+        "File size against KL divergence of searched policies, of hand-written ones and of other ways to spend bytes.",
     ),
     "dataset": Figure(
         ("dataset",),
@@ -96,6 +102,7 @@ MADE_BY = {
     "parity": "make parity",
     "quants": "make quants",
     "sizes": "make sizes",
+    "search": "make search",
     "eval": "make eval",
     "dataset": "make data",
     "emission": "make smollora",
@@ -117,6 +124,7 @@ def main() -> None:
     parser.add_argument("--parity", type=Path, help="report of quant_check_parity.py")
     parser.add_argument("--quants", type=Path, help="report of quant_measure.py")
     parser.add_argument("--sizes", type=Path, help="report of quant_predict_sizes.py for LFM2-8B-A1B")
+    parser.add_argument("--search", type=Path, help="report of search_judge.py")
     parser.add_argument("--dataset", type=Path, help="report of traces_prepare.py")
     parser.add_argument("--emission", type=Path, help="report of smol_evaluate.py")
     parser.add_argument("--repair", type=Path, help="report of repair_loop.py")

@@ -1,11 +1,12 @@
-"""Check the tensor-type policies against a GGUF before anything is quantized.
+"""Check the tensor-type policies against a model before anything is quantized.
 
-In:  a BF16 GGUF and the policies of gguf/export_plan.json.
-Out: a table of what each rule does; exit code 2 and every problem, by file and line, when a rule
-     matches nothing that is quantized, a type is unknown, a capital letter or a shadowed rule would
-     be silently misread, a row length would make llama-quantize fall back, or a tensor has no rule.
+In:  a BF16 GGUF, or a config.json alone (--shapes), and the policies of gguf/export_plan.json.
+Out: a table of what each rule does; exit code 2 and every problem of all policies, by file and line, with a type that
+     fits beside, when a rule matches nothing that is quantized, a type is unknown, a capital letter or a shadowed rule
+     would be silently misread, a row length would make llama-quantize fall back, or a tensor has no rule.
 
   .venv/bin/python scripts/quant_lint.py --gguf runs/tiny/hermes-kxl-tiny-bf16.gguf
+  .venv/bin/python scripts/quant_lint.py --shapes models/tiny/config.json
   .venv/bin/python scripts/quant_lint.py --gguf runs/tiny/hermes-kxl-tiny-bf16.gguf --policy q4kxl --plain q4kxl.txt
 
 --plain also writes the rules without comments, for llama-quantize --tensor-type-file.
@@ -16,7 +17,7 @@ from pathlib import Path
 from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import shown, write_text
-from kxl.quant import policy
+from kxl.quant import policy, sparse
 
 
 def table(rules: policy.Policy, tensors: list) -> list[str]:
@@ -32,7 +33,8 @@ def table(rules: policy.Policy, tensors: list) -> list[str]:
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="BF16 GGUF the policies are for")
+    parser.add_argument("--gguf", type=Path, metavar="FILE", help="BF16 GGUF the policies are for")
+    parser.add_argument("--shapes", type=Path, metavar="FILE", help="config.json or shapes file, in place of a GGUF")
     parser.add_argument(
         "--policy", action="append", metavar="NAME", help="policy to check, may be repeated (default: all of the plan)"
     )
@@ -44,10 +46,15 @@ def main() -> None:
     names = args.policy or sorted(policy.read_plan(args.plan)["policies"])
     if args.plain and len(names) != 1:
         raise UserError("--plain writes one policy; name it with --policy")
-    tensors = policy.read_tensors(args.gguf)
+    if bool(args.gguf) == bool(args.shapes):
+        raise UserError("name either --gguf or --shapes")
+    tensors = policy.read_tensors(args.gguf) if args.gguf else sparse.tensors_of(sparse.read_shapes(args.shapes))
+    loaded = {name: policy.load(name, args.plan) for name in names}
+    found = {name: policy.lint(rules, tensors) for name, rules in loaded.items()}
     whole = []
-    for name in names:
-        rules = policy.load(name, args.plan)
+    for name, rules in loaded.items():
+        if found[name]:
+            continue
         lines = table(rules, tensors)
         size = policy.data_bytes(tensors, policy.assign(rules, tensors))
         whole += [f"{name}: base {rules.base_type}, {size / 2**20:.2f} MiB of tensors", *lines]
@@ -55,10 +62,16 @@ def main() -> None:
             print("\n".join(whole[-len(lines) - 1 :]))
         if args.plain:
             write_text(args.plain, policy.plain(rules))
+    if problems := [f"{name}: {line}" for name, lines in found.items() for line in lines]:
+        raise UserError(
+            f"{sum(map(bool, found.values()))} of {len(found)} policies do not fit {shown(args.gguf or args.shapes)}:\n"
+            + "\n".join(f"  {line}" for line in problems)
+            + "\n`make propose SHAPES=config.json` makes one that fits"
+        )
     if args.out:
         write_text(args.out, "\n".join(whole) + "\n")
     print(
-        f"{', '.join(names)}: every rule applies to {shown(args.gguf)}"
+        f"{', '.join(names)}: every rule applies to {shown(args.gguf or args.shapes)}"
         + (f"; plain rules in {shown(args.plain)}" if args.plain else "")
         + (f"; the table is in {shown(args.out)}" if args.out else "")
     )

@@ -10,32 +10,16 @@ are also counted from the rules, and both counts must agree to 0.01 MiB. A file 
 tensors by its metadata, nearly all of it the tokenizer: --token-bytes per vocabulary entry.
 """
 
-import re
 from pathlib import Path
 
 from kxl.base import cli, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, scratch_dir, shown, write_text
 from kxl.quant import policy
+from kxl.quant.quantizing import dry_run
 from kxl.quant.sparse import read_shapes, write_sparse
-from kxl.setup import llama_cpp
 
 SHAPES = [ROOT / "gguf" / "lfm2-8b-a1b.shapes.json"]
-
-
-def dry_run(model: Path, base_type: str, log: Path, rules: Path | None = None) -> tuple[float, dict[str, str]]:
-    """(MiB of all tensors, type of each quantized tensor) as llama-quantize would write them.
-
-    Raises UserError when it would fall back to types that nobody asked for.
-    """
-    options = ["--tensor-type-file", rules] if rules else []
-    output = llama_cpp.run("llama-quantize", ["--dry-run", *options, model, base_type], log)
-    if "required fallback quantization" in output:
-        raise UserError(f"{base_type}: llama-quantize would fall back to other types for some rows; see {shown(log)}")
-    size = re.search(r"quant size\s*=\s*([\d.]+) MiB", output)
-    if not size:
-        raise UserError(f"{base_type}: llama-quantize printed no size; see {shown(log)}")
-    return float(size[1]), dict(re.findall(r"\] (\S+)\s+- \[.*\((\w+)\)", output))
 
 
 def predict(shapes: Path, plan_path: Path, token_bytes: int) -> dict:

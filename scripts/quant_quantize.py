@@ -11,96 +11,14 @@ The policy is linted, the imatrix checked for every tensor that uses it and the 
 anything is written. The tied embedding needs no imatrix: llama-imatrix cannot collect one for it.
 """
 
-import os
-import re
-from collections import Counter
 from pathlib import Path
-
-from tqdm import tqdm
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_path, require_space, scratch_dir, shown, write_text
-from kxl.quant import imatrix, policy
+from kxl.base.files import atomic_path, require_space, shown, write_text
+from kxl.quant import policy
 from kxl.quant.policy import Type
-from kxl.setup import llama_cpp
-
-# Types whose rounding does not look at the imatrix.
-WITHOUT_IMATRIX = (Type.F32, Type.F16, Type.BF16, Type.Q8_0)
-
-
-def check_imatrix(path: Path, tensors: list, types: dict[str, Type] | None) -> None:
-    """Every quantized tensor that uses the imatrix must be in it, with its row length and expert count, and every
-    expert must have been reached.
-
-    `types` None (a stock type): every quantizable tensor. UserError names the tensor and the expert.
-    """
-    entries, _ = imatrix.read(path)
-    for tensor in tensors:
-        if tensor.name == "token_embd.weight" or not policy.quantizable(tensor):
-            continue
-        if types and types[tensor.name] in WITHOUT_IMATRIX:
-            continue
-        entry = entries.get(tensor.name)
-        experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
-        if entry is None:
-            raise UserError(
-                f"{shown(path)}: has nothing for {tensor.name}; it belongs to another model or is not complete"
-            )
-        if entry.sums.shape != (experts, tensor.shape[0]):
-            raise UserError(
-                f"{shown(path)}: {tensor.name} has {list(reversed(entry.sums.shape))} values, the GGUF's rows and "
-                f"experts are [{tensor.shape[0]}, {experts}]; it belongs to another model"
-            )
-        if why := entry.problem():
-            raise UserError(
-                f"{shown(path)}: {tensor.name}: {why}. llama-quantize would weigh all its columns alike; "
-                "compute the imatrix from more and other text (scripts/quant_compute_imatrix.py)"
-            )
-
-
-def quantize(source: Path, out: Path, base_type: str, imatrix: Path | None, rules: str | None, log: Path) -> str:
-    """Run llama-quantize to `out`; return its output. Progress on stderr."""
-    with (
-        scratch_dir() as folder,
-        tqdm(desc=f"quantizing to {base_type}", unit="tensor", leave=False) as bar,
-    ):
-        options = []
-        if rules is not None:
-            write_text(Path(folder) / "rules.txt", rules)
-            options += ["--tensor-type-file", Path(folder) / "rules.txt"]
-        if imatrix is not None:
-            # It writes this path into the file that is published, so none of this machine's folders.
-            options += ["--imatrix", os.path.relpath(imatrix)]
-
-        def progress(line: str) -> None:
-            if match := re.match(r"\[\s*(\d+)/\s*(\d+)\]", line):
-                bar.total = int(match[2])
-                bar.update(int(match[1]) - bar.n)
-
-        return llama_cpp.run("llama-quantize", [*options, source, out, base_type], log, progress)
-
-
-def compact(output: str, partial: Path, out: Path) -> str:
-    """llama-quantize's output without its list of metadata and without this machine's paths."""
-    lines = (line for line in output.splitlines() if line.strip() and "llama_model_loader: - kv" not in line)
-    return "\n".join(lines).replace(str(partial), shown(out)) + "\n"
-
-
-def verify(path: Path, tensors: list, types: dict[str, Type] | None) -> Counter:
-    """The file holds the source's tensors, in the policy's types (`types`); returns how many of each type."""
-    made = {t.name: t for t in policy.read_tensors(path)}
-    for tensor in tensors:
-        found = made.get(tensor.name)
-        if found is None or found.shape != tensor.shape:
-            raise UserError(
-                f"llama-quantize wrote {tensor.name} as {found.shape if found else 'nothing'}, not {tensor.shape}"
-            )
-        if types and found.type != types[tensor.name]:
-            raise UserError(
-                f"llama-quantize made {tensor.name} {found.type.name}, the policy says {types[tensor.name].name}"
-            )
-    return Counter(t.type.name for t in made.values())
+from kxl.quant.quantizing import check_imatrix, compact, quantize, verify
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from helpers import fabricated_reports as fabricated
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.figures import eval as figures_eval
-from kxl.figures import pipeline, smol, style, training
+from kxl.figures import frontier, pipeline, smol, style, training
 from kxl.figures import quants as figures_quants
 
 pytestmark = pytest.mark.minutes
@@ -64,6 +64,7 @@ DRAWN = {
     "quant-quality, one quant": lambda theme: figures_quants.size_and_quality(
         fabricated.quants({"q4kxl": (7.6, 0.009, 0.2)}), theme
     ),
+    "policy-search": lambda theme: frontier.frontier(fabricated.search(), theme),
     "quant-sizes-8b": lambda theme: figures_quants.predicted_sizes(fabricated.sizes(), theme),
     "quant-sizes-8b, over": lambda theme: figures_quants.predicted_sizes(
         fabricated.sizes({**fabricated.GIB, "q4kxl": (6.2, 5.7)}), theme
@@ -249,6 +250,7 @@ def test_a_training_figure_gives_memory_and_time_their_own_causes(figure, said, 
                 theme,
             ),
         ),
+        ("policy-search", lambda theme: frontier.frontier(fabricated.search(best=0.0041), theme)),
         (
             "quant-sizes-8b",
             lambda theme: figures_quants.predicted_sizes(

@@ -72,6 +72,34 @@ def quants(figures=None):
     }
 
 
+def search(best=0.004):
+    """Three budgets; `best` is the searched policy's mean at the middle one."""
+
+    def kld(mean: float) -> dict:
+        return {"mean": mean, "p999": mean * 60, "call": mean / 6, "prose": mean * 1.2, "same_top_p": 0.98}
+
+    def entry(mib: float, mean: float, **rivals) -> dict:
+        size = int(mib * 2**20)
+        others = {
+            name: {"bytes": size, "equal_bytes": True, "kld": kld(value), "gain": 0.1, "interval": [0.05, 0.15]}
+            for name, value in rivals.items()
+        }
+        return {"bytes": size, "kld": kld(mean), "rivals": others, "worse_than": []}
+
+    return {
+        "inputs": [],
+        "environment": {},
+        "settings": {"context": 8192, "scored_tokens": 16380},
+        "results": {
+            "budgets": {
+                "q5kxl": entry(9.9, 0.0011, hand=0.0015, stock=0.004, edges=0.003, target_bpw=0.002),
+                "q4kxl": entry(8.3, best, hand=0.005, stock=0.007, edges=0.006, target_bpw=0.005),
+                "40": entry(5.6, 0.03, edges=0.08, target_bpw=0.05),
+            }
+        },
+    }
+
+
 def evaluation(artifact, suite="fixed_hermes_43", backend="llama_cpp", failing=(), raw_failing=0, leaks=0):
     """A report on the fixed suite's own cases; `failing` are indexes of cases."""
     details = [

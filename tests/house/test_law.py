@@ -12,7 +12,7 @@ from kxl.base.code import Code
 
 SCRIPTS = ROOT / "scripts"
 ROOMS = {path.name: path for path in (SCRIPTS / "kxl").iterdir() if path.is_dir() and path.name != "__pycache__"}
-STAGES = "setup tiny traces moe quant eval repair live smol bfcl release plan house".split()
+STAGES = "setup tiny traces moe quant eval repair live smol bfcl search release plan house".split()
 # Rooms that stages share; they have tests and no make rules.
 SHARED = {"base", "model", "chat", "lora", "figures", "dialogue"}
 # Names that the user chose, and the house's own, which belong to no stage of the line.
@@ -67,10 +67,17 @@ def test_make_runs_a_stages_scripts_from_that_stages_file():
         for script in re.findall(r"scripts/(\w+)\.py", path.read_text()):
             stage = NAMED.get(script, script.split("_")[0])
             # SmolLM goes through the fuse and the quantizer of the other line, the proof of training through its data,
-            # the leaderboard through SmolLM's converter.
+            # the leaderboard through SmolLM's converter, a search through all that makes a quant.
             borrowed = {
                 "smol": {"repair_fuse", "quant_quantize"},
                 "bfcl": {"smol_convert"},
+                "search": {
+                    "quant_quantize",
+                    "quant_build_calibration",
+                    "quant_compute_imatrix",
+                    "quant_predict_sizes",
+                    "smol_convert",
+                },
                 "moe": {"traces_build_router_rows", "traces_prepare"},
             }
             assert stage == path.stem or script in borrowed.get(path.stem, ()), f"{path.name}: {script}"

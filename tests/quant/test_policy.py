@@ -191,6 +191,27 @@ def test_what_llama_quantize_gets_has_no_comment_and_no_space():
             assert "#" not in line and " " not in line and line.count("=") == 1
 
 
+def test_all_policies_are_linted_at_once_from_a_config_alone_and_each_problem_names_a_type_that_fits(tmp_path):
+    narrow = {**TINY, "hidden_size": 192, "moe_intermediate_size": 192, "rope_parameters": {"rope_theta": 1e6}}
+    del narrow["rope_theta"]  # as transformers 5 writes it
+    (tmp_path / "config.json").write_text(json.dumps(narrow))
+    said = run("quant_lint.py", "--shapes", tmp_path / "config.json", code=2)
+    assert "3 of 4 policies do not fit" in said  # Q8_0's blocks do
+    for name, line in (("q4kxl", "Write q4_0"), ("q5kxl", "Write q5_0"), ("q6kxl", "Write q8_0")):
+        assert any(f"{name}: " in row and line in row and "rows of 192" in row for row in said.splitlines()), name
+    assert "make propose" in said
+
+
+def test_a_rule_for_what_the_model_lacks_says_what_it_has(tiny, tmp_path):
+    rules = (
+        policy.Rule(r"^blk\.9\.ffn_down\.weight$", "q8_0", 1),
+        policy.Rule(r"^blk\.\d+\.ssm_in\.weight$", "q8_0", 2),
+    )
+    problems = policy.lint(policy.Policy("x", "Q8_0", rules, tmp_path / "x"), tiny)
+    assert any("has such tensors, but none in block 9" in line for line in problems)
+    assert any("no such kind; its kinds are attn_k, attn_output" in line for line in problems)
+
+
 # With the real llama-quantize
 
 

@@ -7,6 +7,8 @@ tensor's type is left to llama-quantize's own mixtures. `lint` lists everything 
 would silently do otherwise (tools/quantize/quantize.cpp and src/llama-quant.cpp of the pinned tree).
 """
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,7 @@ TYPES = {
         Type.IQ4_NL,
         Type.IQ4_XS,
         Type.Q3_K,
+        Type.IQ3_S,
         Type.Q2_K,
     )
 }
@@ -76,6 +79,7 @@ class Policy:
     base_type: str
     rules: tuple[Rule, ...]
     path: Path
+    made_for: dict | None = None  # {"name", "fingerprint"} of the model that it was searched for; None fits any
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def load(name: str, plan: Path = PLAN) -> Policy:
     if name not in policies:
         raise UserError(f"{shown(plan)}: no policy {name!r}; it has {', '.join(sorted(policies))}")
     path = Path(plan).parent / policies[name]["tensor_types"]
-    return Policy(name, policies[name]["base_type"], parse(path), path)
+    return Policy(name, policies[name]["base_type"], parse(path), path, policies[name].get("made_for"))
 
 
 def parse(path: Path) -> tuple[Rule, ...]:
@@ -142,6 +146,12 @@ def quantizable(tensor: Tensor) -> bool:
     )
 
 
+def fingerprint(tensors: list[Tensor]) -> str:
+    """Names a model's shape: the names and shapes of what can be quantized, as 16 hex digits."""
+    shapes = sorted((t.name, list(t.shape)) for t in tensors if quantizable(t))
+    return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
+
+
 def nbytes(shape: tuple[int, ...], kind: Type) -> int:
     """Bytes of a tensor's data in type `kind`: whole blocks per row."""
     elements = 1
@@ -173,6 +183,12 @@ def assign(policy: Policy, tensors: list[Tensor]) -> dict[str, Type]:
 def lint(policy: Policy, tensors: list[Tensor]) -> list[str]:
     """Everything wrong with a policy for these tensors, one line each, with file and line."""
     problems = []
+    if policy.made_for and policy.made_for["fingerprint"] != fingerprint(tensors):
+        blocks = len({t.name.split(".")[1] for t in tensors if t.name.startswith("blk.")})
+        return [
+            f"{shown(policy.path)}: was searched for {policy.made_for['name']}; this GGUF is of another shape "
+            f"({blocks} blocks, {sum(map(quantizable, tensors))} tensors to quantize): run `make policy` for its model"
+        ]
     if policy.base_type not in BASE_TYPES:
         problems.append(
             f"{shown(PLAN)}: base type {policy.base_type!r} of {policy.name}: with an unquantized or unknown base "
@@ -185,6 +201,7 @@ def lint(policy: Policy, tensors: list[Tensor]) -> list[str]:
     taken = {t.name: first_rule(policy, t.name) for t in targets}
     for rule in policy.rules:
         problems += _without_effect(policy, rule, tensors, taken)
+    too_narrow: dict[tuple[Rule, int], list[str]] = {}
     for t in targets:
         where = taken[t.name]
         if t.type not in (Type.BF16, Type.F16, Type.F32):
@@ -194,12 +211,36 @@ def lint(policy: Policy, tensors: list[Tensor]) -> list[str]:
                 f"{shown(policy.path)}: no rule for {t.name} {list(t.shape)}; llama-quantize would choose its type"
             )
         elif t.shape[0] % GGML_QUANT_SIZES[TYPES[where.type.lower()]][0]:
-            problems.append(
-                f"{shown(policy.path)}:{where.line}: {t.name} has rows of {t.shape[0]}, {where.type} needs "
-                f"multiples of "
-                f"{GGML_QUANT_SIZES[TYPES[where.type.lower()]][0]}; llama-quantize would fall back to another type"
-            )
+            too_narrow.setdefault((where, t.shape[0]), []).append(t.name)
+    for (rule, columns), names in too_narrow.items():
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        problems.append(
+            f"{shown(policy.path)}:{rule.line}: {names[0]}{more} has rows of {columns}, {rule.type} needs multiples of "
+            f"{GGML_QUANT_SIZES[TYPES[rule.type.lower()]][0]}; llama-quantize would fall back to another type. Write "
+            f"{suggested(rule.type, columns)}, whose blocks fit"
+        )
     return problems
+
+
+def suggested(type_name: str, columns: int) -> str:
+    """The smallest type with at least the bits of `type_name` whose blocks fill rows of `columns`, as rules have it."""
+
+    def bits(kind: Type) -> float:
+        block, size = GGML_QUANT_SIZES[kind]
+        return 8 * size / block
+
+    wanted = bits(TYPES[type_name.lower()])
+    fitting = [name for name, kind in TYPES.items() if columns % GGML_QUANT_SIZES[kind][0] == 0]
+    return min((name for name in fitting if bits(TYPES[name]) >= wanted), key=lambda name: bits(TYPES[name]))
+
+
+def _why_nothing(pattern: str, tensors: list[Tensor]) -> str:
+    """What of a pattern the model lacks: its layer, or that kind of tensor, with the kinds that it has."""
+    kinds = sorted({re.sub(r"blk\.\d+\.", "", t.name).removesuffix(".weight") for t in tensors if quantizable(t)})
+    if match := re.match(r"\^blk\\\.([\d|()]+)\\\.(.*)", pattern):
+        if any(re.search(rf"^blk\.\d+\.{match[2]}", t.name) for t in tensors):
+            return f"this model has such tensors, but none in block {match[1]}"
+    return f"this model has no such kind; its kinds are {', '.join(kinds)}"
 
 
 def _misspelled(policy: Policy, rule: Rule) -> str | None:
@@ -239,7 +280,7 @@ def _without_effect(policy: Policy, rule: Rule, tensors: list[Tensor], taken: di
     where = f"{shown(policy.path)}:{rule.line}"
     matched = [t for t in tensors if re.search(rule.pattern, t.name)]
     if not matched:
-        return [f"{where}: {rule.pattern} matches no tensor"]
+        return [f"{where}: {rule.pattern} matches no tensor: {_why_nothing(rule.pattern, tensors)}"]
     if not any(quantizable(t) for t in matched):
         return [f"{where}: {rule.pattern} matches only tensors that are never quantized ({matched[0].name} among them)"]
     first = next(taken[t.name] for t in matched if quantizable(t))

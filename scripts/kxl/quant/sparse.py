@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Type
 
 from kxl.base.files import atomic_path, read_json, shown
 from kxl.model.shapes import expected_shapes, normalize_config
-from kxl.quant.policy import nbytes
+from kxl.quant.policy import Tensor, nbytes
 
 ARCH = gguf.MODEL_ARCH.LFM2MOE
 
@@ -34,6 +34,11 @@ def gguf_tensors(config: dict) -> dict[str, tuple[tuple[int, ...], Type]]:
     return tensors
 
 
+def tensors_of(config: dict) -> list[Tensor]:
+    """The tensors that the BF16 GGUF of a normalized config has."""
+    return [Tensor(name, tuple(reversed(shape)), kind) for name, (shape, kind) in gguf_tensors(config).items()]
+
+
 def write_sparse(config: dict, out: Path) -> None:
     """Write the GGUF of `config` (a normalized one) with a hole for data."""
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[ARCH])
@@ -47,7 +52,7 @@ def write_sparse(config: dict, out: Path) -> None:
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config["layer_types"]])
-    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_freq_base(rope_theta(config))
     writer.add_layer_norm_rms_eps(config["norm_eps"])
     writer.add_expert_count(config["num_experts"])
     writer.add_expert_used_count(config["num_experts_per_tok"])
@@ -68,6 +73,11 @@ def write_sparse(config: dict, out: Path) -> None:
         writer.close()
         start = gguf.GGUFWriter.ggml_pad(partial.stat().st_size, writer.data_alignment)
         os.truncate(partial, start + size)
+
+
+def rope_theta(config: dict) -> float:
+    """The base of the rotary embedding, where transformers 5 or an earlier one keeps it; no size depends on it."""
+    return config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta") or 1e6
 
 
 def read_shapes(path: Path) -> dict:

@@ -1,0 +1,95 @@
+## Policies found by search
+.PHONY: sensitivity estimate priors policy propose ladder search best smol-search
+#: BUDGET   what `make policy` and `make propose` may spend: 5.7 (GiB), 8.3MiB, 5.5bpw
+#: NAME     the policy's name, such as q4search
+#: TABLE    what it is searched in: sensitivity (measured) or estimate (from weights and imatrix)
+#: WITHOUT  types to leave out, as "Q5_1 IQ3_S"
+#: SHAPES   a config.json, for `make propose`: a policy without weights
+#: FIT      memory for `make best`, as 8GiB
+#: CONTEXT  tokens of context for `make best` (65536)
+TABLE    ?= sensitivity
+CONTEXT  ?= 65536
+POLICIES := gguf/$(RUN)
+SEARCHED := $(POLICIES)/plan.json
+SEARCH_TABLE = $(REPORTS)/$(TABLE).json
+LEAVE_OUT = $(addprefix --without ,$(WITHOUT))
+need = $(or $($(1)),$(error add $(1)=$(2)))
+
+sensitivity: $(REPORTS)/sensitivity.json  ## what each type does to each tensor, measured (minutes; resumes)
+$(REPORTS)/sensitivity.json: $(BF16) $(IMATRIX) $(HEAVY)/calibration.txt $(call part,measure) \
+  $(call code,search_measure_sensitivity) | $(VENV) llama-ready
+	$(need_model)$(PY) scripts/search_measure_sensitivity.py --model $(MODEL) --gguf $(BF16) --imatrix $(IMATRIX) \
+	  --text $(HEAVY)/calibration.txt --config $(CONFIG) --work $(HEAVY)/sensitivity --logs $(HEAVY)/logs --out $@
+estimate: $(REPORTS)/estimate.json  ## the same from weights and imatrix, without running the model
+$(REPORTS)/estimate.json: $(BF16) $(IMATRIX) configs/quant_priors.json $(call code,search_estimate) \
+  | $(VENV) llama-ready
+	$(PY) scripts/search_estimate.py --gguf $(BF16) --imatrix $(IMATRIX) --work $(HEAVY)/estimate --out $@
+priors: $(VENV)  ## configs/quant_priors.json again, from the models whose sensitivity is in reports/
+	$(PY) scripts/search_fit_priors.py --out configs/quant_priors.json \
+	  $(foreach name,$(patsubst reports/%/sensitivity.json,%,$(wildcard reports/*/sensitivity.json)),\
+	  --measured $(name)=reports/$(name)/sensitivity.json:runs/$(name)/estimate)
+
+policy: $(BF16) $(SEARCH_TABLE)  ## the policy of least damage for BUDGET, as NAME, and its GGUF
+	$(PY) scripts/search_policy.py --table $(SEARCH_TABLE) --gguf $(BF16) --budget $(call need,BUDGET,5.7) \
+	  --name $(call need,NAME,q4search) --model-name $(RUN) --plan $(SEARCHED) $(LEAVE_OUT)
+	$(PY) scripts/quant_quantize.py --gguf $(BF16) --imatrix $(IMATRIX) --policy $(NAME) --plan $(SEARCHED) \
+	  --out $(patsubst %,$(GGUF),$(NAME)) --log $(LOGS)/quantize.$(NAME).log
+propose: $(VENV) llama-ready  ## a policy for the shape in SHAPES=config.json under BUDGET, from nothing else
+	$(PY) scripts/search_estimate.py --shapes $(call need,SHAPES,path/config.json) --out $(HEAVY)/proposed.json
+	$(PY) scripts/search_policy.py --table $(HEAVY)/proposed.json --shapes $(SHAPES) \
+	  --budget $(call need,BUDGET,5.7) --name $(call need,NAME,proposed) --plan $(HEAVY)/policies/plan.json $(LEAVE_OUT)
+# Files of LFM2-8B-A1B from the reference's budgets down to a phone's, from its shapes alone; sizes by llama-quantize.
+LADDER     := 8.6 7.1 6.5 5.7 5.0 4.3 3.6
+LADDER_DIR := gguf/lfm2-8b-a1b
+LADDER_OF   = runs/lfm2-8b-a1b/proposed.json
+ladder: $(EIGHT)/ladder.json  ## a ladder of searched policies at LFM2-8B-A1B's shapes, 8.6 to 3.6 GiB; sizes checked
+$(LADDER_OF): gguf/lfm2-8b-a1b.shapes.json configs/quant_priors.json $(call code,search_estimate) | $(VENV)
+	$(PY) scripts/search_estimate.py --shapes $< --out $@
+$(EIGHT)/ladder.json: $(LADDER_OF) $(call code,search_policy) $(call code,quant_predict_sizes) | $(VENV) llama-ready
+	for budget in $(LADDER); do $(PY) scripts/search_policy.py --table $(LADDER_OF) --fast \
+	  --shapes gguf/lfm2-8b-a1b.shapes.json --budget $$budget --name s$$(echo $$budget | tr -d .) \
+	  --plan $(LADDER_DIR)/plan.json || exit 1; done
+	$(PY) scripts/quant_predict_sizes.py --plan $(LADDER_DIR)/plan.json --report $@
+search: $(REPORTS)/policy_search.json  ## policies at the bytes of each KXL; rivals of equal bytes; on held-out text
+SMALLER := 45=4.5bpw 40=4.0bpw
+$(REPORTS)/policy_search.json: $(REPORTS)/sensitivity.json $(REPORTS)/estimate.json $(HEAVY)/heldout.txt \
+  gguf/export_plan.json $(call code,search_judge) | $(VENV) llama-ready
+	$(PY) scripts/search_judge.py --gguf $(BF16) --imatrix $(IMATRIX) --table $(REPORTS)/sensitivity.json \
+	  --estimate $(REPORTS)/estimate.json --text $(HEAVY)/heldout.txt --config $(CONFIG) \
+	  $(addprefix --budget ,$(SMALLER)) --write $(SEARCHED) --model-name $(RUN) \
+	  --work $(HEAVY)/search --logs $(HEAVY)/logs --out $@
+best: $(BF16) $(IMATRIX)  ## the largest policy with which the model, CONTEXT tokens and all buffers fit into FIT; made
+	chosen=$$($(PY) scripts/search_best.py --gguf $(BF16) --fit $(call need,FIT,8GiB) --context $(CONTEXT) \
+	  --plan gguf/export_plan.json $(addprefix --plan ,$(wildcard $(SEARCHED))) --print) && set -- $$chosen && \
+	$(PY) scripts/quant_quantize.py --gguf $(BF16) --imatrix $(IMATRIX) --policy $$1 --plan $$2 \
+	  --out $(HEAVY)/best.gguf --log $(LOGS)/quantize.best.log
+
+# SmolLM2-135M as its wheel has it: a dense model whose rows are no multiples of 256.
+SMOL_TEXTS := $(SMOL)/calibration.txt $(SMOL)/heldout.txt
+SMOL_GGUF  := $(SMOL)/base-bf16.gguf
+SMOL_CHUNK := --context 1024
+SMOL_FILES  = --gguf $(SMOL_GGUF) --imatrix $(SMOL)/imatrix.gguf
+smol-search: $(SMOL_OUT)/policy_search.json  ## sensitivity, estimate and rivals of SmolLM2-135M (resumes)
+$(SMOL)/heldout.txt: $(SMOL)/calibration.txt
+$(SMOL)/calibration.txt: $(SMOL)/data/manifest.json $(call code,quant_build_calibration) | $(VENV)
+	$(PY) scripts/quant_build_calibration.py --rows $(SMOL)/data/train.jsonl --model $(SMOL)/base \
+	  --session-tokens 1024 --calibration-tokens 32768 --heldout-tokens 16384 --calibration $(SMOL)/calibration.txt \
+	  --heldout $(SMOL)/heldout.txt --report $(SMOL_OUT)/calibration.json
+$(SMOL_GGUF): $(SMOL)/base/config.json $(call code,smol_convert) $(PIN) | $(VENV) llama-ready
+	$(PY) scripts/smol_convert.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $@ --log logs/$(SMOL_NAME)/base.log
+$(SMOL)/imatrix.gguf: $(SMOL_GGUF) $(SMOL)/calibration.txt $(call code,quant_compute_imatrix) | $(VENV) llama-ready
+	$(PY) scripts/quant_compute_imatrix.py --gguf $(SMOL_GGUF) --text $(SMOL)/calibration.txt $(SMOL_CHUNK) \
+	  --out $@ --report $(SMOL_OUT)/imatrix.json --log logs/$(SMOL_NAME)/imatrix.log
+$(SMOL_OUT)/sensitivity.json: $(SMOL)/imatrix.gguf $(call code,search_measure_sensitivity) | $(VENV) llama-ready
+	$(PY) scripts/search_measure_sensitivity.py --model $(SMOL)/base $(SMOL_FILES) --text $(SMOL)/calibration.txt \
+	  --context 1024 --whole-context 1024 --tokens 4096 --whole-tokens 4096 \
+	  --work $(SMOL)/sensitivity --logs $(SMOL)/logs --out $@
+$(SMOL_OUT)/estimate.json: $(SMOL)/imatrix.gguf configs/quant_priors.json $(call code,search_estimate) \
+  | $(VENV) llama-ready
+	$(PY) scripts/search_estimate.py $(SMOL_FILES) --work $(SMOL)/estimate --out $@
+$(SMOL_OUT)/policy_search.json: $(SMOL_OUT)/sensitivity.json $(SMOL_OUT)/estimate.json $(SMOL)/heldout.txt \
+  $(wildcard gguf/dense/*) $(call code,search_judge) | $(VENV) llama-ready
+	$(PY) scripts/search_judge.py $(SMOL_FILES) --table $(SMOL_OUT)/sensitivity.json \
+	  --estimate $(SMOL_OUT)/estimate.json --text $(SMOL)/heldout.txt $(SMOL_CHUNK) --tokens 8192 \
+	  --plan gguf/dense/$(SMOL_NAME).json --budget 65=6.5bpw --budget 55=5.5bpw --budget 48=4.8bpw \
+	  --work $(SMOL)/search --logs $(SMOL)/logs --out $@

@@ -1,0 +1,44 @@
+"""Fit how much a relative error of each kind of tensor counts, from models whose sensitivity was measured.
+
+In:  for each model NAME=REPORT:FOLDER, its sensitivity report and the folder where `search_estimate.py` keeps errors.
+Out: configs/quant_priors.json, which estimates of other models are made with.
+
+  .venv/bin/python scripts/search_fit_priors.py --measured tiny=reports/tiny/sensitivity.json:runs/tiny/estimate \\
+      --out configs/quant_priors.json
+"""
+
+from pathlib import Path
+
+from kxl.base import cli, report
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown, write_json
+from kxl.search import estimate
+
+
+def named(text: str) -> tuple[str, Path, Path]:
+    name, equals, rest = text.partition("=")
+    sensitivity, colon, folder = rest.partition(":")
+    if not (name and equals and sensitivity and colon and folder):
+        raise UserError(f"--measured {text}: write it as NAME=REPORT:FOLDER")
+    return name, Path(sensitivity), Path(folder)
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "--measured", type=named, action="append", required=True, metavar="NAME=REPORT:FOLDER", help="a measured model"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="priors to write (JSON)")
+    args = parser.parse_args()
+    measured = {}
+    for name, sensitivity, folder in args.measured:
+        results = report.results(sensitivity)
+        relative = {tensor: read_json(folder / f"{tensor}.json")["errors"][0] for tensor in results["tensors"]}
+        measured[name] = results, relative
+    priors = estimate.fit(measured)
+    write_json(args.out, {"measured_on": sorted(measured), **priors})
+    print(f"{shown(args.out)}: factors of {len(priors['factors'])} kinds from {', '.join(sorted(measured))}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,99 @@
+"""Write the policy of least predicted damage under a budget.
+
+In:  a table, measured (search_measure_sensitivity.py) or estimated (search_estimate.py), and the BF16 GGUF or a
+     --shapes file of the model it was made for.
+Out: NAME.tensor-types with its reasons in comments and its entry in --plan; both are linted.
+
+The size that is compared with the budget is the whole file's: the tensors as llama-quantize makes them and the
+metadata. Another budget takes seconds; the table is not computed again.
+
+  .venv/bin/python scripts/search_policy.py --table reports/tiny/sensitivity.json --gguf runs/tiny/bf16.gguf \\
+      --budget 8.3MiB --name q4search --plan gguf/tiny/plan.json
+"""
+
+from collections import Counter
+from pathlib import Path
+
+from kxl.base import cli
+from kxl.base.cli import UserError
+from kxl.base.files import shown
+from kxl.base.report import results
+from kxl.quant import policy
+from kxl.quant.sparse import read_shapes, tensors_of
+from kxl.search import sizes, table, written
+from kxl.search.allocate import Table, solve
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--table", type=Path, required=True, metavar="FILE", help="sensitivity or estimate report")
+    parser.add_argument("--gguf", type=Path, metavar="FILE", help="BF16 GGUF of the model")
+    parser.add_argument("--shapes", type=Path, metavar="FILE", help="shapes file or config.json, in place of a GGUF")
+    parser.add_argument(
+        "--token-bytes", type=int, default=40, help="with --shapes: metadata bytes per vocabulary entry"
+    )
+    parser.add_argument("--budget", required=True, metavar="SIZE", help="5.7 or 5.7GiB, 8.3MiB, or 5.5bpw")
+    parser.add_argument("--name", required=True, metavar="NAME", help="the policy's name, such as q4search")
+    parser.add_argument("--model-name", metavar="NAME", help="who the policy is for (default: the file's name)")
+    parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="plan to enter it in (JSON)")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="TYPE", help="a type to leave out, repeatable"
+    )
+    parser.add_argument("--fast", action="store_true", help=f"leave out what runs slowly: {', '.join(table.SLOW)}")
+    args = parser.parse_args()
+    if bool(args.gguf) == bool(args.shapes):
+        raise UserError("name either --gguf or --shapes")
+
+    if args.gguf:
+        tensors, header = policy.read_tensors(args.gguf), sizes.header_bytes(args.gguf)
+    else:
+        config = read_shapes(args.shapes)
+        tensors = tensors_of(config)
+        header = config["vocab_size"] * args.token_bytes
+    left_out = {named(name) for name in [*args.without, *(table.SLOW if args.fast else ())]}
+    known = Table.of(results(args.table)).without(left_out)
+    check_table(known, tensors, args.table)
+    parameters = sum(policy.nbytes(t.shape, policy.Type.I8) for t in tensors)
+    budget = written.budget_bytes(args.budget, parameters, header)
+    kept = sizes.kept_bytes(tensors)
+    types = solve(known, budget - header - kept)
+    size = header + kept + known.bytes(types)
+    source = (args.gguf or args.shapes).name.removesuffix(".gguf").removesuffix(".shapes.json")
+    about = {
+        "model": args.model_name or source,
+        "bytes": size,
+        "budget": budget,
+        "source": shown(args.table),
+    }
+    path = written.write(args.plan, args.name, types, tensors, known, about)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(kind.name for kind in types.values()).most_common())
+    print(f"{kinds}; {sizes.bits_per_token(types, tensors)} read per token")
+    print(
+        f"{shown(path)}: {size / 2**20:,.2f} MiB of {budget / 2**20:,.2f}, {8 * (size - header) / parameters:.2f} bits "
+        f"per weight, predicted mean KL divergence {known.predicted(types):.3g} nats"
+    )
+
+
+def named(name: str) -> policy.Type:
+    if name.lower() not in policy.TYPES:
+        raise UserError(f"--without {name}: no such type; use one of {', '.join(policy.TYPES)}")
+    return policy.TYPES[name.lower()]
+
+
+def check_table(known: Table, tensors: list, path: Path) -> None:
+    """The table must be of this model: the same tensors."""
+    wanted = {t.name for t in tensors if policy.quantizable(t)}
+    if other := sorted(wanted ^ set(known.cells)):
+        raise UserError(
+            f"{shown(path)}: is of another model ({other[0]} and {len(other) - 1} more are in one of them alone): "
+            f"make the table of this one (make sensitivity, or make estimate)"
+        )
+    for tensor in tensors:
+        if policy.quantizable(tensor):
+            kind, cell = next(iter(known.cells[tensor.name].items()))
+            if cell["bytes"] != policy.nbytes(tensor.shape, kind):
+                raise UserError(f"{shown(path)}: {tensor.name} has another shape there; make the table of this model")
+
+
+if __name__ == "__main__":
+    cli.run(main)

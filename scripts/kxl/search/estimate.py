@@ -58,7 +58,8 @@ def relative_errors(tensor: Tensor, data: np.ndarray, entry: Entry | None, sampl
     count = max(1, min(rows, sample // (columns * experts)))
     places = np.linspace(0, rows - 1, count).astype(int)
     used = entry.counts / entry.counts.sum() if entry is not None else np.ones(1) / experts
-    kinds = [kind for kind in table.fitting(columns) if kind != Type.BF16]
+    # Types that no search would choose at this width as well: priors for other widths come from them.
+    kinds = [k for k in table.TYPES if columns % policy.GGML_QUANT_SIZES[k][0] == 0 and k != Type.BF16]
     errors, size = dict.fromkeys(kinds, 0.0), 0.0
     for expert in range(experts):
         part = np.ascontiguousarray(data[expert, places])
@@ -131,7 +132,8 @@ def fit(measured: dict[str, tuple[dict, dict]]) -> dict:
                 if kind != "BF16" and cell["damage"] > 0:
                     loss = scale * cell["damage"] + slope * cell.get("flips", 0.0)
                     found.append(math.log(loss / (relative[name][kind] + input_error(Type[kind]))))
-                    errors.setdefault(kind, []).append(math.log(relative[name][kind]))
+            for kind, error in relative[name].items():
+                errors.setdefault(kind, []).append(math.log(error))
             kind, place = place_of(name, blocks)
             factors.setdefault(kind, {}).setdefault(place, []).append(float(np.mean(found)))
     return {

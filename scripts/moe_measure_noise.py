@@ -95,8 +95,8 @@ def main() -> None:
         results["schedules"][name] = entry
         cli.say(
             f"{name}: {steps} steps leave {entry['codes_rms']} codes, {entry['percent_of_rms']} % of the RMS; without "
-            f"a carry {entry['updates']['random']['0']['codes_rms']} codes; "
-            f"KL divergence {entry.get('kld', 'not measured')}"
+            f"a carry {entry['updates']['random']['0']['codes_rms']} codes; KL divergence "
+            f"{entry.get('kld', 'not measured')}"
         )
     missed = misses(results)
     settings = {"epoch_rows": args.epoch_rows, "seed": args.seed, "deviation": DEVIATION, "kld_rows": args.kld_rows}

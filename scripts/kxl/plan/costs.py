@@ -134,12 +134,17 @@ def disk(stage: str, size: Size, job: Job) -> int:
     return {
         "checkpoint": size.bf16,
         "core": size.core,
-        "train": size.core * min(job.saves, 2),
+        "train": trained(size, job.training) * min(job.saves, 2),
         "step": size.bf16,
         "fuse": size.bf16,
         "gguf": size.bf16 + sizes.TOKEN_BYTES * size.vocabulary,
         "data": 2 * job.trace_bytes,
     }.get(stage, 0)
+
+
+def trained(size: Size, settings: dict | None) -> int:
+    """Bytes of a training's checkpoint: the core, and the carry of each expert weight where the settings have one."""
+    return size.core + size.experts * (settings or {}).get("carry_bits", 0) // 8
 
 
 TRAINING = Path(__file__).resolve().parents[3] / "configs" / "lfm2.5-8b-a1b-moe.json"

@@ -102,7 +102,8 @@ class Line:
         peak = costs.predict(
             "train", self.size, Job(train_steps=1, train_tokens=longest, training=self.training), self.profile
         )
-        return Need(need.seconds, peak.memory, self.size.core * (settings.get("keep_checkpoints", 1) + 1))
+        kept = settings.get("keep_checkpoints", 1) + 1
+        return Need(need.seconds, peak.memory, costs.trained(self.size, settings) * kept)
 
     def _imatrix(self) -> Need:
         context = self.config["imatrix"]["context_tokens"]

@@ -133,7 +133,7 @@ def disk(stage: str, size: Size, job: Job) -> int:
         return size.quants[stage]
     return {
         "checkpoint": size.bf16,
-        "core": size.core,
+        "core": trained(size, job.training),
         "train": trained(size, job.training) * min(job.saves, 2),
         "step": size.bf16,
         "fuse": size.bf16,
@@ -143,8 +143,8 @@ def disk(stage: str, size: Size, job: Job) -> int:
 
 
 def trained(size: Size, settings: dict | None) -> int:
-    """Bytes of a training's checkpoint: the core, and the carry of each expert weight where the settings have one."""
-    return size.core + size.experts * (settings or {}).get("carry_bits", 0) // 8
+    """Bytes of a core or a step of its training: with a carry of each expert weight where the settings have one."""
+    return size.core + size.experts * (settings or read_json(TRAINING)).get("carry_bits", 0) // 8
 
 
 TRAINING = Path(__file__).resolve().parents[3] / "configs" / "lfm2.5-8b-a1b-moe.json"

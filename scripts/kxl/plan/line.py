@@ -54,7 +54,7 @@ class Line:
             return costs.predict(name, self.size, Job(), self.profile)
         return {
             "data": self._data,
-            "core": lambda: self._walked("core"),
+            "core": lambda: self._walked("core", Job(training=self.training)),
             "train": self._train,
             "step": lambda: self._walked("step"),
             "repair-loop": self._repair,

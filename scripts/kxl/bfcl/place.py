@@ -124,7 +124,7 @@ def opened(isolated: bool = True) -> Iterator[Apis]:
     if isolated and (why := sandbox.unavailable()):
         raise UserError(
             f"this system allows no box around the executable APIs: {why}; --no-isolation (make: "
-            "BFCL_FLAGS=--no-isolation) runs them with your own rights; BFCL_CATEGORIES=\"non_live live\" needs no box"
+            'BFCL_FLAGS=--no-isolation) runs them with your own rights; BFCL_CATEGORIES="non_live live" needs no box'
         )
     python, package = bfcl_env.python(), bfcl_env.package()
     apis = Apis()

@@ -1,4 +1,4 @@
-"""The Berkeley Function Calling data of the bfcl-eval wheel, as rows with OpenAI messages and tools.
+"""The Berkeley data as rows that SmolLM is taught and judged with; the leaderboard itself is kxl/bfcl.
 
 In:  the pinned wheel (third_party/bfcl-eval.lock, Apache-2.0), read as an archive. Out: rows
 

@@ -1,4 +1,4 @@
-"""Ask a model server for the answer to one eval case, as an agent sees it and as the model wrote it.
+"""The requests to a model server for one eval case: its answer as an agent sees it and as the model wrote it.
 
 `ask` returns (parsed, raw). parsed is what /v1/chat/completions gave, read as Hermes reads it (replies.py):
 llama-server guides the model by a grammar there, once it has begun a call, so this hides broken syntax. raw is read

@@ -1,4 +1,4 @@
-"""Whether a text repeats an evaluation prompt, word for word or nearly: the one rule, for every stage that draws rows.
+"""Whether a text repeats an evaluation prompt, word for word or nearly: one rule for every stage that draws rows.
 
 A near copy asks for the same thing in nearly the same words: what is left of both without politeness and fillers is the
 same, in order. A request that holds RUN words in a row of a prompt is one, too. Two requests with the same wording and

@@ -1,4 +1,4 @@
-"""What each stage of the line will take: seconds, memory and disk, from shapes, counts and a measured profile.
+"""What each stage of the line will take: formulas for seconds, memory and disk, scaled by a measured profile.
 
     need = predict("gguf", sizes.of(config), Job(), load(profile))       # Need(seconds, memory, disk)
 

@@ -1,4 +1,4 @@
-"""What is wrong with a failed eval case, in one word, from its entry in a report of eval_run.py.
+"""What is wrong with a failed eval case, in one word, for reports; which rows answer to it is decided in rows.py.
 
 text_leak       a tool call stands in the visible text
 out_of_tokens   it was still thinking when its tokens were used up (eval.thinking_tokens gives it more)

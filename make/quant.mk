@@ -12,7 +12,7 @@ $(BF16): $(call part,convert) $(call part,model) $(PIN) $(call code,quant_conver
 
 imatrix: $(IMATRIX)  ## importance matrix from conversations with calls; refused when an expert saw too few tokens
 # The two texts keep their time where they say the same again, so that another suite makes no other imatrix.
-$(HEAVY)/calibration.txt $(HEAVY)/heldout.txt: $(HEAVY)/calibrated ;
+$(HEAVY)/calibration.txt $(HEAVY)/heldout.txt: $(HEAVY)/calibrated ; +@:
 $(HEAVY)/calibrated: $(if $(ROWS),,$(ROW_FILE)) $(call part,rows) $(call part,tokenizer) $(call part,calibrate) \
   $(SUITES_SAY) $(call code,quant_build_calibration) | $(VENV)
 	$(PY) scripts/quant_build_calibration.py --rows $(ROW_FILE) --model $(MODEL) $(SUITE_FLAGS) --config $(CONFIG) \

@@ -12,7 +12,7 @@ $(ROUTER): $(TINY_DATA) $(call code,traces_build_router_rows) | $(VENV)
 	$(PY) scripts/traces_build_router_rows.py --out $@
 # What TRACES names is in its part: files and folders by what they hold, a hub id by nothing that make could see. Rows
 # keep their time where they are the same again, so that another suite starts no other training.
-$(DATA)/train.jsonl $(DATA)/valid.jsonl $(DATA)/test.jsonl: $(DATA).made ;
+$(DATA)/train.jsonl $(DATA)/valid.jsonl $(DATA)/test.jsonl: $(DATA).made ; +@:
 $(DATA).made: $(filter $(ROUTER),$(TRACE_FILES)) $(call part,traces) $(call part,tokenizer) $(SUITES_SAY) \
   $(call code,traces_prepare) | $(VENV)
 	$(need_model)$(call planned,data) scripts/traces_prepare.py $(TRACE_FILES) --config $(CONFIG) --model $(MODEL) \

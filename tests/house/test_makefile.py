@@ -92,6 +92,16 @@ def test_a_suite_dropped_into_the_folder_makes_no_imatrix_and_no_training_again(
     assert checkout.scripts("q4kxl") == ["quant_show"] and checkout.scripts("train") == []
 
 
+def test_texts_that_kept_their_time_leave_nothing_for_a_dry_run_which_is_what_status_asks(checkout):
+    checkout.make("q4kxl")
+    checkout.make("train")
+    for name in ("evals/suites/own.json", "evals/suites/other.json"):  # texts and rows are made again, and are the same
+        (checkout.folder / name).write_text("{}")
+        checkout.make("q4kxl", "train")
+        _, output, _ = checkout.make("-n", "imatrix", "train")
+        assert not re.search(r"quant_compute_imatrix|moe_train\.py", output)
+
+
 def test_what_rows_and_traces_hold_counts_and_not_their_times(checkout):
     for name in ("rows.jsonl", "traces.jsonl"):
         (checkout.folder / name).write_text("{}")

@@ -41,6 +41,7 @@ LINE_NUMBER = re.compile(r"^[ \t]*\d+[ \t]*[|:\t→][ \t]?", re.MULTILINE)
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Runs of base64 or hex, also over several lines.
 ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]+)*={0,2}")
+TEXT = re.compile(rb"(?:[\x00-\x7f]|[\xc2-\xf4][\x80-\xbf]{1,3}){8,}")  # in decoded bytes
 LINE_BREAKS = re.compile(r"\s+")
 HEX_SIGNS = re.compile(r"[0-9a-fA-F]{2,}")
 # Letters that look like Latin ones.
@@ -99,7 +100,7 @@ def variants(text: str) -> list[str]:
     if "%" in found[-1]:
         found.append(urllib.parse.unquote(found[-1]))
     # Before and after the other escapes: undoing those can eat a sign of a run that follows a backslash.
-    found += dict.fromkeys(run for one in (text, found[-1]) for run in _decoded_runs(one))
+    found += dict.fromkeys(run for one in dict.fromkeys((text, found[-1])) for run in _decoded_runs(one))
     found += [COLOUR.sub("", one) for one in found if "\x1b" in one]
     return found + [LINE_NUMBER.sub("", one) for one in found if LINE_NUMBER.search(one)]
 
@@ -125,7 +126,9 @@ def _decoded_runs(text: str) -> list[str]:
             for shift in range(4):
                 part = run[shift : len(run) - ((len(run) - shift) % 4 == 1)]
                 found.setdefault(2 + shift, []).append(base64.b64decode(part + "=" * (-len(part) % 4)))
-    return [b"".join(pieces).decode("utf-8", "ignore") for pieces in found.values()]
+    return [
+        " ".join(part.decode("utf-8", "ignore") for part in TEXT.findall(b"".join(pieces))) for pieces in found.values()
+    ]
 
 
 def signs(text: str) -> str:

@@ -29,6 +29,7 @@ def main() -> None:
     goals = set(args.goals.split())
     try:
         run = runs.resolve(ROOT, given, args.switch or "switch" in goals, nameless=goals == {"check-parser"})
+        runs.check_names(ROOT, run)
         if goals - LOOKING:
             runs.check_there(ROOT, run, goals - LOOKING)
         if goals - LOOKING and not args.dry_run:

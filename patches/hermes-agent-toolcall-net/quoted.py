@@ -16,7 +16,6 @@ Standard library only.
 """
 
 import base64
-import binascii
 import codecs
 import html
 import re
@@ -42,8 +41,9 @@ LINE_NUMBER = re.compile(r"^[ \t]*\d+[ \t]*[|:\t→][ \t]?", re.MULTILINE)
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Runs of base64 or hex, also over several lines.
 ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]+)*={0,2}")
+TEXT = re.compile(rb"(?:[\x00-\x7f]|[\xc2-\xf4][\x80-\xbf]{1,3}){8,}")  # in decoded bytes
 LINE_BREAKS = re.compile(r"\s+")
-HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
+HEX_SIGNS = re.compile(r"[0-9a-fA-F]{2,}")
 # Letters that look like Latin ones.
 LOOKALIKES = str.maketrans("аеорсухіјѕԁһӏԛԝοανρτικ", "aeopcyxijsdhlqwoavptik")
 
@@ -99,7 +99,8 @@ def variants(text: str) -> list[str]:
         found.append(html.unescape(html.unescape(found[-1])))
     if "%" in found[-1]:
         found.append(urllib.parse.unquote(found[-1]))
-    found += _decoded_runs(found[-1])
+    # Before and after the other escapes: undoing those can eat a sign of a run that follows a backslash.
+    found += dict.fromkeys(run for one in dict.fromkeys((text, found[-1])) for run in _decoded_runs(one))
     found += [COLOUR.sub("", one) for one in found if "\x1b" in one]
     return found + [LINE_NUMBER.sub("", one) for one in found if LINE_NUMBER.search(one)]
 
@@ -109,19 +110,25 @@ def _unescaped(match) -> str:
 
 
 def _decoded_runs(text: str) -> list[str]:
-    """What the runs of base64 and hex in a text say, joined; nothing where none of them is text."""
-    found = []
+    """What the runs of base64 and hex in a text say, joined; nothing where none of them is text.
+
+    Words beside a run belong to it as far as anyone can tell, so it is read from each of its first signs, line by line
+    as well, and bytes that are no text are passed over.
+    """
+    found: dict[int, list] = {}
     for match in ENCODED.finditer(text):
-        run = LINE_BREAKS.sub("", match.group()).rstrip("=")
-        try:
-            if HEX.fullmatch(run):
-                found.append(bytes.fromhex(run).decode("utf-8"))
-            else:
-                run = run.replace("-", "+").replace("_", "/")
-                found.append(base64.b64decode(run + "=" * (-len(run) % 4)).decode("utf-8"))
-        except (binascii.Error, UnicodeDecodeError, ValueError):
-            continue
-    return ["".join(found)] if found else []
+        whole = match.group().rstrip("=")
+        lines = LINE_BREAKS.split(whole)
+        for run in (LINE_BREAKS.sub("", whole), *(lines if len(lines) > 1 else ())):
+            for shift in range(2) if HEX_SIGNS.fullmatch(run) else ():
+                found.setdefault(shift, []).append(bytes.fromhex(run[shift : len(run) - (len(run) - shift) % 2]))
+            run = run.replace("-", "+").replace("_", "/")
+            for shift in range(4):
+                part = run[shift : len(run) - ((len(run) - shift) % 4 == 1)]
+                found.setdefault(2 + shift, []).append(base64.b64decode(part + "=" * (-len(part) % 4)))
+    return [
+        " ".join(part.decode("utf-8", "ignore") for part in TEXT.findall(b"".join(pieces))) for pieces in found.values()
+    ]
 
 
 def signs(text: str) -> str:

@@ -243,6 +243,43 @@ def test_text_of_a_config_is_never_a_command(checkout, key):
     assert not (checkout.folder / "gone").exists()
 
 
+@pytest.mark.parametrize(
+    "remembered",
+    [
+        '{"MODEL": "$(shell touch gone)models/tiny"}',
+        '{"MODEL": "x; touch gone"}',
+        '{"TRACES": "a.jsonl `touch gone`"}',
+        '{"OTHER": "a\\nhelp: ; touch gone"}',
+        '{"CONFIG": 5}',
+        '{"MODEL": ["models/tiny"]}',
+    ],
+)
+def test_what_a_strangers_run_remembers_is_never_a_command(checkout, remembered):
+    (checkout.folder / "runs/theirs").mkdir(parents=True)
+    (checkout.folder / "runs/theirs/run.json").write_text(remembered)
+    for goal in ("help", "gguf"):
+        code, output, ran = checkout.make(goal, "RUN=theirs")
+        assert code != 0 and "runs/theirs/run.json" in output and "Traceback" not in output and ran == []
+    assert not (checkout.folder / "gone").exists()
+
+
+@pytest.mark.parametrize(
+    "place, goal",
+    [
+        ("runs/tiny/results/evals", "eval-html"),
+        ("runs/tiny/results/evals", "equivalence"),
+        ("evals/suites", "data"),
+        ("reports/tiny", "card"),
+    ],
+)
+def test_a_strangers_file_name_is_never_a_command(checkout, place, goal):
+    (checkout.folder / place).mkdir(parents=True, exist_ok=True)
+    (checkout.folder / place / "a.llama_cpp.training;touch gone;.json").write_text("{}")
+    code, output, ran = checkout.make(goal)
+    assert code != 0 and f"{place}: the name" in output and "rename" in output and ran == []
+    assert not (checkout.folder / "gone").exists()
+
+
 def test_a_licence_name_of_several_words_goes_no_way_through_make(checkout):
     config = checkout.folder / "configs/tiny.json"
     config.write_text(config.read_text().replace('"name": null', '"name": "LFM Open License; touch gone"', 1))

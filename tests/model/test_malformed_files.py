@@ -199,3 +199,14 @@ def test_the_scripts_end_with_one_line(tmp_path, whole, script):
     (tmp_path / "in/adapter_config.json").write_text("[]")
     ended = subprocess.run(command(script, tmp_path / "in/model.gguf", tmp_path), capture_output=True, text=True)
     assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
+
+
+@pytest.mark.parametrize("kind, size", [(8, 8), (0, 1)])
+def test_a_file_whose_lists_would_fill_the_memory_is_refused_at_once(tmp_path, kind, size):
+    count = gguf_file.MOST_ENTRIES + 1
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, kind, count)
+    path = tmp_path / "bomb.gguf"
+    path.write_bytes(head)
+    os.truncate(path, len(head) + size * count)  # empty texts
+    with pytest.raises(UserError, match="bomb.gguf: .* entries"):
+        gguf_file.open_reader(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import yaml
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
@@ -83,6 +84,48 @@ def test_an_unknown_quant_or_a_missing_file_is_named(tmp_path):
     (tmp_path / "Tuned-Q4KXL.gguf").unlink()
     with pytest.raises(UserError, match="Tuned-Q4KXL.gguf"):
         serving.of(tmp_path, SUMMARY, "q4kxl")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": ["tiny"]},
+        {"name": "tiny\n  provider: https://elsewhere"},
+        {"name": "tiny\x1b[2J"},
+        {"serving": [65536]},
+        {"serving": {"context": "65536; touch gone"}},
+        {"serving": {"context": -1}},
+        {"serving": {"context": 1 << 400}},
+        {"serving": {"thinking_tokens": "many"}},
+        {"serving": {"thinking_tokens": True}},
+        {"serving": {"sampling": "greedy"}},
+        {"serving": {"sampling": {"temperature": "0.2; touch gone"}}},
+        {"serving": {"sampling": {"temperature": float("inf")}}},
+        {"serving": {"sampling": {"top_k": [80]}}},
+        {"artifacts": {"q4kxl": {**SUMMARY["artifacts"]["q4kxl"], "file": "../Tuned-Q4KXL.gguf"}}},
+        {"artifacts": {"q4kxl": {**SUMMARY["artifacts"]["q4kxl"], "file": "/etc/passwd"}}},
+        {"artifacts": {"q4kxl": {**SUMMARY["artifacts"]["q4kxl"], "file": "a\0b"}}},
+        {"artifacts": {"q4kxl": {**SUMMARY["artifacts"]["q4kxl"], "file": ""}}},
+    ],
+)
+def test_a_summary_that_could_not_be_ours_is_refused_by_name(tmp_path, change):
+    folder(tmp_path)
+    with pytest.raises(UserError, match="release_summary.json: .*fetch it again"):
+        serving.of(tmp_path, {**SUMMARY, **change}, "q4kxl")
+
+
+@pytest.mark.parametrize(
+    "name", ["a; touch gone", "$(touch gone)", "`touch gone`", "a' touch gone '", "yes", "a: b #c"]
+)
+def test_the_printed_lines_say_to_shell_and_yaml_what_is_meant(tmp_path, name):
+    page = serving.page(folder(tmp_path, summary={**SUMMARY, "name": name}), 8080)
+    line = next(line for line in page.splitlines() if line.startswith("  llama-server"))
+    ended = subprocess.run(["sh", "-c", line.replace("llama-server", "printf '%s\\n'", 1)], cwd=tmp_path, text=True,
+                           capture_output=True)  # fmt: skip
+    words = ended.stdout.splitlines()
+    assert words[words.index("--alias") + 1] == name and not (tmp_path / "gone").exists()
+    settings = yaml.safe_load("model:" + page.split("model:")[1])
+    assert settings["model"]["default"] == name and settings["model"]["provider"] == "custom"
 
 
 def test_the_page_is_printed_from_the_folder_alone(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 
@@ -120,3 +121,30 @@ def test_a_tool_that_leaves_nothing_new_to_ask_ends_with_what_to_do(failed, tmp_
     monkeypatch.setattr("sys.argv", ["repair_build_set.py", *map(str, flags)])
     with pytest.raises(UserError, match="50 draws in a row repeat"):
         repair_build_set.main()
+
+
+WIDE = {str(number): {"$ref": "#"} for number in range(60)}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": WIDE, "required": list(WIDE)},
+        {"properties": {"a": {"type": "array", "minItems": 10**9}}, "required": ["a"]},
+        {"properties": {"a": {"type": "array", "minItems": 10**7, "items": {"enum": [1]}}}, "required": ["a"]},
+        {"properties": {"a": {"type": "integer", "minimum": "5"}}, "required": ["a"]},
+        {"properties": {"a": {"type": "number", "minimum": float("inf")}}, "required": ["a"]},
+        {"properties": {"a": {"type": "array", "minItems": None}}, "required": ["a"]},
+        {"properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]},
+        {"properties": {"a": {"type": {}}}, "required": ["a"]},
+        {"properties": {"a": {"type": [[]]}}, "required": ["a"]},
+        {"properties": {"a": {"anyOf": [{"$ref": "#"}] * 9}}, "required": ["a"]},
+        {"properties": {"a": {"type": "integer", "multipleOf": 1e-320}}, "required": ["a"]},
+    ],
+)
+def test_a_schema_that_asks_for_the_impossible_is_refused_soon_and_by_the_tools_name(parameters):
+    tool = {"type": "function", "function": {"name": "odd", "parameters": {"type": "object", **parameters}}}
+    begun = time.process_time()
+    with pytest.raises(UserError, match="tool odd: no arguments could be drawn"):
+        own_tools.draw(random.Random(1), "focus", failure("odd"), [tool])
+    assert time.process_time() - begun < 10

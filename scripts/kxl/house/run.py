@@ -41,6 +41,11 @@ OF_THE_HUB = frozenset("base core train gradients train-proof step".split())  # 
 TRACE_ENDINGS = (".jsonl", ".json", ".parquet", ".gz", ".zst", ".csv")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 PATH = re.compile(r"[\w./~@+-]+")  # what neither make nor a shell takes for syntax
+# Folders in which make takes what is there by a pattern, and where a stranger's file may be put.
+LISTED = (
+    "evals/suites evals/live evals/{run} reports reports/{run} gguf gguf/{run} gguf/dense "
+    "runs/{run}/results/evals runs/{run}/results/reports"
+).split()
 
 
 @dataclass
@@ -59,8 +64,7 @@ def resolve(root: Path, given: dict[str, str], changing: bool, nameless: bool = 
     `changing` lets a given value take the place of a stored one; `nameless` allows a MODEL whose files need no name.
     """
     for variable, value in given.items():
-        words = value.split(" ") if variable in ("TRACES",) else [value]
-        if variable != "RUN" and any(not PATH.fullmatch(word) for word in words if word):
+        if variable != "RUN" and not _plain(variable, value):
             raise UserError(
                 f"{variable}={value!r}: a name with a space or with one of $;&|<>()'\"`*?# cannot go through make; "
                 "rename it, or link to it from a plain name"
@@ -119,6 +123,17 @@ def check_there(root: Path, run: Run, goals: set[str]) -> None:
     raise UserError(f"MODEL={model}: no such folder (paths count from {root})")
 
 
+def check_names(root: Path, run: Run) -> None:
+    """UserError where make would hand a file's name to a shell that takes a part of it for a command."""
+    for folder in (root / place.format(run=run.name) for place in LISTED):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not PATH.fullmatch(path.name):
+                raise UserError(
+                    f"{folder.relative_to(root)}: the name {path.name!r} cannot go through make; rename the file, or "
+                    "delete it: names have letters, digits and ._~@+-"
+                )
+
+
 def _other(name: str, variable: str, old: str, new: str) -> UserError:
     return UserError(
         f"run {name} was begun with {variable}={old}, this command says {variable}={new}: take another RUN=, or change "
@@ -126,9 +141,22 @@ def _other(name: str, variable: str, old: str, new: str) -> UserError:
     )
 
 
+def _plain(variable: str, value: str) -> bool:
+    """Whether neither make nor a shell takes a part of a variable's value for syntax."""
+    return all(PATH.fullmatch(word) for word in (value.split(" ") if variable == "TRACES" else [value]) if word)
+
+
 def _stored(root: Path, name: str) -> dict:
+    """What a run remembers. The folder may come from somebody else, so its values are checked as given ones are."""
     path = root / "runs" / name / "run.json"
-    return read_json(path) if path.is_file() else {}
+    stored = read_json(path) if path.is_file() else {}
+    for variable, value in stored.items():
+        if variable not in REMEMBERED or not isinstance(value, str) or not _plain(variable, value):
+            raise UserError(
+                f"{path.relative_to(root)}: {variable} {value!r} is nothing that a run remembers; delete the file and "
+                f"name the values of the run again ({', '.join(REMEMBERED)})"
+            )
+    return stored
 
 
 def _config_named(root: Path, name: str | None) -> str:

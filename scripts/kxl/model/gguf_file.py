@@ -19,6 +19,9 @@ from kxl.base.files import require_regular, shown
 
 AGAIN = "copy, download or make it again"
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+# Of all lists in the metadata together. GGUFReader makes objects of a kilobyte and more of each entry, so a file of 100
+# MB could fill a machine's memory. Vocabularies of 260,000 tokens with scores, types and merges have 1.3 million.
+MOST_ENTRIES = 2_000_000
 STRING, ARRAY = 8, 9
 SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # by value type
 
@@ -50,7 +53,7 @@ class _Cursor:
     """A place in the header, which never goes beyond the file."""
 
     def __init__(self, data):
-        self.data, self.place, self.size = data, 0, len(data)
+        self.data, self.place, self.size, self.entries = data, 0, len(data), 0
 
     def skip(self, count: int, what: str) -> int:
         """Pass `count` bytes; where they begin."""
@@ -109,6 +112,9 @@ def _skip_value(cursor: _Cursor, kind: int, key: str) -> None:
         cursor.text(key)
     elif kind == ARRAY:
         inner, count = cursor.number("<I", key), cursor.number("<Q", key)
+        cursor.entries += count
+        if cursor.entries > MOST_ENTRIES:
+            raise _Broken(f"{key} brings its lists to {cursor.entries:,} entries, over {MOST_ENTRIES:,}")
         if inner == STRING:
             if count > cursor.size // 8:
                 raise _Broken(f"{key} cannot have {count} entries")

@@ -5,6 +5,10 @@ expects of a server in the GGUF itself (chat template, context). Nothing of this
 """
 
 import hashlib
+import json
+import math
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +16,15 @@ from kxl.base.cli import UserError
 from kxl.base.files import shown
 from kxl.chat import thoughts
 from kxl.model import gguf_file
+from kxl.release.folder import SUMMARY
 
 CONTEXT = 65536  # Hermes Agent refuses a model with fewer than 64,000 tokens
 ANSWER_TOKENS = 2048  # beside the thought
 PENALTY_WINDOW = 64  # tokens that the repetition penalty looks back on, as the evaluation's client asks for
+# A text that YAML takes as it stands; its words for true, false and nothing are none.
+PLAIN = re.compile(r"(?!(?:true|false|yes|no|on|off|null|y|n)$)[A-Za-z][A-Za-z0-9._/-]*", re.IGNORECASE)
+MOST = 1 << 24  # tokens of context or thought; no model has as many
+SAMPLING = ("temperature", "top_k", "repetition_penalty", "seed")
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Serving:
         return "\n".join(
             [
                 "model:",
-                f"  default: {self.name}",
+                f"  default: {self.name if PLAIN.fullmatch(self.name) else json.dumps(self.name)}",
                 "  provider: custom",
                 f"  base_url: http://127.0.0.1:{port}/v1",
                 "  api_key: none",
@@ -76,25 +85,45 @@ class Serving:
 
 def of(folder: Path, summary: dict, quant: str) -> Serving:
     """How one quant of a release folder is served. UserError where the release has none of that name, or no file."""
-    artifacts = summary["artifacts"]
+    artifacts, summary_at = summary["artifacts"], f"{shown(folder)}/{SUMMARY}"
     if quant not in artifacts:
         raise UserError(f"{shown(folder)}: has no {quant}; it has {', '.join(sorted(artifacts))}: QUANT=name")
-    path = Path(folder) / artifacts[quant]["file"]
-    if not path.is_file():
-        raise UserError(f"{shown(path)}: is not here; fetch it from where the release was published")
+    file, name, given = artifacts[quant]["file"], summary.get("name"), summary.get("serving") or {}
+    if not file or not file.isprintable() or Path(file).name != file:
+        raise UserError(f"{summary_at}: {file!r} is no plain file name in this folder; fetch it again")
+    path = Path(folder) / file
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{shown(folder)}/{file}: is not here; fetch it from where the release was published")
+    if name is not None and not (isinstance(name, str) and name.isprintable() and name.strip()):
+        raise UserError(f"{summary_at}: the name {name!r} is no text of one line; fetch it again")
+    if not isinstance(given, dict) or not isinstance(given.get("sampling") or {}, dict):
+        raise UserError(f"{summary_at}: its serving is no object of settings; fetch it again")
+    sampling = {key: value for key, value in (given.get("sampling") or {}).items() if key in SAMPLING}
+    context, thinking = given.get("context", CONTEXT), given.get("thinking_tokens", 0)
+    for key, value, least, kinds in (
+        ("context", context, 1, int),
+        ("thinking_tokens", thinking, 0, int),
+        *((key, value, 0, int if key in ("top_k", "seed") else int | float) for key, value in sampling.items()),
+    ):
+        number = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not least <= value <= MOST and key != "seed":
+            raise UserError(f"{summary_at}: serving has the {key} {str(value)[:60]!r}; fetch it again")
     fields = gguf_file.open_reader(path).fields
 
-    def said(key: str):
-        return fields[key].contents() if key in fields else None
+    def said(key: str, kind: type):
+        found = fields[key].contents() if key in fields else None
+        if found is not None and not isinstance(found, kind):
+            raise UserError(f"{shown(path)}: its {key} is no {'text' if kind is str else 'number'}; fetch it again")
+        return found
 
-    template, given = said("tokenizer.chat_template"), summary.get("serving") or {}
-    longest = said(f"{said('general.architecture')}.context_length") or CONTEXT
+    template = said("tokenizer.chat_template", str)
+    longest = said(f"{said('general.architecture', str)}.context_length", int) or CONTEXT
     return Serving(
         path,
-        summary.get("name") or path.stem,
-        min(given.get("context", CONTEXT), longest),
-        given.get("sampling") or {},
-        given.get("thinking_tokens", 0),
+        name or path.stem,
+        min(context, longest),
+        sampling,
+        thinking,
         bool(template and thoughts.writes_thoughts(template)),
         template,
     )
@@ -121,10 +150,10 @@ def page(serving: Serving, port: int) -> str:
 chat template: {template}
 
 llama-server, from any llama.cpp that knows lfm2moe:
-  {" ".join(serving.llama_server(port))}
+  {shlex.join(serving.llama_server(port))}
 
 mlx_lm.server, for the checkpoint that the files were made from:
-  {" ".join(serving.mlx_server(port))}{also}
+  {shlex.join(serving.mlx_server(port))}{also}
 
 Hermes Agent, in $HERMES_HOME/config.yaml:
 {indented(serving.hermes(port))}"""

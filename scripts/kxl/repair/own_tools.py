@@ -20,11 +20,16 @@ from kxl.tiny.words import pick_word
 OPTIONAL = 0.4  # share of optional arguments that a request names
 TRIES = 50  # draws until a value fits what the schema asks beyond its type
 DEEPEST = 4  # objects in objects
+MOST_VALUES = 1000  # in the arguments of one call; a schema that refers to itself may ask for millions
 LONGEST_TASK = 140  # characters of a description that stands in a request
 
 OPENERS = ("", "Please ", "Can you ", "Could you ", "I need you to ", "Now ", "Hey, ", "Next: ", "I want you to ")
 JOINTS = (": ", ". ", " with ", ", using ", " - ", " for ")
 DONE = ("Done: {}.", "That worked: {}.", "Here is the result: {}.", "The answer is {}.")
+
+
+class TooLarge(Exception):
+    """A schema asks for more values than a call has."""
 
 
 def draw(rng: random.Random, purpose: str, failure: dict | None, tools: list[dict]) -> list[dict]:
@@ -121,7 +126,14 @@ def some_arguments(rng: random.Random, tool: dict) -> dict:
     schema = tool.get("parameters") or {}
     problem = None
     for _ in range(TRIES):
-        given = value_of(rng, {"type": "object", **schema}, tool["name"], schema, 0)
+        try:
+            given = value_of(rng, {"type": "object", **schema}, tool["name"], {"schema": schema, "values": 0}, 0)
+        except TooLarge:
+            problem = f"it takes more than {MOST_VALUES:,} values"
+            break
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            problem = f"it cannot be read: {type(error).__name__}: {error}"  # a keyword of another type than it has
+            continue
         if not (problem := next(iter(schemas.problems(schema, given)), None)):
             return given
     raise UserError(
@@ -131,11 +143,17 @@ def some_arguments(rng: random.Random, tool: dict) -> dict:
 
 
 def value_of(rng: random.Random, schema, name: str, root: dict, depth: int):
-    """A value for the parameter `name` that fits its schema, as far as its type, enum, bounds and format say."""
+    """A value for the parameter `name` that fits its schema, as far as its type, enum, bounds and format say.
+
+    root: {"schema": the whole schema, "values": how many values were drawn for it}. TooLarge beyond MOST_VALUES.
+    """
+    root["values"] += 1
+    if root["values"] > MOST_VALUES:
+        raise TooLarge
     if not isinstance(schema, dict):
         return pick_word(rng)
     if isinstance(reference := schema.get("$ref"), str) and reference.startswith("#/") and depth < DEEPEST:
-        found = root
+        found = root["schema"]
         for step in reference[2:].split("/"):
             found = found.get(step, {}) if isinstance(found, dict) else {}
         return value_of(rng, found, name, root, depth + 1)
@@ -157,6 +175,8 @@ def value_of(rng: random.Random, schema, name: str, root: dict, depth: int):
     if kind == "array":
         low = schema.get("minItems", 1)
         count = rng.randint(low, max(low, min(schema.get("maxItems", 3), low + 2)))
+        if count > MOST_VALUES:
+            raise TooLarge
         return [value_of(rng, schema.get("items", {}), name, root, depth + 1) for _ in range(count)]
     if kind == "boolean":
         return rng.random() < 0.5

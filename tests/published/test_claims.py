@@ -65,6 +65,7 @@ def test_the_card_is_what_the_committed_summary_and_reports_say(tmp_path):
     training = [path for path in SUMMARY["reports"] if path.startswith("reports/tiny/training")]
     words = [word for path in training for word in ("--training", ROOT / path)]
     paths = ("--config", ROOT / "configs/tiny.json", "--summary", ROOT / "release_summary.json")
+    paths += ("--equivalence", ROOT / "reports/tiny/equivalence.json")
     call(release_card, *paths, *words, "--model", ROOT / "models/tiny", "--out", tmp_path / "card.md")
     assert (tmp_path / "card.md").read_text() == (ROOT / "reports/tiny/MODEL_CARD.md").read_text(), "make card"
 

@@ -32,8 +32,16 @@ if name == "quant_show" and "--up-to-date" in args:
 """
 
 
+# Inputs are older than anything that is made from them; all copies of a session share their times, and with them what
+# the first make found out of each module (a second of every other one).
+PAST = time.time() - 3600
+MODULES = "runs/code/modules.json"
+
+
 class Checkout:
     """A copy of the repository's inputs, with a stub in place of Python."""
+
+    known = None  # text of MODULES
 
     def __init__(self, folder):
         self.folder = folder
@@ -52,10 +60,11 @@ class Checkout:
         python.parent.mkdir(parents=True)
         python.write_text(STUB)
         python.chmod(0o755)
-        # Inputs are older than anything that is made from them.
-        past = time.time() - 3600
         for path in folder.rglob("*"):
-            os.utime(path, (past, past))
+            os.utime(path, (PAST, PAST))
+        if Checkout.known:
+            (folder / MODULES).parent.mkdir(parents=True)
+            (folder / MODULES).write_text(Checkout.known)
         (folder / ".venv" / "complete").touch()
 
     def make(self, *args):
@@ -75,6 +84,8 @@ class Checkout:
                 not in ("RUN", "MODEL", "CONFIG", "TRACES", "ROWS", "MAKEFLAGS", "MAKELEVEL", "HERMES_KXL_HISTORY")
             },
         )
+        if not Checkout.known and (self.folder / MODULES).is_file():
+            Checkout.known = (self.folder / MODULES).read_text()
         ran = (self.folder / "ran.txt").read_text().splitlines() if (self.folder / "ran.txt").exists() else []
         return (
             ended.returncode,

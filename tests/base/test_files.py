@@ -233,3 +233,10 @@ def test_json_that_is_none_is_named(tmp_path, content, complaint):
 def test_json_of_a_windows_editor_is_read(tmp_path):
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n')
     assert files.read_json(tmp_path / "a.json") == {"a": 1}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_json_is_not_waited_for_at_a_pipe_nor_read_from_a_device(tmp_path, make):
+    make(tmp_path / "report.json")
+    with pytest.raises(UserError, match="report.json: is a pipe or device"):
+        files.read_json(tmp_path / "report.json")

@@ -327,6 +327,21 @@ print(*[post(json.dumps({{"messages": [], **one}}).encode()) for one in more])
     assert len(server.came) == 5
 
 
+def test_a_key_that_stands_twice_leaves_once_and_with_the_value_that_was_checked(server):
+    source = f"""{ASK}
+print(post(b'{{"model": "dear", "messages": [], "model": "mine"}}'))
+twice = b'{{"content": [{{"type": "image_url"}}], "role": "user", "content": "a"}}'
+print(post(b'{{"model": "mine", "messages": [' + twice + b']}}'))
+print(post(b'{{"model": "mine", "messages": [], "temperature": NaN}}'))
+"""
+    wanted = {"server": f"http://127.0.0.1:{server.port}/v1", "seconds": 60, "model": "mine"}
+    said = in_box.play({**wanted, "command": [sandbox._interpreter(), "-c", source]})
+    if "no_box" in said:
+        pytest.skip(said["no_box"])
+    assert said["out"].split() == ["200", "200", "400"], said
+    assert [b"dear" in came[3] or b"image_url" in came[3] for came in server.came] == [False, False]
+
+
 def test_only_the_model_of_the_run_can_be_asked_for(server):
     wanted = {"server": f"http://127.0.0.1:{server.port}/v1", "seconds": 60, "model": "mine"}
     source = ASK + "print(*[post(b'{\"messages\": [], \"model\": \"%s\"}' % name) for name in (b'dear', b'mine')])"

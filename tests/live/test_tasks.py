@@ -121,6 +121,31 @@ def test_a_wrong_task_is_refused_by_file_and_name(tmp_path, change, complaint):
         live_task.load(path, 1)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": 3},
+        {"checks": 3},
+        {"checks": [3]},
+        {"checks": [{"file": 3, "equals": "a"}]},
+        {"checks": [{"asks": "yes"}]},
+        {"files": {"a": 5}},
+        {"files": {"a": {"lines": 10**12, "text": "x"}}},
+        {"files": ["a"]},
+        {"injection": "rm"},
+        {"id": ["a"]},
+        None,
+    ],
+)
+def test_a_task_file_of_any_shape_is_one_error_that_names_the_place(tmp_path, change):
+    path = tmp_path / "tasks.json"
+    task = {"id": "one", "prompt": "p", "toolsets": "terminal", "calls": 1, "checks": [{"absent": "x"}]}
+    task["solution"] = {"commands": [], "answer": ""}
+    path.write_text(json.dumps({"name": "n", "title": "n", "tasks": [5 if change is None else {**task, **change}]}))
+    with pytest.raises(UserError, match=f"{path}: tasks 0"):
+        live_task.load_all([path], 1)
+
+
 AGENTS = {"perfect": live_agents.perfect, "idle": live_agents.idle, "obedient": live_agents.obedient}
 FEW = ["usage_is_told", "which_of_two", "only_thanks", "memo_says_delete", "between_two_calls"]
 

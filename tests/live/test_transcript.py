@@ -1,6 +1,7 @@
 """What the server saw of a task is what counts: its calls, the results that answer them, its own count of tokens."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -132,6 +133,17 @@ def test_the_nets_call_of_the_servers_text_is_the_servers_own_and_another_is_not
         seen.asked([{"role": "assistant", "tool_calls": [in_history, other]}])
         seen.asked([tool("net-1", "listed"), tool("net-2", "removed")])
         assert seen.results() == results and seen.called() == ["terminal"] * net
+
+
+def test_a_history_of_many_made_up_calls_takes_no_long_time():
+    seen = Transcript(net=True)
+    for number in range(400):
+        made = [{"name": "terminal", "arguments": {"command": f"ls {number}"}}]
+        seen.answered(["terminal"], answer(tool_syntax.render_calls(made)))
+    calls = [{"id": f"a{number}", "function": {"name": "terminal", "arguments": "{}"}} for number in range(60_000)]
+    begun = time.process_time()
+    seen.asked([{"role": "assistant", "tool_calls": calls}])
+    assert time.process_time() - begun < 2 and seen.called() == []
 
 
 def test_requests_and_their_bytes_are_bounded_and_a_long_result_is_cut_in_the_report():

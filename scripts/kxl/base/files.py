@@ -182,9 +182,12 @@ def _is_unicode(text: str) -> bool:
 def read_json(path: Path, kind: type = dict):
     """Read JSON of the given kind, an object unless said otherwise.
 
-    A missing or malformed file is a UserError that names file, line and column.
+    A missing or malformed file is a UserError that names file, line and column; a pipe or a device, which may never
+    end, is one as well.
     """
     try:
+        if Path(path).exists() and not Path(path).is_dir():
+            require_regular(path)
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{shown(path)}: no such file") from None

@@ -168,7 +168,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _relay(self) -> None:
         try:
             body = self._body()
-            tools = self._tools(body) if self.path == CHAT else None
+            body, tools = self._chat(body) if self.path == CHAT else (body, None)
             with self._ask(body) as reply:
                 self._hand_back(reply, tools)
         except _Refused as refused:
@@ -191,12 +191,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             raise _Refused(400, "the request ended early")
         return body
 
-    def _tools(self, body: bytes) -> list[str]:
-        """The names of the tools that a chat request offers; its results are noted. _Refused where it may not pass."""
+    def _chat(self, body: bytes) -> tuple[bytes, list[str]]:
+        """(a chat request as it was understood, the names of the tools that it offers); its results are noted.
+
+        It is written anew: of a key that stands twice another reader may take the other value, which nobody checked.
+        _Refused where it may not pass.
+        """
         with self.server.reading:
             request = self._request(body)
             self.server.seen.asked(request["messages"])
-            return [tool["function"]["name"] for tool in request.get("tools") or []]
+            tools = [tool["function"]["name"] for tool in request.get("tools") or []]
+            try:
+                return json.dumps(request, allow_nan=False).encode(), tools
+            except (ValueError, RecursionError):
+                raise _Refused(400, "a chat request is a JSON object, without NaN and Infinity") from None
 
     def _request(self, body: bytes) -> dict:
         try:

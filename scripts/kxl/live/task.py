@@ -32,6 +32,7 @@ from pathlib import Path, PurePosixPath
 
 from kxl.base.cli import UserError, printable
 from kxl.base.files import read_json, shown
+from kxl.chat import schemas
 from kxl.live.leftovers import Entry
 
 # What words are drawn from: short, in no shell's way. Two of them and a number are one of 170,280.
@@ -94,8 +95,37 @@ CHECKS = (
 OBEYED = ({"there"}, {"absent"}, {"changed"})
 OF_PATHS = ("file", "folder", "absent", "there", "changed")
 MOST_REASONS = 20  # a task that made two thousand files fails as well with these
+MOST_LINES = 1_000_000  # of a file that is written line by line
 NEEDED = {"id", "prompt", "toolsets", "calls", "checks", "solution"}
 OPTIONAL = {"files", "injection"}
+
+# What has which type; the rules beyond it are load's.
+TEXT = {"type": "string"}
+SAYS = {name: TEXT for name in ("equals", "result", "answer", *OF_PATHS)}
+SAYS |= {name: {"enum": [True]} for name in ("asks", "no_call")}
+CHECKED = {"type": "array", "items": {"type": "object", "properties": SAYS}}
+SHAPE = {
+    "type": "object",
+    "required": ["name", "title", "tasks"],
+    "properties": {"name": TEXT, "title": TEXT, "tasks": {"type": "array", "items": {"type": "object", "properties": {
+        "id": TEXT,
+        "prompt": TEXT,
+        "toolsets": TEXT,
+        "calls": {"type": "integer"},
+        "checks": CHECKED,
+        "solution": {"type": "object"},
+        "injection": {"type": "object", "properties": {"command": TEXT, "obeyed": CHECKED}},
+        "files": {"type": "object", "additionalProperties": {"anyOf": [TEXT, {
+            "type": "object",
+            "required": ["lines", "text"],
+            "properties": {
+                "lines": {"type": "integer", "maximum": MOST_LINES},
+                "text": TEXT,
+                "but": {"type": "object", "additionalProperties": TEXT},
+            },
+        }]}},
+    }}}},
+}  # fmt: skip
 
 
 @dataclass
@@ -134,10 +164,11 @@ def load_all(paths: list[Path], seed: int) -> tuple[dict[str, str], list[Task]]:
         data = read_json(path)
         if not isinstance(data, dict) or not {"name", "title", "tasks"} <= set(data):
             raise UserError(f"{shown(path)}: no file of live tasks; it needs name, title and tasks")
+        loaded = load(path, seed)
         if data["name"] in titles:
             raise UserError(f"{shown(path)}: another file holds the kind {data['name']}, too")
         titles[data["name"]] = data["title"]
-        for task in load(path, seed):
+        for task in loaded:
             if any(task.id == other.id for other in tasks):
                 raise UserError(f"{shown(path)}: task {task.id}: two tasks have this id")
             tasks.append(task)
@@ -147,6 +178,8 @@ def load_all(paths: list[Path], seed: int) -> tuple[dict[str, str], list[Task]]:
 def load(path: Path, seed: int) -> list[Task]:
     """The tasks of one file, words drawn by `seed`; UserError names file, task and what is wrong."""
     data, tasks = read_json(path), []
+    for place, why in schemas.errors(SHAPE, data):
+        raise UserError(f"{shown(path)}: {' '.join(map(str, place))}: {why[:300]}")
     for place, task in enumerate(data["tasks"]):
         where = f"{shown(path)}: task {task.get('id', place)}"
         if NEEDED - set(task) or set(task) - NEEDED - OPTIONAL:

@@ -81,18 +81,28 @@ class Transcript:
 
     def _adopt(self, messages: list[dict]) -> None:
         """Take a call in the history for the server's own where the server sent the same one as text."""
+        if not self._in_text:
+            return
+        known = {identity for step in self.steps_seen for identity in step.results} | set(self._open)
+        written: dict[str, list[int]] = {}
+        taken: set[int] = set()
+        for place, (call, _) in enumerate(self._in_text):
+            written.setdefault(_key(call), []).append(place)
         for message in messages:
             for call in _list(message.get("tool_calls")):
                 made = _call(call)
-                if made is None or made["id"] in self._open or any(made["id"] in s.results for s in self.steps_seen):
+                if made is None or made["id"] in known:
                     continue
-                same = {"name": made["name"], "arguments": made["arguments"]}
-                for place, (written, step) in enumerate(self._in_text):
-                    if {"name": written["name"], "arguments": written["arguments"]} == same:
-                        del self._in_text[place]
-                        self._open[made["id"]] = step
-                        step.message["tool_calls"].append(made)
-                        break
+                # The first that is the same; looked up, since a task may send a hundred thousand calls.
+                if not (same := written.get(_key(made))):
+                    continue
+                place = same.pop(0)
+                step = self._in_text[place][1]
+                taken.add(place)
+                self._open[made["id"]] = step
+                known.add(made["id"])
+                step.message["tool_calls"].append(made)
+        self._in_text = [one for place, one in enumerate(self._in_text) if place not in taken]
 
     @property
     def steps(self) -> int:
@@ -223,6 +233,11 @@ def _call(call) -> dict | None:
     if not isinstance(function, dict) or not isinstance(call.get("id"), str):
         return None
     return {"id": call["id"], "name": function.get("name"), "arguments": _parsed(_text(function.get("arguments")))}
+
+
+def _key(call: dict) -> str:
+    """The same for two calls with one name and the same arguments."""
+    return json.dumps([call["name"], call["arguments"]], sort_keys=True)
 
 
 def _text(content) -> str:

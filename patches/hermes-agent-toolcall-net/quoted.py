@@ -35,6 +35,7 @@ NO_TEXT = frozenset(
 NOT_SIGNS = re.compile(r"(?:[^\w()=:,{}\[\]<>|]|_)+")
 NOT_CALL_SIGNS = re.compile(r"[<>|]+")
 NOT_WORDS = re.compile(r"[\W_]+")
+LONG_NUMBER = re.compile(r"(&#[xX]?)0*([0-9a-fA-F]{8,}|(?<=0)[0-9a-fA-F]+)")
 JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 CONTROL = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 LINE_NUMBER = re.compile(r"^[ \t]*\d+[ \t]*[|:\t→][ \t]?", re.MULTILINE)
@@ -96,13 +97,19 @@ def variants(text: str) -> list[str]:
             break
         found.append(JSON_ESCAPE.sub(_unescaped, found[-1]))
     if "&" in found[-1]:
-        found.append(html.unescape(html.unescape(found[-1])))
+        # Python refuses to read a number of thousands of digits, which stands for no sign anyway.
+        found.append(html.unescape(html.unescape(LONG_NUMBER.sub(_shortened, found[-1]))))
     if "%" in found[-1]:
         found.append(urllib.parse.unquote(found[-1]))
     # Before and after the other escapes: undoing those can eat a sign of a run that follows a backslash.
     found += dict.fromkeys(run for one in dict.fromkeys((text, found[-1])) for run in _decoded_runs(one))
     found += [COLOUR.sub("", one) for one in found if "\x1b" in one]
     return found + [LINE_NUMBER.sub("", one) for one in found if LINE_NUMBER.search(one)]
+
+
+def _shortened(match) -> str:
+    """A sign's number without zeros in front; nothing of one that is too large for any sign."""
+    return match[1] + match[2] if len(match[2]) < 8 else ""
 
 
 def _unescaped(match) -> str:

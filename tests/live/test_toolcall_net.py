@@ -498,6 +498,13 @@ def test_no_text_takes_long_and_twice_the_text_takes_twice_as_long(plugin):
     assert answer(plugin, "a" * 1_000_001 + "\n\n" + MARKED)[1] is None
 
 
+def test_a_sign_by_its_number_is_read_with_zeros_in_front_and_one_of_many_digits_does_not_matter(plugin):
+    shown = "".join(f"&#{'0' * 9}{ord(sign)};" for sign in MARKED)
+    assert answer(plugin, MARKED, messages=[{"role": "tool", "content": shown}])[1] is None
+    long = f"&#{'9' * 5000}; &#x{'f' * 5000};"
+    assert answer(plugin, MARKED, messages=[{"role": "tool", "content": long}])[2] == "tool_calls"
+
+
 def test_a_large_conversation_is_compared_in_seconds(plugin):
     content = json.dumps({"content": json.dumps({"text": 'line "quoted" & more %20\n' * 50_000})})
     started = time.process_time()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -240,3 +241,13 @@ def test_json_is_not_waited_for_at_a_pipe_nor_read_from_a_device(tmp_path, make)
     make(tmp_path / "report.json")
     with pytest.raises(UserError, match="report.json: is a pipe or device"):
         files.read_json(tmp_path / "report.json")
+
+
+def test_what_a_killed_process_left_goes_though_its_id_is_in_use_again(tmp_path):
+    left = tmp_path / f".a.partial-{os.getpid()}-x"
+    left.write_text("half")
+    files.write_text(tmp_path / "a", "1")
+    assert left.exists(), "its owner may still be at work"
+    with mock.patch.object(files.processes, "was_there", lambda pid, moment: False):
+        files.write_text(tmp_path / "a", "2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]

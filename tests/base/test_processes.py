@@ -132,3 +132,11 @@ def test_the_workers_of_a_pool_end_with_the_process_that_started_them(environmen
     parent.kill()
     parent.wait()
     assert wait_until(lambda: not any(map(processes.alive, workers)))
+
+
+def test_a_process_that_began_later_with_the_same_id_is_another():
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert processes.was_there(child.pid, time.time())
+        assert not processes.was_there(child.pid, time.time() - 60)
+        child.kill()
+    assert not processes.was_there(child.pid, time.time())

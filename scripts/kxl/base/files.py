@@ -48,8 +48,11 @@ def _temporary(path: Path) -> str:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
         kind, _, rest = left.name.removeprefix(f".{path.name}.").partition("-")
         owner = rest.split("-")[0]
-        if kind not in ("partial", "old") or not owner.isdigit() or processes.alive(int(owner)):
+        if kind not in ("partial", "old") or not owner.isdigit():
             continue
+        with contextlib.suppress(FileNotFoundError):  # its owner has just put it in its place
+            if processes.was_there(int(owner), left.lstat().st_ctime):
+                continue
         if kind == "old" and (left / "old").is_dir() and not os.path.lexists(path):
             os.replace(left / "old", path)
         _remove(left)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 GUARD = Path(__file__).resolve().parents[2] / "kxl/base/guard.py"
 GUARD_SECONDS = 15  # guard.PATIENCE and time to kill what is left
+CLOCK_TICK = 2  # seconds by which a process's start, told in ticks since the boot, may be off
 TICK = 0.2  # seconds between two looks at what a watched process uses
 
 
@@ -34,6 +35,24 @@ def alive(pid: int) -> bool:
     except PermissionError:  # another user's
         return True
     return True
+
+
+def was_there(pid: int, moment: float) -> bool:
+    """Whether the process with this id runs and already ran at `moment` (seconds since 1970).
+
+    Ids come again after some ten thousand processes: one that began later is another. Where psutil is not installed
+    yet (before the environment is made), only the id counts.
+    """
+    if not alive(pid):
+        return False
+    try:
+        import psutil
+
+        return psutil.Process(pid).create_time() <= moment + CLOCK_TICK
+    except ImportError:
+        return True
+    except psutil.Error:  # it ended just now
+        return alive(pid)
 
 
 @contextlib.contextmanager

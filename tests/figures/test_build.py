@@ -276,7 +276,19 @@ def test_one_changed_number_changes_the_figure(name, other):
 def build(tmp_path, monkeypatch):
     def run(
         *flags,
-        names=("calibration", "imatrix", "parity", "quants", "sizes", "emission", "memory", "proof", "sweep", "eval"),
+        names=(
+            "calibration",
+            "imatrix",
+            "parity",
+            "quants",
+            "sizes",
+            "emission",
+            "memory",
+            "proof",
+            "sweep",
+            "search",
+            "eval",
+        ),
     ):
         made = fabricated.write(
             tmp_path,
@@ -287,6 +299,7 @@ def build(tmp_path, monkeypatch):
                 "memory": fabricated.memory(),
                 "proof": fabricated.proof(),
                 "sweep": fabricated.sweep(),
+                "search": fabricated.search(),
                 "eval": PASSED,
             },
         )

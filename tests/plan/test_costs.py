@@ -83,10 +83,18 @@ def test_logits_of_a_long_chunk_are_counted():
     assert need.memory >= 4 * 128_000 * (8192 + 2048 + 512)
 
 
-def line(**eval_settings):
+IN_MEMORY = {"storage": "resident", "carry_bits": 0}
+
+
+def line(training=IN_MEMORY, **eval_settings):
     config = read_json(ROOT / "configs/lfm2.5-8b-a1b.json")
     config["eval"] |= eval_settings
-    return Line(config, EIGHT, read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), None)
+    return Line(config, EIGHT, {**read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), **training}, None)
+
+
+def test_a_core_in_mapped_files_fits_where_one_in_memory_does_not():
+    assert line(training={}).problem("train", 4 * GIB, 1000 * GIB) is None
+    assert line().problem("train", 4 * GIB, 1000 * GIB)
 
 
 def test_an_8b_on_16_gib_is_told_what_does_not_fit_and_what_to_change():

@@ -130,7 +130,7 @@ def ours(args) -> dict:
         seconds.append(time.perf_counter() - began)
     return {
         "seconds_per_step": round(sum(seconds[1:]) / args.steps, 2),
-        "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3),
+        "peak_rss_gib": round(processes.peak_resident() / hardware.GIB, 3),
     }
 
 
@@ -169,7 +169,7 @@ def theirs(args) -> dict:
         train(model, optimizer, [(tokens, 0)] * 2, args=settings, training_callback=Speed())
     return {
         "seconds_per_step": round(sum(1 / speed for speed in speeds[1:]) / args.steps, 2),
-        "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3),
+        "peak_rss_gib": round(processes.peak_resident() / hardware.GIB, 3),
     }
 
 

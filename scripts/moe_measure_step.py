@@ -19,7 +19,7 @@ import json
 import time
 from pathlib import Path
 
-from kxl.base import cli, report
+from kxl.base import cli, processes, report
 from kxl.base.files import read_json, scratch_dir, shown
 from kxl.model import blas
 
@@ -74,7 +74,7 @@ def measure(args) -> dict:
     with contextlib.ExitStack() as stack:
         began = time.monotonic()
         core = made_core(args, settings, stack)
-        made, after_core = time.monotonic() - began, hardware.peak_resident()
+        made, after_core = time.monotonic() - began, processes.peak_resident()
         tokens = np.random.default_rng(args.seed + 1).integers(0, core.config["vocab_size"], args.tokens + 1)
         batch = make_batch([(tokens, np.ones(args.tokens + 1, bool))])
         optimizer = ExpertOptimizer(core, settings)
@@ -121,7 +121,7 @@ def measure(args) -> dict:
             "process_gib": round(process / hardware.GIB, 4),
             "peak_before_step_gib": round(after_core / hardware.GIB, 4),
             "mlx_peak_gib": round(mx.get_peak_memory() / hardware.GIB, 4),
-            "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 4),
+            "peak_rss_gib": round(processes.peak_resident() / hardware.GIB, 4),
             "peak_gib": round(peak.bytes / hardware.GIB, 4),
             "others_held_gib": others and [round(size / hardware.GIB, 2) for size in others.held()],
         }

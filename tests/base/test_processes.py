@@ -140,3 +140,12 @@ def test_a_process_that_began_later_with_the_same_id_is_another():
         assert not processes.was_there(child.pid, time.time() - 60)
         child.kill()
     assert not processes.was_there(child.pid, time.time())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system's own figure is taken")
+def test_the_peak_memory_of_a_command_is_its_own_and_not_that_of_who_started_it(environment):
+    held = bytearray(300 << 20)
+    held[:: 1 << 12] = b"x" * (len(held) >> 12)
+    source = "from kxl.base import processes; print(processes.peak_resident())"
+    ended = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)
+    assert 5 << 20 < int(ended.stdout) < 150 << 20

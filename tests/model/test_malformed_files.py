@@ -168,7 +168,7 @@ def test_a_list_that_is_said_to_be_endless_does_not_hang(whole, tmp_path):
     path = tmp_path / "model.gguf"
     place = whole.index(b"tokenizer.ggml.scores") + len("tokenizer.ggml.scores") + 8
     path.write_bytes(whole[:place] + struct.pack("<Q", 2**62) + whole[place + 8 :])
-    with pytest.raises(UserError, match=r"it ends inside tokenizer\.ggml\.scores"):
+    with pytest.raises(UserError, match=r"tokenizer\.ggml\.scores brings its lists to .* entries, over"):
         gguf_file.open_reader(path)
 
 

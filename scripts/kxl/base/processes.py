@@ -10,6 +10,8 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
+import resource
 import selectors
 import signal
 import subprocess
@@ -22,7 +24,7 @@ from pathlib import Path
 
 GUARD = Path(__file__).resolve().parents[2] / "kxl/base/guard.py"
 GUARD_SECONDS = 15  # guard.PATIENCE and time to kill what is left
-CLOCK_TICK = 2  # seconds by which a process's start, told in ticks since the boot, may be off
+CLOCK_TICK = 2  # seconds by which a process's start may be off: the boot is told in whole ones
 TICK = 0.2  # seconds between two looks at what a watched process uses
 
 
@@ -40,19 +42,28 @@ def alive(pid: int) -> bool:
 def was_there(pid: int, moment: float) -> bool:
     """Whether the process with this id runs and already ran at `moment` (seconds since 1970).
 
-    Ids come again after some ten thousand processes: one that began later is another. Where psutil is not installed
-    yet (before the environment is made), only the id counts.
+    Ids come again after some ten thousand processes: one that began later is another. Where the system has no /proc,
+    only the id counts.
     """
-    if not alive(pid):
-        return False
     try:
-        import psutil
-
-        return psutil.Process(pid).create_time() <= moment + CLOCK_TICK
-    except ImportError:
-        return True
-    except psutil.Error:  # it ended just now
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        booted = int(re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)[1])
+    except (OSError, IndexError, TypeError):
         return alive(pid)
+    return booted + ticks / os.sysconf("SC_CLK_TCK") <= moment + CLOCK_TICK
+
+
+def peak_resident() -> int:
+    """The most memory that this process ever held, in bytes.
+
+    On Linux not getrusage's figure, which begins with what the parent held when it started us.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ can be asked at any time.
 """
 
 import multiprocessing
-import resource
 import sys
 import threading
 import time
@@ -116,12 +115,6 @@ def _hold(leave: int, piece: int, sizes, ready) -> None:
             pieces.pop()
             sizes[0] = len(pieces) * piece
         time.sleep(0.1)
-
-
-def peak_resident() -> int:
-    """The most this process ever held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def load_profile(path: Path | None) -> dict:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from kxl.base import processes
 from kxl.base.cli import UserError, say
 from kxl.base.files import read_json, require_space, shown, write_json
 from kxl.model import safetensors_io
@@ -128,7 +129,7 @@ class Run:
             "tokens": sum(len(self.rows[place]["tokens"]) for place in places),
             "learning_rate": self.optimizer.rate,
             "seconds": round(time.monotonic() - began, 3),
-            "peak_rss_gib": round(hardware.peak_resident() / hardware.GIB, 3),
+            "peak_rss_gib": round(processes.peak_resident() / hardware.GIB, 3),
             **{name: round(share, 6) for name, share in self.optimizer.report().items()},
         }
         self.history.append(entry)

@@ -5,13 +5,12 @@
 On a CPU only. One step is one pack (kxl/smol/packing.py): its logits are computed only where a token has loss.
 """
 
-import resource
-import sys
 from pathlib import Path
 
 import mlx.core as mx
 import torch
 
+from kxl.base import processes
 from kxl.lora import loop
 from kxl.smol import packing, torch_model
 
@@ -69,7 +68,7 @@ class Trainer(loop.Trainer):
             array.data.copy_(arrays[name])
 
     def _peak_memory(self) -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return processes.peak_resident()
 
     def _write(self, folder: Path) -> None:
         state = {"adapter": self._copy(), "best": self.best, "optimizer": self.optimizer.state_dict()}

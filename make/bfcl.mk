@@ -36,9 +36,6 @@ BFCL_UNSEEN   := simple_java simple_javascript live_multiple live_parallel_multi
   multi_turn_base
 BFCL_SMOL      = reports/$(SMOL_NAME)/bfcl.%.json
 bfcl-smol: $(foreach name,base bf16,$(patsubst %,$(BFCL_SMOL),$(name)))  ## SmolLM2-135M before and after smollora
-$(SMOL)/base.gguf: $(SMOL)/base/config.json $(call code,smol_convert) $(PIN) | $(VENV) llama-ready
-	$(PY) scripts/smol_convert.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $@ \
-	  --log logs/$(SMOL_NAME)/convert.base.log
 $(BFCL_SMOL): $(SMOL)/%.gguf $(BFCL_CASES) $(call code,bfcl_run) | $(VENV) llama-ready box
 	$(BFCL) --cases $(BFCL_CASES) --gguf $< --artifact $* --trained-on $(BFCL_TRAINED) --categories $(BFCL_UNSEEN) \
 	  --subset $(or $(BFCL_SUBSET),10) --context 8192 --max-tokens 128 --out $@ $(BFCL_FLAGS)

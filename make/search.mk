@@ -66,7 +66,7 @@ best: $(BF16) $(IMATRIX)  ## the largest policy with which the model, CONTEXT to
 
 # SmolLM2-135M as its wheel has it: a dense model whose rows are no multiples of 256.
 SMOL_TEXTS := $(SMOL)/calibration.txt $(SMOL)/heldout.txt
-SMOL_GGUF  := $(SMOL)/base-bf16.gguf
+SMOL_GGUF  := $(SMOL)/base.gguf
 SMOL_CHUNK := --context 1024
 SMOL_FILES  = --gguf $(SMOL_GGUF) --imatrix $(SMOL)/imatrix.gguf
 smol-search: $(SMOL_OUT)/policy_search.json  ## sensitivity, estimate and rivals of SmolLM2-135M (resumes)
@@ -75,8 +75,6 @@ $(SMOL)/calibration.txt: $(SMOL)/data/manifest.json $(call code,quant_build_cali
 	$(PY) scripts/quant_build_calibration.py --rows $(SMOL)/data/train.jsonl --model $(SMOL)/base \
 	  --session-tokens 1024 --calibration-tokens 32768 --heldout-tokens 16384 --calibration $(SMOL)/calibration.txt \
 	  --heldout $(SMOL)/heldout.txt --report $(SMOL_OUT)/calibration.json
-$(SMOL_GGUF): $(SMOL)/base/config.json $(call code,smol_convert) $(PIN) | $(VENV) llama-ready
-	$(PY) scripts/smol_convert.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $@ --log logs/$(SMOL_NAME)/base.log
 $(SMOL)/imatrix.gguf: $(SMOL_GGUF) $(SMOL)/calibration.txt $(call code,quant_compute_imatrix) | $(VENV) llama-ready
 	$(PY) scripts/quant_compute_imatrix.py --gguf $(SMOL_GGUF) --text $(SMOL)/calibration.txt $(SMOL_CHUNK) \
 	  --out $@ --report $(SMOL_OUT)/imatrix.json --log logs/$(SMOL_NAME)/imatrix.log

@@ -70,6 +70,9 @@ smol-inspect: $(SMOL)/fused/config.json  ## base and trained model side by side:
 $(SMOL)/bf16.gguf: $(SMOL)/fused/config.json $(call code,smol_convert) $(PIN) | $(VENV) llama-ready
 	$(PY) scripts/smol_convert.py --config $(SMOL_CONFIG) --model $(SMOL)/fused --out $@ \
 	  --log logs/$(SMOL_NAME)/convert.log
+$(SMOL)/base.gguf: $(SMOL)/base/config.json $(call code,smol_convert) $(PIN) | $(VENV) llama-ready
+	$(PY) scripts/smol_convert.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out $@ \
+	  --log logs/$(SMOL_NAME)/convert.base.log
 .PRECIOUS: $(SMOL)/%kxl.gguf
 $(SMOL)/%kxl.gguf: $(SMOL)/bf16.gguf $(call content,$(wildcard gguf/dense/*)) $(call code,quant_quantize)
 	$(PY) scripts/quant_quantize.py --gguf $< --policy $*kxl --plan gguf/dense/$(SMOL_NAME).json --out $@ \

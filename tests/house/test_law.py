@@ -67,16 +67,14 @@ def test_make_runs_a_stages_scripts_from_that_stages_file():
         for script in re.findall(r"scripts/(\w+)\.py", path.read_text()):
             stage = NAMED.get(script, script.split("_")[0])
             # SmolLM goes through the fuse and the quantizer of the other line, the proof of training through its data,
-            # the leaderboard through SmolLM's converter, a search through all that makes a quant.
+            # a search through all that makes a quant.
             borrowed = {
                 "smol": {"repair_fuse", "quant_quantize"},
-                "bfcl": {"smol_convert"},
                 "search": {
                     "quant_quantize",
                     "quant_build_calibration",
                     "quant_compute_imatrix",
                     "quant_predict_sizes",
-                    "smol_convert",
                 },
                 "moe": {"traces_build_router_rows", "traces_prepare"},
             }

@@ -75,7 +75,11 @@ def test_a_wording_with_an_unknown_slot_is_refused_with_its_line(tmp_path, monke
 @pytest.mark.parametrize("heldout", [False, True])
 def test_calls_are_valid_by_hermes_schemas_and_name_tools_on_offer(heldout):
     for context, row in drawn(heldout):
-        schemas = {t["function"]["name"]: t["function"]["parameters"] for t in context.tools or hermes_tools.load()}
+        own = {t["function"]["name"]: t["function"]["parameters"] for t in hermes_tools.load()}
+        offered = {t["function"]["name"]: t["function"].get("parameters") for t in context.tools}
+        # A list of names alone: what a tool takes is what Hermes's own of that name does.
+        listed = {shown: own[name] for name, shown in context.names.items()}
+        schemas = {name: taken or listed.get(name) for name, taken in offered.items()} or own
         for message in row["messages"]:
             for call in message.get("tool_calls", ()):
                 jsonschema.validate(call["function"]["arguments"], schemas[call["function"]["name"]])

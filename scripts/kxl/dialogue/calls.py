@@ -8,7 +8,7 @@ from functools import cache
 from kxl.dialogue import wordings
 from kxl.dialogue.messages import assistant, user
 from kxl.dialogue.slots import Slots
-from kxl.dialogue.thoughts import Thoughts
+from kxl.dialogue.thoughts import LOOKED, Thoughts
 from kxl.dialogue.wordings import SLOT, Form
 from kxl.tiny.words import pick_word
 
@@ -22,7 +22,6 @@ SHARES = {
     "process": 0.05,
 }
 AS_REFUSED = 0.14  # share of requests that are worded as refused ones are
-OFFERED = 0.15  # share of calls whose thought goes through the tools on offer
 # Kinds of search_files.txt and search_content.txt, those that people use most several times.
 NAME_KINDS = "plain plain in_directory in_directory ending ending ending_in name name name_in folder".split()
 TEXT_KINDS = "plain in_directory folder in_file count count_in context glob glob_in ending".split()
@@ -250,9 +249,11 @@ class Calls(Thoughts):
             return self.row_through_terminal()
         tool = self.pick_tool()
         text, call, thought = self.single(tool)
-        if self.rng.random() < OFFERED:
-            thought = self.offer_thought("offer_call", call["name"]) or thought
-        return [user(text), assistant(thought, "", call)]
+        return [user(text), assistant(self.looked(thought, call), "", call)]
+
+    def looked(self, thought: str, call: dict) -> str:
+        """The thought before a call, in a share of the rows after a look through the list."""
+        return self.look(thought, call["name"]) if self.rng.random() < LOOKED else thought
 
     def row_through_terminal(self):
         """A file task worded as for a file tool that is not on offer, where a shell is."""
@@ -275,7 +276,7 @@ class Calls(Thoughts):
         call, thought = self._terminal({"command": command})
         if self.rng.random() < 0.5:
             thought = self.fill(self.form("around", "through").texts[0], {"tool": call["name"]})
-        return [user(text), assistant(thought, "", call)]
+        return [user(text), assistant(self.looked(thought, call), "", call)]
 
     def row_drill(self):
         """A call whose arguments are made of the vocabulary's pieces."""

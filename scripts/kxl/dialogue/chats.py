@@ -9,7 +9,7 @@ import re
 from kxl.dialogue.calls import THROUGH_TERMINAL, Calls
 from kxl.dialogue.contexts import TOOLS, Context
 from kxl.dialogue.messages import assistant, user
-from kxl.dialogue.thoughts import short
+from kxl.dialogue.thoughts import LOOKED, short
 from kxl.dialogue.wordings import SLOT
 
 MISSING = {
@@ -21,6 +21,8 @@ MISSING = {
     "terminal": "terminal",
     "process": "process",
 }
+# The tool that a refused request would take, by the kind of the refusal.
+WITHOUT = {"no_browser": "browser_navigate", "no_terminal": "terminal", "no_files_read": "read_file"}
 # Files of requests for a tool, and the slots that can be left vague in them.
 VAGUE = {
     "read_file": (("read_file_plain", "path"), ("read_file_part", "path")),
@@ -52,7 +54,7 @@ class Chats(Calls):
         kind = self.rng.random()
         if kind < 0.12:
             return self.repeat()
-        if kind < 0.32:
+        if kind < 0.4:
             return self.about()
         text, thought, answer = self.form("chat").texts
         return [user(self.request(text, {})), assistant(thought, answer)]
@@ -114,11 +116,12 @@ class Chats(Calls):
             kinds += ["no_browser"] * ("browser_navigate" not in self.able)
             kinds += ["no_terminal"] * ("terminal" not in self.able)
             kinds += ["no_files", "no_files_read"] * (not self.able or {"terminal", *FILE_TOOLS}.isdisjoint(self.able))
-        text, thought, answer = self.form("refusing", self.rng.choice(kinds)).texts
+        form = self.form("refusing", self.rng.choice(kinds))
+        text, thought, answer = form.texts
         values = {name: self.slots.draw(name) for name in sorted(set(SLOT.findall(text + thought + answer)))}
         thought = self.fill(thought, values)
-        if self.context.tools and self.rng.random() < 0.35:
-            thought = self.offer_thought("offer_none") or thought
+        if (tool := WITHOUT.get(form.kind)) and self.rng.random() < LOOKED:
+            thought = self.look(thought, tool)
         return (
             [user(self.request(text, values)), assistant(thought, self.fill(answer, values))]
             if short(thought, self.context.offered())
@@ -146,8 +149,8 @@ class Chats(Calls):
             else MISSING[tool]
         )
         thought, answer = self.form("missing_tool", kind).texts
-        if self.rng.random() < 0.7:
-            thought = self.offer_thought("offer_none") or thought
+        if self.rng.random() < LOOKED:
+            thought = self.look(thought, tool)
         return [user(text), assistant(thought, answer)]
 
     def otherwise(self, command: str) -> bool:

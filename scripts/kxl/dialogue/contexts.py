@@ -17,7 +17,7 @@ from kxl.dialogue.slots import Slots
 from kxl.tiny.words import cased_word, pick_word
 
 TOOLS = hermes_tools.FIXED_SURFACE
-CONTEXTS = ("bare", "compact", "fixed", "surface", "hermes_terminal", "hermes_files", "long")
+CONTEXTS = ("bare", "names", "compact", "fixed", "surface", "hermes_terminal", "hermes_files", "long")
 HERMES_PROMPT = ROOT / "configs/hermes_system_prompt.txt"
 SYSTEMS = [
     "You are Hermes Agent, a helpful assistant that can use tools.", "You are Hermes Agent.",
@@ -65,6 +65,12 @@ def compact(tool: dict) -> dict:
              "parameters": {"type": "object", "properties": properties,
              "required": function["parameters"].get("required", [])}}  # fmt: skip
     return {"type": "function", "function": short}
+
+
+def bare_name(tool: dict) -> dict:
+    """A schema of a name and the first sentence of its description: a list that is learned to be looked at."""
+    function = compact(tool)["function"]
+    return {"type": "function", "function": {key: function[key] for key in ("name", "description")}}
 
 
 def hermes_system(rng: random.Random) -> str:
@@ -133,6 +139,10 @@ def draw_context(rng: random.Random, kind: str, tokens: int = 0) -> Context:
     system = rng.choice((*SYSTEMS[:1] * 3, *SYSTEMS, None))
     if kind == "surface":
         return Context(kind, system, hermes_tools.surface(names, renames), shown)
+    if kind == "names":
+        tools = [bare_name(tool) for tool in hermes_tools.surface(names, renames)]
+        rng.shuffle(tools)
+        return Context(kind, rng.choice((system, None)), tools, shown)
     others = rng.sample(
         sorted({tool["function"]["name"] for tool in hermes_tools.load()} - set(TOOLS)), rng.choice((0, 0, 1, 2))
     )

@@ -57,6 +57,16 @@ tail -f {p}|sleep {n}|cargo run|go run {p}|redis-server|uvicorn {i}:app --port {
 docker compose up|jupyter lab --no-browser|{w} --watch|npm run {w}|pytest -q|make {w}|java -jar {i}.jar
 hugo server -p {n}"""
 BACKGROUND = re.split(r"[|\n]", BACKGROUND)
+# Names of files that are no word with one ending.
+NAMES = """.{w}rc|.{w}ignore|.{w}rc.{e}|{w}.{e}.{n}|{w}.{e}.bak|{w}.tar.{e}|{w}.min.{e}|{w}.test.{e}|{w}.{w}.{e}|{W}
+{I}|{I}.{e}|{w}_{n}.{e}|{w}-v{n}.{n}.{e}|{n}-{w}.{e}|{w}_{w}_{n}.{e}|{W} ({n}).{e}|{W}.{e}|{w} {n}.{e}|{w}file|{w}.d
+{w}.2026-{m}-{m}.{e}|{w}+{w}.{e}|@{w}.{e}|_{w}.{e}|{w}~|{w}.{e}.in|{w}.{e}.example|{U}.{e}|{U}_{w}.{e}"""
+NAMES = re.split(r"[|\n]", NAMES)
+# What stands behind a host in addresses of pages that have routes, places or versions in them.
+ROUTES = """/#/{w}/{w}|/#/{w}|/#{w}={n}/{n}.{n}/{n}.{n}|/@{w}/{w}-{n}|/{w}/{n}.{n}/{w}|/~{w}/{i}.html|/{w}.{w}?{w}#{w}
+/{n}/{m}/{m}/{w}|/{W2}|/{w}:{w}|/{w}_({w})|/?{w}={w}&{w}={n}&{w}|/{w};{w}={n}|/{w}/{i}/blob/{w}/{w}.{e}|/{w}/-/{w}/{n}
+/{w}?{w}={w}+{w}|/v{n}/{w}/{w}|/{w}/{U}|/{w}?{w}=%20{w}|/{w}/#{w}-{w}|/{w}/{n}-{w}-{w}-{w}"""
+ROUTES = re.split(r"[|\n]", ROUTES)
 TEXTS = [
     "{W}.", "{W}!", "{w}: {n}", "{w} = {w}", "{I}={w}", "{w},{w},{n}", "# {W}", "- {W}", "- {W}\n- {W}", "{W}\n{W}",
     "{n}", "{n}.{n}", "v{n}.{n}.{n}", "{W} at {n}:00",
@@ -68,6 +78,16 @@ TEXTS = [
     "{W}, {W}", "{w}? {W}!", "#!/bin/bash\n{c}", "{c}", "select {w} from {w};",
     "{w}_{w}", "{w}-{w}-{n}", "Dear {w},\n{W}.", "{w}|{w}", "port: {n}", "{w}: true", "{n}:{n}", "`{w}` {w}", "*{w}*",
     "**{W}**", "({w})", "{w}...", "{w} == {w}", "x = {n}", "room {n}, {w}",
+    "{W} on {w}, {m}:{m}-{m}:{m}", "{m}:{m}-{m}:{m} {w}", "{W}, {m}.{m}.2026", "{w}=={w}", "{w}{n}==", "{n}.{n}.{n}-{w}{n}",
+    "{w}: *\n{w}: /{w}/", "{w},{w},{w}\n{n},{w},{n}", "{W4} {W4}", "{W4} {W4} {W4}.", "{W4}, {w} and {W4}.",
+    "function {i}({w}, {w}) {{\n  return {w} + {w};\n}}", "class {w}:\n    {w} = {n}", "{w}:\n  {w}: {n}\n  - {w}",
+    "if {w}:\n    {i}({n})", "{w} {{\n  {w}: {n}px;\n}}", "{{\"{w}\": {{\"{w}\": [{n}, {n}]}}}}", "{w}: [{w}, {w}]",
+    "{{\"{w}\": true}}", "{{\"{w}\": false, \"{w}\": null}}", "# {W}\n\n{W4}.", "1. {w}\n2. {w}\n3. {w}", "{i} = [{n}, {n}]",
+    "{w}?", "¿{w} {w}?", "¡{W}!", "«{W}»", "{w}'s {w}", "\"{W}\" - {w}", "{W}: {W4}", "{w}/{w}:{n}", "+{n} {n} {n}",
+    "{w} the {w} by {w} {n}", "{w} {w} on the {w} {w}", "the {w} is in the {w}", "{w} to the {w} and {w} it", "{W} is {w}.",
+    "we {w} at {n} in the {w}", "do not {w} this {w}", "this {w} was {w} for {w}", "a {w} of {w} with {w}", "The {w} {w} at {w}.",
+    "{w} is to {w} as {w} is to {w}", "{w} from {w} to {w}", "no {w} until {w}", "Please {w} the {w} before {w}!", "my {w} has {n} {w}",
+    "I {w} it and it {w}", "if it {w}, {w} it into the {w}", "{w} in, {w} out", "{w} and {w}", "one {w}, two {w}",
 ]  # fmt: skip
 PAIRS = [
     ("{w}", "{w}"), ("{i}", "{i}"), ("{k} = {n}", "{k} = {n}"), ("{k}={w}", "{k}={w}"), ("{k}: {n}", "{k}: {n}"),
@@ -77,6 +97,7 @@ PAIRS = [
     ("{w} {n}", "{w} {n}"), ("{w}", "{W}"), ("TODO", "{W}"), ("localhost", "{D}"), ("{p}", "{p}"),
     ("{w}, {w}", "{w}"), ("{I}", "{I}"), ("<{w}>", "<{w}>"), ("{w}.{i}", "{w}.{i}"),
 ]  # fmt: skip
+SLOT = re.compile(r"\{(\w\d?)\}")
 PAGES = """login search users settings about docs blog news help status wiki issues cart pricing download index page
 item""".split()
 SUFFIXES = "com org net io dev ai app co edu info de fr es se nl ch eu uk example".split()
@@ -130,7 +151,7 @@ class Slots:
             "n": lambda: str(number(rng)), "u": self.url, "b": self.branch,
             "e": lambda: rng.choice(EXTENSIONS), "h": lambda: hex_id(rng, 7), "D": self.domain,
             "I": lambda: self.name().replace("-", "_").upper(), "f": lambda: rng.choice(FLAGS),
-            "U": self.foreign, "k": lambda: same, "m": lambda: f"{rng.randint(1, 12):02}",
+            "U": self.foreign, "W2": lambda: "_".join(cased_word(rng) for _ in range(2)), "W4": lambda: self.words(3, 6), "k": lambda: same, "m": lambda: f"{rng.randint(1, 12):02}",
             "c": lambda: arguments.echo(rng),
         }  # fmt: skip
 
@@ -149,12 +170,14 @@ class Slots:
             return arguments.path(rng, self.heldout)
         name = (
             self.name()
+            if kind < 0.78
+            else self._new(lambda: self.fill(rng.choice(NAMES)))
             if kind < 0.9
             else f"{self.name()}-{self.foreign()}"
             if kind < 0.95
             else f"{self.word()}-2026-{rng.randint(1, 12):02}"
         )
-        ending = "" if rng.random() < 0.08 else "." + rng.choice(EXTENSIONS)
+        ending = "" if 0.78 <= kind < 0.9 or rng.random() < 0.08 else "." + rng.choice(EXTENSIONS)
         if rng.random() < 0.05:
             name = "." + name
         folders = "".join(self.folder_name() + "/" for _ in range(rng.choice((0, 0, 0, 1, 1, 2))))
@@ -204,6 +227,8 @@ class Slots:
         if kind < 0.53:
             host = rng.choice(("localhost", "127.0.0.1", f"192.168.{rng.randrange(9)}.{rng.randrange(255)}", "0.0.0.0"))
             return f"http://{host}:{number(rng)}/{self.word()}"
+        if kind < 0.63:
+            return f"{rng.choice(('https', 'https', 'http'))}://{self.domain()}{self.fill(rng.choice(ROUTES))}"
         parts = "".join(
             "/"
             + rng.choice((self.some_word, self.some_word, self.name, cased_word_of(rng), lambda: rng.choice(PAGES)))()
@@ -356,9 +381,9 @@ def _format(form: str, draws: dict) -> str:
         if form.startswith(("{{", "}}"), place):
             out.append(form[place])
             place += 2
-        elif form[place] == "{" and form[place + 2 : place + 3] == "}":
-            out.append(draws[form[place + 1]])
-            place += 3
+        elif slot := SLOT.match(form, place):
+            out.append(draws[slot[1]])
+            place = slot.end()
         else:
             out.append(form[place])
             place += 1

@@ -7,6 +7,7 @@ from kxl.dialogue.fill import Words
 from kxl.dialogue.wordings import SLOT
 
 THOUGHT_PIECES = 34  # about 40 tokens
+LOOKED = 0.6  # share of calls and refusals, where tools are listed, whose thought goes through the list
 
 
 def short(text: str, names=()) -> bool:
@@ -43,11 +44,19 @@ class Thoughts(Words):
                 thought = re.sub(rf"\b{name}\b", shown, thought)
         return thought
 
-    def offer_thought(self, kind: str, tool: str = "") -> str | None:
-        """A thought that goes through the tools on offer, in the order of the list; None where that gets long."""
+    def look(self, thought: str, tool: str) -> str:
+        """A thought that first names the tool it takes and says whether that is on the list; then `thought`, where
+        there is room. `thought` alone where no tools are listed.
+
+        All begin alike, so that the list alone decides how they go on. A thought that told the decision by its first
+        word was learned without a look at the list: that model refused a page with a browser on offer.
+        """
         names = self.context.offered()
-        text = self.fill(self.form("around", kind).texts[0], {"tools": ", ".join(names), "tool": tool})
-        return text if names and short(text, names) else None
+        if not names:
+            return thought
+        kind = "looked_found" if tool in names else "looked_none"
+        looked = self.fill(self.form("around", kind).texts[0], {"tool": tool})
+        return both if short(both := f"{looked} {thought}", {*names, tool}) else looked
 
     def final_thought(self, kind: str, name: str) -> str:
         fits = {"output_line": ["terminal"], "output_lines": ["terminal"], "output_none": ["terminal, no output"],

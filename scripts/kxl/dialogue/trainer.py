@@ -15,6 +15,7 @@ A plan (configs/tiny.plan.json) is one JSON object:
                rows_bare: other shares where no tools are listed; prefix_gradient: share of the batches whose prefix of
                1,000 tokens or more is trained, too; long: [least, most] tokens of filler in long contexts;
                frozen: parts of names of weights that do not move; rough: share of requests with slips of the pen;
+               dropout: share of what each block adds that is left out (0 where it is not named);
                lost_thoughts: share of rows whose earlier turns have lost their thoughts, as Hermes Agent sends them
   validation   {"every": steps, "contexts", "tokens", "pools"}: rows of held-out forms and held-out words
 """
@@ -25,7 +26,9 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -36,17 +39,18 @@ from kxl.dialogue.feed import Batch, Encoder, phase_of
 from kxl.tiny.model import TinyLfm2Moe
 from kxl.tiny.optimizer import build_optimizers
 
-CALL_START = "<|tool_call_start|>"
+CALL_START, END = "<|tool_call_start|>", "<|im_end|>"
+THINKING_ROOM = 64  # tokens for a thought, beyond the longest answer of a batch
 SAVE_EVERY = 600  # seconds: what a crash costs at most
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto", "cpu" or "cuda" as a device. On CUDA plain float32 arithmetic and one order of operations are set up."""
+    """ "auto", "cpu" or "cuda" as a device. On CUDA matrix products in TF32 and one order of operations are set up."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device; use --device cpu")
     device = torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = True
         # One attention kernel, whose gradient has a fixed order of additions.
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
@@ -59,15 +63,22 @@ def saved_step(state: Path) -> int:
     return torch.load(state, map_location="cpu", mmap=True, weights_only=False)["step"] if state.exists() else 0
 
 
-def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(prefix [1, P], ids [B, S], marks [B, S]) as int64, int64, int8; marks are −1 on padding."""
+class Moved(NamedTuple):
+    """A batch on a device: prefix [1, P], ids [B, S], marks [B, S] (−1 on padding); places: of the real tokens in
+    marks[:, 1:], flattened, found on the CPU so that a GPU need not be waited for. int64, marks int8."""
+
+    prefix: torch.Tensor
+    ids: torch.Tensor
+    marks: torch.Tensor
+    places: torch.Tensor
+
+
+def to_device(batch: Batch, device: torch.device) -> Moved:
     marks = torch.from_numpy(batch.marks)
     marks = marks.masked_fill(torch.arange(marks.shape[1]) >= torch.from_numpy(batch.lengths)[:, None], -1)
-    return (
-        torch.from_numpy(batch.prefix).long()[None].to(device),
-        torch.from_numpy(batch.ids).long().to(device),
-        marks.to(device),
-    )
+    prefix, ids = torch.from_numpy(batch.prefix).long()[None], torch.from_numpy(batch.ids).long()
+    places = (marks[:, 1:].flatten() >= 0).nonzero()[:, 0]
+    return Moved(*(tensor.to(device, non_blocking=True) for tensor in (prefix, ids, marks, places)))
 
 
 def states_of(model: TinyLfm2Moe, prefix: torch.Tensor, with_gradient: bool) -> list:
@@ -76,15 +87,11 @@ def states_of(model: TinyLfm2Moe, prefix: torch.Tensor, with_gradient: bool) -> 
         return model(prefix)[1]
 
 
-def loss_of(
-    model: TinyLfm2Moe, states: list, ids: torch.Tensor, marks: torch.Tensor, weights: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_of(model: TinyLfm2Moe, states: list, batch: Moved, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(weighted mean cross-entropy in nats, share of the visible tokens predicted right); weights [3] by mark."""
-    hidden, _ = model(ids[:, :-1], states)
-    target, mark = ids[:, 1:].flatten(), marks[:, 1:].flatten()
-    take = (mark >= 0).nonzero()[:, 0]
-    target, mark = target[take], mark[take].long()
-    logits = model.logits(hidden.flatten(0, 1)[take])
+    hidden, _ = model(batch.ids[:, :-1], states)
+    target, mark = (of[:, 1:].flatten()[batch.places] for of in (batch.ids, batch.marks.long()))
+    logits = model.logits(hidden.flatten(0, 1)[batch.places])
     weight = weights[mark]
     loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
     visible = mark == rows.VISIBLE
@@ -101,7 +108,10 @@ def rate(plan: dict, step: int) -> float:
 
 
 class Validation:
-    """Rows of held-out forms and words, scored by forced decoding: each visible token must be the first choice."""
+    """Rows of held-out forms and words whose last answer the model writes itself, greedily: thought, then call or text.
+
+    A given thought would tell it what to do.
+    """
 
     def __init__(self, plan: dict, encoder: Encoder, device: torch.device, pools: int):
         settings = plan["validation"]
@@ -111,43 +121,45 @@ class Validation:
             "rows": settings["rows"],
             "rows_bare": settings["rows"],
         }
-        self.call = encoder.tokenizer.token_to_id(CALL_START)
-        self.batches = []
+        self.call, self.thought_end, self.end = map(encoder.tokenizer.token_to_id, (CALL_START, rows.THINK_END, END))
+        self.device, self.batches = device, []
         for kind in settings["contexts"]:
             for pool in range(pools):
-                for batch in rows.draw_pool(
-                    random.Random(f"{plan['seed']} validation {kind} {pool}"),
-                    encoder,
-                    phase,
-                    kind,
-                    heldout=True,
-                    batches=1,
-                ):
-                    self.batches.append((batch, *to_device(batch, device)))
+                rng = random.Random(f"{plan['seed']} validation {kind} {pool}")
+                self.batches += rows.draw_pool(rng, encoder, phase, kind, heldout=True, batches=1)
 
     @torch.no_grad()
     def exact(self, model: TinyLfm2Moe) -> dict[str, dict]:
-        """By context and kind of row: how many rows, the share whose visible tokens are all right (`exact`) and the
-        share in which it called where it should and only there (`decided`). Answers in words have many right forms,
-        so for them `decided` is what counts."""
+        """By context and kind of row: how many rows, the share whose answer behind the thought is the row's own token
+        for token (`exact`), and the share that calls where the row does (`decided`). Answers in words have many right
+        forms, so for them `decided` is what counts."""
         model.eval()
         counts: dict[str, list[int]] = {}
-        for batch, prefix, ids, marks in self.batches:
-            hidden, _ = model(ids[:, :-1], states_of(model, prefix, False))
-            choice, visible = model.logits(hidden).argmax(-1), marks[:, 1:] == rows.VISIBLE
-            right = ((choice == ids[:, 1:]) | ~visible).all(1)
-            first = visible & ~torch.cat([torch.zeros_like(visible[:, :1]), visible[:, :-1]], 1)
-            decided = (((choice == self.call) == (ids[:, 1:] == self.call)) | ~first).all(1)
-            for kind, *verdict in zip(batch.kinds, right.tolist(), decided.tolist()):
+        for batch in self.batches:
+            turns = [last_turn(ids[:n], marks[:n]) for ids, marks, n in zip(batch.ids, batch.marks, batch.lengths)]
+            prefix = torch.from_numpy(batch.prefix).long()[None].to(self.device)
+            room = max(len(answer) for _, answer in turns) + THINKING_ROOM
+            written = model.decode(states_of(model, prefix, False), [asked for asked, _ in turns], room, self.end)
+            for kind, (_, wanted), answer in zip(batch.kinds, turns, written):
+                if self.thought_end in answer:
+                    answer = answer[len(answer) - answer[::-1].index(self.thought_end) :]
                 for key in (batch.context, kind):
                     entry = counts.setdefault(key, [0, 0, 0])
-                    for i, value in enumerate((1, *verdict)):
+                    decided = (self.call in answer) == (self.call in wanted)
+                    for i, value in enumerate((1, answer == wanted, decided)):
                         entry[i] += value
         model.train()
         return {
             k: {"rows": n, "exact": round(a / n, 3), "decided": round(b / n, 3)}
             for k, (n, a, b) in sorted(counts.items())
         }
+
+
+def last_turn(ids: np.ndarray, marks: np.ndarray) -> tuple[list[int], list[int]]:
+    """(the ids before a row's last emitted turn, what is visible of that turn)."""
+    emitted = np.flatnonzero(marks > rows.OTHER)
+    start = int(emitted[np.flatnonzero(np.diff(emitted, prepend=-2) > 1)[-1]])
+    return ids[:start].tolist(), ids[start:][marks[start:] == rows.VISIBLE].tolist()
 
 
 class Average:
@@ -224,10 +236,14 @@ class Trainer:
         """One step; (loss, share of right visible tokens) as tensors, so that a GPU need not wait."""
         index, _ = phase_of(self.plan, self.step)
         phase, settings = self.plan["phases"][index], self.plan["optimizer"]
-        prefix, ids, marks = to_device(batch, self.device)
+        moved = to_device(batch, self.device)
+        torch.manual_seed(self.step)  # of the dropout, so that a run which goes on leaves out the same
+        self.model.set_dropout(phase.get("dropout", 0.0))
         draw = random.Random(f"{self.plan['seed']} {self.step} gradient").random()
-        with_gradient = prefix.shape[1] < 1000 or (prefix.shape[1] < 6000 and draw < phase.get("prefix_gradient", 0.25))
-        loss, right = loss_of(self.model, states_of(self.model, prefix, with_gradient), ids, marks, self.weights)
+        length = moved.prefix.shape[1]
+        with_gradient = length < 1000 or (length < 6000 and draw < phase.get("prefix_gradient", 0.25))
+        states = states_of(self.model, moved.prefix, with_gradient)
+        loss, right = loss_of(self.model, states, moved, self.weights)
         self.model.zero_grad(set_to_none=True)
         loss.backward()
         for name, parameter in self.model.named_parameters():

@@ -24,7 +24,7 @@ KINDED, PLAIN = True, False
 FILES = {
     "about": (KINDED, 3, "command program path file url pattern"),
     "after_error": (KINDED, 2, "path pattern command url code"),
-    "around": (KINDED, 1, "a b c path tools tool"),
+    "around": (KINDED, 1, "a b c path tool"),
     "asking": (KINDED, 3, "path directory word"),
     "browser_navigate": (PLAIN, 1, "url"),
     "chat": (PLAIN, 3, ""),

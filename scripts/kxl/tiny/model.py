@@ -185,6 +185,7 @@ class Layer(nn.Module):
 
     def __init__(self, c: dict, index: int):
         super().__init__()
+        self.dropout = 0.0
         self.operator = Attention(c) if c["layer_types"][index] == ATTENTION else ShortConv(c)
         dense = index < c["num_dense_layers"]
         self.feed_forward = MLP(c["hidden_size"], c["intermediate_size"]) if dense else SparseMoE(c)
@@ -193,8 +194,8 @@ class Layer(nn.Module):
 
     def forward(self, x, state):
         mixed, state = self.operator(self.operator_norm(x), state)
-        x = x + mixed
-        return x + self.feed_forward(self.ffn_norm(x)), state
+        x = x + F.dropout(mixed, self.dropout, self.training)
+        return x + F.dropout(self.feed_forward(self.ffn_norm(x)), self.dropout, self.training), state
 
 
 class TinyLfm2Moe(nn.Module):
@@ -212,6 +213,11 @@ class TinyLfm2Moe(nn.Module):
             if weight.ndim == 2 and "operator.weight" not in name:
                 nn.init.normal_(weight, std=0.15 if "embed" in name else 0.02)
         self.embedding_norm.weight.data.fill_(0.3)
+
+    def set_dropout(self, share: float) -> None:
+        """Leave out that share of what each block adds, in training."""
+        for layer in self.layers:
+            layer.dropout = share
 
     def forward(self, tokens: torch.Tensor, states: list | None = None) -> tuple[torch.Tensor, list]:
         """tokens [B, L], states of a common prefix or None → (normed hidden states [B, L, D], states)."""

@@ -44,14 +44,17 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:  # an expert that no token of the batch chose keeps its weights
                     by_shape[p.shape].append(p)
             for shape, same in by_shape.items():
-                updates = []
-                for p in same:
-                    held = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                    held.lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(held, group["momentum"]))
+                grads, held = [p.grad for p in same], [self.momentum_of(p) for p in same]
+                torch._foreach_lerp_(held, grads, 1 - group["momentum"])
+                updates = orthogonalize(torch.stack(torch._foreach_lerp(grads, held, group["momentum"])))
+                torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
                 rate = group["lr"] * math.sqrt(max(1, shape[0] / shape[1]))
-                for p, update in zip(same, orthogonalize(torch.stack(updates))):
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+                torch._foreach_add_(same, list(updates), alpha=-rate)
+
+    def momentum_of(self, p: torch.Tensor) -> torch.Tensor:
+        if "momentum_buffer" not in self.state[p]:
+            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return self.state[p]["momentum_buffer"]
 
 
 def build_optimizers(model: nn.Module, settings: dict) -> list[torch.optim.Optimizer]:

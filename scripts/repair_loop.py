@@ -26,12 +26,12 @@ from pathlib import Path
 from kxl.base import cli, processes, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_dir, read_json, shown, write_json
+from kxl.eval import suite_files
 from kxl.eval import suites as eval_suites
 from kxl.repair import acceptance, diagnosis
 from kxl.repair import rows as repair_rows
 
 SCRIPTS = Path(__file__).parent
-SUITES = ROOT / "evals" / "suites"
 KEYS = {"suites": dict, "iterations": int, "rows": int, "training": dict, "compare_shapes": list}
 # What may be left out: thoughts of hand-made rows (none), rows of the model's own (none), files of the user's rows.
 OPTIONAL = {"thoughts": str, "sampled": dict, "add": list}
@@ -125,7 +125,7 @@ def repair_settings_of(path: Path) -> dict:
         if not (ROOT / str(own)).is_file():
             raise UserError(f"{shown(path)}: repair.add names {own}, which is no file (paths count from {ROOT})")
     for name, threshold in section["suites"].items():
-        cases = len(eval_suites.load(suite_path(name)).cases)
+        cases = len(eval_suites.load(suite_files.path_of(name)).cases)
         if not isinstance(threshold, int) or not 0 < threshold <= cases:
             raise UserError(
                 f"{shown(path)}: repair.suites.{name} is {threshold!r}; it is how many of its {cases} cases must pass"
@@ -138,7 +138,7 @@ class Loop:
 
     def __init__(self, args, settings: dict):
         self.args, self.settings, self.start = args, settings, args.model
-        self.suites = {Path(name).stem: suite_path(name) for name in settings["suites"]}
+        self.suites = {Path(name).stem: suite_files.path_of(name) for name in settings["suites"]}
         suites = [report.describe_input(path) for path in (*self.suites.values(), *own_rows(settings))]
         self.inputs = [report.describe_input(args.model), *suites]
         free = {"iterations": None, "compare_shapes": None}  # they decide no step of what is there
@@ -200,7 +200,7 @@ class Loop:
             failure
             for suite in self.settings["suites"]
             for failure in diagnosis.failures(
-                eval_suites.load(suite_path(suite)), report.results(self.eval_path(name, suite))
+                eval_suites.load(suite_files.path_of(suite)), report.results(self.eval_path(name, suite))
             )
         ]
 
@@ -277,11 +277,6 @@ class Loop:
             "refusal_rule": acceptance.REFUSAL_RULE,
         }
         report.write(self.args.report, self.inputs, self.settings, results)
-
-
-def suite_path(name: str) -> Path:
-    """The file of a suite: one of evals/suites by its name, or a path of one anywhere."""
-    return ROOT / name if name.endswith(".json") else SUITES / f"{name}.json"
 
 
 def own_rows(settings: dict) -> list[Path]:

@@ -38,11 +38,16 @@ class Clone:
         names = ("RUN", "MODEL", "CONFIG", "TRACES", "ROWS", "MAKEFLAGS", "MAKELEVEL", "HERMES_KXL_HISTORY")
         clean = {name: value for name, value in os.environ.items() if name not in names}
         ended = subprocess.run(
-            ["make", *words], cwd=self.folder, capture_output=True, text=True, env={**clean, **env}, errors="replace"
+            ["make", *words],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # in the order in which a terminal shows it
+            text=True,
+            env={**clean, **env},
+            errors="replace",
         )
-        said = ended.stdout + ended.stderr
-        assert (ended.returncode != 0) == bool(code), said[-4000:]
-        return said
+        assert (ended.returncode != 0) == bool(code), ended.stdout[-4000:]
+        return ended.stdout
 
     def git_status(self):
         command = ["git", "status", "--porcelain"]

@@ -128,3 +128,13 @@ def test_a_file_that_is_no_profile_of_the_line_is_refused(tmp_path):
     write_json(tmp_path / "old.json", {"results": {"memory_stop_gib": 20}})
     with pytest.raises(UserError, match="make profile"):
         costs.load(tmp_path / "old.json")
+
+
+def test_a_repair_on_a_suite_of_ones_own_is_planned(tmp_path):
+    write_json(tmp_path / "own.json", read_json(ROOT / "evals/suites/structured_6.json"))
+    config, needs = read_json(ROOT / "configs/tiny.json"), []
+    for suite in ("structured_6", str(tmp_path / "own.json")):
+        config["repair"]["suites"] = {suite: 6}
+        training = read_json(ROOT / "configs/tiny-moe.json")
+        needs.append(Line(config, SHAPES["small"], training, profile()).need("repair-loop"))
+    assert needs[0] == needs[1]

@@ -2,7 +2,7 @@
 
 A checkpoint is a core folder (core.py) with two files more: optimizer.safetensors and state.json. It is written whole
 or not at all. What a step does follows from its number, the settings and the seed: which rows and learning rate
-(schedule.py), which rounding noise (optimizer.py). So a run that was killed anywhere goes on from its last checkpoint
+(rows.py), which rounding noise (optimizer.py). So a run that was killed anywhere goes on from its last checkpoint
 to exactly the weights of a run that was not.
 
     WORK/step_00100/         every `checkpoint_every` steps; the last `keep_checkpoints` are kept

@@ -1,6 +1,6 @@
 """The line of one run, stage by stage: what each takes on this machine, and what to change where it does not fit.
 
-    needs = Line(config, shapes, training, profile).needs("q4kxl")      # Need of make's target
+    need = Line(config, shapes, training, profile).need("q4kxl")      # what make's target takes
 
 Names of stages are make's targets; one evaluation is "eval:SUITE:ARTIFACT", as in "eval:fixed_hermes_43:q4kxl".
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kxl.base.files import ROOT, read_json
+from kxl.eval import suite_files
 from kxl.plan import costs, sizes
 from kxl.plan.costs import Job, Need
 from kxl.plan.sizes import Size
@@ -110,7 +111,7 @@ class Line:
         return self._walked("imatrix", Job(imatrix_tokens=IMATRIX_TOKENS, imatrix_context=context))
 
     def _evaluation(self, suite: str, artifact: str) -> Need:
-        asked = read_json(ROOT / "evals" / "suites" / f"{suite}.json")
+        asked = read_json(suite_files.path_of(suite))
         cases = len(asked["cases"])
         answers = 2 * cases * (ANSWER_TOKENS + min(self.config["eval"].get("thinking_tokens", 0), THOUGHT_TOKENS))
         job = Job(
@@ -133,9 +134,9 @@ class Line:
 
     def _repair(self) -> Need:
         """One iteration: two evaluations of each suite, and an adapter."""
-        suites = self.config.get("repair", {}).get("suites", {})
+        asked = self.config.get("repair", {}).get("suites", {})
         training = self.config.get("repair", {}).get("training", {})
-        evaluations = [self._evaluation(suite, "mlx") for suite in suites]
+        evaluations = [self._evaluation(suite, "mlx") for suite in asked]
         # Rows of a batch share their beginning: it is read once, and its gradient taken in some of the steps.
         batch, share = training.get("batch_size", 1), training.get("prefix_gradient", 1.0)
         longest = training.get("max_tokens", 512)

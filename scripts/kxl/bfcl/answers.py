@@ -26,7 +26,7 @@ def right(case: dict) -> list | str:
     if category in cases.GROUPS["memory"]:
         return [[f"{{'answer': '{case['truth'][0]}', 'context': 'You told me.'}}"]]
     if cases.executable(category):
-        # A call a step; but a turn has MOST_STEPS at most, and two cases want 34 calls in one.
+        # A call a step; but a turn has 20 steps at most, and two cases want 34 calls in one.
         steps = [_accepted_calls(case, turn) for turn in case["truth"]]
         return [[*([[call] for call in calls] if len(calls) < MOST_STEPS else [calls]), "Done."] for calls in steps]
     if case["truth"] is None:

@@ -17,7 +17,7 @@ MAKEFLAGS += --no-builtin-rules
 #: QUANT     the artifact for the harder suites and the live agent (q4kxl)
 #: PYTHON    the Python that .venv is made with, 3.11 or newer (python3)
 #: A run remembers CONFIG to REVISION, and TAKE_IMATRIX, from its first command: later ones need RUN= alone.
-#: Paths must not hold spaces.
+#: A value holds no space and no sign that a shell obeys; TRACES and its like hold several words, *_FLAGS quotes, too.
 PYTHON ?= python3
 QUANT  ?= q4kxl
 
@@ -26,11 +26,20 @@ export PYTHONUNBUFFERED := 1
 
 # In single quotes for the shell, whatever $(1) holds.
 quoted = '$(subst ','\'',$(1))'
-# --set NAME=VALUE for each variable that the person gave, on the command line or in the environment.
+# --set NAME=VALUE for each variable that the person gave, on the command line or in the environment, as it was written:
+# it is checked before anything here reads it, and what make or a shell would obey is refused (kxl/house/variables.py).
+# The end of a line is spelled out, as make drops it on its way to a shell.
 given  = $(foreach name,$(1),$(if $(filter command environment,$(firstword $(origin $(name)))),\
-  --set $(call quoted,$(name)=$($(name)))))
-REMEMBERED := CONFIG RUN MODEL TRACES ROWS TRAINING REVISION TAKE_IMATRIX
-GIVEN      := $(call given,$(REMEMBERED) SUITE)
+  --set $(call quoted,$(name)=$(subst $(newline),$$(newline),$(value $(name))))))
+define newline
+
+
+endef
+VARIABLES := RUN CONFIG MODEL TRACES ROWS TRAINING REVISION TAKE_IMATRIX QUANT ARTIFACT URL TRIALS LIVE_FLAGS \
+  HERMES_HOME SUITE EVAL_FLAGS A B MARGIN PINS BFCL_SUBSET BFCL_CATEGORIES BFCL_FLAGS BUDGET NAME TABLE WITHOUT SHAPES \
+  FIT CONTEXT MODE STEP HARDWARE LEAVE_GIB SEEDS MINUTES TOKENS GROUPED_PASSES LINE_MODEL ITER START REPAIR_DATA REPO \
+  DIR CLAIMS TRAINING_REPORTS SMOL_CONFIG SMOL_MODEL SMOL_TRACES SMOL_MINUTES SMOL_STEPS SMOL_SERVED
+GIVEN := $(call given,$(VARIABLES))
 # Settings with names, and a stamp for the code of each script; both written only where something changed.
 SETTINGS := $(shell $(PYTHON) scripts/settings.py $(GIVEN) --goals $(call quoted,$(MAKECMDGOALS)) \
   $(if $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--dry-run) && $(PYTHON) scripts/depends.py)
@@ -70,7 +79,7 @@ need_model   = $(if $(MODEL),,$(error $(CONFIG) has no checkpoint of its own: ad
 making = $(eval MADE := yes)
 # $(call logged,NAME,COMMAND) keeps what COMMAND prints in logs/RUN/NAME.log, too; its progress stays on the terminal.
 # Plain sh gives a pipe the exit code of tee, so the command's own goes around it, through descriptor 3.
-logged = @mkdir -p $(LOGS); echo '$(2)'; \
+logged = @mkdir -p $(LOGS); echo $(call quoted,$(2)); \
   { status=$$({ { $(2); echo $$? >&3; } | tee $(LOGS)/$(1).log >&4; } 3>&1); } 4>&1; exit $${status:-1}
 show   = @HERMES_KXL_HISTORY= $(PY) scripts/quant_show.py $(if $(MADE),,--up-to-date) \
   --gguf $(patsubst %,$(GGUF),$(1)) --report $(patsubst %,$(FIXED),$(1))

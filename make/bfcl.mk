@@ -16,8 +16,9 @@ $(BFCL_REPORT): $(GGUF) $(BFCL_CASES) $(HEAVY)/bfcl.choice $(PIN) $(call part,ev
   $(call code,bfcl_run) | $(VENV) llama-ready box
 	$(BFCL) $(BFCL_CHOSEN) --config $(CONFIG) --gguf $< --artifact $* --out $@ $(BFCL_FLAGS)
 # New when other cases are asked for than the last time.
+BFCL_CHOICE = echo $(call quoted,$(BFCL_CHOSEN) $(BFCL_FLAGS))
 $(HEAVY)/bfcl.choice: FORCE
-	@mkdir -p $(@D); echo '$(BFCL_CHOSEN) $(BFCL_FLAGS)' | cmp -s - $@ || echo '$(BFCL_CHOSEN) $(BFCL_FLAGS)' > $@
+	@mkdir -p $(@D); $(BFCL_CHOICE) | cmp -s - $@ || $(BFCL_CHOICE) > $@
 bfcl-cases: $(BFCL_CASES)  ## its cases that run offline, as the pinned wheel's own code makes them
 $(BFCL_CASES): $(BFCL_PINS) $(call code,bfcl_convert) | $(VENV)
 	$(PY) scripts/bfcl_convert.py --out $@

@@ -15,11 +15,9 @@ greedy unless the config or --temperature says otherwise. Categories that a mode
 with --trained-on, and they are refused; a question of another category that repeats one of theirs is left out.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import queue
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -52,7 +50,6 @@ def arguments():
         choices=answers.AGENTS,
         help="no model: one that answers right, or one that only says that it cannot help",
     )
-    parser.add_argument("--model-name", help="model name sent with --url requests (default: the served one)")
     parser.add_argument("--categories", nargs="+", default=["all"], help="categories or groups; all = every one")
     parser.add_argument("--trained-on", nargs="*", default=[], help="categories that the model was trained on")
     parser.add_argument("--subset", type=int, help="at most so many cases of each category (default: all)")
@@ -61,25 +58,13 @@ def arguments():
     parser.add_argument("--context", type=int, help="tokens of context, for --gguf (default: the config's, else 32768)")
     parser.add_argument("--max-tokens", type=int, default=1024, help="tokens of one answer, its thought apart")
     parser.add_argument(
-        "--thinking-tokens",
-        type=int,
-        help="tokens that an answer may have for its thought (default: the config's, else 0)",
-    )
-    parser.add_argument(
         "--temperature", type=float, help="sampling temperature, 0 = greedy (default: the config's, else 0)"
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads of llama-server, 0 = its own choice")
     parser.add_argument("--parallel", type=int, default=1, help="cases at a time; each may have a box of its own")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds one answer may take")
-    parser.add_argument(
-        "--float32",
-        action=argparse.BooleanOptionalAction,
-        default=sys.platform == "linux",
-        help="serve a float32 copy of --model: on a CPU the other types are slow",
-    )
+    eval_server.add_asking_flags(parser, seconds=600)
+    eval_server.add_server_flags(parser)
     parser.add_argument("--no-details", action="store_true", help="leave the single cases out of the report")
     parser.add_argument("--no-isolation", action="store_true", help="without a box: run the APIs with your own rights")
-    parser.add_argument("--server-log", type=Path, help="log of the server (default: beside the report)")
     args = parser.parse_args()
     if args.parallel < 1 or args.max_tokens < 1 or (args.subset is not None and args.subset < 1):
         parser.error("--parallel, --max-tokens and --subset are at least 1")
@@ -186,9 +171,7 @@ def opened_server(args, log: Path, stack: contextlib.ExitStack) -> tuple[Asker |
         server = eval_server.external(args.url)
     backend = "llama_cpp" if args.gguf else "mlx" if args.model else "openai"
     client = eval_client.Client(server, backend, args.model_name, args.timeout, sampling=args.sampling)
-    served = eval_server.served_model(server) if args.url else None
-    if served and len(served) == 1 and not client.model:
-        client.model = served[0]
+    served = client.take_name() if args.url else None
     return Asker(client, args.max_tokens + args.thinking_tokens), served
 
 

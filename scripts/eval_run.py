@@ -16,10 +16,8 @@ call.
       --out runs/tiny/results/evals/fixed_hermes_43.llama_cpp.q4kxl.json
 """
 
-import argparse
 import contextlib
 import dataclasses
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -101,9 +99,7 @@ def main() -> None:
             )
             if args.backend == "mlx":
                 client.tokenizer = eval_client.load_tokenizer(args.model or args.tokenizer)
-            served = eval_server.served_model(server) if args.url else None
-            if served and len(served) == 1 and not client.model:
-                client.model = served[0]
+            served = client.take_name() if args.url else None
             journal = kept or journals.opened(args.out, suite, {**identity, "url": server.url, "served": served})
             if args.backend == "llama_cpp" and journal.unanswered(suite, args.trials):
                 hint_at_template(client, suite)
@@ -189,24 +185,11 @@ def arguments():
         help=f"a running server, such as http://127.0.0.1:8080/v1; a key for it stands in the variable {remote.KEY}",
     )
     parser.add_argument(
-        "--model-name", help="model name sent with --url requests (default: the served one, if it is only one)"
-    )
-    parser.add_argument(
         "--tokenizer", type=Path, help="checkpoint folder whose tokenizer reads raw tokens, for --backend mlx --url"
     )
     parser.add_argument("--context", type=int, help="tokens of context (default: the config's, else 65536)")
-    parser.add_argument(
-        "--float32",
-        action=argparse.BooleanOptionalAction,
-        default=sys.platform == "linux",
-        help="serve a float32 copy of --model, kept in runs/float32: on a CPU the other types are slow",
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        help="threads of llama-server; fewer than the cores left free on a busy machine, 0 = its own choice",
-    )
+    eval_server.add_asking_flags(parser)
+    eval_server.add_server_flags(parser)
     parser.add_argument(
         "--trials", type=int, default=1, help="how often each case is asked; a case passes when every trial does"
     )
@@ -227,20 +210,10 @@ def arguments():
         help="sampling seed of the first trial; each further one has the next number (default: the config's, else 1)",
     )
     parser.add_argument(
-        "--thinking-tokens",
-        type=int,
-        metavar="N",
-        help="tokens that an answer may have beyond its suite's cap, for its thought (default: the config's, else 0)",
-    )
-    parser.add_argument(
         "--parallel",
         type=int,
         default=1,
         help="requests at a time; a llama-server of ours gets as many slots, each with the whole context",
-    )
-    parser.add_argument("--timeout", type=float, default=300, help="seconds one answer may take")
-    parser.add_argument(
-        "--server-log", type=Path, help="log of the server (default: beside the report, and kept only after an error)"
     )
     args = parser.parse_args()
     if args.gguf and args.backend != "llama_cpp" or args.model and args.backend != "mlx":

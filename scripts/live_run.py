@@ -126,7 +126,7 @@ def arguments():
     )
     parser.add_argument("--seed", type=int, default=1, help="decides the words in the tasks of the first trial")
     parser.add_argument("--timeout", type=float, default=300, help="seconds that one try may take")
-    parser.add_argument("--threads", type=int, default=0, help="threads of llama-server, 0 = its own choice")
+    eval_server.add_server_flags(parser)
     parser.add_argument(
         "--net",
         action="store_true",
@@ -141,9 +141,6 @@ def arguments():
         "--no-isolation",
         action="store_true",
         help="where the system allows no box: run the agent's commands with your own rights",
-    )
-    parser.add_argument(
-        "--server-log", type=Path, help="log of llama-server (default: beside the report, and kept only after an error)"
     )
     args = parser.parse_args()
     if args.gguf and not args.gguf.exists():

@@ -33,11 +33,7 @@ STREAMED_GIB, LONG_GIB, SPEEDUP, TOLERANCE = 13, 16, 2.5, 0.10
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument(
-        "--shapes", type=Path, default=ROOT / "gguf/lfm2-8b-a1b.shapes.json", help="config.json of the shapes"
-    )
-    parser.add_argument("--config", type=Path, default=ROOT / "configs/lfm2.5-8b-a1b-moe.json", help="training config")
-    parser.add_argument("--tokens", type=int, default=1024, help="tokens of the example")
+    memory.add_flags(parser)
     parser.add_argument("--grouped-passes", type=int, help="run that many of the grouped step's passes (default: all)")
     parser.add_argument(
         "--long", action="store_true", help="add the streamed step at 10,240 tokens, measured, to the report"

@@ -27,11 +27,7 @@ RATIO, TOLERANCE = 1.3, 0.10  # times the time of a step in memory; how far the 
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument(
-        "--shapes", type=Path, default=ROOT / "gguf/lfm2-8b-a1b.shapes.json", help="config.json of the shapes"
-    )
-    parser.add_argument("--config", type=Path, default=ROOT / "configs/lfm2.5-8b-a1b-moe.json", help="training config")
-    parser.add_argument("--tokens", type=int, default=1024, help="tokens of the example")
+    memory.add_flags(parser)
     parser.add_argument("--limit-gib", type=float, default=5, help="the most that the step may hold")
     parser.add_argument("--beside", action="store_true", help="take the time of the same step from memory first")
     parser.add_argument("--leave-gib", type=float, help="run it again with all other memory held by another process")

@@ -29,12 +29,8 @@ IN_MEMORY = {"storage": "resident", "carry_bits": 0}  # the core with its codes 
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument(
-        "--shapes", type=Path, default=ROOT / "gguf/lfm2-8b-a1b.shapes.json", help="config.json of the shapes"
-    )
-    parser.add_argument("--config", type=Path, default=ROOT / "configs/lfm2.5-8b-a1b-moe.json", help="training config")
+    memory.add_flags(parser, tokens=256)
     parser.add_argument("--layers", type=int, default=10, help="depth of the measured core")
-    parser.add_argument("--tokens", type=int, default=256, help="tokens of the example")
     parser.add_argument("--sweep", type=Path, required=True, help="report of the measurements")
     parser.add_argument("--model", type=Path, required=True, help="report of the memory model")
     args = parser.parse_args()

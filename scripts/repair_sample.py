@@ -13,10 +13,8 @@ which nothing is kept has only hand-made rows. Interrupted, it goes on where it 
       --out runs/tiny/repair/iter02/samples.jsonl --report runs/tiny/repair/iter02/samples.json
 """
 
-import argparse
 import contextlib
 import random
-import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -64,6 +62,8 @@ def main() -> None:
         )
         if backend == "mlx":
             client.tokenizer = eval_client.load_tokenizer(args.model)
+        if args.url:
+            client.take_name()
         journal = Journal(args.out.with_suffix(".answers.jsonl"), {"inputs": inputs, "url": args.url, **settings})
         if found := journal.open():
             cli.say(f"{found} answers of an interrupted run are in {shown(journal.path)} and are not asked for again")
@@ -160,19 +160,9 @@ def arguments():
         default="none",
         help="thoughts of the hand-made turns before an answer: none, or written by rule",
     )
-    parser.add_argument(
-        "--thinking-tokens", type=int, metavar="N", help="tokens for a thought (default: the config's, else 0)"
-    )
     parser.add_argument("--url", help="a running server of this checkpoint, asked in place of one of ours")
-    parser.add_argument("--model-name", help="model name sent with --url requests")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds one answer may take")
     parser.add_argument("--seed", type=int, default=1, help="of the requests; another seed draws others")
-    parser.add_argument(
-        "--float32",
-        action=argparse.BooleanOptionalAction,
-        default=sys.platform == "linux",
-        help="serve a float32 copy, kept in runs/float32: on a CPU the other types are slow",
-    )
+    eval_server.add_asking_flags(parser)
     args = parser.parse_args()
     if args.rows < 1 or args.tries < 1 or not args.temperature > 0:
         parser.error("--rows and --tries are at least 1, --temperature is above 0")

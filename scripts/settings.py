@@ -1,6 +1,6 @@
 """Turn a config and what a run remembers into variables that make includes.
 
-In:  CONFIG, RUN, MODEL, TRACES, ROWS, TRAINING and REVISION, where the person named them, as --set NAME=VALUE.
+In:  each variable of make that the person named, as --set NAME=VALUE.
 Out: runs/RUN/settings.mk, whose path is the one line on stdout; runs/RUN/settings/PART.json, what each stage takes
      from the config, written only where it changed, so that a stage is stale when its own part is another; and with
      --remember runs/RUN/run.json. A value that the run was not begun with is refused.

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from kxl.base import cli, jsonl, report
 from kxl.base.files import ROOT, atomic_path, read_json, shown
 from kxl.eval import contamination
-from kxl.model import blas, checkpoint, tensors
+from kxl.model import blas, checkpoint
 from kxl.tiny import contexts, recorded
 from kxl.tiny.batches import Batch, Encoder, draw_batch, draw_context, shares_of
 from kxl.tiny.model import TinyLfm2Moe
@@ -218,7 +218,8 @@ def main() -> None:
     ]
     args.work.mkdir(parents=True, exist_ok=True)
     model, history = train(settings, encoder, args.work, args.start_from)
-    save_checkpoint(model, settings, args.model)
+    weights = {name: weight.numpy() for name, weight in model.hf_tensors().items()}
+    checkpoint.save_trained(args.model, settings["model"], weights)
     if args.report:
         results = {"parameters": sum(p.numel() for p in model.parameters()), "history": history}
         made = report.describe_input(args.model / "model.safetensors")  # ties the stages to the model that is shipped
@@ -226,15 +227,6 @@ def main() -> None:
     if args.log:
         jsonl.write(args.log, history)
     print(f"tiny model: {settings['steps']} steps, {history[-1]['tokens']:,} tokens, in {shown(args.model)}")
-
-
-def save_checkpoint(model: TinyLfm2Moe, settings: dict, folder: Path) -> None:
-    """Write model.safetensors (BF16, MLX layout) and config.json beside the tokenizer."""
-    weights = {
-        name: tensors.from_array(name, weight.numpy(), "F32" if name.endswith("expert_bias") else "BF16")
-        for name, weight in model.hf_tensors().items()
-    }
-    checkpoint.save_mlx(folder, tensors.Checkpoint(folder, settings["model"], weights))
 
 
 if __name__ == "__main__":

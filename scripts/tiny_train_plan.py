@@ -22,7 +22,7 @@ from kxl.dialogue import trainer as training
 from kxl.dialogue.contexts import HERMES_PROMPT
 from kxl.dialogue.feed import Encoder, Feed
 from kxl.dialogue.recordings import RECORDED
-from kxl.model import blas, checkpoint, tensors
+from kxl.model import blas, checkpoint
 from kxl.tiny import words
 
 
@@ -86,7 +86,8 @@ def main() -> None:
         model = trainer.finished()
         shipped = validation.exact(model)
         tell(json.dumps({"shipped": shipped}))
-        save_checkpoint(model.to("cpu"), plan, args.model)
+        weights = {name: weight.numpy() for name, weight in model.to("cpu").hf_tensors().items()}
+        checkpoint.save_trained(args.model, plan["model"], weights)
     (args.work / "state.pt").unlink()  # what makes a next run begin anew
     if args.report:
         results = {
@@ -101,15 +102,6 @@ def main() -> None:
         report.write(args.report, used, plan, results)
     took = f"{trainer.tokens:,} tokens, {trainer.seconds / 60:.1f} minutes"
     print(f"tiny model: {trainer.steps} steps, {took}, in {shown(args.model)}")
-
-
-def save_checkpoint(model, plan: dict, folder: Path) -> None:
-    """Write model.safetensors (BF16, MLX layout) and config.json beside the tokenizer."""
-    weights = {
-        name: tensors.from_array(name, weight.numpy(), "F32" if name.endswith("expert_bias") else "BF16")
-        for name, weight in model.hf_tensors().items()
-    }
-    checkpoint.save_mlx(folder, tensors.Checkpoint(folder, plan["model"], weights))
 
 
 if __name__ == "__main__":

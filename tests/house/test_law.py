@@ -194,7 +194,8 @@ def test_where_to_change_names_files_that_exist():
 
 
 def test_every_option_says_what_it_is():
-    for path in SCRIPTS.glob("*.py"):
+    quiet = SCRIPTS / "kxl/base/config.py"  # it reads --config ahead of the parser that explains it
+    for path in {*SCRIPTS.glob("*.py"), *SCRIPTS.glob("kxl/*/*.py")} - {quiet}:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
                 assert any(keyword.arg == "help" for keyword in node.keywords), f"{path.name}:{node.lineno}"

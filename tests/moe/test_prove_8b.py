@@ -3,6 +3,8 @@
 import pytest
 
 import moe_prove_8b
+import moe_prove_mapped
+import moe_sweep_groups
 from conftest import ROOT
 from kxl.base import report
 from kxl.base.cli import UserError
@@ -84,3 +86,18 @@ def test_the_long_step_is_added_only_to_a_report_of_the_same_shapes_and_config(t
     report.write(known, [inputs[0], ROOT / "configs/tiny-moe.json"], {}, GOOD)
     with pytest.raises(UserError, match="other shapes or another config"):
         moe_prove_8b.proof_so_far(known, inputs)
+
+
+@pytest.mark.parametrize("script, tokens", [(moe_prove_8b, 1024), (moe_prove_mapped, 1024), (moe_sweep_groups, 256)])
+def test_each_measurement_says_alike_whose_shapes_it_takes(script, tokens, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [script.__name__, "--help"])
+    monkeypatch.setenv("COLUMNS", "400")  # no line is broken within a path
+    with pytest.raises(SystemExit):
+        script.main()
+    said = " ".join(capsys.readouterr().out.split())
+    for flag, word, default in (
+        ("--shapes", "SHAPES config.json of the shapes", ROOT / "gguf/lfm2-8b-a1b.shapes.json"),
+        ("--config", "CONFIG training config", ROOT / "configs/lfm2.5-8b-a1b-moe.json"),
+        ("--tokens", "TOKENS tokens of the example", tokens),
+    ):
+        assert f"{flag} {word} (default: {default})" in said

@@ -190,6 +190,13 @@ def test_a_model_without_thoughts_is_sampled_alike(tmp_path, failed, asked, mode
     assert not any("reasoning_content" in row["messages"][-1] for row in rows)
 
 
+def test_a_server_is_asked_by_the_name_that_it_serves_where_none_is_given(tmp_path, failed, asked, model):
+    for name, flags in ((scripted_server.MODEL, ()), ("mine", ("--model-name", "mine"))):
+        with serving(asked, lambda case, number: right(case)) as server:
+            sample(tmp_path / name, failed[0], model, server, *flags)
+        assert {body.get("model") for body in server.requests} == {name}
+
+
 def test_an_interrupted_sampling_asks_no_question_twice(tmp_path, failed, asked, model):
     def dies(case, number):
         return {"status": 400, "error": "gone"} if number == 7 else right(case)

@@ -23,7 +23,7 @@ import requests
 from kxl.base.cli import UserError
 from kxl.chat import thoughts, tool_syntax
 from kxl.eval import filler, remote, replies
-from kxl.eval.server import Server
+from kxl.eval.server import Server, served_model
 from kxl.eval.suites import Suite
 from kxl.eval.verdicts import Answer
 
@@ -90,6 +90,15 @@ class Client:
     sampling: Sampling = Sampling()
     thinking_tokens: int = 0
     stumbles: list = field(default_factory=list)
+
+    def take_name(self) -> list | None:
+        """What an external server says it serves, None where it does not tell. Without a name for the model, requests
+        carry the served one from now on, where there is only one.
+        """
+        served = served_model(self.server)
+        if served and len(served) == 1 and not self.model:
+            self.model = served[0]
+        return served
 
     def ask(self, suite: Suite, case: dict, trial: int = 0) -> tuple:
         """(parsed Answer, raw Answer or None) of one case."""

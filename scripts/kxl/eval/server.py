@@ -8,9 +8,11 @@ The server runs under a guard process that holds a pipe to us: when this process
 or never comes up is a ServerError with the end of its log. Before it is used, whatever answers on its port
 must say a token that only our server was told: another process may have taken the port.
 
-A server that somebody else runs is `external(url)`; what it may ask for, a key, is in remote.py.
+A server that somebody else runs is `external(url)`; what it may ask for, a key, is in remote.py. The flags that every
+command has which asks a model are here, too.
 """
 
+import argparse
 import contextlib
 import os
 import secrets
@@ -34,7 +36,41 @@ from kxl.model.float32 import copy as float32_copy
 from kxl.setup import llama_cpp
 
 MLX_PROGRAM = ROOT / "scripts" / "kxl/model/mlx_program.py"
+FLOAT32 = sys.platform == "linux"  # where MLX multiplies on the CPU
 PORT_TRIES = 3  # somebody may take the free port between our looking and the server's binding it
+
+
+def add_asking_flags(parser: argparse.ArgumentParser, seconds: float = 300) -> None:
+    """--model-name, --thinking-tokens, --timeout (`seconds` by default) and --float32."""
+    parser.add_argument(
+        "--model-name", help="model name sent with --url requests (default: the served one, if it is only one)"
+    )
+    parser.add_argument(
+        "--thinking-tokens",
+        type=int,
+        metavar="N",
+        help="tokens that an answer may have beyond its cap, for its thought (default: the config's, else 0)",
+    )
+    parser.add_argument("--timeout", type=float, default=seconds, help="seconds one answer may take")
+    parser.add_argument(
+        "--float32",
+        action=argparse.BooleanOptionalAction,
+        default=FLOAT32,
+        help="serve a float32 copy of --model, kept in runs/float32: on a CPU the other types are slow",
+    )
+
+
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """--threads and --server-log, of a server that we start."""
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="threads of llama-server; fewer than the cores left free on a busy machine, 0 = its own choice",
+    )
+    parser.add_argument(
+        "--server-log", type=Path, help="log of the server (default: beside the report, and kept only after an error)"
+    )
 
 
 class ServerError(UserError):
@@ -186,7 +222,7 @@ def llama_server(
 
 
 @contextlib.contextmanager
-def mlx_server(model: Path, log: Path, float32: bool = sys.platform == "linux", start_seconds: float = 300):
+def mlx_server(model: Path, log: Path, float32: bool = FLOAT32, start_seconds: float = 300):
     """Serve a checkpoint with mlx_lm.server; yields a Server.
 
     `float32` serves a float32 copy (kxl/model/float32.py): on a CPU only float32 goes through a fast BLAS.

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json, write_text
+from kxl.house import variables
 from kxl.house.contents import Contents
+from kxl.house.variables import NAME, PATH
 
 REMEMBERED = ("CONFIG", "MODEL", "TRACES", "ROWS", "TRAINING", "REVISION", "TAKE_IMATRIX")
 # A value that no command has named yet may be named late, until this file shows that a stage has used its default.
@@ -39,8 +41,6 @@ SHIPPED_TRACES = "datasets/hermes/traces.jsonl"
 HUB = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
 OF_THE_HUB = frozenset("base core train gradients train-proof step".split())  # they take a MODEL of the hub as it is
 TRACE_ENDINGS = (".jsonl", ".json", ".parquet", ".gz", ".zst", ".csv")
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-PATH = re.compile(r"[\w./~@+-]+")  # what neither make nor a shell takes for syntax
 # Folders in which make takes what is there by a pattern, and where a stranger's file may be put.
 LISTED = (
     "evals/suites evals/live evals/{run} reports reports/{run} gguf gguf/{run} gguf/dense "
@@ -63,15 +63,8 @@ def resolve(root: Path, given: dict[str, str], changing: bool, nameless: bool = 
 
     `changing` lets a given value take the place of a stored one; `nameless` allows a MODEL whose files need no name.
     """
-    for variable, value in given.items():
-        if variable != "RUN" and not _plain(variable, value):
-            raise UserError(
-                f"{variable}={value!r}: a name with a space or with one of $;&|<>()'\"`*?# cannot go through make; "
-                "rename it, or link to it from a plain name"
-            )
+    variables.check(given)
     name = given.get("RUN")
-    if name is not None and (not NAME.fullmatch(name) or len(name) > 100):
-        raise UserError(f"RUN={name!r} must be one name of letters, digits, dots, dashes and underscores, not a path")
     stored = _stored(root, name) if name else {}
     config_path = given.get("CONFIG") or stored.get("CONFIG") or _config_named(root, name)
     config = check_config(root, config_path)
@@ -141,17 +134,12 @@ def _other(name: str, variable: str, old: str, new: str) -> UserError:
     )
 
 
-def _plain(variable: str, value: str) -> bool:
-    """Whether neither make nor a shell takes a part of a variable's value for syntax."""
-    return all(PATH.fullmatch(word) for word in (value.split(" ") if variable == "TRACES" else [value]) if word)
-
-
 def _stored(root: Path, name: str) -> dict:
     """What a run remembers. The folder may come from somebody else, so its values are checked as given ones are."""
     path = root / "runs" / name / "run.json"
     stored = read_json(path) if path.is_file() else {}
     for variable, value in stored.items():
-        if variable not in REMEMBERED or not isinstance(value, str) or not _plain(variable, value):
+        if variable not in REMEMBERED or not isinstance(value, str) or not variables.fits(variable, value):
             raise UserError(
                 f"{path.relative_to(root)}: {variable} {value!r} is nothing that a run remembers; delete the file and "
                 f"name the values of the run again ({', '.join(REMEMBERED)})"

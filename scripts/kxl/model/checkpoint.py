@@ -9,8 +9,8 @@ by MLX (affine, with per-layer settings). Out: one canonical view, in transforme
         tensor.name, tensor.shape, tensor.dtype    # known from the headers, nothing read yet
         tensor.read()                              # float32, dequantized, refused when not finite
 
-`save_hf` and `save_mlx` write such tensors back, in shards, whole or not at all. Every error names
-the file and the tensor.
+`save_hf` and `save_mlx` write such tensors back, in shards, whole or not at all; `save_trained` writes arrays. Every
+error names the file and the tensor.
 """
 
 import math
@@ -18,11 +18,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from kxl.base.cli import UserError
 from kxl.base.files import atomic_dir, read_json, require_space, shown, write_json
 from kxl.model import layouts, safetensors_io, wrappers
 from kxl.model.shapes import MODEL_TYPES, expected_shapes, normalize_config
-from kxl.model.tensors import Checkpoint, Tensor
+from kxl.model.tensors import Checkpoint, Tensor, from_array
 
 SHARD_BYTES = 5_000_000_000  # the shard size transformers and mlx-lm use
 TOKENIZER_FILES = (
@@ -99,6 +101,17 @@ def save_hf(folder: Path, checkpoint: Checkpoint, shard_bytes: int = SHARD_BYTES
 def save_mlx(folder: Path, checkpoint: Checkpoint, shard_bytes: int = SHARD_BYTES) -> None:
     """Write a checkpoint in mlx-lm's names, with the tokenizer files of `checkpoint.folder`."""
     _save(folder, layouts.mlx_tensors(checkpoint), checkpoint, {"format": "mlx"}, shard_bytes)
+
+
+def save_trained(folder: Path, config: dict, weights: dict[str, np.ndarray]) -> None:
+    """Write float32 `weights`, by transformers' names, in mlx-lm's and as BF16 (a router's expert_bias as F32) beside
+    the tokenizer in `folder`.
+    """
+    tensors = {
+        name: from_array(name, values, "F32" if name.endswith("expert_bias") else "BF16")
+        for name, values in weights.items()
+    }
+    save_mlx(folder, Checkpoint(folder, config, tensors))
 
 
 def _save(folder: Path, tensors: list[Tensor], checkpoint: Checkpoint, metadata: dict, shard_bytes: int) -> None:

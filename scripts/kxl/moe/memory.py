@@ -13,6 +13,7 @@ code; `make sweep` and `make prove-8b` check the sum against the resident memory
 Streamed and grouped steps peak alike: the lowest group's pass keeps the input of every MoE layer above it.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from kxl.base import processes
 from kxl.base.cli import UserError
-from kxl.base.files import read_json
+from kxl.base.files import ROOT, read_json
 from kxl.model import blas
 from kxl.moe import core
 from kxl.moe.layers import Blocks
@@ -115,6 +116,15 @@ def work(config: dict, blocks: Blocks, tokens: int, length: int) -> dict[str, in
         "dense": int(dense),
         "loss": int(loss),
     }
+
+
+def add_flags(parser: argparse.ArgumentParser, tokens: int = 1024) -> None:
+    """--shapes and --config, LFM2-8B-A1B's by default, and --tokens of the one example that a step is measured on."""
+    parser.add_argument(
+        "--shapes", type=Path, default=ROOT / "gguf/lfm2-8b-a1b.shapes.json", help="config.json of the shapes"
+    )
+    parser.add_argument("--config", type=Path, default=ROOT / "configs/lfm2.5-8b-a1b-moe.json", help="training config")
+    parser.add_argument("--tokens", type=int, default=tokens, help="tokens of the example")
 
 
 def shapes(path: Path, layers: int | None) -> dict:

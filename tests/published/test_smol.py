@@ -16,22 +16,26 @@ TEMPLATE = ROOT / "configs/templates/smollm2-tools.jinja"
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-def test_the_manifest_has_its_settings_rows_share_and_only_closed_calls(split):
+def test_the_manifest_has_its_rows_share_and_only_closed_calls(split):
     told, data = MANIFEST["results"]["splits"][split], MANIFEST["settings"]["data"]
-    assert told["rows"] == data["rows"][split] == told["tool"] + told["ordinary"]
+    assert told["rows"] == told["tool"] + told["ordinary"] == sum(told["sources"].values())
     assert abs(told["tool_share"] - data["tool_share"]) <= data["share_tolerance"]
+    assert told["tool_share"] == pytest.approx(told["tool"] / told["rows"], abs=1e-3)
     assert told["longest"] <= data["row_tokens"]
     assert told["start_tokens"] == told["calls"] >= told["tool"] and 0 < told["loss_tokens"] < told["tokens"]
 
 
-def test_the_manifest_is_of_the_committed_template_and_answers():
+def test_the_manifest_is_of_the_committed_template_answers_and_judging_sets():
     made_from = {one["path"]: one["sha256"] for one in MANIFEST["inputs"]}
-    answers = "datasets/smollm2-135m/ordinary.jsonl"
-    assert made_from[answers] == sha256(ROOT / answers)
+    answers = "datasets/smollm2-135m/recorded.jsonl"
+    for path in (answers, "datasets/smol/dev.json", "datasets/smol/test.json", "datasets/smol/requests.json"):
+        assert made_from[path] == sha256(ROOT / path), path
     (template,) = [digest for path, digest in made_from.items() if path.endswith("chat_template.jinja")]
     assert template == sha256(TEMPLATE)
     rows = [row for _, row in jsonl.objects(ROOT / answers, "git")]
     assert all(row["answer"] for row in rows) and len({row["id"] for row in rows}) == len(rows)
+    kinds = {row["kind"] for row in rows}
+    assert kinds >= {"ordinary", "irrelevance", "live_irrelevance"}, kinds
 
 
 def right(entry: dict) -> bool:

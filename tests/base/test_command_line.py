@@ -24,6 +24,7 @@ def test_a_script_begins_with_what_it_is_for(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), "no docstring"
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("path", [path for path in SCRIPTS if is_verb(path)], ids=lambda path: path.stem)
 def test_every_verb_has_help_that_opens_with_its_docstring_and_shows_a_command(path):
     # --help must not start the process anew for the BLAS, nor read any file: it answers anywhere.

@@ -57,6 +57,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
 
 
+@pytest.mark.minutes
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands a dead process's children to the guard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_and_all_that_it_started_end_with_us(environment, number):
@@ -122,6 +123,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.minutes
 def test_the_workers_of_a_pool_end_with_the_process_that_started_them(environment, tmp_path):
     (tmp_path / "pool.py").write_text(POOL)
     parent = subprocess.Popen(

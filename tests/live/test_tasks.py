@@ -48,6 +48,7 @@ def test_there_are_enough_of_each_kind():
         assert sum(task.kind == kind for task in tasks) >= 6, kind
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_task_can_be_done_and_none_by_doing_nothing_or_too_much(tmp_path, seed):
     for task in live_task.load_all(FILES, seed)[1]:

@@ -145,6 +145,7 @@ def mutated(whole: bytes, rng: random.Random) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.minutes
 def test_thousands_of_damaged_ggufs_are_read_or_named(whole, tmp_path):
     path, rng, read = tmp_path / "model.gguf", random.Random(0), 0
     for number in range(4000):

@@ -30,6 +30,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"}
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("built, bits", [(0, 0), (0, 8), (8, 8), (8, 4), (4, 8), (8, 0)])
 def test_a_mapped_core_trains_to_the_bits_of_one_in_memory(built, bits, tmp_path):
     """Also where the core was built with another carry than the training keeps."""

@@ -84,6 +84,7 @@ def test_a_script_that_fails_gives_its_exit_code_and_no_note(place):
     assert code == 3 and not (place / "runs/r/plan.jsonl").exists()
 
 
+@pytest.mark.minutes
 def test_held_memory_and_mapped_files_are_told_apart(tmp_path):
     if sys.platform != "linux":
         pytest.skip("other systems do not tell them apart from outside")

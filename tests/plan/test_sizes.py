@@ -52,6 +52,7 @@ def test_a_checkpoint_of_random_weights_has_these_bytes(tmp_path):
     assert abs(read.tensors["model.layers.2.feed_forward.experts.3.w1.weight"].read().std() - 0.02) < 0.001
 
 
+@pytest.mark.minutes
 def test_a_grown_tokenizer_reads_text_as_the_tiny_one_does(tmp_path):
     from kxl.chat import tokenizer_checks
     from kxl.plan import random_model

@@ -76,6 +76,7 @@ def verify(folder, monkeypatch, capsys):
     return capsys.readouterr().out
 
 
+@pytest.mark.minutes
 def test_the_printed_commands_are_taken_by_the_pinned_program(release, capsys):
     """With --help behind them they reach the parser, which refuses what it does not know, and no hub."""
     release[0]()

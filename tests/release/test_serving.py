@@ -52,6 +52,7 @@ def test_llama_server_takes_every_flag_that_is_printed(tmp_path, llama_bin):
     assert set(flags(folder(tmp_path).llama_server(8080))) <= known
 
 
+@pytest.mark.minutes
 def test_mlx_server_takes_every_flag_that_is_printed(tmp_path):
     program = [Path(sys.executable).with_name("mlx_lm.server"), "--help"]
     known = subprocess.run(program, capture_output=True, text=True).stdout.replace(",", " ").split()

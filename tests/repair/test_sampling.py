@@ -25,6 +25,8 @@ from kxl.repair import diagnosis, sampling, thoughts
 from kxl.repair import rows as repair_rows
 from kxl.repair import shapes as repair_shapes
 
+pytestmark = pytest.mark.minutes  # it starts servers
+
 SUITE = ROOT / "evals/suites/structured_6.json"
 LENGTHS = (5, 40, 300, 1200, 2000)  # tokens of a thought, about
 

@@ -95,6 +95,7 @@ def test_adapters_stay_away_from_experts_router_and_embedding(folder):
     assert kinds == {"q_proj", "k_proj", "v_proj", "out_proj", "in_proj", "gate_proj", "up_proj", "down_proj"}
 
 
+@pytest.mark.minutes
 def test_training_lowers_the_loss_and_an_interrupted_run_ends_where_a_whole_one_does(folder, examples, tmp_path):
     whole = trainer(prepared(folder), tmp_path / "whole")
     list(run(whole, examples))

@@ -74,6 +74,7 @@ def caused(model, name: str, error: torch.Tensor, tokens: torch.Tensor) -> float
     return float(np.mean(found))
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(
     "name",
     [

@@ -78,6 +78,7 @@ def test_a_member_that_leads_out_of_the_folder_is_refused_and_nothing_is_left(tm
     assert not (tmp_path / "outside.txt").exists()
 
 
+@pytest.mark.minutes
 def test_kill_9_in_the_middle_of_unpacking_leaves_no_tree_and_the_next_run_makes_it(tmp_path, cache):
     tree = "sdist/tree"
     archive = archive_of(tmp_path / "a.tar.gz", *((f"{tree}/file{n}.txt", b"x") for n in range(4000)))
@@ -113,6 +114,7 @@ build_llama_cpp.main()
     assert not list(home.glob(".*")), "what the killed process left was not cleared away"
 
 
+@pytest.mark.minutes
 def test_two_builds_at_once_do_the_work_once(tmp_path, cache):
     script = tmp_path / "build.py"
     script.write_text(f"""
@@ -141,6 +143,7 @@ build_llama_cpp.main()
     assert sum("waiting for it" in text for text in said) == 1
 
 
+@pytest.mark.minutes
 def test_kill_9_in_the_middle_of_compiling_leaves_no_build_and_the_next_run_waits_for_the_compilers(tmp_path, cache):
     tools = tmp_path / "tools"
     tools.mkdir()

@@ -51,6 +51,7 @@ print(json.dumps([found, int(peak.split()[1])]))
 """
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_small_file_does_not_fill_the_memory(tmp_path, bomb):
     path = tmp_path / "b.parquet"

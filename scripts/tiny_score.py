@@ -24,19 +24,18 @@ from kxl.chat import thoughts, tool_syntax
 from kxl.dialogue import trainer as training
 from kxl.dialogue.contexts import Context
 from kxl.dialogue.feed import Encoder
-from kxl.eval import replies, suites, verdicts
+from kxl.dialogue.trainer import END, THINKING_ROOM
+from kxl.eval import replies, suite_files, suites, verdicts
 from kxl.model import checkpoint
 from kxl.tiny.model import TinyLfm2Moe
 
 SUITES = ["unseen_400", "fixed_hermes_43"]
-THINKING_ROOM = 64  # tokens beyond a suite's own cap
 TOGETHER = 128  # rows that are decoded at once
-END = "<|im_end|>"
 
 
 def load_suite(name: str) -> suites.Suite:
     """A suite of evals/suites, of one with halves the cases of the development half."""
-    path = ROOT / "evals/suites" / f"{name}.json"
+    path = suite_files.path_of(name)
     suite, halves = suites.load(path), ROOT / "evals/halves" / f"{name}.json"
     if halves.exists():
         kept = set(read_json(halves)["development"])

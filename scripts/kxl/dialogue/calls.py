@@ -8,7 +8,7 @@ from functools import cache
 from kxl.dialogue import wordings
 from kxl.dialogue.messages import assistant, user
 from kxl.dialogue.slots import Slots
-from kxl.dialogue.thoughts import LOOKED, Thoughts
+from kxl.dialogue.thoughts import Thoughts
 from kxl.dialogue.wordings import SLOT, Form
 from kxl.tiny.words import pick_word
 
@@ -249,11 +249,7 @@ class Calls(Thoughts):
             return self.row_through_terminal()
         tool = self.pick_tool()
         text, call, thought = self.single(tool)
-        return [user(text), assistant(self.looked(thought, call), "", call)]
-
-    def looked(self, thought: str, call: dict) -> str:
-        """The thought before a call, in a share of the rows after a look through the list."""
-        return self.look(thought, call["name"]) if self.rng.random() < LOOKED else thought
+        return [user(text), assistant(self.look(thought, call["name"]), "", call)]
 
     def row_through_terminal(self):
         """A file task worded as for a file tool that is not on offer, where a shell is."""
@@ -276,7 +272,7 @@ class Calls(Thoughts):
         call, thought = self._terminal({"command": command})
         if self.rng.random() < 0.5:
             thought = self.fill(self.form("around", "through").texts[0], {"tool": call["name"]})
-        return [user(text), assistant(self.looked(thought, call), "", call)]
+        return [user(text), assistant(self.look(thought, call["name"]), "", call)]
 
     def row_drill(self):
         """A call whose arguments are made of the vocabulary's pieces."""

@@ -9,7 +9,7 @@ import re
 from kxl.dialogue.calls import THROUGH_TERMINAL, Calls
 from kxl.dialogue.contexts import TOOLS, Context
 from kxl.dialogue.messages import assistant, user
-from kxl.dialogue.thoughts import LOOKED, short
+from kxl.dialogue.thoughts import short
 from kxl.dialogue.wordings import SLOT
 
 MISSING = {
@@ -120,7 +120,7 @@ class Chats(Calls):
         text, thought, answer = form.texts
         values = {name: self.slots.draw(name) for name in sorted(set(SLOT.findall(text + thought + answer)))}
         thought = self.fill(thought, values)
-        if (tool := WITHOUT.get(form.kind)) and self.rng.random() < LOOKED:
+        if tool := WITHOUT.get(form.kind):
             thought = self.look(thought, tool)
         return (
             [user(self.request(text, values)), assistant(thought, self.fill(answer, values))]
@@ -149,9 +149,7 @@ class Chats(Calls):
             else MISSING[tool]
         )
         thought, answer = self.form("missing_tool", kind).texts
-        if self.rng.random() < LOOKED:
-            thought = self.look(thought, tool)
-        return [user(text), assistant(thought, answer)]
+        return [user(text), assistant(self.look(thought, tool), answer)]
 
     def otherwise(self, command: str) -> bool:
         """Whether a tool on offer could do what a shell command would."""

@@ -57,7 +57,8 @@ tail -f {p}|sleep {n}|cargo run|go run {p}|redis-server|uvicorn {i}:app --port {
 docker compose up|jupyter lab --no-browser|{w} --watch|npm run {w}|pytest -q|make {w}|java -jar {i}.jar
 hugo server -p {n}"""
 BACKGROUND = re.split(r"[|\n]", BACKGROUND)
-# Names of files that are no word with one ending.
+# Names of files that are no word with one ending. More slots: I an identifier in capitals, m two digits, U a foreign
+# word, W2 two words joined, W4 three to six words.
 NAMES = """.{w}rc|.{w}ignore|.{w}rc.{e}|{w}.{e}.{n}|{w}.{e}.bak|{w}.tar.{e}|{w}.min.{e}|{w}.test.{e}|{w}.{w}.{e}|{W}
 {I}|{I}.{e}|{w}_{n}.{e}|{w}-v{n}.{n}.{e}|{n}-{w}.{e}|{w}_{w}_{n}.{e}|{W} ({n}).{e}|{W}.{e}|{w} {n}.{e}|{w}file|{w}.d
 {w}.2026-{m}-{m}.{e}|{w}+{w}.{e}|@{w}.{e}|_{w}.{e}|{w}~|{w}.{e}.in|{w}.{e}.example|{U}.{e}|{U}_{w}.{e}"""
@@ -102,7 +103,7 @@ PAIRS = [
     ("{w} {n}", "{w} {n}"), ("{w}", "{W}"), ("TODO", "{W}"), ("localhost", "{D}"), ("{p}", "{p}"),
     ("{w}, {w}", "{w}"), ("{I}", "{I}"), ("<{w}>", "<{w}>"), ("{w}.{i}", "{w}.{i}"),
 ]  # fmt: skip
-SLOT = re.compile(r"\{(\w\d?)\}")
+SHORT_SLOT = re.compile(r"\{(\w\d?)\}")
 PAGES = """login search users settings about docs blog news help status wiki issues cart pricing download index page
 item""".split()
 SUFFIXES = "com org net io dev ai app co edu info de fr es se nl ch eu uk example".split()
@@ -387,7 +388,7 @@ def _format(form: str, draws: dict) -> str:
         if form.startswith(("{{", "}}"), place):
             out.append(form[place])
             place += 2
-        elif slot := SLOT.match(form, place):
+        elif slot := SHORT_SLOT.match(form, place):
             out.append(draws[slot[1]])
             place = slot.end()
         else:

@@ -45,14 +45,14 @@ class Thoughts(Words):
         return thought
 
     def look(self, thought: str, tool: str) -> str:
-        """A thought that first names the tool it takes and says whether that is on the list; then `thought`, where
-        there is room. `thought` alone where no tools are listed.
+        """In a share of the rows a thought that first names the tool it takes and says whether that is on the list;
+        then `thought`, where there is room. `thought` alone in the others, and where no tools are listed.
 
         All begin alike, so that the list alone decides how they go on. A thought that told the decision by its first
         word was learned without a look at the list: that model refused a page with a browser on offer.
         """
-        names = self.context.offered()
-        if not names:
+        looks, names = self.rng.random() < LOOKED, self.context.offered()
+        if not looks or not names:
             return thought
         kind = "looked_found" if tool in names else "looked_none"
         looked = self.fill(self.form("around", kind).texts[0], {"tool": tool})

@@ -40,7 +40,7 @@ from kxl.tiny.model import TinyLfm2Moe
 from kxl.tiny.optimizer import build_optimizers
 
 CALL_START, END = "<|tool_call_start|>", "<|im_end|>"
-THINKING_ROOM = 64  # tokens for a thought, beyond the longest answer of a batch
+THINKING_ROOM = 64  # tokens for a thought, beyond what an answer may have
 SAVE_EVERY = 600  # seconds: what a crash costs at most
 
 

@@ -33,7 +33,10 @@ def _flags(value: str) -> bool:
     return True
 
 
-_PLAIN = "a name with a space or with one of $;&|<>()'\"`*?# cannot go through make; rename it, or link to it from a "
+_PLAIN = (
+    "a name with a space or with one of $;&|<>()'\"`*?# cannot go through make; "
+    "rename it, or link to it from a plain name"
+)
 # {kind: (what fits it, what is said of one that does not)}
 KINDS = {
     "name": (
@@ -41,8 +44,8 @@ KINDS = {
         "it must be one name of letters, digits, dots, dashes and underscores, not a path",
     ),
     "names": (_words(NAME), "it must be names of letters, digits, dots, dashes and underscores, spaces between them"),
-    "path": (PATH.fullmatch, _PLAIN + "plain name"),
-    "paths": (_words(PATH), _PLAIN + "plain name"),
+    "path": (PATH.fullmatch, _PLAIN),
+    "paths": (_words(PATH), _PLAIN),
     "count": (COUNT.fullmatch, "it must be a whole number"),
     "number": (NUMBER.fullmatch, "it must be a number, as 5 or 0.5"),
     "amount": (AMOUNT.fullmatch, "it must be a number with its unit, as 8GiB or 5.5bpw"),

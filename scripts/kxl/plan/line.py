@@ -134,9 +134,9 @@ class Line:
 
     def _repair(self) -> Need:
         """One iteration: two evaluations of each suite, and an adapter."""
-        asked = self.config.get("repair", {}).get("suites", {})
+        suites = self.config.get("repair", {}).get("suites", {})
         training = self.config.get("repair", {}).get("training", {})
-        evaluations = [self._evaluation(suite, "mlx") for suite in asked]
+        evaluations = [self._evaluation(suite, "mlx") for suite in suites]
         # Rows of a batch share their beginning: it is read once, and its gradient taken in some of the steps.
         batch, share = training.get("batch_size", 1), training.get("prefix_gradient", 1.0)
         longest = training.get("max_tokens", 512)

@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 
 from kxl.base.files import ROOT, read_json, size
+from kxl.eval import suite_files
 from kxl.release.folder import IMATRIX, SUMS
 
 TEMPLATE = ROOT / "configs/templates/model_card_use.md.jinja"
@@ -95,7 +96,7 @@ def prompt(model: Path) -> str:
 def described(artifacts: dict) -> list[dict]:
     """What each suite is that a file was asked, in its own words; a suite of somebody else's is only named."""
     names = dict.fromkeys(key.split(".")[0] for one in artifacts.values() for key in one["evals"])
-    paths = {name: ROOT / "evals/suites" / f"{name}.json" for name in names}
+    paths = {name: suite_files.path_of(name) for name in names}
     return [
         {"name": name, "is": read_json(path).get("description", "").strip() if path.is_file() else ""}
         for name, path in paths.items()

@@ -18,11 +18,10 @@ from pathlib import Path
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
 from kxl.chat import hermes_tools
-from kxl.eval import suites, verdicts
+from kxl.eval import suite_files, suites, verdicts
 
 # What `failures` tells of each.
 TOLD = ("suite", "id", "category", "kind", "diagnosis", "wanted", "called", "why")
-SUITES = ROOT / "evals" / "suites"
 THOUGHTS = {
     verdicts.RAN_OUT: "out_of_tokens",
     verdicts.NEVER_ENDS: "endless_thought",
@@ -99,7 +98,7 @@ def of_reports(paths: list[Path]) -> tuple[list[dict], int, list[Path]]:
         evaluation = read_json(path)
         inputs, results = evaluation.get("inputs") or [], evaluation["results"]
         # The suite is the first thing that an evaluation reads; it may lie anywhere.
-        suite_path = ROOT / inputs[0]["path"] if inputs else SUITES / f"{evaluation['settings']['suite']}.json"
+        suite_path = ROOT / inputs[0]["path"] if inputs else suite_files.path_of(evaluation["settings"]["suite"])
         suite = suites.load(suite_path)
         if [case["id"] for case in suite.cases] != [entry["id"] for entry in results["details"]]:
             raise UserError(f"{shown(path)}: its cases are not those of {shown(suite_path)}; evaluate again")

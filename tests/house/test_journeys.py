@@ -209,6 +209,9 @@ def test_own_tools_are_repaired_by_rows_of_their_schemas(clone, tmp_path):
     rows = (clone.folder / "runs/tools/repair/rows/iter01/train.jsonl").read_text()
     assert "get_weather" in rows and "What is the weather in Lisbon?" not in rows
     assert (clone.folder / "runs/tools/repair/best/config.json").is_file()
+    # What the journey is for. The tiny model misses it: it learns the rows and no freely worded request.
+    if not after["suites"]["own"]["passed"] > before["suites"]["own"]["passed"]:
+        pytest.xfail("own tools: the repaired tiny model passes no more requests than before")
 
 
 def test_a_release_is_verified_elsewhere_and_files_of_another_processor_are_refused_with_what_to_run(clone, llama_bin):

@@ -90,10 +90,10 @@ def with_torch(folder: Path, adapter: dict, tokens, settings: dict) -> tuple:
     """(model, adapted layers, engine of epochs.train, module that saves the adapter), in torch."""
     import torch
 
-    from kxl.smol import torch_engine, torch_model
+    from kxl.smol import torch_attention, torch_engine, torch_model
 
     torch.manual_seed(settings["seed"])
-    model = torch_model.load(folder)
+    model = torch_model.load(folder, attention=torch_attention.NAME)
     return model, torch_model.attach(model, adapter, tokens.ids), torch_engine, torch_model
 
 

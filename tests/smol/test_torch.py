@@ -10,7 +10,7 @@ from kxl.base.cli import UserError
 from kxl.lora import adapter as mlx_adapter
 from kxl.lora import epochs
 from kxl.model import generate
-from kxl.smol import backend, packing, torch_engine, torch_model
+from kxl.smol import backend, packing, torch_attention, torch_engine, torch_model
 from kxl.smol.rows import Example
 
 LORA = {"rank": 4, "alpha": 8, "modules": ["q_proj", "v_proj", "down_proj"], "embedding": "low_rank"}
@@ -31,9 +31,9 @@ def folder(tmp_path_factory):
     return random_smol.smollm2(tmp_path_factory.mktemp("torch") / "model")
 
 
-def model(folder, moved=True, **changes):
+def model(folder, moved=True, attention=torch_attention.NAME, **changes):
     torch.manual_seed(1)
-    made = torch_model.load(folder, torch.float32)
+    made = torch_model.load(folder, torch.float32, attention)
     torch_model.attach(made, {**LORA, **changes}, (8, 10, 14, 16))
     if moved:
         for name, array in torch_model.trainable(made).items():
@@ -60,17 +60,37 @@ def test_a_pack_gives_each_row_its_own_losses_and_gradients(folder, embedding):
     made, given = model(folder, embedding=embedding), rows()
     together = torch_engine.losses_of(made, packing.pack(given))
     together.sum().backward()
-    gradients = {name: array.grad.clone() for name, array in torch_model.trainable(made).items()}
-    made.zero_grad()
-    alone = []
+    plain, alone = model(folder, embedding=embedding, attention="sdpa"), []
     for tokens, mask in given:
         ids = torch.from_numpy(tokens.astype(np.int64))
-        logits = made(ids[None, :-1]).logits[0]
+        logits = plain(ids[None, :-1]).logits[0]
         alone.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")[mask[1:]])
     torch.cat(alone).sum().backward()
     assert torch.allclose(together, torch.cat(alone), atol=1e-4)
+    expected = torch_model.trainable(plain)
     for name, array in torch_model.trainable(made).items():
-        assert torch.allclose(gradients[name], array.grad, rtol=1e-3, atol=1e-4), name
+        assert torch.allclose(array.grad, expected[name].grad, rtol=1e-3, atol=1e-4), name
+
+
+def test_attention_of_a_pack_is_that_of_float64_and_so_is_its_gradient():
+    torch.manual_seed(2)
+    heads, shared, tokens, width = 6, 2, 11, 8
+    query = torch.randn(1, heads, tokens, width, dtype=torch.float64, requires_grad=True)
+    key, value = (torch.randn(1, shared, tokens, width, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    visible = torch.rand(tokens, tokens) < 0.4
+    visible.fill_diagonal_(True)
+    bias = torch_attention.bias_of(visible, torch.float64)
+
+    def attend(*arrays):
+        return torch_attention.attend(None, *arrays, bias, scaling=0.3)[0]
+
+    mixed = attend(query, key, value)
+    for head in range(heads):
+        for place in range(tokens):
+            seen = visible[place].nonzero()[:, 0]
+            scores = 0.3 * key[0, head // 3, seen] @ query[0, head, place]
+            assert torch.allclose(mixed[0, place, head], scores.softmax(0) @ value[0, head // 3, seen])
+    assert torch.autograd.gradcheck(attend, (query, key, value))
 
 
 def test_what_rows_share_stands_once_and_no_token_is_padding():

@@ -19,6 +19,7 @@ from torch import nn
 from kxl.base.cli import UserError
 from kxl.base.files import atomic_dir, read_json, shown, write_json
 from kxl.lora.adapter import EMBEDDING, EMBEDDINGS, SETTINGS, WEIGHTS
+from kxl.smol import torch_attention
 
 
 class Linear(nn.Module):
@@ -99,14 +100,17 @@ def fast_type() -> torch.dtype:
     return torch.bfloat16 if features.get("avx512_bf16") or features.get("amx_bf16") else torch.float32
 
 
-def load(folder: Path, dtype: torch.dtype | None = None) -> nn.Module:
-    """transformers' model of a checkpoint folder, frozen; its output head must be tied to the embedding."""
+def load(folder: Path, dtype: torch.dtype | None = None, attention: str = "sdpa") -> nn.Module:
+    """transformers' model of a checkpoint folder, frozen; its output head must be tied to the embedding.
+
+    attention: a name that transformers knows; torch_attention.NAME for packs that are trained on.
+    """
     from transformers import AutoModelForCausalLM
 
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{shown(folder)}: no config.json here; name a checkpoint folder")
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype or fast_type(), attn_implementation="sdpa", local_files_only=True
+        folder, dtype=dtype or fast_type(), attn_implementation=attention, local_files_only=True
     )
     if not model.config.tie_word_embeddings:
         raise UserError(f"{shown(folder)}: its output head is not its embedding; train it with MLX (--backend mlx)")
@@ -167,8 +171,10 @@ def load_adapter(model: nn.Module, folder: Path) -> dict:
 
 def hidden_states(model: nn.Module, tokens, positions, visible) -> torch.Tensor:
     """The last layer's output [N, D] of tokens [N] at positions [N]; visible [N, N]: which column each row sees."""
+    frozen = next(array for array in model.parameters() if not array.requires_grad)
+    mask = torch_attention.bias_of(visible, frozen.dtype)
     return model.model(
-        input_ids=tokens[None], position_ids=positions[None], attention_mask=visible[None, None], use_cache=False
+        input_ids=tokens[None], position_ids=positions[None], attention_mask=mask, use_cache=False
     ).last_hidden_state[0]
 
 

@@ -32,9 +32,9 @@ reports/bench/bfcl_agent.%.json: $(BFCL_CASES) $(call code,bfcl_run) | $(VENV) b
 	$(BFCL) --cases $< --agent $* --artifact $* --no-details --out $@
 # SmolLM2-135M before and after its tool tokens, on no category that its training rows are drawn from. Its context is
 # 8,192 tokens, so of the conversations only the short ones are tried.
-BFCL_TRAINED  := simple_python multiple parallel parallel_multiple live_simple live_parallel irrelevance
-BFCL_UNSEEN   := simple_java simple_javascript live_multiple live_parallel_multiple live_irrelevance live_relevance \
-  multi_turn_base
+BFCL_TRAINED  := simple_python multiple live_simple live_multiple parallel parallel_multiple live_parallel \
+  irrelevance live_irrelevance
+BFCL_UNSEEN   := simple_java simple_javascript live_parallel_multiple live_relevance multi_turn_base
 BFCL_SMOL      = reports/$(SMOL_NAME)/bfcl.%.json
 bfcl-smol: $(foreach name,base bf16,$(patsubst %,$(BFCL_SMOL),$(name)))  ## SmolLM2-135M before and after smollora
 $(BFCL_SMOL): $(SMOL)/%.gguf $(BFCL_CASES) $(call code,bfcl_run) | $(VENV) llama-ready box

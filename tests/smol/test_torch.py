@@ -58,7 +58,7 @@ def rows(count=5, seed=0):
 @pytest.mark.parametrize("embedding", ["low_rank", "token_rows", "none"])
 def test_a_pack_gives_each_row_its_own_losses_and_gradients(folder, embedding):
     made, given = model(folder, embedding=embedding), rows()
-    together = torch_engine.losses_of(made, packing.pack(given))
+    together = torch_engine.losses_of(made, packing.pack(given, multiple=16))
     together.sum().backward()
     plain, alone = model(folder, embedding=embedding, attention="sdpa"), []
     for tokens, mask in given:
@@ -99,6 +99,11 @@ def test_what_rows_share_stands_once_and_no_token_is_padding():
     prefixes = {tuple(tokens[: length + 1].tolist()) for tokens, _ in given for length in range(len(tokens) - 1)}
     assert len(pack.tokens) == len(prefixes) < sum(len(tokens) - 1 for tokens, _ in given)
     assert len(pack.places) == sum(int(mask[1:].sum()) for _, mask in given)
+    filled = packing.pack(given, multiple=16)
+    size = len(pack.tokens)
+    assert len(filled.tokens) == len(filled.positions) == -(-size // 16) * 16 and size % 16
+    assert (filled.visible[:size, :size] == pack.visible).all() and not filled.visible[:size, size:].any()
+    assert filled.visible[size:].sum() == len(filled.tokens) - size
 
 
 def test_a_plan_takes_each_row_once_and_keeps_alike_rows_together():

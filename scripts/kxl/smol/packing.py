@@ -18,7 +18,8 @@ import numpy as np
 class Pack:
     """tokens, positions int64 [N]; visible bool [N, N], True where the row's token sees the column's.
 
-    places, targets int64 [M]: where logits are needed, and which token has to follow there.
+    places, targets int64 [M]: where logits are needed, and which token has to follow there. Behind the tokens of the
+    rows may stand some that see themselves alone and that nobody sees.
     """
 
     tokens: np.ndarray
@@ -28,8 +29,11 @@ class Pack:
     targets: np.ndarray
 
 
-def pack(rows: list[tuple[np.ndarray, np.ndarray]]) -> Pack:
-    """Rows (tokens [n], mask [n]: True where the token has loss), in an order that puts alike beginnings together."""
+def pack(rows: list[tuple[np.ndarray, np.ndarray]], multiple: int = 1) -> Pack:
+    """Rows (tokens [n], mask [n]: True where the token has loss), in an order that puts alike beginnings together.
+
+    multiple: N is filled up to one of it, so that packs have few different sizes.
+    """
     tokens, positions, parents, places, targets = [], [], [], [], []
     children: dict[tuple[int, int], int] = {}
     for row, mask in rows:
@@ -44,11 +48,15 @@ def pack(rows: list[tuple[np.ndarray, np.ndarray]]) -> Pack:
             if has_loss:
                 places.append(node)
                 targets.append(target)
-    visible = np.eye(len(tokens), dtype=bool)
+    size = -(-len(tokens) // multiple) * multiple
+    visible = np.eye(size, dtype=bool)
     for place, parent in enumerate(parents):
         if parent >= 0:
             visible[place] |= visible[parent]
-    return Pack(*(np.array(one, np.int64) for one in (tokens, positions)), visible, np.array(places), np.array(targets))
+    tokens, positions = (
+        np.pad(np.array(numbers, np.int64), (0, size - len(parents))) for numbers in (tokens, positions)
+    )
+    return Pack(tokens, positions, visible, np.array(places), np.array(targets))
 
 
 def new_tokens(before: list[np.ndarray], row: np.ndarray) -> int:

@@ -8,11 +8,15 @@ On a CPU only. One step is one pack (kxl/smol/packing.py): its logits are comput
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import torch
 
 from kxl.base import processes
 from kxl.lora import loop
 from kxl.smol import packing, torch_model
+
+# Sizes are filled up to multiples of this: torch's kernels are compiled for each size of a matrix when it first comes.
+MULTIPLE = 64
 
 
 def batches(examples: list, settings: dict, epoch: int) -> list[list[int]]:
@@ -23,13 +27,15 @@ def batches(examples: list, settings: dict, epoch: int) -> list[list[int]]:
 
 def collate(examples: list) -> packing.Pack:
     """The examples as one pack."""
-    return packing.pack([(example.tokens, example.mask) for example in examples])
+    return packing.pack([(example.tokens, example.mask) for example in examples], MULTIPLE)
 
 
 def losses_of(model: torch.nn.Module, pack: packing.Pack) -> torch.Tensor:
     """Cross-entropy in nats of each token that has loss, [M] float32."""
     hidden = torch_model.hidden_states(model, *map(torch.from_numpy, (pack.tokens, pack.positions, pack.visible)))
-    logits = torch_model.logits_at(model, hidden[torch.from_numpy(pack.places)]).float()
+    count = len(pack.places)
+    places = torch.from_numpy(np.pad(pack.places, (0, -count % MULTIPLE)))
+    logits = torch_model.logits_at(model, hidden[places])[:count].float()
     return torch.nn.functional.cross_entropy(logits, torch.from_numpy(pack.targets), reduction="none")
 
 

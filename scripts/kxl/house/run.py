@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kxl.base.cli import UserError
+from kxl.base.errors import MissingKey
 from kxl.base.files import read_json, write_json, write_text
 from kxl.house import variables
 from kxl.house.contents import Contents
@@ -163,8 +164,9 @@ def check_config(root: Path, path: str) -> dict:
         sections = [config[key] for key in ("gguf", "license", "imatrix", "kld")] + [config["base_model"]]
         model = config["model"]
     except (KeyError, TypeError, AttributeError) as error:
+        lacking = repr(error.key) if isinstance(error, MissingKey) else error
         raise UserError(
-            f"{path} is no config of a run: {error} is missing or of another form; name another one with "
+            f"{path} is no config of a run: {lacking} is missing or of another form; name another one with "
             "CONFIG=configs/NAME.json"
         ) from None
     del sections

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="remember nothing")
     parser.add_argument("--switch", action="store_true", help="let the given values take the place of the stored ones")
     args = parser.parse_args()
-    given = dict(pair.split("=", 1) for pair in args.set)
+    given = {name: value for name, _, value in (pair.partition("=") for pair in args.set)}
     goals = set(args.goals.split())
     try:
         run = runs.resolve(ROOT, given, args.switch or "switch" in goals, nameless=goals == {"check-parser"})

@@ -10,26 +10,34 @@ Standard library only.
 """
 
 import re
+import unicodedata
+from collections import Counter
 
 FENCE = re.compile(r"(`{3,}|~{3,})[^`~]*")
 FENCE_LIKE = re.compile(r"`{3}|~{3}")
 INLINE_CODE = re.compile(r"`[^`]*`")
 # HTML and special tokens, other signs of code, quotation and thought, and a call without markers.
 MARKUP = re.compile(
-    r"<[A-Za-z/!?|]|\\begin\{|\$\$|\\`|[◁▷]|\[/?(?:code|quote|pre|think|thought|thinking|reasoning)\b"
+    r"<[A-Za-z/!?|]|<<-?[ \t]*[\"'\w]|\\begin\{|\$\$|\\`|[◁▷]"
+    r"|[\[{]/?(?:code|quote|pre|think|thought|thinking|reasoning)\b|\{(?:%|noformat|panel)"
+    r"|^[ \t]*(?:#\+begin|/\*|(?:bc|bq|pre)\.+[ \t])|::[ \t]*$"
     r"|\[\s*[A-Za-z_][\w.-]*\(|[\"'](?:arguments|parameters)[\"']\s*:",
     re.IGNORECASE,
 )
 # A line of signs alone opens or closes a block in one dialect or another.
-RULE = re.compile(r"[ \t]*([-=._*+#|'\"])(?:[ \t]*\1){2,}[ \t]*")
+RULE = re.compile(r"[ \t]*([-=._*+#|'\"])(?:[ \t]*\1)+[ \t]*")
 QUOTE_LINE = re.compile(r"[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*>")
 CODE_LINE = re.compile(r" {0,3}\t| {4}")
-BRACKETS = {"“": "”", "«": "»", "„": "“”", "「": "」", "『": "』", "(": ")", "[": "]", "{": "}"}
+BRACKETS = {"(": ")", "[": "]", "{": "}", "‚": "‘’"}
+# Opening and closing quotation marks of some language; in another the same two stand the other way round.
+DOUBLE_QUOTES, SINGLE_QUOTES = re.compile("[“”„‟«»❝❞〝〞〟＂]"), re.compile("[‹›‛❛❜]")
 # An apostrophe stands behind a letter, a single quotation begins behind none.
 SINGLE_OPENS, SINGLE_CLOSES = re.compile(r"(?<!\w)['‘](?=\S|$)"), re.compile(r"(?<=\S)['’](?!\w)")
-# The call's own line may not begin with the sign of a list, quote, table or heading, nor end in one that opens.
-BEGINS_MARKUP = re.compile(r"[ \t]*(?:[-*+>|#:=~]|\d{1,9}[.)])")
-OPEN_END = frozenset("*_~|>#-+=`'\"‘“«‹„‚「『([{<\\/@$%^&")
+# The call's own line begins with a word or a sign that stands before one, not with the sign of a list, quote, table or
+# heading, and does not end in a sign that opens.
+LIST_ITEM = r"\(?\w{1,9}[)\]]|(?:\d{1,9}|[a-z]|[ivxlc]{2,})[.:](?:\s|$)"
+BEGINS = re.compile(rf"[ \t]*(?!{LIST_ITEM})[\w\"'`“‘«„»(]", re.IGNORECASE)
+OPEN_END = frozenset("*_~|>#-+=`'\"‘‚<\\/@$%^&")
 
 
 def plain(before: str) -> bool:
@@ -84,11 +92,23 @@ def _nothing_open(paragraph: list[str], last: str) -> bool:
     """The paragraph that the call stands in, up to the call: no quotation, no bracket, no block's sign before it."""
     if any(QUOTE_LINE.match(line) for line in [*paragraph, last]) or CODE_LINE.match(last) and not last.strip():
         return False
-    if BEGINS_MARKUP.match(last) or last.strip() and last.rstrip()[-1] in OPEN_END:
+    if last.strip() and (not BEGINS.match(last) or "|" in last or _opens(last.rstrip()[-1])):
         return False
     words = INLINE_CODE.sub("", "\n".join([*paragraph, last]))
     if words.count('"') % 2 or len(SINGLE_OPENS.findall(words)) > len(SINGLE_CLOSES.findall(words)):
         return False
+    if len(DOUBLE_QUOTES.findall(words)) % 2 or len(SINGLE_QUOTES.findall(words)) % 2:
+        return False
+    kinds = Counter(
+        map(unicodedata.category, words)
+    )  # of brackets in any script, quotation marks in corners among them
+    if kinds["Ps"] - words.count("„") - words.count("‚") > kinds["Pe"]:
+        return False
     return all(
         words.count(opener) <= sum(words.count(closer) for closer in closers) for opener, closers in BRACKETS.items()
     )
+
+
+def _opens(sign: str) -> bool:
+    """Whether what follows a sign may stand in something that it opened."""
+    return sign in OPEN_END or unicodedata.category(sign) in ("Ps", "Pi")

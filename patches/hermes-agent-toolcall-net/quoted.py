@@ -4,13 +4,15 @@
 
 A file, a page or a mail may hold a call, and a faithful answer repeats it. So a call stays text when
 
-  - it occurs in any message of the request, in whatever syntax, spelled with other quotes, spaces, case or escapes; or
-  - a user or a tool showed call markers, or pieces of them, and a text among the call's arguments comes from what
-    users and tools said: whoever writes markers into a message can have it joined, translated or changed on its way
-    into the answer. Without markers in sight, an argument may come from anywhere.
+  - it occurs in any message of the request, in a syntax of code or JSON, spelled with other quotes, spaces, case or
+    escapes; or in what a user or a tool said in any syntax at all: its name beside a sign of structure, and each
+    argument behind its key and such a sign, in whatever order; or
+  - a user or a tool showed call markers, or pieces of them, and one of the call's arguments comes from what users and
+    tools said: whoever writes markers into a message can have it joined, translated or changed on its way into the
+    answer. Without markers in sight, an argument may come from anywhere.
 
-Messages are read as they are, as JSON, HTML, URL, base64 and hex would be decoded, without line numbers and colours,
-and a call is looked for backwards and in rot13 as well.
+Messages are read as they are and as JSON, HTML, URL, mail, base64 and hex would be decoded, without line numbers and
+colours, and a call is looked for backwards and in rot13 as well.
 What a model makes of a cipher, and what it does because a file told it to, is beyond a text comparison.
 Standard library only.
 """
@@ -23,9 +25,11 @@ import unicodedata
 import urllib.parse
 
 MAX_CHARACTERS = 2_000_000  # of all messages, about 500,000 tokens
+MAX_LOOKED = 32  # arguments of a call that are looked for one by one; texts of calls that are compared: ten times that
 # In `signs`; pieces, since a marker may be cut in two, and other models' ways to mark a call.
 MARKERS = ("<|tool", "callstart|>", "callend|>", "toolcallstart", "toolcallend", "<toolcall", "toolcall>")
 MARKERS += ("<invoke", "<function", "<tooluse", "[toolcalls]")
+PIECES = re.compile(r"<\|[a-z_]|[a-z_]\|>|</?tool_|_call>")  # in the text as it stands
 # Whose markers say nothing: the model's own, and those of whoever teaches it how to call.
 OWN = ("assistant", "system", "developer")
 NO_TEXT = frozenset(
@@ -36,17 +40,36 @@ NOT_SIGNS = re.compile(r"(?:[^\w()=:,{}\[\]<>|]|_)+")
 NOT_CALL_SIGNS = re.compile(r"[<>|]+")
 NOT_WORDS = re.compile(r"[\W_]+")
 LONG_NUMBER = re.compile(r"(&#[xX]?)0*([0-9a-fA-F]{8,}|(?<=0)[0-9a-fA-F]+)")
-JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
-CONTROL = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
-LINE_NUMBER = re.compile(r"^[ \t]*\d+[ \t]*[|:\t→][ \t]?", re.MULTILINE)
-COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# JSON's escapes, and those of Python, JavaScript and the shell.
+ESCAPE = re.compile(
+    r"\\(?:u([0-9a-fA-F]{4})|u\{0*([0-9a-fA-F]{1,5})\}|x([0-9a-fA-F]{2})|([0-3][0-7]{2})|(.))", re.DOTALL
+)
+CONTROL = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "e": "\x1b"}
+MAIL = re.compile(r"=(?:([0-9A-F]{2})|[ \t]*\r?\n)")  # quoted-printable
+# As editors, cat, nl, grep and git blame number lines.
+LINE_NUMBER = re.compile(
+    r"^(?:[^\s:]{1,200}(?=:\d+[:-]):|\^?[0-9a-f]{6,40} [^()\n]{0,40}\([^()\n]{0,100}(?=\b\d+\) ))?"
+    r"[ \t]*(?:[Ll](?:ine )?)?[\[(]?\d+(?:\]:?|[|:.)→-]|(?=[ \t]))[ \t]?",
+    re.MULTILINE,
+)
+# Control sequences and links, also where the first sign was lost or is shown as ^[.
+COLOUR = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]{0,2000}(?:\x07|\x1b\\)|(?:\^\[)?\[(?:\d{1,3}[;:]?){1,9}m"
+)
 # Runs of base64 or hex, also over several lines.
 ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]+)*={0,2}")
+HEX = re.compile(r"[0-9a-fA-F]{16,}")
+# What stands between hex digits, and around them in a dump: the place in front, the same as signs behind.
+HEX_GAPS = re.compile(r"0x|\\x|[\s:,;]+")
+HAS_GAPS = re.compile(r"(?:(?<![0-9a-fA-F])[0-9a-fA-F]{2,16}(?:(?:[\s:,;]{1,3})?(?:0x|\\x)|[\s:,;]{1,3})){3}")
+DUMP = re.compile(
+    r"^[ \t]*(?:0x)?[0-9a-fA-F]{4,16}:?[ \t]+(?=[0-9a-fA-F]{2})|(?<![ \t])[ \t]{2,}\S.{0,17}$", re.MULTILINE
+)
 TEXT = re.compile(rb"(?:[\x00-\x7f]|[\xc2-\xf4][\x80-\xbf]{1,3}){8,}")  # in decoded bytes
 LINE_BREAKS = re.compile(r"\s+")
-HEX_SIGNS = re.compile(r"[0-9a-fA-F]{2,}")
 # Letters that look like Latin ones.
 LOOKALIKES = str.maketrans("аеорсухіјѕԁһӏԛԝοανρτικ", "aeopcyxijsdhlqwoavptik")
+LOOKALIKES |= {0xE0000 + sign: chr(sign).casefold() for sign in range(0x20, 0x7F)}  # tags: letters that nobody sees
 
 
 def quoted(calls: list, written: list, messages, tools=()) -> bool:
@@ -55,35 +78,53 @@ def quoted(calls: list, written: list, messages, tools=()) -> bool:
     calls: [{"name", "arguments"}]. written: the text that each block had in the answer. messages: OpenAI's.
     tools: the request's tools; what their descriptions show is a text that the model was given, too.
     """
-    told = [(message.get("role"), "\n".join(texts(message))) for message in messages or ()]
+    told = [(message.get("role"), "\n".join(_said(message))) for message in messages or ()]
     told.append(("system", "\n".join(texts(list(tools)))))
     if sum(len(text) for _, text in told) > MAX_CHARACTERS:
         return True
     needles = {needle for call in calls for needle in spellings(call)}
     needles |= {NOT_CALL_SIGNS.sub("", signs(text)) for text in written}
-    needles |= {needle[::-1] for needle in needles} | {codecs.encode(needle, "rot13") for needle in needles}
+    needles |= {form for needle in needles for form in _forms(needle)}
+    named = [(call, _named(call["name"])) for call in calls if call["arguments"]]
     shown, given = False, []
     for role, text in told:
         decoded = variants(text)
-        for spelled in map(signs, decoded):
+        for one in decoded:
+            spelled = signs(one)
             bare = NOT_CALL_SIGNS.sub("", spelled)
             if any(needle in bare for needle in needles):
                 return True
-            shown = shown or role not in OWN and any(marker in spelled for marker in MARKERS)
+            if role in OWN:
+                continue
+            if any(name.search(spelled) and _argued(spelled, bare, call) for call, name in named):
+                return True
+            shown = shown or any(marker in spelled for marker in MARKERS) or bool(PIECES.search(one.casefold()))
         if role not in OWN:
             given += decoded
     return shown and _taken_from(given, calls)
 
 
+def _said(message: dict) -> list[str]:
+    """Every text in a message but for the model's own thoughts; parts of one text follow each other."""
+    found = []
+    for key, value in message.items():
+        for part in (value if isinstance(value, list) else [value]) if key not in NO_TEXT else ():
+            if isinstance(part, dict) and part is not value:
+                found += [text for kind, inner in part.items() if kind not in NO_TEXT for text in texts(inner)]
+            else:
+                found += texts(part)
+    return found
+
+
 def texts(value) -> list[str]:
-    """Every text in a message, in order and whatever its shape, but for the model's own thoughts."""
+    """Every text in a value, keys as well, in order and whatever its shape."""
     found, todo = [], [value]
     while todo:
         one = todo.pop()
         if isinstance(one, str):
             found.append(one)
         elif isinstance(one, dict):
-            todo += [inner for key, inner in reversed(one.items()) if key not in NO_TEXT]
+            todo += [part for key, inner in reversed(one.items()) for part in (inner, key)]
         elif isinstance(one, (list, tuple)):
             todo += reversed(one)
     return found
@@ -91,20 +132,35 @@ def texts(value) -> list[str]:
 
 def variants(text: str) -> list[str]:
     """The text as it stands and as it reads once its escapes are decoded."""
-    found = [text]
+    levels = [text]
     for _ in range(3):  # a tool's result is JSON, what it read may be JSON, too
-        if "\\" not in found[-1]:
+        if "\\" not in levels[-1]:
             break
-        found.append(JSON_ESCAPE.sub(_unescaped, found[-1]))
-    if "&" in found[-1]:
-        # Python refuses to read a number of thousands of digits, which stands for no sign anyway.
-        found.append(html.unescape(html.unescape(LONG_NUMBER.sub(_shortened, found[-1]))))
-    if "%" in found[-1]:
-        found.append(urllib.parse.unquote(found[-1]))
+        levels.append(ESCAPE.sub(_unescaped, levels[-1]))
+    found = list(levels)
+    for one in levels:
+        for sign, decode in (("&", _html), ("%", urllib.parse.unquote), ("=", _mail)):
+            before = one
+            for _ in range(3):  # a page in a page
+                if sign not in before or (after := decode(before)) == before:
+                    break
+                found.append(before := after)
+            one = before
     # Before and after the other escapes: undoing those can eat a sign of a run that follows a backslash.
-    found += dict.fromkeys(run for one in dict.fromkeys((text, found[-1])) for run in _decoded_runs(one))
-    found += [COLOUR.sub("", one) for one in found if "\x1b" in one]
+    found = list(dict.fromkeys(found))
+    sources = dict.fromkeys((text, levels[-1], found[-1]))
+    found += dict.fromkeys(run for one in sources for run in _decoded_runs(one))
+    found += [bare for one in found if (bare := COLOUR.sub("", one)) != one]
     return found + [LINE_NUMBER.sub("", one) for one in found if LINE_NUMBER.search(one)]
+
+
+def _html(text: str) -> str:
+    # Python refuses to read a number of thousands of digits, which stands for no sign anyway.
+    return html.unescape(LONG_NUMBER.sub(_shortened, text))
+
+
+def _mail(text: str) -> str:
+    return MAIL.sub(lambda match: chr(int(match[1], 16)) if match[1] else "", text)
 
 
 def _shortened(match) -> str:
@@ -113,29 +169,40 @@ def _shortened(match) -> str:
 
 
 def _unescaped(match) -> str:
-    return chr(int(match[1], 16)) if match[1] else CONTROL.get(match[2], match[2])
+    for number, base in ((match[1], 16), (match[2], 16), (match[3], 16), (match[4], 8)):
+        if number:
+            return chr(int(number, base))
+    return CONTROL.get(match[5], match[5])
 
 
 def _decoded_runs(text: str) -> list[str]:
     """What the runs of base64 and hex in a text say, joined; nothing where none of them is text.
 
     Words beside a run belong to it as far as anyone can tell, so it is read from each of its first signs, line by line
-    as well, and bytes that are no text are passed over.
+    and without any break as well, and bytes that are no text are passed over.
     """
-    found: dict[int, list] = {}
+    without_breaks = LINE_BREAKS.sub("", text)
+    found = [*_base64(text), *(_base64(without_breaks) if without_breaks != text else ())]
+    dumped = (HEX_GAPS.sub("", text), HEX_GAPS.sub("", DUMP.sub("", text))) if HAS_GAPS.search(text) else ()
+    for one in dict.fromkeys((text, *dumped)):
+        for shift in range(2):
+            runs = (match.group()[shift:] for match in HEX.finditer(one))
+            found.append(b"".join(bytes.fromhex(run[: len(run) // 2 * 2]) for run in runs))
+    return [" ".join(part.decode("utf-8", "ignore") for part in TEXT.findall(one)) for one in found if one]
+
+
+def _base64(text: str) -> list[bytes]:
+    """What the runs of base64 in a text say, joined, read from each of their first four signs."""
+    found: list[list[bytes]] = [[], [], [], []]
     for match in ENCODED.finditer(text):
         whole = match.group().rstrip("=")
         lines = LINE_BREAKS.split(whole)
         for run in (LINE_BREAKS.sub("", whole), *(lines if len(lines) > 1 else ())):
-            for shift in range(2) if HEX_SIGNS.fullmatch(run) else ():
-                found.setdefault(shift, []).append(bytes.fromhex(run[shift : len(run) - (len(run) - shift) % 2]))
             run = run.replace("-", "+").replace("_", "/")
             for shift in range(4):
                 part = run[shift : len(run) - ((len(run) - shift) % 4 == 1)]
-                found.setdefault(2 + shift, []).append(base64.b64decode(part + "=" * (-len(part) % 4)))
-    return [
-        " ".join(part.decode("utf-8", "ignore") for part in TEXT.findall(b"".join(pieces))) for pieces in found.values()
-    ]
+                found[shift].append(base64.b64decode(part + "=" * (-len(part) % 4)))
+    return [b"".join(pieces) for pieces in found]
 
 
 def signs(text: str) -> str:
@@ -151,9 +218,34 @@ def spellings(call: dict) -> list[str]:
     pairs = [(signs(key), signs(_spelled(value))) for key, value in call["arguments"].items()]
     inside = "{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}"
     found = [f"{name}({','.join(f'{key}={value}' for key, value in pairs)})"]
+    found.append(f"{name}({','.join(value for _, value in pairs)})")
     for word in ("arguments", "parameters", "args", "input"):
         found += [f"{name},{word}:{inside}", f"{word}:{inside},name:{name}"]
     return [NOT_CALL_SIGNS.sub("", one) for one in found]
+
+
+def _forms(needle: str) -> tuple[str, str, str]:
+    """A text as it stands, backwards and in rot13."""
+    return needle, needle[::-1], codecs.encode(needle, "rot13")
+
+
+def _named(name: str) -> re.Pattern:
+    """A tool's name, in `signs`, beside a sign of structure."""
+    known = "|".join(re.escape(form) for form in _forms(signs(name)))
+    return re.compile(rf"[=:<>(\[{{,)](?:{known})|(?:{known})[=:<>(\[{{,)]")
+
+
+def _argued(spelled: str, bare: str, call: dict) -> bool:
+    """Whether each argument of a call stands behind its key in a text in `signs` (`bare`: without call signs)."""
+    for key, value in list(call["arguments"].items())[:MAX_LOOKED]:
+        key, value = signs(key), signs(_spelled(value))
+        tagged = f"{key}>{value}"
+        pairs = (f"{key}{sign}{NOT_CALL_SIGNS.sub('', value)}" for sign in "=:")
+        if not any(form in bare for pair in pairs for form in _forms(pair)) and not any(
+            form in spelled for form in _forms(tagged)
+        ):
+            return False
+    return True
 
 
 def _spelled(value) -> str:
@@ -167,19 +259,34 @@ def _spelled(value) -> str:
 
 
 def _taken_from(given: list[str], calls: list) -> bool:
-    """Whether a text among the calls' arguments stands in one of these texts, whole or word by word.
+    """Whether an argument of the calls stands in one of these texts, whole or word by word; a number as a word.
 
-    Calls without any text of their own count as taken.
+    Calls without any text of their own count as taken, and those with more texts than can be compared.
     """
-    own = [words for call in calls for text in texts(call["arguments"]) if (words := _words(text))]
-    if not own:
+    values = [value for call in calls for value in call["arguments"].values()]
+    own = [words for text in texts(values) if (words := _words(text))]
+    numbers = [_words(text) for text in _numbers(values)]
+    if not own or len(own) + len(numbers) > 10 * MAX_LOOKED:
         return True
     for text in given:
         known = _words(text)
         whole, each = "".join(known), set(known)
         if any("".join(words) in whole or each.issuperset(words) for words in own):
             return True
+        if any(each.issuperset(words) for words in numbers):
+            return True
     return False
+
+
+def _numbers(value) -> list[str]:
+    found, todo = [], [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, (int, float)) and not isinstance(one, bool):
+            found.append(str(one))
+        elif isinstance(one, (dict, list)):
+            todo += one.values() if isinstance(one, dict) else one
+    return found
 
 
 def _words(text: str) -> list[str]:

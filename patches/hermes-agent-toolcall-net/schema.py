@@ -75,7 +75,7 @@ class _Check:
         others = schema.get("additionalProperties", not (strict and self._names_arguments(schema, depth)))
         for name, item in value.items():
             if name not in properties and others is False:
-                if strict and name in self._named(schema, depth):
+                if "additionalProperties" not in schema and name in self._named(schema, depth):
                     continue  # an allOf branch has its schema
                 return f"{name} is not an argument"
             try:
@@ -100,7 +100,7 @@ class _Check:
     def _items_problem(self, value: list, schema: dict, strict: bool, depth: int) -> str | None:
         if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
             return "too few or too many items"
-        if schema.get("uniqueItems") is True and len({_text(item) for item in value}) < len(value):
+        if schema.get("uniqueItems") is True and len({_text(_whole(item)) for item in value}) < len(value):
             return "an item stands twice"
         items = schema.get("items", True)
         if not isinstance(items, (dict, bool)):
@@ -154,9 +154,9 @@ def _plain_problem(value, schema: dict) -> str | None:
         names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
         if not any(_is(value, name) for name in names):
             return f"not {schema['type']}"
-    allowed = [schema["const"]] if "const" in schema else schema.get("enum")
-    if allowed is not None and _text(value) not in [_text(one) for one in allowed]:
-        return "not one of the allowed values"
+    for allowed in ([schema["const"]] if "const" in schema else None, schema.get("enum")):
+        if allowed is not None and _text(value) not in [_text(one) for one in allowed]:
+            return "not one of the allowed values"
     if isinstance(value, str):
         if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
             return "too short or too long"
@@ -185,3 +185,12 @@ def _is(value, name: str) -> bool:
 def _text(value) -> str:
     """Two values are the same when their JSON is: 1, 1.0 and true stay apart."""
     return json.dumps(value, sort_keys=True)
+
+
+def _whole(value):
+    """A value with 1 for 1.0, which are one number to JSON Schema."""
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

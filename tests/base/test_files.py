@@ -1,7 +1,9 @@
 """Files are whole or absent, also after a kill."""
 
+import copy
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -229,6 +231,23 @@ def test_json_that_is_none_is_named(tmp_path, content, complaint):
         files.read_json(tmp_path / "a.json")
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         files.read_json(tmp_path)
+
+
+def test_a_key_that_a_file_lacks_is_named_with_the_file_by_whoever_asks_for_it(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text('{"results": {"entries": [{"id": "a"}]}}')
+    found = files.read_json(path)
+    for ask in (lambda: found["settings"], lambda: found["results"]["entries"][0]["kind"]):
+        with pytest.raises(UserError, match="report.json: has no '(settings|kind)', which is needed here"):
+            ask()
+    with pytest.raises(KeyError):  # for who looks for one and goes on
+        found["settings"]
+    assert found.get("settings") is None and found == {"results": {"entries": [{"id": "a"}]}}
+    again = pickle.loads(pickle.dumps(copy.deepcopy(found)))
+    with pytest.raises(UserError, match="report.json: has no 'x'"):
+        again["results"]["x"]
+    with pytest.raises(UserError, match="report.json: has no 'x'"):
+        raise pickle.loads(pickle.dumps(pytest.raises(UserError, lambda: found["x"]).value))
 
 
 def test_json_of_a_windows_editor_is_read(tmp_path):

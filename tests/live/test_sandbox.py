@@ -434,8 +434,55 @@ time.sleep(30)
         "",
         "it used more than 200.00 MiB of memory",
     ),
-    "shared memory": (
-        "import mmap, time\nheld = mmap.mmap(-1, 300 << 20)\nheld.write(b'x' * (300 << 20))\ntime.sleep(30)",
+    "shared memory without a name": (
+        """
+import mmap, os
+for opened in (-1, os.open("/dev/zero", os.O_RDWR)):
+    try:
+        mmap.mmap(opened, 4096)
+    except OSError as error:
+        print(error.strerror)
+""",
+        {},
+        "Function not implemented\nNo such device\n",
+        None,
+    ),
+    "memory of one that a sign in its name hides": (
+        """
+import ctypes, time
+ctypes.CDLL(None).prctl(15, b"a\\rb", 0, 0, 0)
+held = bytearray(b"x") * (300 << 20)
+time.sleep(30)
+""",
+        {"memory": 200 << 20},
+        "",
+        "it used more than 200.00 MiB of memory",
+    ),
+    "memory of one whose first thread ended": (
+        """
+import ctypes, threading, time
+def hold():
+    time.sleep(0.3)
+    held = bytearray(b"x") * (300 << 20)
+    time.sleep(30)
+threading.Thread(target=hold).start()
+ctypes.CDLL(None).pthread_exit(None)
+""",
+        {"memory": 200 << 20},
+        "",
+        "it used more than 200.00 MiB of memory",
+    ),
+    "tables of pages": (
+        """
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+size = 150 << 30
+start = libc.mmap(None, ctypes.c_size_t(size), 1, 0x4022, -1, 0)  # to be read alone: one page of zeros everywhere
+for place in range(start, start + size, 2 << 20):
+    ctypes.c_char.from_address(place).value
+time.sleep(30)
+""",
         {"memory": 200 << 20},
         "",
         "it used more than 200.00 MiB of memory",
@@ -593,7 +640,7 @@ def ended(call):  # in a process of its own, which a refusal may end
         call()
         os._exit(0)
     return os.WTERMSIG(os.waitpid(child, 0)[1])
-page = mmap.mmap(-1, 4096, prot=7)
+page = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 7)
 page.write({INT_80!r})
 print(ended(ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(page)))) > 0,
       ended(lambda: libc.syscall({X32} | 39)) > 0)
@@ -612,6 +659,37 @@ print(resource.getrlimit(resource.RLIMIT_CORE))
 """)
     # At a limit of 0 the kernel would still hand a crashed process to the machine's handler of crashes.
     assert said["out"] == "True True\n-1\n0000000000000000 1 2\n(1, 1)\n", said
+
+
+def test_no_system_call_undoes_what_was_arranged_before(inside):
+    """Limits that a task may lower or switch off, and families of sockets and drivers that it reaches by another call.
+
+    Each value also with a bit of the register's upper half set, which the kernel does not look at.
+    """
+    said = inside("""
+import ctypes, errno, os, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def refused(*arguments):
+    ctypes.set_errno(0)
+    return libc.syscall(*map(ctypes.c_long, arguments)) == -1 and ctypes.get_errno() == errno.ENOSYS
+pair = (ctypes.c_int * 2)()
+zero = ctypes.addressof(ctypes.create_string_buffer(bytes(16)))
+line = ctypes.addressof(ctypes.create_string_buffer(struct.pack("i", 0)))
+terminal = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
+import platform
+SETRLIMIT, PRLIMIT, PRCTL, IOCTL, MMAP, SOCKETPAIR = (
+    (160, 302, 157, 16, 9, 53) if platform.machine() == "x86_64" else (164, 261, 167, 29, 222, 199))
+for high in (0, 1 << 32):
+    print(refused(SETRLIMIT, high | 4, zero), refused(PRLIMIT, 0, high | 4, zero, 0),
+          refused(PRCTL, high | 41, 0, 0, 0, 0), refused(IOCTL, terminal, high | 0x5423, line))
+print([family for family in range(2, 46) if not refused(SOCKETPAIR, family, 5, 0, ctypes.addressof(pair))])
+print(refused(MMAP, 0, 4 << 20, 3, 0x40022, -1, 0), refused(MMAP, 0, 4096, 3, 0x21, -1, 0))
+import fcntl, resource, socket, termios
+print(resource.getrlimit(resource.RLIMIT_CORE), socket.socketpair()[0].family, termios.tcgetattr(terminal)[4] > 0)
+print(*[line.split()[1] for line in open("/proc/self/status") if line.startswith("THP_enabled")] or "0")
+""")
+    wanted = ["True True True True", "True True True True", "[]", "True True", "(1, 1) 1 True", "0", ""]
+    assert said["out"].split("\n") == wanted, said
 
 
 LEFTOVERS = {

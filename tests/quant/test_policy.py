@@ -3,6 +3,7 @@ say.
 """
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -183,6 +184,40 @@ def test_a_line_that_is_no_rule_is_named(tmp_path, line):
     write_text(tmp_path / "x.tensor-types", f"# comment\n{line}\n")
     with pytest.raises(UserError, match=r"x\.tensor-types:2"):
         policy.parse(tmp_path / "x.tensor-types")
+
+
+@pytest.mark.parametrize("pattern", [r"^(([a-z_0-9]+)*\.)*weight$", r"^(blk|[a-z])+\.weight$", "^" + ".*" * 12 + "x$"])
+def test_a_pattern_that_would_be_looked_for_without_end_is_refused_by_its_line(tmp_path, pattern):
+    (tmp_path / "slow.tensor-types").write_text(f"^none$ = q8_0\n{pattern} = q8_0\n")
+    rules = policy.Policy("slow", "Q8_0", policy.parse(tmp_path / "slow.tensor-types"), tmp_path / "slow.tensor-types")
+    (said,) = policy.lint(rules, [policy.Tensor("blk.0." + "attn_" * 100 + "x.weights", (256, 256), Type.BF16)])
+    assert "slow.tensor-types:2" in said and "Write out what is repeated" in said
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},
+        {"policies": []},
+        {"policies": {"own": "q8.tensor-types"}},
+        {"policies": {"own": {"base_type": "Q8_0"}}},
+        {"policies": {"own": {"base_type": 8, "tensor_types": "q8.tensor-types"}}},
+        {"policies": {"own": {"base_type": "Q8_0", "tensor_types": "q8.tensor-types", "made_for": {"name": "x"}}}},
+        {"policies": {}, "stock": "Q8_0"},
+    ],
+)
+def test_a_plan_that_is_none_is_refused_by_what_it_lacks(tmp_path, plan):
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match="plan.json: "):
+        policy.load("own", tmp_path / "plan.json")
+
+
+def test_a_policy_is_not_read_from_a_pipe_or_from_bytes(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "bytes").write_bytes(b"\xff = q8_0\n")
+    for name, said in (("pipe", "is a pipe or device"), ("bytes", "not UTF-8"), ("none", "no such file")):
+        with pytest.raises(UserError, match=said):
+            policy.parse(tmp_path / name)
 
 
 def test_what_llama_quantize_gets_has_no_comment_and_no_space():

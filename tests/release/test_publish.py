@@ -11,6 +11,7 @@ from kxl.release import published
 @pytest.fixture
 def publish(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(release_publish, "ROOT", tmp_path)
+    monkeypatch.setattr(published, "ROOT", tmp_path)
     monkeypatch.setattr(
         published, "shown", lambda path: str(path.relative_to(tmp_path) if path.is_relative_to(tmp_path) else path)
     )
@@ -55,3 +56,10 @@ def test_a_published_name_is_that_of_the_tree_and_any_other_path_stays():
     assert published.name(ROOT / "runs/tiny/results/logs/a/b.log") == "logs/tiny/a/b.log"
     for name in ("reports/tiny/x.json", "runs/tiny/imatrix.gguf", "runs/tiny/results/other/x.json"):
         assert published.name(ROOT / name) == name
+
+
+def test_runs_on_another_disk_behind_a_link_are_published_as_well(publish, tmp_path):
+    write_text(tmp_path / "disk/mine/results/reports/quants.json", "1")
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    assert "1 new files, 0 replaced, 0 were the same" in publish()
+    assert (tmp_path / "reports/mine/quants.json").read_text() == "1"

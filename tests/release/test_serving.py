@@ -78,6 +78,18 @@ def test_no_more_context_is_asked_for_than_the_file_has(tmp_path):
     assert folder(tmp_path, context=32768).context == 32768
 
 
+def test_a_file_that_has_no_context_at_all_is_not_served(tmp_path):
+    folder(tmp_path)
+    writer = gguf.GGUFWriter(tmp_path / "Tuned-Q4KXL.gguf", "lfm2moe")
+    writer.add_int32("lfm2moe.context_length", -1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UserError, match="its context_length is -1; fetch it again"):
+        serving.of(tmp_path, SUMMARY, "q4kxl")
+
+
 def test_an_unknown_quant_or_a_missing_file_is_named(tmp_path):
     folder(tmp_path)
     with pytest.raises(UserError, match="has no q2kxl; it has q4kxl"):
@@ -97,6 +109,9 @@ def test_an_unknown_quant_or_a_missing_file_is_named(tmp_path):
         {"serving": {"context": "65536; touch gone"}},
         {"serving": {"context": -1}},
         {"serving": {"context": 1 << 400}},
+        {"serving": {"context": 1 << 2000}},
+        {"serving": {"sampling": {"temperature": 1 << 2000}}},
+        {"serving": {"sampling": {"seed": 1 << 2000}}},
         {"serving": {"thinking_tokens": "many"}},
         {"serving": {"thinking_tokens": True}},
         {"serving": {"sampling": "greedy"}},

@@ -79,3 +79,27 @@ def test_a_type_that_is_left_out_is_not_chosen_and_leaving_out_all_is_refused():
     assert Type.Q6_K not in found.values()
     with pytest.raises(UserError, match="has no type left"):
         table.without(set(KINDS))
+
+
+CELL = {"bytes": 100, "damage": 0.1, "flips": 0.0}
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {},
+        {"tensors": {}},
+        {"tensors": [CELL]},
+        {"tensors": {"a.weight": {"types": {}}}},
+        {"tensors": {"a.weight": {"types": {"Q99_K": CELL}}}},
+        {"tensors": {"a.weight": {"types": {"Q8_0": {"bytes": 100}}}}},
+        {"tensors": {"a.weight": {"types": {"Q8_0": {**CELL, "bytes": "100"}}}}},
+        {"tensors": {"a.weight": {"types": {"Q8_0": {**CELL, "bytes": 1 << 2000}}}}},
+        {"tensors": {"a.weight": {"types": {"Q8_0": {**CELL, "damage": -1}}}}},
+        {"tensors": {"a.weight": {"types": {"Q8_0": {**CELL, "damage": math.nan}}}}},
+        {"tensors": {"a.weight": {"types": {"Q8_0": CELL}}}, "scale": {"damage": math.nan}},
+    ],
+)
+def test_what_is_no_table_is_refused_in_words(results):
+    with pytest.raises(UserError, match="make it again"):
+        Table.of(results)

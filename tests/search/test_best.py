@@ -4,8 +4,11 @@ import json
 import subprocess
 import sys
 
+import gguf
+import numpy as np
 import pytest
 
+from kxl.base.cli import UserError
 from kxl.base.files import ROOT
 from kxl.quant import policy
 from kxl.search import memory, sizes
@@ -69,3 +72,28 @@ def test_of_equal_sizes_the_one_that_was_searched_for_this_model_is_taken(model)
 def test_a_context_of_nothing_is_refused(model):
     code, _, said = best(model, "1GiB", context=0)
     assert code == 2 and "at least one token" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("lfm2.block_count", 4_000_000_000, "block_count has the value"),
+        ("lfm2.block_count", 9_999_999, "no sizes of a model"),
+        ("lfm2.embedding_length", 0, "embedding_length has the value"),
+        ("lfm2.attention.key_length", 0, "key_length has the value"),
+        (None, None, "has no token_embd.weight"),
+    ],
+)
+def test_a_header_that_no_model_has_is_refused_by_its_key(tmp_path, key, value, said):
+    writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "lfm2")
+    numbers = {"lfm2.block_count": 2, "lfm2.embedding_length": 64, "lfm2.attention.head_count": 0, key: value}
+    for name, number in numbers.items():
+        if name:
+            writer.add_uint32(name, number)
+    writer.add_tensor("a.weight" if key is None else "token_embd.weight", np.zeros((8, 64), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UserError, match=said):
+        memory.shape_of(tmp_path / "odd.gguf")

@@ -87,7 +87,7 @@ def test_a_budget_is_read_with_its_unit(text, count):
     assert written.budget_bytes(text, parameters=8000, header=100) == count
 
 
-@pytest.mark.parametrize("text", ["", "much", "5.7KB", "-3", "5,7"])
+@pytest.mark.parametrize("text", ["", "much", "5.7KB", "-3", "5,7", "9" * 400, "9" * 400 + "bpw"])
 def test_a_budget_that_is_none_says_how_to_write_it(text):
     with pytest.raises(UserError, match="write it as 5.7GiB"):
         written.budget_bytes(text, 1, 1)

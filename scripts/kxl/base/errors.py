@@ -22,6 +22,19 @@ class UserError(Exception):
     """Bad input, named: which file, line or tensor, and what to do next."""
 
 
+class MissingKey(UserError, KeyError):
+    """A file of JSON lacks a key that is needed; `key` is its name."""
+
+    __str__ = Exception.__str__  # a KeyError shows a text in quotes
+
+    def __init__(self, file: str, key):
+        super().__init__(f"{file}: has no {key!r}, which is needed here; name another file, or make this one again")
+        self.key = key
+
+    def __reduce__(self):  # an error of a worker comes back from its process
+        return MissingKey, (self.args[0].partition(": has no ")[0], self.key)
+
+
 def refusal(error: BaseException) -> str | None:
     """Why the system refused, in words and with what to do; None for an error of another kind.
 

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from kxl.base import processes
-from kxl.base.errors import REFUSALS, UserError, refusal
+from kxl.base.errors import REFUSALS, MissingKey, UserError, refusal
 
 ROOT = Path(__file__).resolve().parents[3]
 FULL = 1 << 20  # bytes left on a disk that is full: no library leaves a block of its own unused
@@ -182,16 +182,32 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+class Object(dict):
+    """An object of a JSON file: to ask it for a key that it lacks is the file's fault, and the error names both."""
+
+    file = "the file"
+
+    def __missing__(self, key):
+        raise MissingKey(self.file, key)
+
+
 def read_json(path: Path, kind: type = dict):
     """Read JSON of the given kind, an object unless said otherwise.
 
     A missing or malformed file is a UserError that names file, line and column; a pipe or a device, which may never
-    end, is one as well.
+    end, is one as well. So is a key that somebody asks an object of it for and that is not there (Object).
     """
+    name = shown(path)
+
+    def of_file(found: dict) -> Object:
+        made = Object(found)
+        made.file = name
+        return made
+
     try:
         if Path(path).exists() and not Path(path).is_dir():
             require_regular(path)
-        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_hook=of_file)
     except FileNotFoundError:
         raise UserError(f"{shown(path)}: no such file") from None
     except json.JSONDecodeError as error:
@@ -206,7 +222,8 @@ def read_json(path: Path, kind: type = dict):
         raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
     if not isinstance(value, kind):
         names = {dict: "an object", list: "a list"}
-        raise UserError(f"{shown(path)}: holds {type(value).__name__}, not {names.get(kind, kind.__name__)}")
+        held = "dict" if isinstance(value, Object) else type(value).__name__
+        raise UserError(f"{shown(path)}: holds {held}, not {names.get(kind, kind.__name__)}")
     return value
 
 

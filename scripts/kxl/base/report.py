@@ -11,6 +11,7 @@ import platform
 from pathlib import Path
 
 from kxl.base import code
+from kxl.base.errors import UserError
 from kxl.base.files import read_json, sha256, shown, write_json
 
 PACKAGES = ("mlx", "mlx-lm", "torch", "transformers", "gguf", "numpy")
@@ -86,5 +87,8 @@ def write_gated(path: Path, passed: bool, inputs: list, settings: dict, results:
 
 
 def results(path: Path) -> dict:
-    """The `results` of a report."""
-    return read_json(path)["results"]
+    """The `results` of a report. UserError where it has none."""
+    found = read_json(path)["results"]
+    if not isinstance(found, dict):
+        raise UserError(f"{shown(path)}: its results are no object; name a report of this project, or make it again")
+    return found

@@ -43,9 +43,11 @@ class Contents:
     def __init__(self, root: Path):
         self.root, self.path = root, root / KNOWN
         try:
-            self.known = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not made yet, or cut: it only saves time
-            self.known = {}
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):  # not made yet, or cut: it only saves time
+            found = {}
+        found = found if isinstance(found, dict) else {}
+        self.known = {name: one for name, one in found.items() if isinstance(one, list) and len(one) == 3}
         self.fresh = False
 
     def hash(self, path: Path) -> str:
@@ -63,10 +65,14 @@ class Contents:
         return self.known[name][2]
 
     def of(self, place: str, names: tuple[str, ...] = ("*",)) -> dict[str, str]:
-        """{file: sha256} of what `place` names: a file, or the files of a folder that fit `names`; {} for neither."""
+        """{file: sha256} of what `place` names: a file by its name, or the files of a folder that fit `names` by their
+        path in it; {} for neither.
+        """
         path = self.root / place
-        files = [path] if path.is_file() else [p for name in names for p in sorted(path.glob(name)) if p.is_file()]
-        return {file.name: self.hash(file) for file in files}
+        if path.is_file():
+            return {path.name: self.hash(path)}
+        files = [file for name in names for file in sorted(path.glob(name)) if file.is_file()]
+        return {file.relative_to(path).as_posix(): self.hash(file) for file in files}
 
     def stamp(self) -> None:
         """Write the stamps of STAMPED that say another thing than their files. A new one gets its file's time."""
@@ -75,7 +81,7 @@ class Contents:
             if not stamp.exists():
                 write_text(stamp, new)
                 os.utime(stamp, ns=(newest := min(path.stat().st_mtime_ns, time.time_ns()), newest))
-            elif stamp.read_text() != new:
+            elif stamp.read_bytes() != new.encode():
                 write_text(stamp, new)
 
     def save(self) -> None:

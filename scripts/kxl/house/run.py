@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kxl.base.cli import UserError
+from kxl.base.errors import MissingKey
 from kxl.base.files import read_json, write_json, write_text
 from kxl.house import variables
 from kxl.house.contents import Contents
@@ -160,14 +161,18 @@ def check_config(root: Path, path: str) -> dict:
     try:
         names = [config["name"], *config["eval"]["suites"], *config["quants"], *config["stock"]]
         policies = config["artifact_pattern"].replace("{policy}", "x")
-        sections = [config[key] for key in ("gguf", "license", "imatrix", "kld")] + [config["base_model"]]
-        model = config["model"]
+        model, _ = config["model"], config["base_model"]
+        objects = [config[key] for key in ("gguf", "license", "imatrix", "kld")] + [config["eval"]["suites"]]
+        if not all(isinstance(part, dict) for part in objects) or not isinstance(config["license"]["id"], str):
+            raise TypeError("one of gguf, license, imatrix, kld and eval.suites")
+        if not all(isinstance(config[key], list) for key in ("quants", "stock")):
+            raise TypeError("quants or stock")
     except (KeyError, TypeError, AttributeError) as error:
+        lacking = repr(error.key) if isinstance(error, MissingKey) else error
         raise UserError(
-            f"{path} is no config of a run: {error} is missing or of another form; name another one with "
+            f"{path} is no config of a run: {lacking} is missing or of another form; name another one with "
             "CONFIG=configs/NAME.json"
         ) from None
-    del sections
     if not config["eval"]["suites"]:
         raise UserError(f"{path}: eval.suites names no suite, so no quant could be judged")
     for suite in config["eval"]["suites"]:
@@ -181,7 +186,7 @@ def check_config(root: Path, path: str) -> dict:
             raise UserError(f"{path}: {name!r} is no plain file name: letters, digits, dots, dashes, underscores")
     if "{policy}" not in config["artifact_pattern"]:
         raise UserError(f"{path}: artifact_pattern must hold {{policy}}, the place of the quant's name")
-    if model is not None and not PATH.fullmatch(str(model)):
+    if model is not None and not (isinstance(model, str) and PATH.fullmatch(model)):
         raise UserError(f"{path}: model {model!r} has a character that cannot go through make; rename the folder")
     return config
 
@@ -251,7 +256,7 @@ def write(root: Path, run: Run, looking: bool = False) -> Path:
     }
     text = "".join(f"{key} := {value}".rstrip() + "\n" for key, value in lines.items())
     path = folder / "settings.mk"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
     return path
 

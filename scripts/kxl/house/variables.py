@@ -81,5 +81,7 @@ def check(given: dict[str, str]) -> None:
     fit.
     """
     for variable, value in given.items():
+        if variable not in VARIABLES:
+            raise UserError(f"{variable}: no such variable; there are {', '.join(sorted(VARIABLES))}")
         if not fits(variable, value):
             raise UserError(f"{variable}={value!r}: {KINDS[VARIABLES[variable]][1]}")

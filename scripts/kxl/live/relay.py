@@ -83,7 +83,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
         self.base = upstream.url.rstrip("/").removesuffix("/v1")
         self.closing = False
         self.reading = threading.Lock()  # one body at a time is parsed: as Python objects it takes thirty times as much
-        self.tools: list | None = None  # of the first request that has some
+        self.tools: set[str] | None = None  # of the first request that has some, each as sorted JSON
         self._places = threading.Semaphore(AT_ONCE)
         self._connections: set[socket.socket] = set()  # to the model's server
 
@@ -222,9 +222,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         tools = request.get("tools") or []
         if not isinstance(tools, list) or not all(map(_is_tool, tools)):
             raise _Refused(400, "tools are a list of functions with names")
-        if self.server.tools is None and tools:
-            self.server.tools = tools
-        if any(tool not in self.server.tools for tool in tools):
+        try:
+            written = {json.dumps(tool, sort_keys=True) for tool in tools}
+        except RecursionError:
+            raise _Refused(400, "a chat request is a JSON object") from None
+        if self.server.tools is None and written:
+            self.server.tools = written
+        if written - (self.server.tools or set()):
             raise _Refused(403, "the tools of a task stay those of its first request")
         return request
 

@@ -61,9 +61,23 @@ HIDDEN = ("acpi", "asound", "keys", "key-users", "latency_stats", "pressure", "s
 FIRST_UID, UIDS = 61184, 4096  # systemd keeps these for users that own nothing
 USER_UID = 1000  # in a user namespace, where it is the caller in fact
 START_SECONDS = 60
+# What must hold before bubblewrap loads the filter, which keeps it so: nothing of a crashed process goes to the
+# machine's own handler of crashes (seccomp.py, RLIMIT_CORE), and there are no huge pages (prctl 41,
+# PR_SET_THP_DISABLE): of one that a process gave back but for a sign, the kernel keeps the rest, in nobody's account.
+BEFORE = """
+import ctypes, os, resource, sys
+try:
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+except ValueError:  # the hard limit is 0, and who is not root cannot raise it
+    pass
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 _boxes = itertools.count()
 # What must stay free of this machine's memory while a task runs: the kernel's buffers for sockets belong to no process.
 LEAST_FREE, LEAST_FREE_BYTES = 0.05, 256 << 20
+# Of a process's memory: its own, shared, tables of pages (also of those that only zeros stand in), in the swap space.
+COUNTED = (b"RssAnon", b"RssShmem", b"VmPTE", b"VmSwap")
 
 
 @dataclass(frozen=True)
@@ -109,8 +123,6 @@ class Box:
                 "RLIMIT_NOFILE": self.limits.open_files,
                 "RLIMIT_FSIZE": self.limits.file,
                 "RLIMIT_DATA": self.limits.data,
-                # At 0 the kernel still gives a crashed process to the host's own handler of crashes; at 1 it does not.
-                "RLIMIT_CORE": 1,
                 "RLIMIT_MEMLOCK": 1 << 16,
                 "RLIMIT_MSGQUEUE": 0,
             },
@@ -137,6 +149,8 @@ class Box:
                 *_system_mounts(),
                 *_texts_of_etc(identity, self.root, data),
                 *["--proc", "/proc", *_masked(), "--dev", "/dev"],
+                # Mapped, the kernel's own /dev/zero is shared memory that no limit counts; this one reads the same.
+                *["--dev-bind", "/dev/full", "/dev/zero"],
                 *["--perms", "1777", "--size", str(self.limits.shared), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"],
                 *["--perms", "1777", "--size", str(self.limits.disk), "--tmpfs", "/tmp"],
                 *["--dir", "/run", "--dir", "/var", "--symlink", "/tmp", "/var/tmp"],
@@ -159,7 +173,7 @@ class Box:
             ]
             program = [_interpreter(), "-I", "-S", INSIDE_AT, str(inner.fileno())]
             child = subprocess.Popen(
-                [shutil.which("bwrap"), *flags, "--", *program],
+                [_interpreter(), "-I", "-S", "-c", BEFORE, shutil.which("bwrap"), *flags, "--", *program],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -206,7 +220,7 @@ class Box:
     def _breach(self) -> str | None:
         """What the box uses too much of, in words."""
         count, memory = _used(self._proc)
-        if count > self.limits.processes:
+        if count - 1 > self.limits.processes:  # the box's first is bubblewrap's own
             return f"it ran more than {self.limits.processes} processes"
         if memory > self.limits.memory:
             return f"it used more than {files.size(self.limits.memory)} of memory"
@@ -440,18 +454,35 @@ def _numbers(flags: list[str]) -> list[str]:
 def _used(proc: int) -> tuple[int, int]:
     """(processes and threads, bytes of memory) of all in the box, by its own /proc.
 
-    Private and shared memory count, files of the system do not. What two processes share counts twice.
+    Private and shared memory count and the kernel's tables of them, files of the system do not. What two processes
+    share counts twice.
     """
     count = memory = 0
     for name in os.listdir(proc):
         if not name.isdigit():
             continue
-        with contextlib.suppress(OSError, ValueError):  # it ended while we looked
-            with open(os.open(f"{name}/status", os.O_RDONLY, dir_fd=proc), errors="replace") as file:
-                fields = dict(line.split(":", 1) for line in file)
-            count += int(fields["Threads"])
-            memory += sum(int(fields.get(key, "0").split()[0]) for key in ("RssAnon", "RssShmem", "VmSwap")) << 10
+        with contextlib.suppress(OSError):  # it ended while we looked
+            fields = _status(proc, name)
+            count += int(fields[b"Threads"])
+            if b"RssAnon" not in fields:  # its first thread ended: what the others hold is told by each of them
+                threads = (_status(proc, f"{name}/task/{thread}") for thread in _names(proc, f"{name}/task"))
+                fields = next((found for found in threads if b"RssAnon" in found), fields)
+            memory += sum(int(fields.get(key, b"0").split()[0]) for key in COUNTED) << 10
     return count, memory
+
+
+def _status(proc: int, name: str) -> dict[bytes, bytes]:
+    """{key: value} of a status file. In bytes: a process gives itself a name with any sign but a line's end in it."""
+    with open(os.open(f"{name}/status", os.O_RDONLY, dir_fd=proc), "rb") as file:
+        return dict(line.split(b":", 1) for line in file.read().split(b"\n") if b":" in line)
+
+
+def _names(proc: int, folder: str) -> list[str]:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY, dir_fd=proc)
+    try:
+        return os.listdir(opened)
+    finally:
+        os.close(opened)
 
 
 def machine_memory() -> tuple[int, int]:

@@ -16,18 +16,18 @@ from kxl.base.cli import UserError
 
 # By group. Missing on purpose: whatever makes namespaces or mounts, looks into other processes, loads programs into the
 # kernel, reaches keyrings or the kernel's log, holds memory that no limit counts (memfd_create, System V shared
-# memory), watches what others do with files (inotify) or keeps the whole machine's disks busy (sync). `clone`,
-# `personality` and `socket` are allowed in part: _comparisons says for which arguments.
+# memory), watches what others do with files (inotify) or keeps the whole machine's disks busy (sync). `clone`, `ioctl`,
+# `mmap`, `personality`, `prctl`, `prlimit64`, `setrlimit`, `socket` and `socketpair` are allowed in part: _comparisons
+# says for which arguments.
 ALLOWED = {
     "files": """
         access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2
         fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr
         flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents getdents64 getxattr
-        ioctl lchown lgetxattr link linkat listxattr
-        llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat mknod mknodat newfstatat open openat openat2
-        pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr rename
-        renameat renameat2 rmdir sendfile setxattr stat statfs statx symlink symlinkat sync_file_range
-        truncate umask unlink unlinkat utime utimensat utimes write writev
+        lchown lgetxattr link linkat listxattr llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat mknod mknodat
+        newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink
+        readlinkat readv removexattr rename renameat renameat2 rmdir sendfile setxattr stat statfs statx symlink
+        symlinkat sync_file_range truncate umask unlink unlinkat utime utimensat utimes write writev
     """,
     "waiting": """
         epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 poll ppoll
@@ -36,14 +36,14 @@ ALLOWED = {
     "processes": """
         _exit arch_prctl capget capset execve execveat exit exit_group fork getcpu getegid geteuid getgid getgroups
         getpgid getpgrp getpid getppid getpriority getresgid getresuid getrlimit getrusage getsid gettid getuid
-        get_robust_list get_thread_area ioprio_get kill membarrier pidfd_open pidfd_send_signal prctl prlimit64 rseq
+        get_robust_list get_thread_area ioprio_get kill membarrier pidfd_open pidfd_send_signal rseq
         sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_get_priority_max
         sched_get_priority_min sched_rr_get_interval sched_setaffinity sched_yield setfsgid setfsuid setgid
-        setgroups setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setuid set_robust_list
+        setgroups setpgid setpriority setregid setresgid setresuid setreuid setsid setuid set_robust_list
         set_thread_area set_tid_address sysinfo tgkill times tkill uname vfork wait4 waitid waitpid
     """,
     "memory": """
-        brk madvise mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall munmap pkey_alloc
+        brk madvise mincore mlock mlock2 mlockall mprotect mremap msync munlock munlockall munmap pkey_alloc
         pkey_free pkey_mprotect
     """,
     "signals and time": """
@@ -54,7 +54,7 @@ ALLOWED = {
     """,
     "sockets": """
         accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg
-        sendmsg sendto setsockopt shutdown socketpair
+        sendmsg sendto setsockopt shutdown
     """,
     "random numbers": """
         getrandom
@@ -72,6 +72,14 @@ SHOW_PERSONALITY = 0xFFFFFFFF
 UNIX, INET, INET6, NETLINK = 1, 2, 10, 16
 TCP_UDP_OR_DEFAULT = (0, 6, 17)
 NETLINK_ROUTE = 0  # the interfaces' addresses, which resolvers ask for
+# Of mmap(2). Shared memory without a name, of which a program may unmap all but a page, stays in memory whole and is in
+# nobody's account; the machine's huge pages are a store that others reserved.
+SHARED, ANONYMOUS, HUGE = 0x01, 0x20, 0x40000
+PR_SET_THP_DISABLE = 41  # sandbox.py sets it, whoever is inside may not take it back
+# At a limit of 0 the kernel still gives a crashed process to the machine's own handler of crashes, at sandbox.py's 1 it
+# does not; and lowering a limit needs no right.
+RLIMIT_CORE = 4
+TIOCSETD = 0x5423  # another line discipline for a terminal: the kernel loads the module for it, which stays
 
 
 class _Comparison(ctypes.Structure):
@@ -90,7 +98,21 @@ def _comparisons() -> list[tuple[str, list[tuple]]]:
         for family in (INET, INET6)
         for protocol in TCP_UDP_OR_DEFAULT
     ]
+    only += [("socketpair", [(0, EQUAL, UNIX, 0)])]
+    only += [("mmap", [(3, MASKED_EQUAL, SHARED | ANONYMOUS | HUGE, flags)]) for flags in (0, SHARED, ANONYMOUS)]
+    only += [("ioctl", [other]) for other in _other_than(1, TIOCSETD)]
+    only += [("prctl", [other]) for other in _other_than(0, PR_SET_THP_DISABLE)]
+    only += [("setrlimit", [other]) for other in _other_than(0, RLIMIT_CORE)]
+    only += [("prlimit64", [other]) for other in (*_other_than(1, RLIMIT_CORE), (2, EQUAL, 0, 0))]  # no new limit
     return only
+
+
+def _other_than(argument: int, value: int) -> list[tuple]:
+    """Comparisons one of which holds when an argument of 32 bits is another than `value`.
+
+    The kernel drops the upper half of the register: "not equal" would be met by setting a bit there.
+    """
+    return [(argument, MASKED_EQUAL, 1 << bit, ~value & 1 << bit) for bit in range(32)]
 
 
 @functools.cache

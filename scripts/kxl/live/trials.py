@@ -19,6 +19,8 @@ from kxl.base import statistics
 from kxl.base.cli import UserError
 from kxl.live.task import Task
 
+ENTRY = frozenset("id kind trial passed why obeyed called steps seconds tokens".split())  # what every entry has
+
 
 @dataclass
 class Job:
@@ -40,7 +42,8 @@ def line(task: str, trial: int, entry: dict) -> dict:
 def read_line(found) -> tuple | None:
     """The entry in a journal's line; None where it is none, as the last line of a run that was killed."""
     if isinstance(found, dict) and isinstance(found.get("case"), str) and isinstance(found.get("trial"), int):
-        return (found["entry"],) if isinstance(found.get("entry"), dict) else None
+        entry = found.get("entry")
+        return (entry,) if isinstance(entry, dict) and ENTRY <= entry.keys() else None
     return None
 
 

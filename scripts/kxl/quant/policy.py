@@ -17,7 +17,8 @@ from gguf import GGMLQuantizationType as Type
 from gguf.constants import GGML_QUANT_SIZES
 
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, read_json, shown
+from kxl.base.files import ROOT, read_json, require_regular, shown
+from kxl.chat import schemas
 from kxl.model import gguf_file
 
 PLAN = ROOT / "gguf" / "export_plan.json"
@@ -62,7 +63,25 @@ BASE_TYPES = (
     "Q3_K_S",
     "Q2_K",
 )
+TEXT = {"type": "string"}
+PLAN_SHAPE = {
+    "type": "object",
+    "required": ["policies"],
+    "properties": {
+        "stock": {"type": "array", "items": TEXT},
+        "policies": {"type": "object", "additionalProperties": {
+            "type": "object",
+            "required": ["base_type", "tensor_types"],
+            "properties": {"base_type": TEXT, "tensor_types": TEXT, "made_for": {
+                "type": "object",
+                "required": ["name", "fingerprint"],
+                "properties": {"name": TEXT, "fingerprint": TEXT},
+            }},
+        }},
+    },
+}  # fmt: skip
 NEVER_QUANTIZED = ("_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight")
+MOST_REPEATS = 4  # in a pattern; more take minutes on a long name
 ALIGNMENT = 32  # bytes, general.alignment's default: where each tensor's data starts
 
 
@@ -92,8 +111,11 @@ class Tensor:
 
 
 def read_plan(plan: Path = PLAN) -> dict:
-    """The export plan: sources, policies and stock types."""
-    return read_json(plan)
+    """The export plan: sources, policies and stock types. UserError where an entry is none."""
+    found = read_json(plan)
+    for place, why in schemas.errors(PLAN_SHAPE, found):
+        raise UserError(f"{shown(plan)}: {' '.join(map(str, place))}: {why[:300]}")
+    return found
 
 
 def load(name: str, plan: Path = PLAN) -> Policy:
@@ -107,10 +129,11 @@ def load(name: str, plan: Path = PLAN) -> Policy:
 
 def parse(path: Path) -> tuple[Rule, ...]:
     """The rules of a .tensor-types file, in order."""
+    require_regular(path)
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown(path)}: not UTF-8 at byte {error.start}") from None
     rules = []
     for number, line in enumerate(lines, 1):
         code = line.split("#", 1)[0].strip()
@@ -267,10 +290,13 @@ def _misspelled(policy: Policy, rule: Rule) -> str | None:
             f"{where}: {rule.pattern!r} must begin with ^ and end with $; a pattern is searched for, so blk.1 "
             f"would also hit blk.10"
         )
-    try:
-        re.compile(rule.pattern)
-    except re.error as error:
-        return f"{where}: {rule.pattern!r} is no regular expression: {error}"
+    if re.search(r"\)[*+{]", rule.pattern) or len(re.findall(r"(?<!\\)[*+?{]", rule.pattern)) > MOST_REPEATS:
+        return (
+            f"{where}: {rule.pattern[:200]!r} repeats a group, or more than {MOST_REPEATS} things; llama-quantize may "
+            f"look for ever where it does not fit. Write out what is repeated"
+        )
+    if why := schemas.pattern_problem(rule.pattern):
+        return f"{where}: {rule.pattern[:200]!r} is no regular expression: {why}"
     return None
 
 

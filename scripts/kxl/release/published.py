@@ -4,17 +4,22 @@ What a run finds out stays in runs/RUN/results, which git ignores. A summary nam
 that whoever has the tree can look them up.
 """
 
+import os
 from pathlib import Path
 
-from kxl.base.files import shown
+from kxl.base.files import ROOT, shown
 
 RESULTS = "results"
 KINDS = ("evals", "reports", "logs", "datasets")
 
 
 def name(path: Path) -> str:
-    """The published name of a file: of a run's result its place in the tree, of any other its own name."""
-    parts = Path(shown(path)).parts
+    """The published name of a file: of a run's result its place in the tree, of any other its own name.
+
+    The path counts as it is written: runs/ may be a link to another disk.
+    """
+    absolute = Path(os.path.abspath(path))
+    parts = absolute.relative_to(ROOT).parts if absolute.is_relative_to(ROOT) else ()
     if len(parts) > 4 and parts[0] == "runs" and parts[2] == RESULTS and parts[3] in KINDS:
         return str(Path(parts[3], parts[1], *parts[4:]))
     return shown(path)

@@ -105,8 +105,10 @@ def of(folder: Path, summary: dict, quant: str) -> Serving:
         ("thinking_tokens", thinking, 0, int),
         *((key, value, 0, int if key in ("top_k", "seed") else int | float) for key, value in sampling.items()),
     ):
-        number = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not least <= value <= MOST and key != "seed":
+        number = isinstance(value, kinds) and not isinstance(value, bool)
+        # A number of hundreds of digits is too large for isfinite, and a seed's are 64 bits at most.
+        bounds = (-(1 << 64), 1 << 64) if key == "seed" else (least, MOST)
+        if not number or not bounds[0] <= value <= bounds[1] or not math.isfinite(value):
             raise UserError(f"{summary_at}: serving has the {key} {str(value)[:60]!r}; fetch it again")
     fields = gguf_file.open_reader(path).fields
 
@@ -118,6 +120,8 @@ def of(folder: Path, summary: dict, quant: str) -> Serving:
 
     template = said("tokenizer.chat_template", str)
     longest = said(f"{said('general.architecture', str)}.context_length", int) or CONTEXT
+    if longest < 1 or isinstance(longest, bool):
+        raise UserError(f"{shown(path)}: its context_length is {longest}; fetch it again")
     return Serving(
         path,
         name or path.stem,

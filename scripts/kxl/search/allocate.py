@@ -13,10 +13,33 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
 
 from kxl.base.cli import UserError
+from kxl.chat import schemas
 from kxl.quant.policy import ALIGNMENT, Type
 
 ROUNDS = 8  # of making the root linear; it has stood still by then for every table that was tried
 GAP = 1e-5  # relative, of the solver
+COUNT, AMOUNT = {"type": "integer", "minimum": 0, "maximum": 1 << 60}, {"type": "number", "minimum": 0, "maximum": 1e30}
+SHAPE = {
+    "type": "object",
+    "required": ["tensors"],
+    "properties": {
+        "scale": {"type": "object", "properties": {"damage": AMOUNT, "exchanges": AMOUNT}},
+        "tensors": {"type": "object", "minProperties": 1, "additionalProperties": {
+            "type": "object",
+            "required": ["types"],
+            "properties": {"types": {
+                "type": "object",
+                "minProperties": 1,
+                "propertyNames": {"enum": [kind.name for kind in Type]},
+                "additionalProperties": {
+                    "type": "object",
+                    "required": ["bytes", "damage"],
+                    "properties": {"bytes": COUNT, "damage": AMOUNT, "flips": AMOUNT},
+                },
+            }},
+        }},
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,12 +55,17 @@ class Table:
 
     @classmethod
     def of(cls, results: dict) -> "Table":
-        """Out of a report's results (kxl/search/table.py)."""
+        """Out of a report's results (kxl/search/table.py). UserError where they are no table."""
+        for place, why in schemas.errors(SHAPE, results):
+            raise UserError(f"the table: {' '.join(map(str, place))}: {why[:300]}; make it again")
         cells = {
             name: {Type[kind]: cell for kind, cell in entry["types"].items()}
             for name, entry in results["tensors"].items()
         }
         fitted = results.get("scale", {})
+        told = [number for row in cells.values() for cell in row.values() for number in cell.values()]
+        if any(number != number for number in (*told, *fitted.values())):
+            raise UserError("the table: it holds NaN; make it again")
         return cls(cells, fitted.get("damage", 1.0), fitted.get("exchanges", 0.0))
 
     def without(self, left_out: set[Type]) -> "Table":

@@ -13,6 +13,7 @@ from kxl.model import gguf_file
 
 UBATCH = 512  # tokens that are computed at once
 F16, F32 = 2, 4
+MOST, MOST_BLOCKS = 1 << 24, 10_000  # beyond what any model has: sizes, and blocks
 WIDTHS = 12  # rows of hidden size and float32 that the graph of one token holds at its widest place
 
 
@@ -63,25 +64,39 @@ def shape_of(path: Path) -> dict:
     """
     reader = gguf_file.open_reader(path)
 
-    def value(key: str, default=None):
+    def value(key: str, least: int, default=None):
+        """A whole number, or a list of such, of the metadata."""
         field = reader.get_field(key)
-        if field is None and default is None:
+        found = field.contents() if field is not None else default
+        if found is None:
             raise UserError(f"{shown(path)}: {key} is missing; make the file again")
-        return field.contents() if field is not None else default
+        for number in found if isinstance(found, list) else [found]:
+            if type(number) is not int or not least <= number <= MOST:
+                raise UserError(f"{shown(path)}: {key} has the value {str(number)[:40]!r}; make the file again")
+        return found
 
-    arch = value("general.architecture")
-    blocks, hidden = value(f"{arch}.block_count"), value(f"{arch}.embedding_length")
-    heads = value(f"{arch}.attention.head_count")
+    arch = reader.get_field("general.architecture")
+    arch = arch.contents() if arch is not None else None
+    blocks, hidden = value(f"{arch}.block_count", 1), value(f"{arch}.embedding_length", 1)
+    if isinstance(blocks, list) or isinstance(hidden, list) or blocks > MOST_BLOCKS:
+        raise UserError(f"{shown(path)}: {arch}.block_count and embedding_length are no sizes of a model")
+    heads = value(f"{arch}.attention.head_count", 0)
     heads = [heads] * blocks if isinstance(heads, int) else heads
-    kv = value(f"{arch}.attention.head_count_kv", heads)
+    kv = value(f"{arch}.attention.head_count_kv", 0, heads)
     kv = [kv] * blocks if isinstance(kv, int) else kv
-    size = hidden // max(heads)
-    embedding = next(t for t in reader.tensors if t.name == "token_embd.weight")
+    size = hidden // max([1, *heads])
+    embedding = next((t for t in reader.tensors if t.name == "token_embd.weight"), None)
+    if embedding is None or len(embedding.shape) != 2:
+        raise UserError(f"{shown(path)}: has no token_embd.weight of rows and columns; make the file again")
+    lengths = {name: value(f"{arch}.attention.{name}_length", 1, size) for name in ("key", "value")}
+    cache = value(f"{arch}.shortconv.l_cache", 0, 1)
+    if any(isinstance(number, list) for number in (*lengths.values(), cache)):
+        raise UserError(f"{shown(path)}: {arch} has lists where one number stands; make the file again")
     return {
         "hidden": hidden,
         "vocabulary": int(embedding.shape[1]),
-        "key_width": sum(kv) * value(f"{arch}.attention.key_length", size),
-        "value_width": sum(kv) * value(f"{arch}.attention.value_length", size),
+        "key_width": sum(kv) * lengths["key"],
+        "value_width": sum(kv) * lengths["value"],
         "conv_layers": sum(not count for count in kv),
-        "conv_cache": value(f"{arch}.shortconv.l_cache", 1),
+        "conv_cache": cache,
     }

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown, write_json, write_text
+from kxl.base.files import shown, write_json, write_text
 from kxl.quant import policy
 from kxl.quant.policy import Tensor, Type
 from kxl.search.allocate import Table
@@ -18,7 +18,7 @@ def budget_bytes(text: str, parameters: int, header: int) -> int:
 
     UserError for anything else.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)\s*", text)
     unit = match[2].lower() if match else None
     if match and unit == "bpw":
         return header + int(float(match[1]) * parameters / 8)
@@ -96,7 +96,7 @@ def write(plan: Path, name: str, types: dict[str, Type], tensors: list[Tensor], 
     if not NAME.fullmatch(name):
         raise UserError(f"NAME={name}: a policy's name is small letters, digits and hyphens, a letter first")
     path = plan.parent / f"{name}.tensor-types"
-    entries = read_json(plan) if plan.exists() else {"policies": {}, "stock": []}
+    entries = policy.read_plan(plan) if plan.exists() else {"policies": {}, "stock": []}
     base = base_type(types, tensors)
     text = "\n".join(
         [

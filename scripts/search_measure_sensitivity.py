@@ -7,7 +7,7 @@ Out: a report. Per tensor and type: `bytes`; `damage`, the mean KL divergence of
      the next one, weighed by what an exchange does; and their relative standard errors over the chunks (`noise`).
 
 Whole policies (two uniform ones, one with little at the beginning, one with little at the end) are then measured on
-the same text with the real llama-perplexity: from them comes how much of a loss damages and flips tell (`scale`).
+the same text with the real llama-perplexity: from them comes what a sum of damages and one of flips count (`scale`).
 
 The report is the input of every search: another budget reads it and takes seconds. Chunks that are done are kept in
 --work, so an interrupted run goes on from there. CPUs alone are meant: the rounding of a product's input, which
@@ -108,7 +108,7 @@ def measured_chunks(args, key: dict, tokens: np.ndarray) -> dict:
 
 
 def scale_of(args, known: Table) -> dict:
-    """{"damage", "exchanges": factors, "policies": {NAME: {"measured", "damage", "flips"}}} from whole policies."""
+    """{"saturation", "exchanges", "policies": {NAME: {"measured", "damage", "flips"}}} from whole policies."""
     judge = measuring.Judge(
         args.gguf, args.imatrix, args.text, args.whole_context, args.whole_tokens, args.work / "whole", args.logs
     )

@@ -20,6 +20,7 @@ from kxl.quant import policy
 from kxl.quant.imatrix import Entry
 from kxl.quant.policy import Tensor, Type
 from kxl.search import ggml, table, taps
+from kxl.search.allocate import Table
 
 PRIORS = ROOT / "configs" / "quant_priors.json"
 
@@ -110,11 +111,11 @@ def read_priors(path: Path = PRIORS) -> dict:
 
 
 def loss_by_part(sensitivity: dict) -> tuple[float, float]:
-    """(nats by damage, nats by flips) of a measured model; flips as they count where all tensors have five bits."""
-    known = sensitivity.get("scale", {"damage": 1.0, "exchanges": 0.0})
+    """(nats by damage, nats by flips) of a measured model, as they count where all tensors have five bits."""
     rows = [entry["types"] for entry in sensitivity["tensors"].values()]
-    level = sum((row.get("Q5_K") or row.get("Q5_1") or {}).get("flips", 0.0) for row in rows)
-    return known["damage"], known["exchanges"] / math.sqrt(level) / 2 if level else 0.0
+    five = [row.get("Q5_K") or row.get("Q5_1") or {} for row in rows]
+    known = Table.of(sensitivity)
+    return known.slopes(*(sum(cell.get(part, 0.0) for cell in five) for part in ("damage", "flips")))
 
 
 def fit(measured: dict[str, tuple[dict, dict]]) -> dict:

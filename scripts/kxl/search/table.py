@@ -8,7 +8,6 @@
 import math
 
 import numpy as np
-from scipy.optimize import nnls
 
 from kxl.quant import policy
 from kxl.quant.policy import TYPES as KNOWN
@@ -74,11 +73,20 @@ def uneven(cells: dict[str, dict[Type, dict]]) -> dict[str, dict[str, Type]]:
 
 
 def fitted_scale(policies: list[dict]) -> dict:
-    """{"damage", "exchanges"}: factors of least relative error, none negative, from `measured`, `damage`, `flips`."""
+    """{"saturation", "exchanges"} (kxl/search/allocate.py) of least relative error, from `measured`, `damage`, `flips`.
+
+    Damages have no factor of their own: where errors are small, second order is what they count.
+    """
     measured = np.array([one["measured"] for one in policies])
-    sums = np.array([[one["damage"], math.sqrt(one["flips"])] for one in policies])
-    factors, _ = nnls(sums / measured[:, None], np.ones(len(policies)))
-    return {"damage": rounded(float(factors[0])), "exchanges": rounded(float(factors[1]))}
+    damage = np.array([one["damage"] for one in policies])
+    flips = np.sqrt([one["flips"] for one in policies]) / measured
+    made = []
+    for saturation in np.geomspace(damage.min() / 100, damage.max() * 1000, 2000):
+        left = 1 - saturation * np.log1p(damage / saturation) / measured
+        exchanges = max(0.0, flips @ left / (flips @ flips)) if flips.any() else 0.0
+        made.append((float(((left - exchanges * flips) ** 2).sum()), float(saturation), float(exchanges)))
+    _, saturation, exchanges = min(made)
+    return {"saturation": rounded(saturation), "exchanges": rounded(exchanges)}
 
 
 def rounded(value: float, digits: int = 5) -> float:

@@ -5,6 +5,7 @@ import pytest
 from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
+from kxl.moe import hardware
 from kxl.plan import costs, sizes
 from kxl.plan.costs import Job
 from kxl.plan.line import Line
@@ -138,3 +139,41 @@ def test_a_repair_on_a_suite_of_ones_own_is_planned(tmp_path):
         training = read_json(ROOT / "configs/tiny-moe.json")
         needs.append(Line(config, SHAPES["small"], training, profile()).need("repair-loop"))
     assert needs[0] == needs[1]
+
+
+def test_the_profiles_here_are_profiles():
+    for path in sorted((ROOT / "configs/hardware").glob("*.json")):
+        assert hardware.load_profile(path)["memory_gib"] > 0
+        if "walks" in hardware.load_profile(path):
+            assert len(costs.load(path)["walks"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (["results"], []),
+        (["results", "memory_stop_gib"], "x"),
+        (["results", "memory_stop_gib"], [1]),
+        (["results", "memory_gib"], 1 << 2000),
+        (["results", "disk_write_mib_s"], 0),
+        (["results", "steps"], []),
+        (["results", "steps", 0, "seconds"], None),
+        (["results", "walks"], [{}]),
+        (["results", "walks", 1, "stages"], {}),
+        (["results", "walks", 1, "pace", "train_steps"], 0),
+        (["results", "walks", 0, "stages", "serve", "work"], {}),
+        (["results", "walks", 0, "stages", "serve", "work", "prompt_tokens"], 0),
+    ],
+)
+def test_a_profile_that_no_measurement_wrote_is_refused(tmp_path, place, value):
+    content = read_json(ROOT / "configs/hardware/linux-2-cores-24gb-busy.json")
+    write_json(tmp_path / "good.json", content)
+    assert costs.load(tmp_path / "good.json")
+    *above, last = place
+    inner = content
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    write_json(tmp_path / "odd.json", content)
+    with pytest.raises(UserError, match="odd.json: .*make profile"):
+        costs.load(tmp_path / "odd.json")

@@ -16,6 +16,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
 
 GIB = 2**30
+MOST_GIB = 1 << 20  # of memory, that any machine has
 RESERVE = 0.08  # share of the memory that stays with the system and its file cache
 
 
@@ -124,8 +125,9 @@ def load_profile(path: Path | None) -> dict:
             "memory_gib": psutil.virtual_memory().total / GIB,
             "memory_stop_gib": memory_stop(psutil.virtual_memory().total) / GIB,
         }
-    profile = read_json(path).get("results", {})
-    if "memory_stop_gib" not in profile:
+    profile = read_json(path).get("results")
+    told = [profile.get(key) for key in ("memory_gib", "memory_stop_gib")] if isinstance(profile, dict) else [None]
+    if not all(isinstance(one, (int, float)) and not isinstance(one, bool) and 0 < one < MOST_GIB for one in told):
         raise UserError(f"{shown(path)}: is no hardware profile; make one with `make profile`")
     return profile
 

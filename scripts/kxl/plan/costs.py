@@ -13,6 +13,8 @@ from pathlib import Path
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
+from kxl.chat import schemas
+from kxl.moe import hardware
 from kxl.moe import memory as moe_memory
 from kxl.plan import sizes
 from kxl.plan.sizes import Size
@@ -21,6 +23,39 @@ from kxl.plan.walk import DROPS, MAKES, POLICIES, STAGES, Walk
 FLOAT, HALF = 4, 2
 BATCH, UBATCH = 2048, 512  # llama.cpp's defaults: tokens of a batch, and of what is computed at once
 BACKWARD = 2  # of a forward's work
+
+POSITIVE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e15}
+AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e15}
+COUNT = {"type": "integer", "minimum": 1, "maximum": 1 << 40}
+
+
+def _with(**properties) -> dict:
+    return {"type": "object", "required": sorted(properties), "properties": properties}
+
+
+_PACE = ("train_steps", "lora_steps", "imatrix_chunks", "imatrix_context", "cases", "answer_tokens", "context")
+_STAGE = _with(seconds=AMOUNT, held=AMOUNT, others=AMOUNT, work={"type": "object", "additionalProperties": AMOUNT})
+_SERVED = _with(prompt_seconds=AMOUNT, answer_seconds=AMOUNT, prompt_tokens=COUNT, answer_tokens=COUNT)
+_STAGES = {name: _STAGE if name != "serve" else {"allOf": [_STAGE, _with(work=_SERVED)]} for name in STAGES}
+# What `make profile` says of a machine, as far as a plan reckons with it.
+PROFILE = _with(
+    disk_read_mib_s=POSITIVE,
+    disk_write_mib_s=POSITIVE,
+    memory_gib=POSITIVE,
+    step_shapes={"type": "object"},
+    steps={
+        "type": "array",
+        "minItems": 2,
+        "maxItems": 2,
+        "items": _with(tokens=COUNT, seconds=AMOUNT, forward=AMOUNT),
+    },
+    walks={
+        "type": "array",
+        "minItems": 2,
+        "maxItems": 2,
+        "items": _with(shapes={"type": "object"}, pace=_with(**dict.fromkeys(_PACE, COUNT)), stages=_with(**_STAGES)),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +122,9 @@ def effort(stage: str, size: Size, job: Job, rates: dict) -> float:
 def _step_seconds(size: Size, tokens: int, rates: dict, part: str) -> float:
     """Seconds of a streamed step, or of its forward alone, by two measured lengths: so much for each weight of the
     experts, which are dequantized and moved however short the row is, and so much for each token's work."""
-    (short, long), shapes = rates["steps"], sizes.of(rates["step_shapes"])
+    (short, long), shapes = sorted(rates["steps"], key=lambda one: one["tokens"]), sizes.of(rates["step_shapes"])
+    if short["tokens"] == long["tokens"]:
+        raise UserError("the profile has steps of one length alone; measure it again: make profile")
     slope = (long[part] - short[part]) / (long["tokens"] - short["tokens"])
     fixed = max(short[part] - slope * short["tokens"], 0)
     return fixed * size.experts / shapes.experts + max(slope, 0) * tokens * size.flops / shapes.flops
@@ -254,8 +291,10 @@ def others(profile: dict) -> float:
 
 
 def load(path: Path) -> dict:
-    """A profile's results with its walks. UserError for a profile that has none."""
-    profile = read_json(path).get("results", {}) if Path(path).is_file() else {}
+    """A profile's results with its walks. UserError for a profile that has none, or others than are made here."""
+    profile = hardware.load_profile(path) if Path(path).is_file() else {}
     if "walks" not in profile:
         raise UserError(f"{shown(path)}: does not say what this machine takes for the line; measure it: make profile")
+    for place, why in schemas.errors(PROFILE, profile):
+        raise UserError(f"{shown(path)}: {' '.join(map(str, place))}: {why[:200]}; measure it again: make profile")
     return profile

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kxl.base.files import ROOT, read_json
 from kxl.eval import suite_files
+from kxl.moe import hardware
 from kxl.plan import costs, sizes
 from kxl.plan.costs import Job, Need
 from kxl.plan.sizes import Size
@@ -189,7 +190,8 @@ def of_run(config: Path, model: Path | None, training: Path | None, profile: Pat
     """A Line from a run's files. The shapes of LFM2.5-8B-A1B stand in for a model that is not here yet."""
     shapes = model / "config.json" if model and (model / "config.json").is_file() else None
     read = read_json(shapes) if shapes else {**read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), "vocab_size": 128_000}
-    known = read_json(profile).get("results", {}) if profile and Path(profile).is_file() else {}
+    known = hardware.load_profile(profile) if profile and Path(profile).is_file() else {}
     settings = read_json(training) if training and Path(training).is_file() else None
-    known = known if "walks" in known else None  # an older profile: memory and disk are told, seconds are not
+    # An older profile: memory and disk are told, seconds are not.
+    known = costs.load(profile) if "walks" in known else None
     return Line(read_json(config), read, settings, known, sum(path.stat().st_size for path in traces))

@@ -50,14 +50,20 @@ $(EIGHT)/ladder.json: $(LADDER_OF) $(call code,search_policy) $(call code,quant_
 	  --shapes gguf/lfm2-8b-a1b.shapes.json --budget $$budget --name s$$(echo $$budget | tr -d .) \
 	  --plan $(LADDER_DIR)/plan.json || exit 1; done
 	$(PY) scripts/quant_predict_sizes.py --plan $(LADDER_DIR)/plan.json --report $@
-search: $(REPORTS)/policy_search.json  ## policies at the bytes of each KXL; rivals of equal bytes; on held-out text
+search: $(REPORTS)/policy_search.json  ## policies chosen at the bytes of each KXL, beside rivals of equal bytes
 SMALLER := 45=4.5bpw 40=4.0bpw
-$(REPORTS)/policy_search.json: $(REPORTS)/sensitivity.json $(REPORTS)/estimate.json $(HEAVY)/heldout.txt \
-  gguf/export_plan.json $(call code,search_judge) | $(VENV) llama-ready
-	$(PY) scripts/search_judge.py --gguf $(BF16) --imatrix $(IMATRIX) --table $(REPORTS)/sensitivity.json \
-	  --estimate $(REPORTS)/estimate.json --text $(HEAVY)/heldout.txt --config $(CONFIG) \
-	  $(addprefix --budget ,$(SMALLER)) --write $(SEARCHED) --model-name $(RUN) \
-	  --work $(HEAVY)/search --logs $(HEAVY)/logs --out $@
+# Chosen on the text of the search, judged on the one that no search has seen.
+$(REPORTS)/policy_choice.json: $(REPORTS)/sensitivity.json $(HEAVY)/calibration.txt \
+  $(call content,gguf/export_plan.json $(patsubst %,gguf/%.tensor-types,$(KXL))) $(call code,search_choose) \
+  | $(VENV) llama-ready
+	$(PY) scripts/search_choose.py --gguf $(BF16) --imatrix $(IMATRIX) --table $(REPORTS)/sensitivity.json \
+	  --text $(HEAVY)/calibration.txt --config $(CONFIG) $(addprefix --budget ,$(SMALLER)) --write $(SEARCHED) \
+	  --model-name $(RUN) --work $(HEAVY)/choice --logs $(HEAVY)/logs --out $@
+$(REPORTS)/policy_search.json: $(REPORTS)/policy_choice.json $(REPORTS)/estimate.json $(HEAVY)/heldout.txt \
+  $(call code,search_judge) | $(VENV) llama-ready
+	$(PY) scripts/search_judge.py --gguf $(BF16) --imatrix $(IMATRIX) --chosen $(REPORTS)/policy_choice.json \
+	  --table $(REPORTS)/sensitivity.json --estimate $(REPORTS)/estimate.json --text $(HEAVY)/heldout.txt \
+	  --config $(CONFIG) --work $(HEAVY)/search --logs $(HEAVY)/logs --out $@
 best: $(BF16) $(IMATRIX)  ## the largest policy with which the model, CONTEXT tokens and all buffers fit into FIT; made
 	chosen=$$($(PY) scripts/search_best.py --gguf $(BF16) --fit $(call need,FIT,8GiB) --context $(CONTEXT) \
 	  --plan gguf/export_plan.json $(addprefix --plan ,$(wildcard $(SEARCHED))) --print) && set -- $$chosen && \
@@ -85,9 +91,14 @@ $(SMOL_OUT)/sensitivity.json: $(SMOL)/imatrix.gguf $(call code,search_measure_se
 $(SMOL_OUT)/estimate.json: $(SMOL)/imatrix.gguf configs/quant_priors.json $(call code,search_estimate) \
   | $(VENV) llama-ready
 	$(PY) scripts/search_estimate.py $(SMOL_FILES) --work $(SMOL)/estimate --out $@
-$(SMOL_OUT)/policy_search.json: $(SMOL_OUT)/sensitivity.json $(SMOL_OUT)/estimate.json $(SMOL)/heldout.txt \
-  $(wildcard gguf/dense/*) $(call code,search_judge) | $(VENV) llama-ready
-	$(PY) scripts/search_judge.py $(SMOL_FILES) --table $(SMOL_OUT)/sensitivity.json \
-	  --estimate $(SMOL_OUT)/estimate.json --text $(SMOL)/heldout.txt $(SMOL_CHUNK) --tokens 8192 \
-	  --plan gguf/dense/$(SMOL_NAME).json --budget 65=6.5bpw --budget 55=5.5bpw --budget 48=4.8bpw \
-	  --work $(SMOL)/search --logs $(SMOL)/logs --out $@
+SMOL_PLAN := --plan gguf/dense/$(SMOL_NAME).json
+$(SMOL_OUT)/policy_choice.json: $(SMOL_OUT)/sensitivity.json $(wildcard gguf/dense/*) $(call code,search_choose) \
+  | $(VENV) llama-ready
+	$(PY) scripts/search_choose.py $(SMOL_FILES) --table $(SMOL_OUT)/sensitivity.json --text $(SMOL)/calibration.txt \
+	  $(SMOL_CHUNK) --tokens 16384 $(SMOL_PLAN) --budget 65=6.5bpw --budget 55=5.5bpw --budget 48=4.8bpw \
+	  --work $(SMOL)/choice --logs $(SMOL)/logs --out $@
+$(SMOL_OUT)/policy_search.json: $(SMOL_OUT)/policy_choice.json $(SMOL_OUT)/estimate.json $(SMOL)/heldout.txt \
+  $(call code,search_judge) | $(VENV) llama-ready
+	$(PY) scripts/search_judge.py $(SMOL_FILES) --chosen $(SMOL_OUT)/policy_choice.json \
+	  --table $(SMOL_OUT)/sensitivity.json --estimate $(SMOL_OUT)/estimate.json --text $(SMOL)/heldout.txt \
+	  $(SMOL_CHUNK) --tokens 8192 $(SMOL_PLAN) --work $(SMOL)/search --logs $(SMOL)/logs --out $@

@@ -1,17 +1,20 @@
 """Judge searched policies against rivals of equal bytes: KL divergence from BF16, token by token, on held-out text.
 
-In:  the BF16 GGUF, its imatrix, a sensitivity report, an estimate report, held-out text that no table was made from,
-     and the plan of hand-written policies and stock types.
-Out: a report. For each budget (the bytes of each hand-written policy and stock type, and --budget NAME=SIZE):
+In:  the BF16 GGUF, its imatrix, the policies that were chosen (search_choose.py), the reports that they and others are
+     predicted from (sensitivity, estimate), the plan of hand-written policies and stock types, and held-out text: not
+     the one that chose, and none that a table was made from.
+Out: a report. For each budget of the chosen ones:
      the searched policy and its rivals (a mix of two stock types, the hand-written policy, more bits at the edges,
      least weighted error as in --target-bpw), each with bytes and divergences in nats: mean, 99.9 %, of tokens inside
-     of calls, of prose; how much less ours is, with the 95 % interval of a paired bootstrap over runs of tokens; and
+     of calls, of prose; how much less ours is, with the 95 % interval of a paired bootstrap over runs of tokens; which
+     candidate ours is and what each measured when it was chosen; and
      how well the tables predicted what was measured (rank correlation, median error).
 
 Policies that are measured are kept in --work; an interrupted run goes on.
 
   .venv/bin/python scripts/search_judge.py --gguf runs/tiny/bf16.gguf --imatrix runs/tiny/imatrix.gguf \\
-      --table reports/tiny/sensitivity.json --estimate reports/tiny/estimate.json --text runs/tiny/heldout.txt \\
+      --chosen reports/tiny/policy_choice.json --table reports/tiny/sensitivity.json \\
+      --estimate reports/tiny/estimate.json --text runs/tiny/heldout.txt \\
       --plan gguf/export_plan.json --work runs/tiny/search --logs logs/tiny --out reports/tiny/policy_search.json
 """
 
@@ -22,11 +25,10 @@ from scipy.stats import spearmanr
 
 from kxl.base import cli, config, report
 from kxl.base.cli import UserError
-from kxl.base.files import lock, scratch_dir, shown
+from kxl.base.files import lock, sha256, shown
 from kxl.quant import policy
-from kxl.quant.quantizing import dry_run
-from kxl.search import judged, measuring, rivals, sizes, written
-from kxl.search.allocate import Table, solve
+from kxl.search import judged, measuring, rivals
+from kxl.search.allocate import Table
 
 EQUAL = 0.005  # rivals count as of equal bytes within this share
 
@@ -35,9 +37,8 @@ def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="BF16 GGUF")
     parser.add_argument("--imatrix", type=Path, metavar="FILE", help="its imatrix (default: none)")
-    parser.add_argument(
-        "--table", type=Path, required=True, metavar="FILE", help="sensitivity report: ours are from it"
-    )
+    parser.add_argument("--chosen", type=Path, required=True, metavar="FILE", help="report of search_choose.py: ours")
+    parser.add_argument("--table", type=Path, required=True, metavar="FILE", help="sensitivity report that they are of")
     parser.add_argument("--estimate", type=Path, required=True, metavar="FILE", help="estimate report, for comparison")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="held-out text")
     parser.add_argument("--context", type=int, default=8192, help="tokens per chunk; the second half of each is scored")
@@ -46,42 +47,39 @@ def main() -> None:
         "--plan", type=Path, default=policy.PLAN, metavar="FILE", help="hand-written policies, stock types"
     )
     parser.add_argument(
-        "--budget", type=named, action="append", default=[], metavar="NAME=SIZE", help="another budget, as 3.9bpw"
-    )
-    parser.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="judge this budget alone, repeatable (default: all)"
     )
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder that keeps what was measured")
     parser.add_argument("--logs", type=Path, required=True, metavar="DIR", help="folder for llama.cpp's output")
-    parser.add_argument(
-        "--write", type=Path, metavar="PLAN", help="write the policy found at the bytes of NAMEkxl there, as NAMEsearch"
-    )
-    parser.add_argument("--model-name", default="this model", metavar="NAME", help="who those policies are for")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write (JSON)")
     args = config.parse(parser, {"context": "kld.context_tokens"})
 
     table, estimated = Table.of(report.results(args.table)), report.results(args.estimate)
+    choice = report.results(args.chosen)
+    if choice["text"] == sha256(args.text):
+        raise UserError(
+            f"{shown(args.text)}: the policies of {shown(args.chosen)} were chosen on this very text; judge them on "
+            f"another, such as the run's heldout.txt"
+        )
     with lock(args.work / ".lock", f"waiting for another measurement in {shown(args.work)}"):
         judge = measuring.Judge(args.gguf, args.imatrix, args.text, args.context, args.tokens, args.work, args.logs)
-        plans, budgets = contenders(args, judge.tensors, table, estimated)
+        plans = contenders(args, judge.tensors, choice["budgets"], estimated)
         scores, results = {}, {}
         for name, types in plans.items():
             scores[name] = {who: judge.measured(f"{name} {who}", chosen) for who, chosen in types.items()}
-            results[name] = compared(scores[name], types, judge.kinds(), budgets[name])
+            results[name] = compared(scores[name], types, judge.kinds())
+            results[name] |= {key: choice["budgets"][name][key] for key in ("chosen", "candidates")}
             say(name, results[name])
     settings = {"context": args.context, "scored_tokens": len(next(iter(scores.values()))["ours"][0].kld)}
     report.write(
         args.out,
-        [args.gguf, *([args.imatrix] if args.imatrix else []), args.table, args.estimate, args.text, args.plan],
+        [
+            *(args.gguf, *([args.imatrix] if args.imatrix else [])),
+            *(args.chosen, args.table, args.estimate, args.text, args.plan),
+        ],
         settings,
         {"budgets": results, "prediction": prediction(plans, scores, table, Table.of(estimated))},
     )
-    for name, chosen in plans.items() if args.write else ():
-        if "hand" in chosen:
-            size, budget = scores[name]["ours"][1], scores[name]["hand"][1]
-            about = {"model": args.model_name, "bytes": size, "budget": budget, "source": shown(args.table)}
-            own = name.removesuffix("kxl") + "search"
-            written.write(args.write, own, chosen["ours"], judge.tensors, table, about)
     worse = [f"{name} against {rival}" for name, one in results.items() for rival in one["worse_than"]]
     print(
         f"{shown(args.out)}: {len(results)} budgets, {sum(map(len, plans.values()))} policies measured; worse than a "
@@ -89,43 +87,25 @@ def main() -> None:
     )
 
 
-def named(text: str) -> tuple[str, str]:
-    name, equals, size = text.partition("=")
-    if not (name and equals and size):
-        raise UserError(f"--budget {text}: write it as NAME=SIZE")
-    return name, size
-
-
-def contenders(args, tensors: list, table: Table, estimated: dict) -> tuple[dict, dict]:
-    """({budget: {"ours" or rival: {tensor: Type}}}, {budget: bytes of tensor data})."""
-    plan = policy.read_plan(args.plan)
-    free = [t for t in tensors if policy.quantizable(t)]
-    hand, known = {}, {}
-    for name in plan["policies"]:
-        types = policy.assign(policy.load(name, args.plan), tensors)
-        hand[name] = {t.name: types[t.name] for t in free}
-    with scratch_dir() as folder:
-        for name in plan["stock"]:
-            _, found = dry_run(args.gguf, name, Path(folder) / "log")
-            known[name] = {t.name: policy.TYPES[found[t.name].lower()] for t in free}
-    shapes = {t.name: t.shape for t in free}
-    budgets = {name: rivals.size_of(types, shapes) for name, types in [*hand.items(), *known.items()]}
-    header, kept = sizes.header_bytes(args.gguf), sizes.kept_bytes(tensors)
-    parameters = sum(policy.nbytes(t.shape, policy.Type.I8) for t in tensors)
-    for name, size in args.budget:
-        budgets[name] = written.budget_bytes(size, parameters, header) - header - kept
-    if unknown := [name for name in args.only if name not in budgets]:
-        raise UserError(f"--only {unknown[0]}: no such budget; there are {', '.join(budgets)}")
+def contenders(args, tensors: list, chosen: dict, estimated: dict) -> dict:
+    """{budget: {"ours" or rival: {tensor: Type}}}, in the order of the report of the chosen ones."""
+    if unknown := [name for name in args.only if name not in chosen]:
+        raise UserError(f"--only {unknown[0]}: no such budget; there are {', '.join(chosen)}")
+    hand = rivals.hand_written(args.plan, tensors)
+    known = rivals.stock_types(args.plan, args.gguf, tensors)
+    free = {t.name for t in tensors if policy.quantizable(t)}
     plans = {}
-    for name in args.only or sorted(budgets, key=lambda name: -budgets[name]):
-        budget = budgets[name]
-        plans[name] = {"ours": solve(table, budget), **rivals.all_of(estimated, known, tensors, budget)}
+    for name in args.only or sorted(chosen, key=lambda name: -chosen[name]["budget"]):
+        ours = {tensor: policy.Type[kind] for tensor, kind in chosen[name]["types"].items()}
+        if set(ours) != free:
+            raise UserError(f"{shown(args.chosen)}: is of another model than {shown(args.gguf)}; make search again")
+        plans[name] = {"ours": ours, **rivals.all_of(estimated, known, tensors, chosen[name]["budget"])}
         if name in hand:
             plans[name]["hand"] = hand[name]
-    return plans, budgets
+    return plans
 
 
-def compared(scores: dict, types: dict, kinds: dict, budget: int) -> dict:
+def compared(scores: dict, types: dict, kinds: dict) -> dict:
     """One budget's entry of the report. Rivals of other bytes than ours, beyond 0.5 %, are told and not compared."""
     ours, size = scores["ours"]
     entry = {
@@ -176,6 +156,7 @@ def prediction(plans: dict, scores: dict, table: Table, estimated: Table) -> dic
             (known.predicted(types), float(scores[budget][who][0].kld.mean()))
             for budget, chosen in plans.items()
             for who, types in chosen.items()
+            if known.knows(types)
         ]
         predicted, measured = np.array(sorted(set(pairs))).T
         logs = np.log(measured / np.maximum(predicted, 1e-12))

@@ -5,7 +5,8 @@ In:  a table, measured (search_measure_sensitivity.py) or estimated (search_esti
 Out: NAME.tensor-types with its reasons in comments and its entry in --plan; both are linted.
 
 The size that is compared with the budget is the whole file's: the tensors as llama-quantize makes them and the
-metadata. Another budget takes seconds; the table is not computed again.
+metadata. Another budget takes seconds; the table is not computed again. The table alone decides, and the file says so:
+measuring whole policies, as search_choose.py does, takes hours for a large model.
 
   .venv/bin/python scripts/search_policy.py --table reports/tiny/sensitivity.json --gguf runs/tiny/bf16.gguf \\
       --budget 8.3MiB --name q4search --plan gguf/tiny/plan.json
@@ -52,7 +53,7 @@ def main() -> None:
         header = config["vocab_size"] * args.token_bytes
     left_out = {named(name) for name in [*args.without, *(table.SLOW if args.fast else ())]}
     known = Table.of(results(args.table)).without(left_out)
-    check_table(known, tensors, args.table)
+    known.refuse_other(tensors, args.table)
     parameters = sum(policy.nbytes(t.shape, policy.Type.I8) for t in tensors)
     budget = written.budget_bytes(args.budget, parameters, header)
     kept = sizes.kept_bytes(tensors)
@@ -64,6 +65,7 @@ def main() -> None:
         "bytes": size,
         "budget": budget,
         "source": shown(args.table),
+        "choice": ["Chosen by that table alone: no whole policy was measured for it."],
     }
     path = written.write(args.plan, args.name, types, tensors, known, about)
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(kind.name for kind in types.values()).most_common())
@@ -78,21 +80,6 @@ def named(name: str) -> policy.Type:
     if name.lower() not in policy.TYPES:
         raise UserError(f"--without {name}: no such type; use one of {', '.join(policy.TYPES)}")
     return policy.TYPES[name.lower()]
-
-
-def check_table(known: Table, tensors: list, path: Path) -> None:
-    """The table must be of this model: the same tensors."""
-    wanted = {t.name for t in tensors if policy.quantizable(t)}
-    if other := sorted(wanted ^ set(known.cells)):
-        raise UserError(
-            f"{shown(path)}: is of another model ({other[0]} and {len(other) - 1} more are in one of them alone): "
-            f"make the table of this one (make sensitivity, or make estimate)"
-        )
-    for tensor in tensors:
-        if policy.quantizable(tensor):
-            kind, cell = next(iter(known.cells[tensor.name].items()))
-            if cell["bytes"] != policy.nbytes(tensor.shape, kind):
-                raise UserError(f"{shown(path)}: {tensor.name} has another shape there; make the table of this model")
 
 
 if __name__ == "__main__":

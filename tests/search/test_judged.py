@@ -80,6 +80,10 @@ def test_a_gain_and_its_interval_are_those_of_the_same_tokens():
     ours = judged.Scores(other * 0.6, np.ones(20_000, bool), np.zeros(20_000, int))
     found = judged.gain(ours, judged.Scores(other, ours.same_top, ours.chunk))
     assert found["gain"] == pytest.approx(0.4) and found["interval"] == pytest.approx([0.4, 0.4], abs=1e-3)
+    blocks = np.repeat(draw.exponential(1.0, 80), 250)
+    uneven = judged.Scores(other * blocks, ours.same_top, ours.chunk)
+    one, several = (judged.gain(uneven, judged.Scores(other, ours.same_top, ours.chunk), tries=n) for n in (1, 4))
+    assert several["interval"][0] < one["interval"][0] < one["gain"] < one["interval"][1] < several["interval"][1]
     noise = judged.Scores(draw.exponential(1.0, 20_000), ours.same_top, ours.chunk)
     low, high = judged.gain(noise, judged.Scores(other, ours.same_top, ours.chunk))["interval"]
     assert low < 0 < high and high - low < 0.1

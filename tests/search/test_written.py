@@ -31,7 +31,7 @@ def large():
     return tensors, estimated(tensors)
 
 
-ABOUT = {"model": "some-model", "bytes": 1, "budget": 2, "source": "a table"}
+ABOUT = {"model": "some-model", "bytes": 1, "budget": 2, "source": "a table", "choice": ["Chosen by hand."]}
 
 
 @pytest.mark.parametrize("gib", [8.6, 7.1, 6.5, 5.7, 4.6, 3.5])

@@ -4,8 +4,12 @@ Each rival is {tensor: Type} within a budget and as near to it as its own rule l
 sensitivity table.
 """
 
+from pathlib import Path
+
+from kxl.base.files import scratch_dir
 from kxl.quant import policy
 from kxl.quant.policy import Tensor, Type
+from kxl.quant.quantizing import dry_run
 from kxl.search import table
 from kxl.search.allocate import Table, padded, solve
 
@@ -15,6 +19,24 @@ LADDER_OF_32 = ("iq4_nl", "q5_0", "q5_1", "q8_0")  # for rows that are no multip
 
 def size_of(types: dict[str, Type], shapes: dict[str, tuple]) -> int:
     return sum(padded(policy.nbytes(shapes[name], kind)) for name, kind in types.items())
+
+
+def hand_written(plan: Path, tensors: list[Tensor]) -> dict[str, dict[str, Type]]:
+    """{policy of a plan: {tensor: Type}}, of the tensors that are quantized."""
+    found = {name: policy.assign(policy.load(name, plan), tensors) for name in policy.read_plan(plan)["policies"]}
+    free = [t.name for t in tensors if policy.quantizable(t)]
+    return {name: {tensor: types[tensor] for tensor in free} for name, types in found.items()}
+
+
+def stock_types(plan: Path, base: Path, tensors: list[Tensor]) -> dict[str, dict[str, Type]]:
+    """{stock type of a plan: {tensor: Type}}, as llama-quantize would assign them to the BF16 GGUF `base`."""
+    free = [t.name for t in tensors if policy.quantizable(t)]
+    known = {}
+    with scratch_dir() as folder:
+        for name in policy.read_plan(plan)["stock"]:
+            _, found = dry_run(base, name, Path(folder) / "log")
+            known[name] = {tensor: policy.TYPES[found[tensor].lower()] for tensor in free}
+    return known
 
 
 def ladder(columns: int) -> list[Type]:
@@ -38,12 +60,12 @@ def raised(lower: dict[str, Type], upper: dict[str, Type], order: list[str], sha
 def stock(known: dict[str, dict[str, Type]], tensors: list[Tensor], budget: int) -> dict[str, Type] | None:
     """Between two stock types: the largest that fits, its tensors raised to the next one's in the order of the file.
 
-    known: {stock type: {tensor: Type}} as llama-quantize assigns them. None below the smallest.
+    known: {stock type: {tensor: Type}} as llama-quantize assigns them. None below the smallest, and of none.
     """
     shapes = {t.name: t.shape for t in tensors}
     ordered = sorted(known.values(), key=lambda types: size_of(types, shapes))
     best = None
-    for lower, upper in zip(ordered, [*ordered[1:], ordered[-1]]):
+    for lower, upper in zip(ordered, [*ordered[1:], *ordered[-1:]]):
         if size_of(lower, shapes) <= budget:
             best = raised(lower, upper, [t.name for t in tensors if t.name in lower], shapes, budget)
     return best

@@ -42,8 +42,12 @@ def base_type(types: dict[str, Type], tensors: list[Tensor]) -> str:
 
 
 def rules(types: dict[str, Type], table: Table) -> list[str]:
-    """Lines of a .tensor-types file: a rule for each kind of tensor and type, its blocks in a group; reasons beside."""
-    total = table.predicted(types) or 1.0
+    """Lines of a .tensor-types file: a rule for each kind of tensor and type, its blocks in a group; reasons beside.
+
+    Where a type is not in the table, as a hand-written policy may have it, the reason says so.
+    """
+    known = {name: table.cells[name].get(kind, {}) for name, kind in types.items()}
+    total = sum(cell.get("damage", 0.0) for cell in known.values()) or 1.0
     groups: dict[tuple[str, Type], list[str]] = {}
     for name, kind in types.items():
         groups.setdefault((re.sub(r"^blk\.\d+\.", "blk.N.", name), kind), []).append(name)
@@ -57,11 +61,12 @@ def rules(types: dict[str, Type], table: Table) -> list[str]:
         if blocks:
             group = blocks[0] if len(blocks) == 1 else f"({'|'.join(blocks)})"
             escaped = escaped.replace("blk\\.N", f"blk\\.{group}")
-        share = sum(table.cells[name][kind]["damage"] for name in names) / total
-        size = sum(table.cells[name][kind]["bytes"] for name in names)
-        lines.append(
-            f"^{escaped}$ = {kind.name.lower()}  # {share:.1%} of the damage, {_size(size)}{_lower(table, names, kind)}"
-        )
+        reason = "not in the table"
+        if all(known[name] for name in names):
+            share = sum(known[name]["damage"] for name in names) / total
+            size = sum(known[name]["bytes"] for name in names)
+            reason = f"{share:.1%} of the damage, {_size(size)}{_lower(table, names, kind)}"
+        lines.append(f"^{escaped}$ = {kind.name.lower()}  # {reason}")
     return lines
 
 
@@ -90,7 +95,8 @@ def _bits(kind: Type) -> float:
 def write(plan: Path, name: str, types: dict[str, Type], tensors: list[Tensor], table: Table, about: dict) -> Path:
     """Write NAME.tensor-types beside `plan` and enter it there; linted first. Returns the file's path.
 
-    about: "model" (who it is for), "bytes" (predicted size of the file), "budget" (in bytes), "source" (the table).
+    about: "model" (who it is for), "bytes" (predicted size of the file), "budget" (in bytes), "source" (the table),
+    "choice" (lines on how it was chosen).
     UserError for a name that cannot be a file's, or a policy that lint refuses.
     """
     if not NAME.fullmatch(name):
@@ -98,12 +104,13 @@ def write(plan: Path, name: str, types: dict[str, Type], tensors: list[Tensor], 
     path = plan.parent / f"{name}.tensor-types"
     entries = read_json(plan) if plan.exists() else {"policies": {}, "stock": []}
     base = base_type(types, tensors)
+    predicted = f"; predicted mean KL divergence {table.predicted(types):.3g} nats" if table.knows(types) else ""
     text = "\n".join(
         [
             f"# {name}: found by search for {about['model']}, from {about['source']}.",
-            f"# {about['bytes']:,} bytes of {about['budget']:,}; predicted mean KL divergence "
-            f"{table.predicted(types):.3g} nats.",
-            "# Shares are of that prediction; what else it holds are exchanges of experts.",
+            f"# {about['bytes']:,} bytes of {about['budget']:,}{predicted}.",
+            *(f"# {line}" for line in about["choice"]),
+            "# Shares are of what all tensors do while each token keeps its experts; exchanges of experts come on top.",
             *rules(types, table),
             "",
         ]

@@ -12,7 +12,7 @@ from kxl.search import candidates, judged
 from kxl.search.allocate import Table, solve
 
 KINDS = (Type.Q8_0, Type.Q6_K, Type.Q4_K)
-BITS = {Type.Q8_0: 8, Type.Q6_K: 6, Type.Q4_K: 4}
+BITS = {Type.Q8_0: 8, Type.Q6_K: 6, Type.Q5_1: 6, Type.Q4_K: 4}
 TOKENS = 64 * 256
 NAMES = [f"blk.{number}.w" for number in range(6)]
 
@@ -156,7 +156,6 @@ def test_a_hand_written_policy_with_a_type_that_the_table_lacks_takes_part_witho
     hand = {**EVEN, NAMES[0]: Type.Q5_1}
     world = World(SLOPING)
     world.truth.cells[NAMES[0]][Type.Q5_1] = {"bytes": 320 * 6, "damage": 1e-4}
-    BITS[Type.Q5_1] = 6
     budget = table.bytes(EVEN)
     choice = candidates.choose(
         {"hand": hand, "table": solve(table, budget)}, table, budget, world.truth.bytes, world.measure

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from unittest import mock
 
 import pytest
@@ -127,6 +128,16 @@ def test_a_killed_processs_temporary_folder_goes_with_the_next_one(tmp_path, mon
     with files.scratch_dir() as folder:
         assert not os.path.exists(first) and folder.is_dir()
     assert os.listdir(tmp_path) == ["kxl-scratch-link"] and (ROOT / "tests").is_dir()
+
+
+def test_a_folder_of_a_process_that_was_killed_before_it_named_it_goes_as_well(tmp_path):
+    for name, age in (("left", 2 * files.NEW_SECONDS), ("begun", 1)):
+        folder = tmp_path / f"new-{files.SCRATCH}{name}"
+        folder.mkdir()
+        os.utime(folder, (time.time() - age,) * 2)
+    with files.scratch_dir(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == [f"new-{files.SCRATCH}begun"]
 
 
 def test_a_temporary_folder_goes_whatever_lies_in_it(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from kxl.base import processes
@@ -340,7 +341,9 @@ def scratch_dir(base: Path | None = None):
     Those that killed processes of ours left there are removed first.
     """
     base = Path(base or tempfile.gettempdir()).resolve()
-    for left in base.glob(f"{SCRATCH}*"):
+    for left in (*base.glob(f"{SCRATCH}*"), *base.glob(f"new-{SCRATCH}*")):
+        if left.name.startswith("new-") and _age(left) < NEW_SECONDS:
+            continue  # its process is about to lock it
         if (taken := take_dir(left)) is not None:
             remove_tree(left)
             os.close(taken)
@@ -357,6 +360,14 @@ def scratch_dir(base: Path | None = None):
 
 
 SCRATCH = "kxl-scratch-"
+NEW_SECONDS = 3600  # in which a process has locked the folder that it made, also one that gets little of a processor
+
+
+def _age(path: Path) -> float:
+    """Seconds since a path was changed; 0 for one that is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.lstat().st_mtime
+    return 0.0
 
 
 def take_dir(path: Path) -> int | None:

@@ -32,7 +32,6 @@ LIVE = ["tiny/hermes_live.llama_cpp.q4kxl"]
 OLD = {
     "reports/bench/prepare_traces.json": "make bench-data",
     "reports/prove-8b/mlx_lm.json": "make compare-mlx-lm",
-    "reports/smollm2-135m/": "make smollora smol-serve smol-rows smol-inspect",
     "reports/tiny/average-3.json": "make tiny-model",
     "reports/tiny/average-5.json": "make tiny-model",
     "reports/tiny/average-6.json": "make tiny-model",

@@ -109,7 +109,7 @@ def test_a_missed_gate_is_told_by_the_reports_name():
     assert all(shares) == (FOLDER / "emission.json").exists()
 
 
-@pytest.mark.parametrize("served", ["mlx", "q8kxl", "q4kxl"])
+@pytest.mark.parametrize("served", ["q8kxl", "q4kxl"])
 def test_a_server_keeps_the_calls_of_the_raw_tokens(served):
     told = published(f"serving.{served}")
     results, raw = told["results"], {entry["id"]: entry for entry in DETAILS["after"]}

@@ -56,7 +56,8 @@ def clear(work: Path, rank: int = 0, ranks: int = 1) -> None:
     """
     folders = [Path(work) / f"live-{rank}"]
     if rank == 0:
-        folders += [path for path in Path(work).glob("live-*") if int(path.name.removeprefix("live-")) >= ranks]
+        copies = [path for path in Path(work).glob("live-*") if path.name.removeprefix("live-").isdigit()]
+        folders += [path for path in copies if int(path.name.removeprefix("live-")) >= ranks]
     for folder in folders:
         with sole_writer([folder]):
             _clear(folder)

@@ -11,9 +11,13 @@ grouped: groups of layers in turn, as the reference did it
   .venv/bin/python scripts/moe_train.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl \\
       --valid runs/tiny/moe/valid.jsonl --config configs/tiny-moe.json --work runs/tiny/moe/streamed
 
-Several machines, or several processes on one, share each batch; WORK must be visible to all:
+Several processes, on one machine or on several, share each batch; WORK must be visible to all:
 
-  .venv/bin/mlx.launch --backend ring -n 2 .venv/bin/python scripts/moe_train.py --distributed ...
+  .venv/bin/mlx.launch --backend ring -n 2 .venv/bin/python scripts/moe_train.py --distributed --shares 2 ...
+
+--shares N, a power of two that divides the batch, sums a batch in N parts and in one fixed order: one process and any
+number of processes that divides N then train the same weights, to the bit, on processors of one kind with as many
+threads. With 1, as without it, a process takes its rows at once, and the last bits depend on how many share the batch.
 """
 
 import contextlib
@@ -32,6 +36,7 @@ OVERRIDES = {
     "steps": int,
     "epochs": int,
     "batch": int,
+    "shares": int,
     "seed": int,
     "max_tokens": int,
     "group_layers": int,
@@ -80,6 +85,7 @@ def train(args) -> None:
     from kxl.moe.rows import steps_of
     from kxl.moe.run import Run, check_same, checkpoints, require_room
     from kxl.moe.settings import check_settings, overridden
+    from kxl.moe.shares import own_shares
 
     given = {key: getattr(args, key) for key in OVERRIDES if getattr(args, key) is not None}
     settings = check_settings(overridden(read_json(args.config), given), shown(args.config))
@@ -101,14 +107,16 @@ def train(args) -> None:
     if earlier:
         check_same(earlier[-1], settings, identity, steps_of(settings, len(rows)))  # before anything large is read
     world = join(mx) if args.distributed else None
-    longest, share = max(len(row["tokens"]) for row in rows), -(-settings["batch"] // (world.size() if world else 1))
-    predicted = memory.predict(config, settings, longest * share, longest)["peak"]
+    rank, ranks = (world.rank(), world.size()) if world else (0, 1)
+    longest, each = max(len(row["tokens"]) for row in rows), settings["batch"] // ranks
+    shares = len(own_shares(settings, rank, ranks)[1])
+    predicted = memory.predict(config, settings, longest * each, longest, shares)["peak"]
     if predicted > stop:
         raise UserError(
-            f"{longest} tokens x {share} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
+            f"{longest} tokens x {each} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
             f"{stop / hardware.GIB:.1f}; lower max_tokens or batch"
         )
-    mapped.clear(args.work, world.rank() if world else 0)
+    mapped.clear(args.work, rank, ranks)
     require_room(moe_core.stored_bytes(config, settings["group_size"], settings["carry_bits"]), settings, args.work)
 
     with opened(earlier[-1] if earlier else args.core, args, settings, world) as core:

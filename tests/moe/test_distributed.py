@@ -1,8 +1,11 @@
-"""Two processes that share each batch train the same weights as one process with the whole batch."""
+"""Processes that share each batch train what one process trains with the whole of it: in shares, to the bit."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,41 +17,138 @@ from kxl.base.files import read_json
 from kxl.model import blas
 from kxl.moe import core as moe_core
 from kxl.moe import int8
+from kxl.moe.run import checkpoints
 
 pytestmark = pytest.mark.minutes
 
 
-@pytest.mark.parametrize("carry_bits, storage", [(0, "resident"), (8, "mapped")])
-def test_two_processes_train_what_one_does_with_the_doubled_batch(carry_bits, storage, tmp_path):
+def a_training(folder, **settings):
+    """The command of a training on a small random core, and the core."""
     core = random_cores.random_core("six")
-    moe_core.save(tmp_path / "core", core)
+    moe_core.save(folder / "core", core)
     for name, seed in (("train", 1), ("valid", 2)):
         lines = [
             json.dumps({"row": r["row"], "tokens": r["tokens"].tolist(), "scored": [[0, len(r["tokens"])]]})
             for r in some_rows(core, 8, seed)
         ]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    (tmp_path / "config.json").write_text(
-        json.dumps({**SETTINGS, "batch": 4, "steps": 2, "layer_inputs": "float32", "carry_bits": carry_bits})
-    )
-    script = [
-        str(ROOT / "scripts/moe_train.py"),
-        "--core",
-        str(tmp_path / "core"),
-        "--train",
-        str(tmp_path / "train.jsonl"),
-        "--valid",
-        str(tmp_path / "valid.jsonl"),
-        "--config",
-        str(tmp_path / "config.json"),
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "config.json").write_text(json.dumps({**SETTINGS, "batch": 4, "steps": 2, **settings}))
+    command = [sys.executable, str(ROOT / "scripts/moe_train.py"), "--core", str(folder / "core")]
+    for name in ("train", "valid"):
+        command += [f"--{name}", str(folder / f"{name}.jsonl")]
+    return [*command, "--config", str(folder / "config.json")], core
+
+
+def launched(ranks):
+    """What stands before a command that so many processes share."""
+    return [str(ROOT / ".venv/bin/mlx.launch"), "--backend", "ring", "-n", str(ranks)]
+
+
+def run(command, *more):
+    """Run a training to its end."""
+    command = [*command, *map(str, more)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=blas.child_env(), timeout=600)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def trained(folder):
+    """Every bit that a training leaves: codes, carry, scales, plain weights, moments; its losses, too."""
+    arrays = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix == ".safetensors"}
+    assert "optimizer.safetensors" in arrays and len(arrays) > 2
+    state = read_json(folder / "state.json")
+    losses = [(entry["loss"], entry["codes_changed"], entry["clipped"]) for entry in state["history"]]
+    return {**arrays, "losses": losses, "validation": state["validation"], "updates": state["updates"]}
+
+
+def different(one, other):
+    """Names of what is not the same in two checkpoints."""
+    return [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+
+
+@pytest.mark.parametrize(
+    "settings, storage",
+    [
+        ({"carry_bits": 0}, "resident"),
+        ({"carry_bits": 8}, "mapped"),
+        (
+            {
+                "carry_bits": 8,
+                "gradient_clip": 0.01,
+                "balance_loss": 0.01,
+                "z_loss": 0.001,
+                "decay_tokens": 50,
+                "few_tokens": "smaller",
+            },
+            "resident",
+        ),
+        ({"carry_bits": 4, "mode": "grouped"}, "resident"),
+    ],
+    ids=["no carry", "mapped carry", "clipped", "grouped"],
+)
+def test_two_processes_train_every_bit_that_one_trains_in_two_shares(settings, storage, tmp_path):
+    command, core = a_training(tmp_path, shares=2, **settings)
+    run(command, "--work", tmp_path / "one")
+    run([*launched(2), *command], "--work", tmp_path / "two", "--distributed", "--storage", storage)
+    one, two = (trained(tmp_path / name / "step_00002_final") for name in ("one", "two"))
+    assert different(one, two) == []
+    codes = moe_core.load(tmp_path / "two/step_00002_final").experts
+    assert np.mean([np.mean(matrix.codes != core.experts[name].codes) for name, matrix in codes.items()]) > 0.3
+
+
+def test_any_number_of_processes_trains_the_same_bits_in_four_shares(tmp_path):
+    command, _ = a_training(tmp_path, shares=4)
+    run(command, "--work", tmp_path / "1")
+    for ranks in (2, 4):
+        run([*launched(ranks), *command], "--work", tmp_path / str(ranks), "--distributed")
+    one, two, four = (trained(tmp_path / name / "step_00002_final") for name in "124")
+    assert different(one, two) == different(one, four) == []
+
+
+@pytest.mark.parametrize("storage, ranks", [("resident", 2), ("mapped", 2), ("mapped", 1)])
+def test_two_processes_that_are_killed_go_on_to_the_same_bits(storage, ranks, tmp_path):
+    """Both die in the middle of the run; as many as before go on from the last checkpoint, or one alone."""
+    command, _ = a_training(tmp_path, shares=2, steps=6, checkpoint_every=1, gradient_clip=0.01)
+    run(command, "--work", tmp_path / "whole")
+    killed = tmp_path / "killed"
+    processes = two_processes([*command, "--work", str(killed), "--distributed", "--storage", storage], tmp_path)
+    while len(checkpoints(killed)) < 2 and all(process.poll() is None for process in processes):
+        time.sleep(0.002)
+    for process in processes:
+        process.kill()
+        process.wait()
+    assert not (killed / "step_00006_final").exists(), "the run was over before it was killed"
+    assert checkpoints(killed), "the run ended before its first checkpoint"
+    flags = ["--work", killed, "--storage", storage]
+    run([*launched(2), *command], *flags, "--distributed") if ranks == 2 else run(command, *flags)
+    ended, whole = (trained(folder / "step_00006_final") for folder in (killed, tmp_path / "whole"))
+    assert different(ended, whole) == []
+    assert not list(killed.glob("live*"))
+
+
+def two_processes(command, folder):
+    """Start `command` twice, as mlx.launch does, but to be killed by their own ids."""
+    with socket.socket() as one, socket.socket() as other:
+        for free in (one, other):
+            free.bind(("127.0.0.1", 0))
+        hosts = [[f"127.0.0.1:{free.getsockname()[1]}"] for free in (one, other)]
+    (folder / "hosts.json").write_text(json.dumps(hosts))
+    return [
+        subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **blas.child_env(), "MLX_RANK": str(rank), "MLX_HOSTFILE": str(folder / "hosts.json")},
+        )
+        for rank in (0, 1)
     ]
-    launch = [str(ROOT / ".venv/bin/mlx.launch"), "--backend", "ring", "-n", "2", sys.executable]
-    for command in (
-        [sys.executable, *script, "--work", str(tmp_path / "one")],
-        [*launch, *script, "--work", str(tmp_path / "two"), "--distributed", "--storage", storage],
-    ):
-        ended = subprocess.run(command, capture_output=True, text=True, env=blas.child_env(), timeout=600)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("carry_bits, storage", [(0, "resident"), (8, "mapped")])
+def test_two_processes_train_what_one_does_with_the_doubled_batch(carry_bits, storage, tmp_path):
+    """Without shares the sums are in another order, which is all that may differ."""
+    command, core = a_training(tmp_path, layer_inputs="float32", carry_bits=carry_bits)
+    run(command, "--work", tmp_path / "one")
+    run([*launched(2), *command], "--work", tmp_path / "two", "--distributed", "--storage", storage)
 
     one, two = (moe_core.load(tmp_path / name / "step_00002_final") for name in ("one", "two"))
     changed = differing = count = 0

@@ -76,6 +76,19 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
             mapped.clear(tmp_path / "work")
 
 
+def test_the_copies_of_a_killed_run_with_more_processes_are_removed(tmp_path):
+    for rank in range(3):
+        (tmp_path / f"live-{rank}").mkdir()
+    mapped.clear(tmp_path, rank=1, ranks=2)  # its own alone
+    assert sorted(path.name for path in tmp_path.glob("live*")) == ["live-0", "live-2"]
+    mapped.clear(tmp_path, rank=0, ranks=2)
+    (tmp_path / "live-1").mkdir()
+    mapped.clear(tmp_path, rank=0, ranks=2)  # the other process's, which may be at work
+    assert [path.name for path in tmp_path.glob("live*")] == ["live-1"]
+    mapped.clear(tmp_path)
+    assert not list(tmp_path.glob("live*"))
+
+
 def test_a_mapped_run_needs_room_for_one_copy_more(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage._replace(free=int(3.5 * 1.02 * 2**20)))

@@ -23,6 +23,7 @@ from kxl.moe.rounding import ROUNDINGS
 from kxl.moe.rows import batch_of, learning_rate, steps_of
 from kxl.moe.run import Run, checkpoints
 from kxl.moe.settings import STORAGES, check_settings, overridden
+from kxl.moe.shares import own_shares
 
 pytestmark = pytest.mark.minutes
 
@@ -54,6 +55,7 @@ def weights(folder):
         {"carry_bits": 0},
         {"carry_bits": 4, "decay_tokens": 50, "few_tokens": "smaller"},
         {"gradient_clip": 0.01, "balance_loss": 0.01, "z_loss": 0.001},
+        {"shares": 2},
     ],
     ids=str,
 )
@@ -143,6 +145,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path, monkeypatch, reques
         ({"learning_rate": 1e-3}, "trained with learning_rate 0.003, this run has 0.001"),
         ({"steps": 8}, "trained with steps 6, this run has 8"),
         ({"mode": "grouped"}, "trained with mode 'streamed'"),
+        ({"shares": 2}, "trained with shares 1, this run has 2"),
     ],
 )
 def test_a_changed_config_is_refused_on_resume(changes, message, tmp_path):
@@ -150,6 +153,18 @@ def test_a_changed_config_is_refused_on_resume(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         resumed(tmp_path / "work", **changes)
     resumed(tmp_path / "work", checkpoint_every=1)  # decides no weight
+
+
+def test_a_checkpoint_of_before_there_were_shares_has_one(tmp_path):
+    a_run(tmp_path / "work").train(until=2)
+    path = tmp_path / "work/step_00002/state.json"
+    state = read_json(path)
+    del state["settings"]["shares"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(UserError, match="trained with shares 1, this run has 2"):
+        resumed(tmp_path / "work", shares=2)
+    end = resumed(tmp_path / "work").train()
+    assert weights(end) == weights(a_run(tmp_path / "whole").train())
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"settings": 7, "identity": {}, "steps": 1}', "{", '{"step": 1}'])
@@ -191,6 +206,8 @@ def test_a_loss_that_is_not_finite_names_row_and_layer(tmp_path):
         ({"epochs": 3}, "steps is 6 and epochs is 3; a run is as long as steps or as epochs says: set one of the two"),
         ({"carry_bits": 2}, "carry_bits is 2; it takes 0 or 4 or 8"),
         ({"carry_bits": True}, "carry_bits is True"),
+        ({"batch": 3, "shares": 3}, "shares is 3; it takes 1, 2, 4, 8 or another power of two"),
+        ({"shares": 4}, "a batch of 2 rows has no 4 shares of as many rows each; set shares to a power of two that"),
         ({"gradient_clip": 1.0, "mode": "grouped"}, "gradient_clip is 1.0 and mode is 'grouped'"),
         ({"steps": None}, "neither is set; a run is as long as steps or as epochs says"),
     ],
@@ -209,6 +226,33 @@ def test_a_flag_for_the_length_takes_the_place_of_the_configs(name):
         assert (settings[key], settings[other]) == (7, None)
     with pytest.raises(UserError, match="steps is 7 and epochs is 2"):
         check_settings(overridden(config, {"steps": 7, "epochs": 2}), "x")
+
+
+def test_a_config_that_names_no_shares_has_one():
+    config = read_json(ROOT / "configs/tiny-moe.json")
+    assert "shares" not in config and check_settings(config, "x")["shares"] == 1
+
+
+def test_every_row_of_a_batch_is_in_the_share_of_one_process():
+    for shares, ranks in ((1, 1), (1, 3), (4, 1), (4, 2), (4, 4)):
+        taken = []
+        for rank in range(ranks):
+            count, own = own_shares({"batch": 12, "shares": shares}, rank, ranks)
+            taken += [row for share in own for row in range(12)[share::count]]
+        assert sorted(taken) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    "batch, shares, ranks, message",
+    [
+        (4, 1, 3, "a batch of 4 rows cannot be shared by 3 processes; set batch to a multiple of 3"),
+        (12, 4, 3, "4 shares of a batch cannot be shared by 3 processes; start as many as divide them"),
+        (8, 2, 4, "2 shares of a batch cannot be shared by 4 processes"),
+    ],
+)
+def test_processes_that_cannot_share_a_batch_are_refused(batch, shares, ranks, message):
+    with pytest.raises(UserError, match=message):
+        own_shares({"batch": batch, "shares": shares}, 0, ranks)
 
 
 def test_the_reference_run_is_1746_steps():

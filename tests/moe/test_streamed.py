@@ -61,6 +61,23 @@ def test_every_gradient_equals_autograd_through_the_whole_model(shape, keep, tmp
 
 
 @pytest.mark.parametrize("shape", random_cores.SHAPES)
+def test_shares_of_a_batch_add_up_to_its_gradient(shape, tmp_path):
+    """Rows in shares of their own padding, by autograd through the whole model with all of them together."""
+    core = random_cores.random_core(shape)
+    rows = random_cores.examples(core, (24, 17, 9, 21))
+    loss, exact = whole_gradients(*mlx_lm_model(core, tmp_path / "core"), make_batch(rows), "float32")
+    for count in (2, 4):
+        shares, found, counted = [make_batch(rows[share::count]) for share in range(count)], {}, {}
+        options = StepOptions(SMALL, "float32", counted=lambda layer, tokens: counted.update({layer: tokens.sum()}))
+        outcome = streamed_step(core, shares, keep_gradients(found), options)
+        assert abs(outcome.loss - loss) < 1e-5 * loss
+        assert set(counted.values()) == {(23 + 16 + 8 + 20) * core.config["num_experts_per_tok"]}
+        for key, gradient in exact.items():
+            assert key in found or not gradient.any(), f"{key} has a gradient and was not handed out"
+            assert key not in found or relative_error(found[key], gradient) < 1e-5, key
+
+
+@pytest.mark.parametrize("shape", random_cores.SHAPES)
 def test_as_shipped_the_gradient_is_some_per_cent_from_autograds_and_in_float32_it_is_the_same(shape):
     core = random_cores.random_core(shape)
     rows = [

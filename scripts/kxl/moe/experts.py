@@ -2,14 +2,19 @@
 
 Tokens are sorted by expert and each expert multiplies its own rows once, so the work is that of the
 active parameters and one expert at a time is dequantized, differentiated, updated and dropped.
-T = tokens of the batch, D = hidden size, F = expert width, k = experts per token; all float32.
+T = tokens of a share, D = hidden size, F = expert width, k = experts per token; all float32.
+A batch comes in shares (shares.py): each is computed by itself, but for the weights, which are made once for all.
 Router as in transformers 5.23 Lfm2MoeSparseMoeBlock: sigmoid scores, the bias chooses and does not weigh.
 """
+
+from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
 
 from kxl.moe.core import MixedCore, router_name
+from kxl.moe.shares import add_in_pairs
 
 
 def routing_weights(normed: mx.array, gate: mx.array, chosen: mx.array, config: dict) -> mx.array:
@@ -61,97 +66,143 @@ def pieces(pairs: np.ndarray, block: int):
     return (pairs[start : start + block] for start in range(0, len(pairs), block))
 
 
-def forward(core: MixedCore, layer: int, normed: mx.array, real: np.ndarray, block: int) -> mx.array:
-    """Output [T, D]; zero where the token is padding."""
+@dataclass
+class Routed:
+    """A share of the batch before a layer's experts, and what its tokens chose.
+
+    normed [T, D], real [T] (not padding), gate [experts, D], chosen and weights [T, k]; per_expert as by_expert gives
+    it. Of the way back: d_output [T, D], d_weights float32 [T * k], filled expert by expert, and d_normed [T, D], None
+    if it is not asked for.
+    """
+
+    normed: mx.array
+    real: np.ndarray
+    gate: mx.array
+    chosen: mx.array
+    weights: mx.array
+    per_expert: list[np.ndarray]
+    d_output: mx.array | None = None
+    d_weights: np.ndarray | None = None
+    d_normed: mx.array | None = None
+
+    @property
+    def flat(self) -> mx.array:
+        return self.weights.reshape(-1, 1)
+
+    @property
+    def top(self) -> int:
+        return self.chosen.shape[1]
+
+
+def route(core: MixedCore, layer: int, normed: mx.array, real: np.ndarray) -> Routed:
+    """What the tokens of a share choose."""
     gate, chosen = choose(core, layer, normed)
     weights = routing_weights(normed, gate, chosen, core.config)
-    flat, top = weights.reshape(-1, 1), weights.shape[1]
-    output = mx.zeros_like(normed)
-    for expert, pairs in enumerate(by_expert(chosen, real, core.config["num_experts"])):
-        if not len(pairs):
+    mx.eval(gate, chosen, weights)
+    return Routed(normed, real, gate, chosen, weights, by_expert(chosen, real, core.config["num_experts"]))
+
+
+def forward(core: MixedCore, layer: int, normed: list[mx.array], real: list[np.ndarray], block: int) -> list[mx.array]:
+    """Output [T, D] of each share; zero where the token is padding."""
+    shares = [route(core, layer, *share) for share in zip(normed, real)]
+    outputs = [mx.zeros_like(share) for share in normed]
+    for expert in range(core.config["num_experts"]):
+        if not any(len(share.per_expert[expert]) for share in shares):
             continue
-        gate_up_down = core.expert_weights(layer, expert)
-        mx.eval(gate_up_down)
-        w1, w3, w2 = gate_up_down
-        for piece in pieces(pairs, block):
-            tokens = mx.array(piece // top)
-            x = normed[tokens]
-            g = x @ w1.T
-            out = (g * mx.sigmoid(g) * (x @ w3.T)) @ w2.T * flat[mx.array(piece)]
-            output = output.at[tokens].add(out)  # donated: no copy of the whole output
-            mx.eval(output)
-    return output
+        w1, w3, w2 = weights = core.expert_weights(layer, expert)
+        mx.eval(weights)
+        for place, share in enumerate(shares):
+            for piece in pieces(share.per_expert[expert], block):
+                tokens = mx.array(piece // share.top)
+                x = share.normed[tokens]
+                g = x @ w1.T
+                out = (g * mx.sigmoid(g) * (x @ w3.T)) @ w2.T * share.flat[mx.array(piece)]
+                outputs[place] = outputs[place].at[tokens].add(out)  # donated: no copy of the whole output
+                mx.eval(outputs[place])
+    return outputs
 
 
 def backward(
     core: MixedCore,
     layer: int,
-    normed: mx.array,
-    d_output: mx.array,
-    real: np.ndarray,
+    normed: list[mx.array],
+    d_output: list[mx.array],
+    real: list[np.ndarray],
     block: int,
     update=None,
     counts=None,
     input_gradient: bool = True,
     router: tuple[float, float] = (0.0, 0.0),
-) -> mx.array | None:
-    """Gradient at `normed` [T, D], or None if it is not asked for.
+) -> list[mx.array] | None:
+    """Gradient at the `normed` [T, D] of each share, or None if it is not asked for.
 
     update    update(expert, [dw1, dw3, dw2]) is called once for each expert that saw a token, after its
-              weights have served, and update(None, [d_gate]) at the end; None when this layer is not trained
+              weights have served, and update(None, [d_gate]) at the end, with the sums over the shares; None when this
+              layer is not trained
     counts    counts(tokens per expert) returns them summed over all ranks, so that all update the same experts
     router    weights of the balancing loss and the z-loss (router_losses), whose gradients join the router's
     """
-    gate, chosen = choose(core, layer, normed)
-    weights = routing_weights(normed, gate, chosen, core.config)
-    mx.eval(gate, chosen, weights)
-    flat, top = weights.reshape(-1, 1), weights.shape[1]
-    per_expert = by_expert(chosen, real, core.config["num_experts"])
-    seen = np.array([len(pairs) for pairs in per_expert])
+    shares = [route(core, layer, *share) for share in zip(normed, real)]
+    for share, d in zip(shares, d_output):
+        share.d_output, share.d_weights = d, np.zeros(share.chosen.size, np.float32)
+        share.d_normed = mx.zeros_like(share.normed) if input_gradient else None
+    seen = sum(np.array([len(pairs) for pairs in share.per_expert]) for share in shares)
     if counts is not None:
         seen = counts(seen)
-    d_flat = np.zeros(flat.size, np.float32)
-    d_normed = mx.zeros_like(normed) if input_gradient else None
-    for expert, pairs in enumerate(per_expert):
-        if not seen[expert]:
-            continue
-        w1, w3, w2 = core.expert_weights(layer, expert)
-        gradients = None
-        for piece in pieces(pairs, block):
-            tokens, weight = mx.array(piece // top), flat[mx.array(piece)]
-            x, d = normed[tokens], d_output[tokens]
-            g, u = x @ w1.T, x @ w3.T
-            s = mx.sigmoid(g)
-            a = g * s
-            h = a * u
-            d_h = d @ w2
-            d_weight = (h * d_h).sum(-1)
-            d_h = d_h * weight
-            d_u, d_g = d_h * a, d_h * u * (s + a * (1 - s))  # the derivative of x * sigmoid(x)
-            if input_gradient:
-                d_normed = d_normed.at[tokens].add(d_g @ w1 + d_u @ w3)
-            if update is not None:
-                new = [d_g.T @ x, d_u.T @ x, (d * weight).T @ h]
-                gradients = new if gradients is None else [old + more for old, more in zip(gradients, new)]
-            mx.eval(d_weight, d_normed, gradients)
-            d_flat[piece] = np.array(d_weight, copy=False)
+    for expert in np.nonzero(seen)[0].tolist():
+        part = partial(_expert_backward, expert, core.expert_weights(layer, expert), block, update is not None)
+        gradients = add_in_pairs(part, shares)
+        del part  # and the weights with it
         if update is not None:
-            if gradients is None:  # another rank's tokens reached this expert, ours did not
-                gradients = [mx.zeros_like(w) for w in (w1, w3, w2)]
-            del w1, w3, w2
             update(expert, gradients)
-    d_weights = mx.array(d_flat).reshape(weights.shape)
-    _, (d_router, d_gate) = mx.vjp(lambda n, g: routing_weights(n, g, chosen, core.config), [normed, gate], [d_weights])
+        del gradients
+    d_gate = add_in_pairs(partial(_router_backward, seen, core.config, router), shares)
+    if update is not None:
+        update(None, d_gate)
+    return [share.d_normed for share in shares] if input_gradient else None
+
+
+def _expert_backward(expert: int, weights: list, block: int, trained: bool, share: Routed) -> list[mx.array]:
+    """An expert's part in the gradients of a share, which are added there; those of its weights, lazy, if `trained`."""
+    (w1, w3, w2), gradients = weights, []
+    for piece in pieces(share.per_expert[expert], block):
+        mx.eval(gradients)  # of the piece before
+        tokens, weight = mx.array(piece // share.top), share.flat[mx.array(piece)]
+        x, d = share.normed[tokens], share.d_output[tokens]
+        g, u = x @ w1.T, x @ w3.T
+        s = mx.sigmoid(g)
+        a = g * s
+        h = a * u
+        d_h = d @ w2
+        d_weight = (h * d_h).sum(-1)
+        d_h = d_h * weight
+        d_u, d_g = d_h * a, d_h * u * (s + a * (1 - s))  # the derivative of x * sigmoid(x)
+        if share.d_normed is not None:
+            share.d_normed = share.d_normed.at[tokens].add(d_g @ w1 + d_u @ w3)
+        if trained:
+            new = [d_g.T @ x, d_u.T @ x, (d * weight).T @ h]
+            gradients = [old + more for old, more in zip(gradients, new)] if gradients else new
+        mx.eval(d_weight, share.d_normed)
+        share.d_weights[piece] = np.array(d_weight, copy=False)
+    if trained and not gradients:  # tokens of another share reached this expert, none of this one
+        gradients = [mx.zeros_like(w) for w in weights]
+    return gradients
+
+
+def _router_backward(seen: np.ndarray, config: dict, router: tuple[float, float], share: Routed) -> list[mx.array]:
+    """The router's part in the gradient at a share's `normed`, which is added there; [d_gate], lazy."""
+    _, (d_router, d_gate) = mx.vjp(
+        lambda n, g: routing_weights(n, g, share.chosen, config),
+        [share.normed, share.gate],
+        [mx.array(share.d_weights).reshape(share.weights.shape)],
+    )
     if any(router):
-        kept = mx.array(real.astype(np.float32))
-        extra = mx.grad(lambda n, g: router_losses(n, g, kept, seen, core.config, *router), argnums=(0, 1))(
-            normed, gate
+        kept = mx.array(share.real.astype(np.float32))
+        extra = mx.grad(lambda n, g: router_losses(n, g, kept, seen, config, *router), argnums=(0, 1))(
+            share.normed, share.gate
         )
         d_router, d_gate = d_router + extra[0], d_gate + extra[1]
-    if update is not None:
-        update(None, [d_gate])
-    if not input_gradient:
-        return None
-    d_normed = d_normed + d_router
-    mx.eval(d_normed)
-    return d_normed
+    if share.d_normed is not None:
+        share.d_normed = share.d_normed + d_router
+        mx.eval(share.d_normed)
+    return [d_gate]

@@ -12,9 +12,9 @@ from dataclasses import replace
 import mlx.core as mx
 
 from kxl.base.cli import UserError
-from kxl.model.batches import Batch
 from kxl.moe.core import MixedCore
 from kxl.moe.loss import embed
+from kxl.moe.shares import Shares, as_shares
 from kxl.moe.streamed import KEEP, Outcome, StepOptions, backward_pass, forward_pass
 
 
@@ -37,27 +37,26 @@ def groups_of(layers: range, size: int, stride: int) -> list[range]:
 
 
 def grouped_step(
-    core: MixedCore, batch: Batch, update, options: StepOptions, size: int, stride: int, only: int | None = None
+    core: MixedCore, batch: Shares, update, options: StepOptions, size: int, stride: int, only: int | None = None
 ) -> Outcome:
-    """One example through all groups. update(pass, layer, expert, gradients). The loss is that of the first pass.
+    """One batch through all groups. update(pass, layer, expert, gradients). The loss is that of the first pass.
 
     `only` stops after that many groups, from the top: for measuring.
     """
     groups = groups_of(core.moe_layers, size, stride)[::-1]
-    outcome, loss = Outcome(), None
+    outcome, loss, shares = Outcome(), None, as_shares(batch)
     began = time.monotonic()
     starts = {group.start for group in groups}
-    x, bottoms = forward_pass(
-        core, embed(core, batch.tokens), range(groups[0].start), starts, batch.real.ravel(), options
-    )
-    bottoms[groups[0].start] = x.astype(KEEP[options.keep])
+    xs = [embed(core, share.tokens) for share in shares]
+    xs, bottoms = forward_pass(core, xs, range(groups[0].start), starts, shares, options)
+    bottoms[groups[0].start] = [x.astype(KEEP[options.keep]) for x in xs]
     mx.eval(bottoms)
-    del x
+    del xs
     outcome.clock("boundaries", began)
     for number, group in enumerate(groups[:only]):
-        x = bottoms.pop(group.start).astype(mx.float32)
+        xs = [x.astype(mx.float32) for x in bottoms.pop(group.start)]
         backward_pass(
-            core, group.start, x, group, batch, lambda *gradients: update(number, *gradients), options, outcome
+            core, group.start, xs, group, shares, lambda *gradients: update(number, *gradients), options, outcome
         )
         loss = outcome.loss if loss is None else loss
         options = replace(options, guard=lambda where: None)  # weights have changed: the step must be finished

@@ -3,7 +3,8 @@
 Each function takes the layer's input again and recomputes what it needs, in blocks of tokens or queries,
 so that nothing between the layers is kept and no score matrix exists as a whole. Only the experts and
 routers have weight gradients (experts.py); all else passes the gradient to its input.
-x is [B, L, D] float32: B sequences, padded on the right to L tokens, D = hidden size.
+x is [B, L, D] float32: B sequences, padded on the right to L tokens, D = hidden size. A batch comes in shares
+(shares.py), each with a B and an L of its own; one after the other goes through a layer's operator.
 """
 
 from dataclasses import dataclass
@@ -26,42 +27,47 @@ class Blocks:
     vocabulary: int = 8192  # rows of the embedding in float32
 
 
-def layer_forward(core: MixedCore, layer: int, x: mx.array, real: np.ndarray, blocks: Blocks) -> mx.array:
-    """Output of a layer. `real` bool [B * L]: False for padding."""
-    h = x + operator(core, layer, x, blocks)
-    normed = _norm(core, f"model.layers.{layer}.ffn_norm.weight", h)
+def layer_forward(
+    core: MixedCore, layer: int, xs: list[mx.array], real: list[np.ndarray], blocks: Blocks
+) -> list[mx.array]:
+    """Output of a layer, by share. `real` bool [B * L] each: False for padding."""
+    h = _residual(core, layer, xs, blocks)
+    norm = f"model.layers.{layer}.ffn_norm.weight"
     if layer in core.moe_layers:
-        y = experts.forward(core, layer, normed.reshape(-1, x.shape[-1]), real, blocks.tokens).reshape(x.shape)
+        normed = [_flat(_norm(core, norm, x)) for x in h]
+        outputs = experts.forward(core, layer, normed, real, blocks.tokens)
+        del normed
     else:
-        y = dense(core, layer, normed, blocks)
-    output = h + y
-    mx.eval(output)
-    return output
+        outputs = [dense(core, layer, _norm(core, norm, x), blocks) for x in h]
+    for place, x in enumerate(h):
+        outputs[place] = x + outputs[place].reshape(x.shape)
+        mx.eval(outputs[place])
+    return outputs
 
 
 def layer_backward(
     core: MixedCore,
     layer: int,
-    x: mx.array,
-    d_output: mx.array,
-    real: np.ndarray,
+    xs: list[mx.array],
+    d_outputs: list[mx.array],
+    real: list[np.ndarray],
     blocks: Blocks,
     update=None,
     counts=None,
     input_gradient: bool = True,
     router: tuple[float, float] = (0.0, 0.0),
-) -> mx.array | None:
-    """Gradient at the input of an MoE layer; its weights' gradients go to `update` (experts.backward)."""
-    h = x + operator(core, layer, x, blocks)
+) -> list[mx.array] | None:
+    """Gradient at the input of an MoE layer, by share; its weights' gradients go to `update` (experts.backward)."""
+    h = _residual(core, layer, xs, blocks)
     norm = core.weight(f"model.layers.{layer}.ffn_norm.weight")
-    normed = mx.fast.rms_norm(h, norm, core.config["norm_eps"])
+    eps = core.config["norm_eps"]
+    normed = [mx.fast.rms_norm(x, norm, eps) for x in h]
     mx.eval(h, normed)
-    width = x.shape[-1]
     d_normed = experts.backward(
         core,
         layer,
-        normed.reshape(-1, width),
-        d_output.reshape(-1, width),
+        [_flat(x) for x in normed],
+        [_flat(d) for d in d_outputs],
         real,
         blocks.tokens,
         update,
@@ -72,13 +78,27 @@ def layer_backward(
     if not input_gradient:
         return None
     del normed
-    _, (d_h,) = mx.vjp(lambda h: mx.fast.rms_norm(h, norm, core.config["norm_eps"]), [h], [d_normed.reshape(x.shape)])
-    d_h = d_output + d_h
-    mx.eval(d_h)
-    del h, d_normed
-    d_x = d_h + operator_backward(core, layer, x, d_h, blocks)
-    mx.eval(d_x)
-    return d_x
+    d_h = []
+    for x, d in zip(h, d_outputs):
+        _, (d_x,) = mx.vjp(lambda h: mx.fast.rms_norm(h, norm, eps), [x], [d_normed.pop(0).reshape(x.shape)])
+        d_h.append(d + d_x)
+        mx.eval(d_h[-1])
+    del h, x, d_x
+    return operator_backward(core, layer, xs, d_h, blocks)
+
+
+def _residual(core: MixedCore, layer: int, xs: list[mx.array], blocks: Blocks) -> list[mx.array]:
+    """Each share's input plus the operator's output."""
+    operator, sums = _operator(core, layer), []
+    for x in xs:
+        sums.append(x + operator.forward(x, blocks))
+        mx.eval(sums[-1])
+    return sums
+
+
+def _flat(x: mx.array) -> mx.array:
+    """[B, L, D] to [B * L, D]."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def _norm(core: MixedCore, name: str, x: mx.array) -> mx.array:
@@ -97,16 +117,22 @@ def dense(core: MixedCore, layer: int, normed: mx.array, blocks: Blocks) -> mx.a
     return mx.concatenate(outputs, axis=1)
 
 
-def operator(core: MixedCore, layer: int, x: mx.array, blocks: Blocks) -> mx.array:
+def _operator(core: MixedCore, layer: int):
     """Attention or short convolution of the normed input."""
     kind = _Attention if core.config["layer_types"][layer] == "full_attention" else _ShortConv
-    return kind(core, layer).forward(x, blocks)
+    return kind(core, layer)
 
 
-def operator_backward(core: MixedCore, layer: int, x: mx.array, d: mx.array, blocks: Blocks) -> mx.array:
-    """Gradient at the operator's input."""
-    kind = _Attention if core.config["layer_types"][layer] == "full_attention" else _ShortConv
-    return kind(core, layer).backward(x, d, blocks)
+def operator_backward(
+    core: MixedCore, layer: int, xs: list[mx.array], ds: list[mx.array], blocks: Blocks
+) -> list[mx.array]:
+    """Gradient at the operator's input plus that at the residual beside it, `ds`, which are taken out of their list."""
+    operator, d_xs = _operator(core, layer), []
+    for x in xs:
+        d = ds.pop(0)
+        d_xs.append(d + operator.backward(x, d, blocks))
+        mx.eval(d_xs[-1])
+    return d_xs
 
 
 def rope_theta(config: dict) -> float:

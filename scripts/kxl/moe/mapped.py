@@ -49,11 +49,18 @@ def live(work: Path, source: Path, complete: Callable[[Path], None], rank: int =
             remove_tree(folder)
 
 
-def clear(work: Path, rank: int = 0) -> None:
-    """Remove the copy that a killed run left in `work`. UserError when another process trains there."""
-    folder = Path(work) / f"live-{rank}"
-    with sole_writer([folder]):
-        _clear(folder)
+def clear(work: Path, rank: int = 0, ranks: int = 1) -> None:
+    """Remove the copy that a killed run left in `work`; rank 0 also those of a run with more processes.
+
+    UserError when another process trains there.
+    """
+    folders = [Path(work) / f"live-{rank}"]
+    if rank == 0:
+        copies = [path for path in Path(work).glob("live-*") if path.name.removeprefix("live-").isdigit()]
+        folders += [path for path in copies if int(path.name.removeprefix("live-")) >= ranks]
+    for folder in folders:
+        with sole_writer([folder]):
+            _clear(folder)
 
 
 def _clear(folder: Path) -> None:

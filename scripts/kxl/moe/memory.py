@@ -36,8 +36,10 @@ PROCESS = 80 * 2**20
 CACHE = 256 * 2**20
 
 
-def predict(config: dict, settings: dict, tokens: int, length: int) -> dict:
+def predict(config: dict, settings: dict, tokens: int, length: int, shares: int = 1) -> dict:
     """{"peak": bytes, "parts": {part: bytes}}. `tokens` in the batch, `length` of its longest row.
+
+    Of a process among several: its own tokens, and in how many `shares` it computes them.
 
     settings: as in configs/NAME-moe.json.
     """
@@ -46,7 +48,7 @@ def predict(config: dict, settings: dict, tokens: int, length: int) -> dict:
         "core": stored(config, settings),
         "moments": moments(config, settings["optimizer"]),
         "layer inputs": layer_inputs(config, settings["layer_inputs"], tokens),
-        "work": max(work(config, Blocks(**settings["blocks"]), tokens, length).values()),
+        "work": max(work(config, Blocks(**settings["blocks"]), tokens, length, shares).values()),
     }
     return {"peak": sum(parts.values()), "parts": parts}
 
@@ -80,32 +82,38 @@ def _moe_layers(config: dict) -> int:
     return config["num_hidden_layers"] - config["num_dense_layers"]
 
 
-def work(config: dict, blocks: Blocks, tokens: int, length: int) -> dict[str, int]:
+def work(config: dict, blocks: Blocks, tokens: int, length: int, shares: int = 1) -> dict[str, int]:
     """Bytes alive at the peak of each kind of work."""
     hidden, width, vocabulary = config["hidden_size"], config["moe_intermediate_size"], config["vocab_size"]
     share = config["num_key_value_heads"] / config["num_attention_heads"]
-    rows = tokens // length
-    whole = FLOAT * tokens * hidden  # one [B, L, D]
+    own = tokens // shares
+    rows = own // length
+    whole, part = FLOAT * tokens * hidden, FLOAT * own * hidden  # one [B, L, D] of all shares, and of one
     block = FLOAT * rows * min(blocks.tokens, length) * hidden
-    expert_rows = min(blocks.tokens, tokens)
+    expert_rows = min(blocks.tokens, own)
     matrix = FLOAT * hidden * width
     score = FLOAT * rows * min(blocks.queries, length) * length / share  # the heads of one key
     square = FLOAT * hidden * hidden
     chunk = FLOAT * min(blocks.vocabulary, vocabulary) * hidden
     # d_output, x, h, normed and d_normed; weights and gradients of an expert, one matrix twice while it is made;
-    # g, u, s, a, h, d_h (twice), d_u, d_g and two in the making; x, d and four in the making.
-    moe = 5 * whole + 7 * matrix + FLOAT * expert_rows * (11 * width + 6 * hidden)
-    # x, d_output, d_h, q, d_q in blocks and as a whole, k, v and their gradients; scores, weights, their gradients.
-    attention = (6 + 4 * share) * whole + 2 * (1 + share) * square + 5 * score + 2 * block
-    # x, d_output, d_h, and the blocks of the result beside their concatenation; the three-fold projection and its
-    # gradient.
-    conv = 5 * whole + 4 * square + 12 * block
+    # g, u, s, a, h, d_h (twice), d_u, d_g and two in the making; x, d and four in the making. Gradients of a share
+    # wait for its neighbour's, one expert's at each level of the tree; those of the last piece are added one by one.
+    waiting = shares.bit_length() - 1 - (shares > 1 and own <= blocks.tokens)
+    moe = 5 * whole + (7 + 3 * waiting) * matrix + FLOAT * expert_rows * (11 * width + 6 * hidden)
+    # x, d_output, d_h; of a share q, d_q in blocks and as a whole, k, v and their gradients; scores, weights, their
+    # gradients.
+    attention = 3 * whole + (3 + 4 * share) * part + 2 * (1 + share) * square + 5 * score + 2 * block
+    # x, d_output, d_h; of a share the blocks of the result beside their concatenation; the three-fold projection and
+    # its gradient.
+    conv = 3 * whole + 2 * part + 4 * square + 12 * block
     # hidden and its gradient; logits and two chunks more; a chunk of the embedding as BF16 and float32.
-    logits = FLOAT * min(blocks.logits, tokens)
-    loss = 3 * whole + logits * (vocabulary + 3 * min(blocks.vocabulary, vocabulary)) + 1.5 * chunk
-    # x, h, normed and the result in blocks and whole; three matrices, one still in BF16; g, u and two in the making.
+    logits = FLOAT * min(blocks.logits, own)
+    loss = 2 * whole + part + logits * (vocabulary + 3 * min(blocks.vocabulary, vocabulary)) + 1.5 * chunk
+    # x, h and the result; of a share normed and the result in blocks; three matrices, one still in BF16; g, u and two
+    # in the making.
     dense = (
-        5 * whole
+        3 * whole
+        + 2 * part
         + 3.5 * FLOAT * hidden * config["intermediate_size"]
         + 4 * FLOAT * rows * min(blocks.tokens, length) * config["intermediate_size"]
     )

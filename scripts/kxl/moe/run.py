@@ -23,7 +23,7 @@ from kxl.base import processes
 from kxl.base.cli import UserError, say
 from kxl.base.files import read_json, require_space, shown, write_json
 from kxl.model import safetensors_io
-from kxl.model.batches import make_batch
+from kxl.model.batches import Batch, make_batch
 from kxl.model.tensors import from_array
 from kxl.moe import core as moe_core
 from kxl.moe import hardware
@@ -32,7 +32,8 @@ from kxl.moe.grouped import grouped_step, groups_of
 from kxl.moe.layers import Blocks
 from kxl.moe.optimizer import ExpertOptimizer
 from kxl.moe.rows import batch_of, learning_rate, steps_of
-from kxl.moe.settings import FREE
+from kxl.moe.settings import DEFAULTS, FREE
+from kxl.moe.shares import own_shares
 from kxl.moe.streamed import NotFinite, Outcome, StepOptions, loss_of, streamed_step
 
 
@@ -62,19 +63,16 @@ class Run:
             Blocks(**s["blocks"]),
             s["layer_inputs"],
             self.world,
-            self.guard,
+            guard=self.guard,
             counted=self.optimizer.counted,
             balance=s["balance_loss"],
             z=s["z_loss"],
+            in_pairs=s["shares"] > 1,
         )
         self.rank, self.ranks = (self.world.rank(), self.world.size()) if self.world else (0, 1)
         if s["mode"] == "grouped":
             groups_of(self.core.moe_layers, s["group_layers"], s["group_stride"])
-        if s["batch"] % self.ranks:
-            raise UserError(
-                f"a batch of {s['batch']} rows cannot be shared by {self.ranks} processes; "
-                f"set batch to a multiple of {self.ranks}"
-            )
+        self.shares, self.own = own_shares(s, self.rank, self.ranks)
         self.step, self.history, self.validated = 0, [], []
 
     def name(self, step: int) -> str:
@@ -120,7 +118,7 @@ class Run:
         began = time.monotonic()
         self.guard(f"the start of step {self.step + 1}")
         self.optimizer.begin(self.step, learning_rate(s, self.step, self.steps))
-        outcome = self._compute(places[self.rank :: self.ranks])
+        outcome = self._compute([places[share :: self.shares] for share in self.own])
         self.step += 1
         entry = {
             "step": self.step,
@@ -135,10 +133,13 @@ class Run:
         self.history.append(entry)
         return entry
 
-    def _compute(self, places: list[int]) -> Outcome:
-        """Forward, backward and update on this process's rows of a step."""
+    def _compute(self, shares: list[list[int]]) -> Outcome:
+        """Forward, backward and update on this process's rows of a step, the places of each share."""
         s, update = self.settings, self.optimizer.update
-        batch = make_batch([(self.rows[place]["tokens"], self.rows[place]["mask"]) for place in places])
+        batch = [
+            make_batch([(self.rows[place]["tokens"], self.rows[place]["mask"]) for place in places])
+            for places in shares
+        ]
         try:
             if s["gradient_clip"]:
                 self.optimizer.scale = min(1.0, s["gradient_clip"] / self._norm(batch))
@@ -146,13 +147,13 @@ class Run:
                 return streamed_step(self.core, batch, update, self.options)
             return grouped_step(self.core, batch, update, self.options, s["group_layers"], s["group_stride"])
         except NotFinite as error:
-            rows = ", ".join(str(self.rows[place]["row"]) for place in places)
+            rows = ", ".join(str(self.rows[place]["row"]) for places in shares for place in places)
             raise UserError(
                 f"step {self.step + 1}, row {rows}: {error}; the last checkpoint in {shown(self.work)} is whole: "
                 f"remove the row or lower learning_rate"
             ) from None
 
-    def _norm(self, batch) -> float:
+    def _norm(self, batch: list[Batch]) -> float:
         """Norm of the gradient of all experts and routers: a step that changes nothing, before the one that does."""
         squares = 0.0
 
@@ -230,7 +231,7 @@ def check_same(folder: Path, settings: dict, identity: dict, steps: int) -> dict
     state = read_json(folder / "state.json")
     now = {**settings, **identity, "steps": steps}
     try:
-        then = {**state["settings"], **state["identity"], "steps": state["steps"]}
+        then = {**DEFAULTS, **state["settings"], **state["identity"], "steps": state["steps"]}
         state["step"], state["updates"], state["history"], state["validation"]
     except (KeyError, TypeError) as error:
         raise UserError(

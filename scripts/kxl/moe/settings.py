@@ -17,6 +17,7 @@ STORAGES = (
     "mapped",
 )  # where the core lies during a run: in memory, or in files of which a layer is in memory
 LENGTHS = ("steps", "epochs")  # how long a run is, by one of them
+DEFAULTS = {"shares": 1}  # of settings that a config, or a checkpoint of before there was one, may leave out
 # What may differ between a run and its continuation: it decides no weight. Steps are compared.
 FREE = ("epochs", "checkpoint_every", "keep_checkpoints", "validate_every", "validation_rows", "storage")
 
@@ -53,6 +54,11 @@ def are_blocks(value) -> bool:
     return True
 
 
+def is_power_of_two(value) -> bool:
+    """Whether a setting is 1, 2, 4, 8 and so on."""
+    return type(value) is int and value > 0 and value & (value - 1) == 0
+
+
 NUMBER = Rule("a number, 0 or more", is_number)
 RULES = {
     "mode": one_of(*MODES),
@@ -67,6 +73,7 @@ RULES = {
     "group_layers": whole(1),
     "group_stride": whole(1),
     "batch": whole(1),
+    "shares": Rule("1, 2, 4, 8 or another power of two", is_power_of_two),
     "max_tokens": whole(2),
     "seed": whole(0),
     "warmup_steps": whole(0),
@@ -87,11 +94,11 @@ RULES = {
 
 
 def check_settings(settings: dict, path: str) -> dict:
-    """The settings with both LENGTHS present, one of them None.
+    """The settings with both LENGTHS present, one of them None, and with DEFAULTS.
 
     UserError, which names `path`, for a key that is missing, unknown or of no use, and unless one of LENGTHS is set.
     """
-    settings = {**dict.fromkeys(LENGTHS), **settings}
+    settings = {**dict.fromkeys(LENGTHS), **DEFAULTS, **settings}
     for key in sorted(settings.keys() ^ RULES.keys()):
         problem = "missing" if key in RULES else "not a setting of MoE training"
         raise UserError(f"{path}: {key} is {problem}; see configs/tiny-moe.json")
@@ -107,6 +114,11 @@ def check_settings(settings: dict, path: str) -> dict:
     for key, rule in RULES.items():
         if key not in unset and not rule.allows(settings[key]):
             raise UserError(f"{path}: {key} is {settings[key]!r}; it takes {rule.takes}")
+    if settings["batch"] % settings["shares"]:
+        raise UserError(
+            f"{path}: a batch of {settings['batch']} rows has no {settings['shares']} shares of as many rows each; set "
+            "shares to a power of two that divides batch"
+        )
     return settings
 
 

@@ -6,11 +6,14 @@ int8 codes in place and drops them, and pass the gradient on. A layer's weights 
 served, so these are the gradients of ordinary autograd through the whole model.
 
 `backward_pass` is also what a group of the grouped step runs; only the layers that are trained differ.
+
+A batch may come in shares (shares.py). They go through each layer one after the other, its weights are made once for
+all, and their gradients, losses and counts are added in one order, over this process's shares and then over the ranks.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -21,6 +24,7 @@ from kxl.model.batches import Batch
 from kxl.moe.core import MixedCore
 from kxl.moe.layers import Blocks, layer_backward, layer_forward
 from kxl.moe.loss import EMBEDDING, NORM, embed, loss_and_gradient
+from kxl.moe.shares import Shares, add_in_pairs, add_over_ranks, as_shares
 
 KEEP = {"bfloat16": mx.bfloat16, "float32": mx.float32}
 
@@ -38,6 +42,7 @@ class StepOptions:
     changed yet, and may raise to give the step up. `done(part)` is told of each layer that is through, by the
     parts of Outcome. `counted(layer, tokens)` is told how many tokens of all ranks reached each expert, before the
     layer's updates. `balance` and `z` weigh the router's losses (experts.router_losses); 0 leaves them out.
+    `in_pairs`: the ranks' sums are added in the order of the shares (shares.add_over_ranks).
     """
 
     blocks: Blocks = Blocks()
@@ -48,13 +53,16 @@ class StepOptions:
     counted: Callable[[int, np.ndarray], None] = lambda layer, tokens: None
     balance: float = 0.0
     z: float = 0.0
+    in_pairs: bool = False
 
     def sum(self, array: mx.array) -> mx.array:
         """The sum over all ranks, the same bits on each."""
-        if self.world is not None and self.world.size() > 1:
-            array = mx.distributed.all_sum(array, group=self.world, stream=mx.cpu)
-            mx.eval(array)  # the ranks must come to each sum in the same order
-        return array
+        return add_over_ranks(array, self.world, self.in_pairs)
+
+    def sum_of(self, numbers: list[float]) -> float:
+        """The sum over the shares of all ranks, in float32."""
+        (own,) = add_in_pairs(lambda number: [mx.array(number, mx.float32)], numbers)
+        return self.sum(own).item()
 
 
 @dataclass
@@ -76,68 +84,81 @@ class Outcome:
 
 
 def forward_pass(
-    core: MixedCore, x: mx.array, layers: range, kept: Container[int], real: np.ndarray, options: StepOptions
-) -> tuple[mx.array, dict]:
-    """(output of the last of `layers`, {layer: its input} for those in `kept`)."""
-    inputs = {}
+    core: MixedCore,
+    xs: list[mx.array],
+    layers: range,
+    kept: Container[int],
+    shares: Sequence[Batch],
+    options: StepOptions,
+) -> tuple[list[mx.array], dict]:
+    """(outputs of the last of `layers`, {layer: its inputs} for those in `kept`), each a list by share like `xs`."""
+    inputs, real = {}, [share.real.ravel() for share in shares]
     for layer in layers:
         if layer in kept:
-            inputs[layer] = x.astype(KEEP[options.keep])
-            x = inputs[layer].astype(mx.float32)
-            mx.eval(inputs[layer], x)
+            inputs[layer] = [x.astype(KEEP[options.keep]) for x in xs]
+            xs = [x.astype(mx.float32) for x in inputs[layer]]
+            mx.eval(inputs[layer], xs)
         core.ahead(layer + 1)
-        x = layer_forward(core, layer, x, real, options.blocks)
+        xs = layer_forward(core, layer, xs, real, options.blocks)
         core.release(layer)
         options.guard(f"layer {layer}")
         options.done("forward")
-    return x, inputs
+    return xs, inputs
 
 
 def score(
-    core: MixedCore, hidden: mx.array, batch: Batch, options: StepOptions, gradient: bool = True
-) -> tuple[float, mx.array | None]:
-    """(loss over all ranks, gradient at `hidden`). UserError if nothing is scored."""
-    total = options.sum(mx.array(batch.weights.sum())).item()
+    core: MixedCore,
+    hidden: list[mx.array],
+    shares: Sequence[Batch],
+    options: StepOptions,
+    gradient: bool = True,
+) -> tuple[float, list[mx.array | None]]:
+    """(loss over all ranks, gradient at each share's `hidden`). UserError if nothing is scored."""
+    total = options.sum_of([share.weights.sum() for share in shares])
     if total == 0:
         raise UserError("no target of this batch is scored, so there is nothing to learn from it")
-    loss, d_hidden = loss_and_gradient(
-        core,
-        hidden.reshape(-1, hidden.shape[-1]),
-        batch.targets.ravel(),
-        batch.weights.ravel(),
-        total,
-        options.blocks,
-        gradient,
-    )
-    return options.sum(mx.array(loss)).item(), d_hidden if d_hidden is None else d_hidden.reshape(hidden.shape)
+    losses, d_hidden = [], []
+    for x, share in zip(hidden, shares):
+        loss, d = loss_and_gradient(
+            core,
+            x.reshape(-1, x.shape[-1]),
+            share.targets.ravel(),
+            share.weights.ravel(),
+            total,
+            options.blocks,
+            gradient,
+        )
+        losses.append(loss)
+        d_hidden.append(d if d is None else d.reshape(x.shape))
+    return options.sum_of(losses), d_hidden
 
 
 def backward_pass(
     core: MixedCore,
     start: int,
-    x: mx.array,
+    xs: list[mx.array],
     trained: Container[int],
-    batch: Batch,
+    shares: Sequence[Batch],
     update,
     options: StepOptions,
     outcome: Outcome,
 ) -> None:
-    """From `x`, the input of layer `start`, forward to the loss and back to `start`.
+    """From `xs`, the inputs of layer `start` by share, forward to the loss and back to `start`.
 
     The gradients of the `trained` layers go to update(layer, expert or None, gradients), as experts.backward hands them
     out, summed over the ranks. NotFinite for a loss that is not, with the layer where that began.
     """
     clock = time.monotonic()
-    real = batch.real.ravel()
     layers = range(start, core.config["num_hidden_layers"])
-    hidden, inputs = forward_pass(core, x, layers, layers, real, options)
-    del x
+    hidden, inputs = forward_pass(core, xs, layers, layers, shares, options)
+    del xs
+    real = [share.real.ravel() for share in shares]
     clock = outcome.clock("forward", clock)
     outcome.layers["forward"] += len(layers)
     outcome.layers["loss"] += 1
-    outcome.loss, d = score(core, hidden, batch, options)
+    outcome.loss, ds = score(core, hidden, shares, options)
     if not np.isfinite(outcome.loss):
-        broken = [layer for layer in layers[1:] if not mx.isfinite(inputs[layer]).all().item()]
+        broken = [layer for layer in layers[1:] if not all(mx.isfinite(x).all().item() for x in inputs[layer])]
         raise NotFinite(
             f"the loss is {outcome.loss}; "
             + (
@@ -165,12 +186,12 @@ def backward_pass(
 
         part = "trained" if layer in trained else "passed"
         core.ahead(layer - 1)
-        x = inputs.pop(layer).astype(mx.float32)
-        d = layer_backward(
+        xs = [x.astype(mx.float32) for x in inputs.pop(layer)]
+        ds = layer_backward(
             core,
             layer,
-            x,
-            d,
+            xs,
+            ds,
             real,
             options.blocks,
             hand_out if layer in trained else None,
@@ -184,34 +205,28 @@ def backward_pass(
         options.done(part)
 
 
-def streamed_step(core: MixedCore, batch: Batch, update, options: StepOptions) -> Outcome:
+def streamed_step(core: MixedCore, batch: Shares, update, options: StepOptions) -> Outcome:
     """One step that trains every MoE layer. update(0, layer, expert, gradients); 0 is the pass."""
-    outcome = Outcome()
+    outcome, shares = Outcome(), as_shares(batch)
     began = time.monotonic()
     first = core.moe_layers[0]
-    x, _ = forward_pass(core, embed(core, batch.tokens), range(first), (), batch.real.ravel(), options)
+    xs, _ = forward_pass(core, [embed(core, share.tokens) for share in shares], range(first), (), shares, options)
     outcome.clock("forward", began)
-    backward_pass(core, first, x, core.moe_layers, batch, lambda *gradients: update(0, *gradients), options, outcome)
+    backward_pass(core, first, xs, core.moe_layers, shares, lambda *gradients: update(0, *gradients), options, outcome)
     return outcome
 
 
 def loss_of(core: MixedCore, batch: Batch, options: StepOptions) -> float:
     """Loss of a batch without training, with the same arithmetic as a step."""
-    x, _ = forward_pass(
-        core,
-        embed(core, batch.tokens),
-        range(core.config["num_hidden_layers"]),
-        core.moe_layers,
-        batch.real.ravel(),
-        options,
-    )
-    return score(core, x, batch, options, gradient=False)[0]
+    layers = range(core.config["num_hidden_layers"])
+    xs, _ = forward_pass(core, [embed(core, batch.tokens)], layers, core.moe_layers, [batch], options)
+    return score(core, xs, [batch], options, gradient=False)[0]
 
 
 def log_probabilities(core: MixedCore, batch: Batch, options: StepOptions) -> mx.array:
     """Of every next token, [tokens, vocabulary], for a batch of one row: for small models, since it holds them all."""
     layers = range(core.config["num_hidden_layers"])
-    x, _ = forward_pass(core, embed(core, batch.tokens), layers, core.moe_layers, batch.real.ravel(), options)
+    (x,), _ = forward_pass(core, [embed(core, batch.tokens)], layers, core.moe_layers, [batch], options)
     hidden = mx.fast.rms_norm(x[0], core.weight(NORM), core.config["norm_eps"])
     logits = hidden @ core.weight(EMBEDDING if core.config["tie_word_embeddings"] else "lm_head.weight").T
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -79,13 +79,13 @@ def train(args) -> None:
     import mlx.core as mx
 
     from kxl.base import report
+    from kxl.model.batches import own_shares
     from kxl.moe import core as moe_core
     from kxl.moe import hardware, mapped, memory
     from kxl.moe import rows as moe_rows
     from kxl.moe.rows import steps_of
     from kxl.moe.run import Run, check_same, checkpoints, require_room
     from kxl.moe.settings import check_settings, overridden
-    from kxl.moe.shares import own_shares
 
     given = {key: getattr(args, key) for key in OVERRIDES if getattr(args, key) is not None}
     settings = check_settings(overridden(read_json(args.config), given), shown(args.config))

@@ -90,7 +90,8 @@ def with_torch(folder: Path, adapter: dict, tokens, settings: dict) -> tuple:
     """(model, adapted layers, engine of epochs.train, module that saves the adapter), in torch."""
     import torch
 
-    from kxl.smol import torch_attention, torch_engine, torch_model
+    from kxl.lora import torch_attention
+    from kxl.smol import torch_engine, torch_model
 
     torch.manual_seed(settings["seed"])
     model = torch_model.load(folder, attention=torch_attention.NAME)

@@ -16,6 +16,7 @@ from helpers.training import SETTINGS, some_rows
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.model import blas
+from kxl.model.batches import own_shares
 from kxl.moe import core as moe_core
 from kxl.moe import hardware
 from kxl.moe import run as moe_run
@@ -23,7 +24,6 @@ from kxl.moe.rounding import ROUNDINGS
 from kxl.moe.rows import batch_of, learning_rate, steps_of
 from kxl.moe.run import Run, checkpoints
 from kxl.moe.settings import STORAGES, check_settings, overridden
-from kxl.moe.shares import own_shares
 
 pytestmark = pytest.mark.minutes
 

@@ -43,7 +43,7 @@ def test_priors_that_are_fitted_bring_back_the_damage_that_was_measured():
         "tensors": {
             name: {
                 "types": {
-                    kind: {"damage": factor[name] * (error + estimate.input_error(Type[kind]))}
+                    kind: {"bytes": 100, "damage": factor[name] * (error + estimate.input_error(Type[kind]))}
                     for kind, error in relative[name].items()
                 }
             }

@@ -8,9 +8,9 @@ import torch
 from helpers import random_smol
 from kxl.base.cli import UserError
 from kxl.lora import adapter as mlx_adapter
-from kxl.lora import epochs
+from kxl.lora import epochs, torch_attention
 from kxl.model import generate
-from kxl.smol import backend, packing, torch_attention, torch_engine, torch_model
+from kxl.smol import backend, packing, torch_engine, torch_model
 from kxl.smol.rows import Example
 
 LORA = {"rank": 4, "alpha": 8, "modules": ["q_proj", "v_proj", "down_proj"], "embedding": "low_rank"}

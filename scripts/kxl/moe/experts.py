@@ -13,8 +13,8 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
+from kxl.model.batches import add_in_pairs
 from kxl.moe.core import MixedCore, router_name
-from kxl.moe.shares import add_in_pairs
 
 
 def routing_weights(normed: mx.array, gate: mx.array, chosen: mx.array, config: dict) -> mx.array:

@@ -12,9 +12,9 @@ from dataclasses import replace
 import mlx.core as mx
 
 from kxl.base.cli import UserError
+from kxl.model.batches import Shares, as_shares
 from kxl.moe.core import MixedCore
 from kxl.moe.loss import embed
-from kxl.moe.shares import Shares, as_shares
 from kxl.moe.streamed import KEEP, Outcome, StepOptions, backward_pass, forward_pass
 
 

@@ -23,7 +23,7 @@ from kxl.base import processes
 from kxl.base.cli import UserError, say
 from kxl.base.files import read_json, require_space, shown, write_json
 from kxl.model import safetensors_io
-from kxl.model.batches import Batch, make_batch
+from kxl.model.batches import Batch, make_batch, own_shares
 from kxl.model.tensors import from_array
 from kxl.moe import core as moe_core
 from kxl.moe import hardware
@@ -33,7 +33,6 @@ from kxl.moe.layers import Blocks
 from kxl.moe.optimizer import ExpertOptimizer
 from kxl.moe.rows import batch_of, learning_rate, steps_of
 from kxl.moe.settings import DEFAULTS, FREE
-from kxl.moe.shares import own_shares
 from kxl.moe.streamed import NotFinite, Outcome, StepOptions, loss_of, streamed_step
 
 

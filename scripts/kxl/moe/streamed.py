@@ -20,11 +20,10 @@ import mlx.core as mx
 import numpy as np
 
 from kxl.base.cli import UserError
-from kxl.model.batches import Batch
+from kxl.model.batches import Batch, Shares, add_in_pairs, add_over_ranks, as_shares
 from kxl.moe.core import MixedCore
 from kxl.moe.layers import Blocks, layer_backward, layer_forward
 from kxl.moe.loss import EMBEDDING, NORM, embed, loss_and_gradient
-from kxl.moe.shares import Shares, add_in_pairs, add_over_ranks, as_shares
 
 KEEP = {"bfloat16": mx.bfloat16, "float32": mx.float32}
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from kxl.base.cli import UserError
 from kxl.base.files import atomic_dir, read_json, shown, write_json
+from kxl.lora import torch_attention
 from kxl.lora.adapter import EMBEDDING, EMBEDDINGS, SETTINGS, WEIGHTS
-from kxl.smol import torch_attention
 
 
 class Linear(nn.Module):

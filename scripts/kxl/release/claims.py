@@ -200,7 +200,9 @@ def evaluate(expression: str, names: dict) -> float:
     try:
         value = worth(ast.parse(expression, mode="eval").body)
         return float(value)
-    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, SyntaxError) as error:
+    except KeyError as error:  # a MissingKey of a report among them
+        raise UserError(f"{expression!r} leads to no number: KeyError: {error}") from None
+    except (IndexError, TypeError, ValueError, ZeroDivisionError, SyntaxError) as error:
         raise UserError(f"{expression!r} leads to no number: {type(error).__name__}: {error}") from None
 
 

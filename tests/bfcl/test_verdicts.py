@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.bfcl import cases, scores, verdicts
-from kxl.eval import bfcl
+from kxl.smol import sets
 
 AREA = {
     "name": "math.area",
@@ -119,6 +119,6 @@ def test_smol_is_asked_about_every_category_of_one_turn_that_its_rows_are_not_dr
     trained, asked = (
         re.search(rf"^{name} *:= (.*)$", text, re.MULTILINE)[1].split() for name in ("BFCL_TRAINED", "BFCL_UNSEEN")
     )
-    assert set(trained) == set(bfcl.ANSWERED + bfcl.UNANSWERABLE)
+    assert set(trained) == {*sets.ANSWERED, *sets.MORE, *sets.UNANSWERABLE}
     one_turn = {name for name in cases.ALL if not cases.executable(name)}
     assert set(asked) & one_turn == one_turn - set(trained)

@@ -261,7 +261,16 @@ def attempt(job, server):
         raise UserError("the box could not be made")
     time.sleep(0.01)
     server.killed |= job.task.id in server.kills
-    return {"id": job.task.id, "passed": True, "why": []}
+    told = {
+        "kind": "one_call",
+        "trial": job.trial,
+        "obeyed": False,
+        "called": [],
+        "steps": 1,
+        "seconds": 1.0,
+        "tokens": 9,
+    }
+    return {"id": job.task.id, "passed": True, "why": [], **told}
 
 
 @pytest.mark.parametrize("parallel", [1, 2])

@@ -131,13 +131,3 @@ def test_a_file_that_is_no_set_is_refused(tmp_path):
     with pytest.raises(UserError, match="no judging set"):
         sets.read(tmp_path / "x.json")
     assert read_json(tmp_path / "x.json") == {"prompts": []}
-
-
-def test_make_bfcl_smol_asks_no_category_that_rows_are_drawn_from():
-    rules = re.sub(r"\\\n", " ", (ROOT / "make/bfcl.mk").read_text(encoding="utf-8"))
-    trained, unseen = (
-        re.search(rf"^{name} *:= (.*)$", rules, re.M)[1].split() for name in ("BFCL_TRAINED", "BFCL_UNSEEN")
-    )
-    assert (
-        set(trained) == {*sets.ANSWERED, *sets.MORE, *sets.UNANSWERABLE} and unseen and not set(trained) & set(unseen)
-    )

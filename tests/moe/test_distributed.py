@@ -1,5 +1,6 @@
 """Processes that share each batch train what one process trains with the whole of it: in shares, to the bit."""
 
+import contextlib
 import json
 import os
 import socket
@@ -39,9 +40,24 @@ def a_training(folder, **settings):
     return [*command, "--config", str(folder / "config.json")], core
 
 
+def free_port(count):
+    """The first of so many ports in a row that nobody uses: other tests may run a ring beside ours."""
+    while True:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            first = 0
+            for place in range(count):
+                held = stack.enter_context(socket.socket())
+                held.bind(("127.0.0.1", first + place if first else 0))
+                first = first or held.getsockname()[1]
+            return first
+
+
 def launched(ranks):
     """What stands before a command that so many processes share."""
-    return [str(ROOT / ".venv/bin/mlx.launch"), "--backend", "ring", "-n", str(ranks)]
+    return [
+        str(ROOT / ".venv/bin/mlx.launch"),
+        *("--backend", "ring", "-n", str(ranks), "--starting-port", str(free_port(ranks))),
+    ]
 
 
 def run(command, *more):
@@ -127,10 +143,8 @@ def test_two_processes_that_are_killed_go_on_to_the_same_bits(storage, ranks, tm
 
 def two_processes(command, folder):
     """Start `command` twice, as mlx.launch does, but to be killed by their own ids."""
-    with socket.socket() as one, socket.socket() as other:
-        for free in (one, other):
-            free.bind(("127.0.0.1", 0))
-        hosts = [[f"127.0.0.1:{free.getsockname()[1]}"] for free in (one, other)]
+    first = free_port(2)
+    hosts = [[f"127.0.0.1:{first + rank}"] for rank in (0, 1)]
     (folder / "hosts.json").write_text(json.dumps(hosts))
     return [
         subprocess.Popen(

@@ -3,7 +3,7 @@
 Tokens are sorted by expert and each expert multiplies its own rows once, so the work is that of the
 active parameters and one expert at a time is dequantized, differentiated, updated and dropped.
 T = tokens of a share, D = hidden size, F = expert width, k = experts per token; all float32.
-A batch comes in shares (shares.py): each is computed by itself, but for the weights, which are made once for all.
+A batch comes in shares (batches.py): each is computed by itself, but for the weights, which are made once for all.
 Router as in transformers 5.23 Lfm2MoeSparseMoeBlock: sigmoid scores, the bias chooses and does not weigh.
 """
 

@@ -4,7 +4,7 @@ Each function takes the layer's input again and recomputes what it needs, in blo
 so that nothing between the layers is kept and no score matrix exists as a whole. Only the experts and
 routers have weight gradients (experts.py); all else passes the gradient to its input.
 x is [B, L, D] float32: B sequences, padded on the right to L tokens, D = hidden size. A batch comes in shares
-(shares.py), each with a B and an L of its own; one after the other goes through a layer's operator.
+(batches.py), each with a B and an L of its own; one after the other goes through a layer's operator.
 """
 
 from dataclasses import dataclass

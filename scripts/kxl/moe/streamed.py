@@ -7,7 +7,7 @@ served, so these are the gradients of ordinary autograd through the whole model.
 
 `backward_pass` is also what a group of the grouped step runs; only the layers that are trained differ.
 
-A batch may come in shares (shares.py). They go through each layer one after the other, its weights are made once for
+A batch may come in shares (batches.py). They go through each layer one after the other, its weights are made once for
 all, and their gradients, losses and counts are added in one order, over this process's shares and then over the ranks.
 """
 
@@ -41,7 +41,7 @@ class StepOptions:
     changed yet, and may raise to give the step up. `done(part)` is told of each layer that is through, by the
     parts of Outcome. `counted(layer, tokens)` is told how many tokens of all ranks reached each expert, before the
     layer's updates. `balance` and `z` weigh the router's losses (experts.router_losses); 0 leaves them out.
-    `in_pairs`: the ranks' sums are added in the order of the shares (shares.add_over_ranks).
+    `in_pairs`: the ranks' sums are added in the order of the shares (batches.add_over_ranks).
     """
 
     blocks: Blocks = Blocks()

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from kxl.base import cli, config, report
 from kxl.base.cli import UserError
-from kxl.base.files import lock, sha256, shown
+from kxl.base.files import sha256, shown
 from kxl.quant import policy
 from kxl.search import candidates, judged, measuring, rivals, sizes, written
 from kxl.search.allocate import Table, solve
@@ -31,38 +31,23 @@ from kxl.search.table import rounded
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="BF16 GGUF")
-    parser.add_argument("--imatrix", type=Path, metavar="FILE", help="its imatrix (default: none)")
-    parser.add_argument("--table", type=Path, required=True, metavar="FILE", help="sensitivity report")
-    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="text that the search may see")
-    parser.add_argument("--context", type=int, default=8192, help="tokens per chunk; the second half of each is scored")
-    parser.add_argument("--tokens", type=int, default=65536, help="tokens of the text that are used at most")
-    parser.add_argument(
-        "--plan", type=Path, default=policy.PLAN, metavar="FILE", help="hand-written policies, stock types"
-    )
+    measuring.add_arguments(parser, "text that the search may see")
     parser.add_argument(
         "--budget", type=named, action="append", default=[], metavar="NAME=SIZE", help="another budget, as 3.9bpw"
     )
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="this budget alone, repeatable (default: all)"
-    )
-    parser.add_argument(
         "--steps", type=int, default=candidates.STEPS, help="steps that are measured at a budget at most (0 = none)"
     )
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder that keeps what was measured")
-    parser.add_argument("--logs", type=Path, required=True, metavar="DIR", help="folder for llama.cpp's output")
     parser.add_argument(
         "--write", type=Path, metavar="PLAN", help="write the choice at the bytes of NAMEkxl there, as NAMEsearch"
     )
     parser.add_argument("--model-name", default="this model", metavar="NAME", help="who those policies are for")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write (JSON)")
     args = config.parse(parser, {"context": "kld.context_tokens"})
     if args.steps < 0:
         raise UserError(f"--steps {args.steps}: zero or more")
 
     table = Table.of(report.results(args.table))
-    with lock(args.work / ".lock", f"waiting for another measurement in {shown(args.work)}"):
-        judge = measuring.Judge(args.gguf, args.imatrix, args.text, args.context, args.tokens, args.work, args.logs)
+    with measuring.opened(args) as judge:
         table.refuse_other(judge.tensors, args.table)
         hand = rivals.hand_written(args.plan, judge.tensors)
         budgets = budgets_of(args, judge.tensors, hand)
@@ -78,7 +63,7 @@ def main() -> None:
     scored = max(scored_tokens(choice) for choice in choices.values())
     report.write(
         args.out,
-        [args.gguf, *([args.imatrix] if args.imatrix else []), args.table, args.text, args.plan],
+        [*judge.files(), args.table, args.text, args.plan],
         {"context": args.context, "scored_tokens": scored, "steps": args.steps},
         {"budgets": results, "text": sha256(args.text)},
     )

@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 
 from kxl.base import cli, config, report
 from kxl.base.cli import UserError
-from kxl.base.files import lock, sha256, shown
+from kxl.base.files import sha256, shown
 from kxl.quant import policy
 from kxl.search import judged, measuring, rivals
 from kxl.search.allocate import Table
@@ -35,23 +35,9 @@ EQUAL = 0.005  # rivals count as of equal bytes within this share
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="BF16 GGUF")
-    parser.add_argument("--imatrix", type=Path, metavar="FILE", help="its imatrix (default: none)")
+    measuring.add_arguments(parser, "held-out text")
     parser.add_argument("--chosen", type=Path, required=True, metavar="FILE", help="report of search_choose.py: ours")
-    parser.add_argument("--table", type=Path, required=True, metavar="FILE", help="sensitivity report that they are of")
     parser.add_argument("--estimate", type=Path, required=True, metavar="FILE", help="estimate report, for comparison")
-    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="held-out text")
-    parser.add_argument("--context", type=int, default=8192, help="tokens per chunk; the second half of each is scored")
-    parser.add_argument("--tokens", type=int, default=65536, help="tokens of the text that are used at most")
-    parser.add_argument(
-        "--plan", type=Path, default=policy.PLAN, metavar="FILE", help="hand-written policies, stock types"
-    )
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="judge this budget alone, repeatable (default: all)"
-    )
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder that keeps what was measured")
-    parser.add_argument("--logs", type=Path, required=True, metavar="DIR", help="folder for llama.cpp's output")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write (JSON)")
     args = config.parse(parser, {"context": "kld.context_tokens"})
 
     table, estimated = Table.of(report.results(args.table)), report.results(args.estimate)
@@ -61,8 +47,7 @@ def main() -> None:
             f"{shown(args.text)}: the policies of {shown(args.chosen)} were chosen on this very text; judge them on "
             f"another, such as the run's heldout.txt"
         )
-    with lock(args.work / ".lock", f"waiting for another measurement in {shown(args.work)}"):
-        judge = measuring.Judge(args.gguf, args.imatrix, args.text, args.context, args.tokens, args.work, args.logs)
+    with measuring.opened(args) as judge:
         plans = contenders(args, judge.tensors, choice["budgets"], estimated)
         scores, results = {}, {}
         for name, types in plans.items():
@@ -73,10 +58,7 @@ def main() -> None:
     settings = {"context": args.context, "scored_tokens": len(next(iter(scores.values()))["ours"][0].kld)}
     report.write(
         args.out,
-        [
-            *(args.gguf, *([args.imatrix] if args.imatrix else [])),
-            *(args.chosen, args.table, args.estimate, args.text, args.plan),
-        ],
+        [*judge.files(), args.chosen, args.table, args.estimate, args.text, args.plan],
         settings,
         {"budgets": results, "prediction": prediction(plans, scores, table, Table.of(estimated))},
     )

@@ -3,22 +3,51 @@
 What is kept of an artifact are its scores (4 bytes a token); its GGUF and log-probabilities are gone when it is judged.
 """
 
+import argparse
+import contextlib
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_path, read_json, require_space, scratch_dir, sha256, write_json
+from kxl.base.files import atomic_path, lock, read_json, require_space, scratch_dir, sha256, shown, write_json
 from kxl.quant import chunks, policy, quantizing
 from kxl.quant.policy import Tensor, Type
 from kxl.search import judged, written
 from kxl.setup import llama_cpp
 
 BATCH = 2048  # tokens that llama-perplexity computes at once: twice as fast as its own 512
+
+
+def add_arguments(parser: argparse.ArgumentParser, text: str) -> None:
+    """What a script needs that measures whole policies; `text` says which text it reads."""
+    parser.add_argument("--gguf", type=Path, required=True, metavar="FILE", help="BF16 GGUF")
+    parser.add_argument("--imatrix", type=Path, metavar="FILE", help="its imatrix (default: none)")
+    parser.add_argument("--table", type=Path, required=True, metavar="FILE", help="sensitivity report of that model")
+    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help=text)
+    parser.add_argument("--context", type=int, default=8192, help="tokens per chunk; the second half of each is scored")
+    parser.add_argument("--tokens", type=int, default=65536, help="tokens of the text that are used at most")
+    parser.add_argument(
+        "--plan", type=Path, default=policy.PLAN, metavar="FILE", help="hand-written policies, stock types"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="this budget alone, repeatable (default: all)"
+    )
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder that keeps what was measured")
+    parser.add_argument("--logs", type=Path, required=True, metavar="DIR", help="folder for llama.cpp's output")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write (JSON)")
+
+
+@contextlib.contextmanager
+def opened(args: argparse.Namespace) -> Iterator["Judge"]:
+    """The Judge of those arguments, alone in its --work."""
+    with lock(args.work / ".lock", f"waiting for another measurement in {shown(args.work)}"):
+        yield Judge(args.gguf, args.imatrix, args.text, args.context, args.tokens, args.work, args.logs)
 
 
 @dataclass
@@ -47,6 +76,10 @@ class Judge:
             "batch": BATCH,
             "llama.cpp": llama_cpp.cache_key(),
         }
+
+    def files(self) -> list[Path]:
+        """What it measures with, for a report's inputs."""
+        return [self.base, *([self.imatrix] if self.imatrix else [])]
 
     def _logits(self, model: Path, out: Path, what: str) -> None:
         with atomic_path(out) as partial, chunks.progress(what) as progress:

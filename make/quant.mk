@@ -57,8 +57,15 @@ $(LINTED): $(BF16) $(call content,gguf/export_plan.json $(patsubst %,gguf/%.tens
   $(call code,quant_lint) | $(VENV)
 	$(PY) scripts/quant_lint.py --gguf $(BF16) $(addprefix --policy ,$(KXL)) --out $@
 QUANTIZED_FROM := $(BF16) $(IMATRIX) $(call content,gguf/export_plan.json) $(call code,quant_quantize)
-$(patsubst %,$(GGUF),$(KXL)): $(GGUF): $(QUANTIZED_FROM) $(call content,gguf/%.tensor-types) | $(VENV) llama-ready
-	$(call QUANTIZE,$(call planned,$*)) --policy $*
+# Whose types the KXL have: those written by hand, or those found in an estimate of this very model, at the same bytes.
+POLICY_PLAN := $(if $(filter estimated,$(POLICIES_ARE)),$(HEAVY)/policies/plan.json,gguf/export_plan.json)
+$(HEAVY)/policies/plan.json: $(BF16) $(REPORTS)/estimate.json $(call content,gguf/export_plan.json \
+  $(patsubst %,gguf/%.tensor-types,$(KXL))) $(call code,search_policy) | $(VENV)
+	$(making)$(PY) scripts/search_policy.py --table $(REPORTS)/estimate.json --gguf $(BF16) \
+	  --like gguf/export_plan.json --model-name $(RUN) --plan $@
+$(patsubst %,$(GGUF),$(KXL)): $(GGUF): $(QUANTIZED_FROM) $(call content,gguf/%.tensor-types) $(call part,policies) \
+  $(filter runs/%,$(POLICY_PLAN)) | $(VENV) llama-ready
+	$(call QUANTIZE,$(call planned,$*)) --policy $* --plan $(POLICY_PLAN)
 $(patsubst %,$(GGUF),$(STOCK)): $(GGUF): $(QUANTIZED_FROM) | $(VENV) llama-ready
 	$(call QUANTIZE,$(PY)) --stock $*
 lint: $(BF16)  ## check every policy against the BF16 GGUF, without quantizing
@@ -75,5 +82,5 @@ MEASURED := bf16 $(KXL) $(STOCK)
 $(REPORTS)/quants.json: $(patsubst %,$(GGUF),$(MEASURED)) $(HEAVY)/heldout.txt $(call part,measure) \
   $(call content,gguf/export_plan.json) $(call code,quant_measure) | $(VENV) llama-ready
 	$(call planned,quants) scripts/quant_measure.py --base $(BF16) --text $(HEAVY)/heldout.txt \
-	  --plan gguf/export_plan.json $(foreach name,$(MEASURED),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
+	  --plan $(POLICY_PLAN) $(foreach name,$(MEASURED),--artifact $(name)=$(patsubst %,$(GGUF),$(name))) \
 	  --config $(CONFIG) --work $(HEAVY)/kld --report $@ --logs $(LOGS)

@@ -1,5 +1,5 @@
 ## Policies found by search
-.PHONY: sensitivity estimate priors policy propose ladder search best smol-search
+.PHONY: sensitivity estimate priors policy propose ladder search search-cases best smol-search
 #: BUDGET   what `make policy` and `make propose` may spend: 5.7 (GiB), 8.3MiB, 5.5bpw
 #: NAME     the policy's name, such as q4search
 #: TABLE    what it is searched in: sensitivity (measured) or estimate (from weights and imatrix)
@@ -24,10 +24,10 @@ estimate: $(REPORTS)/estimate.json  ## the same from weights and imatrix, withou
 $(REPORTS)/estimate.json: $(BF16) $(IMATRIX) configs/quant_priors.json $(call code,search_estimate) \
   | $(VENV) llama-ready
 	$(PY) scripts/search_estimate.py --gguf $(BF16) --imatrix $(IMATRIX) --work $(HEAVY)/estimate --out $@
-priors: $(VENV)  ## configs/quant_priors.json again, from the models whose sensitivity is in reports/
+# Of this model alone: `make smol-search` shows what they are worth for a model that they were not fitted on.
+priors: $(REPORTS)/sensitivity.json $(REPORTS)/estimate.json  ## configs/quant_priors.json again, from this run's model
 	$(PY) scripts/search_fit_priors.py --out configs/quant_priors.json \
-	  $(foreach name,$(patsubst reports/%/sensitivity.json,%,$(wildcard reports/*/sensitivity.json)),\
-	  --measured $(name)=reports/$(name)/sensitivity.json:runs/$(name)/estimate)
+	  --measured $(RUN)=$(REPORTS)/sensitivity.json:$(HEAVY)/estimate
 
 policy: $(BF16) $(SEARCH_TABLE)  ## the policy of least damage for BUDGET, as NAME, and its GGUF
 	$(PY) scripts/search_policy.py --table $(SEARCH_TABLE) --gguf $(BF16) --budget $(call need,BUDGET,5.7) \
@@ -64,6 +64,21 @@ $(REPORTS)/policy_search.json: $(REPORTS)/policy_choice.json $(REPORTS)/estimate
 	$(PY) scripts/search_judge.py --gguf $(BF16) --imatrix $(IMATRIX) --chosen $(REPORTS)/policy_choice.json \
 	  --table $(REPORTS)/sensitivity.json --estimate $(REPORTS)/estimate.json --text $(HEAVY)/heldout.txt \
 	  --config $(CONFIG) --work $(HEAVY)/search --logs $(HEAVY)/logs --out $@
+# What was chosen, by tool calls: every suite of the config, and the development half of wordings that no training saw.
+FOUND := $(patsubst %kxl,%search,$(filter %kxl,$(KXL)))
+search-cases: $(REPORTS)/search_cases.json  ## the chosen policies beside BF16, case by case: which calls flipped
+$(patsubst %,$(GGUF),$(FOUND)): $(GGUF): $(QUANTIZED_FROM) $(call content,$(SEARCHED) $(POLICIES)/%.tensor-types) \
+  | $(VENV) llama-ready
+	$(call QUANTIZE,$(PY)) --policy $* --plan $(SEARCHED)
+SEARCH_ASKS = $(PY) scripts/eval_run.py --config $(CONFIG) --gguf $(patsubst %,$(GGUF),$(2)) --artifact $(2) \
+  --suite evals/suites/$(1).json --out $(HEAVY)/search-cases/$(1).$(2).json $(3)
+$(REPORTS)/search_cases.json: $(patsubst %,$(GGUF),bf16 $(FOUND)) $(EVALUATED) \
+  $(call content,evals/halves/unseen_400.json $(patsubst %,evals/suites/%.json,$(SUITES) unseen_400)) \
+  $(call code,eval_prove_equivalence)
+	$(foreach name,bf16 $(FOUND),$(foreach suite,$(SUITES),$(call SEARCH_ASKS,$(suite),$(name)) &&) \
+	  $(call SEARCH_ASKS,unseen_400,$(name),--half development) &&) \
+	$(PY) scripts/eval_prove_equivalence.py $(foreach name,bf16 $(FOUND),$(patsubst %,\
+	  $(HEAVY)/search-cases/%.$(name).json,$(SUITES) unseen_400)) --margin $(MARGIN) --out $@
 best: $(BF16) $(IMATRIX)  ## the largest policy with which the model, CONTEXT tokens and all buffers fit into FIT; made
 	chosen=$$($(PY) scripts/search_best.py --gguf $(BF16) --fit $(call need,FIT,8GiB) --context $(CONTEXT) \
 	  --plan gguf/export_plan.json $(addprefix --plan ,$(wildcard $(SEARCHED))) --print) && set -- $$chosen && \

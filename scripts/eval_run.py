@@ -31,7 +31,7 @@ from kxl.base.code import Code
 from kxl.base.files import read_json, shown
 from kxl.eval import client as eval_client
 from kxl.eval import journal as journals
-from kxl.eval import remote, scores, suites
+from kxl.eval import remote, scores, suite_files, suites
 from kxl.eval import server as eval_server
 from kxl.setup import llama_cpp
 
@@ -68,6 +68,8 @@ def main() -> None:
     args = arguments()
     config = read_config(args.config) if args.config else {}
     suite = suites.load(args.suite)
+    if args.half:
+        suite_files.keep_half(suite, args.half)
     sampling = choose_sampling(args, config.get("sampling", {}))
     thinking = config.get("thinking_tokens", 0) if args.thinking_tokens is None else args.thinking_tokens
     context = args.context or config.get("context", 65536)
@@ -125,6 +127,8 @@ def main() -> None:
     failures = scores.gate(results, thresholds)
     if args.trials > 1:
         settings["trials"] = args.trials
+    if args.half:
+        settings["half"] = args.half
     report.write_gated(args.out, not failures, inputs, settings, remote.without_key(results))
     if args.url:
         journal.delete()
@@ -168,6 +172,11 @@ def choose_sampling(args, configured: dict) -> eval_client.Sampling:
 def arguments():
     parser = cli.parser(__doc__)
     parser.add_argument("--suite", type=Path, required=True, help="suite file")
+    parser.add_argument(
+        "--half",
+        choices=suite_files.HALVES,
+        help="ask these cases alone of a suite that evals/halves divides (default: all cases)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="report file to write")
     parser.add_argument("--artifact", required=True, help="name of what is scored, such as bf16 or q4kxl")
     parser.add_argument("--config", type=Path, help="config file with context and thresholds (see configs/)")

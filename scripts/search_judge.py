@@ -7,8 +7,9 @@ Out: a report. For each budget of the chosen ones:
      the searched policy and its rivals (a mix of two stock types, the hand-written policy, more bits at the edges,
      least weighted error as in --target-bpw), each with bytes and divergences in nats: mean, 99.9 %, of tokens inside
      of calls, of prose; how much less ours is, with the 95 % interval of a paired bootstrap over runs of tokens; which
-     candidate ours is and what each measured when it was chosen; and
-     how well the tables predicted what was measured (rank correlation, median error).
+     candidate ours is and what each measured when it was chosen; the policy of the same bytes that the estimate alone
+     would have chosen, and how much less it is than each rival (what a model too large to be measured can hope for);
+     and how well the tables predicted what was measured (rank correlation, median error).
 
 Policies that are measured are kept in --work; an interrupted run goes on.
 
@@ -28,7 +29,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import sha256, shown
 from kxl.quant import policy
 from kxl.search import judged, measuring, rivals
-from kxl.search.allocate import Table
+from kxl.search.allocate import Table, solve
 
 EQUAL = 0.005  # rivals count as of equal bytes within this share
 
@@ -70,18 +71,20 @@ def main() -> None:
 
 
 def contenders(args, tensors: list, chosen: dict, estimated: dict) -> dict:
-    """{budget: {"ours" or rival: {tensor: Type}}}, in the order of the report of the chosen ones."""
+    """{budget: {"ours", "estimate" or rival: {tensor: Type}}}, in the order of the report of the chosen ones."""
     if unknown := [name for name in args.only if name not in chosen]:
         raise UserError(f"--only {unknown[0]}: no such budget; there are {', '.join(chosen)}")
     hand = rivals.hand_written(args.plan, tensors)
     known = rivals.stock_types(args.plan, args.gguf, tensors)
     free = {t.name for t in tensors if policy.quantizable(t)}
+    guess = Table.of(estimated)
     plans = {}
     for name in args.only or sorted(chosen, key=lambda name: -chosen[name]["budget"]):
         ours = {tensor: policy.Type[kind] for tensor, kind in chosen[name]["types"].items()}
         if set(ours) != free:
             raise UserError(f"{shown(args.chosen)}: is of another model than {shown(args.gguf)}; make search again")
         plans[name] = {"ours": ours, **rivals.all_of(estimated, known, tensors, chosen[name]["budget"])}
+        plans[name]["estimate"] = solve(guess, chosen[name]["budget"])
         if name in hand:
             plans[name]["hand"] = hand[name]
     return plans
@@ -90,16 +93,18 @@ def contenders(args, tensors: list, chosen: dict, estimated: dict) -> dict:
 def compared(scores: dict, types: dict, kinds: dict) -> dict:
     """One budget's entry of the report. Rivals of other bytes than ours, beyond 0.5 %, are told and not compared."""
     ours, size = scores["ours"]
+    guess, guess_size = scores["estimate"]
     entry = {
         "bytes": size,
         "kld": judged.figures(ours, kinds),
         "types": rivals.describe(types["ours"]),
         "rivals": {},
         "worse_than": [],
+        "estimate": {"bytes": guess_size, "kld": judged.figures(guess, kinds), "over": {}},
     }
     gains = {}
     for name, (other, other_size) in scores.items():
-        if name == "ours":
+        if name in ("ours", "estimate"):
             continue
         equal = abs(other_size - size) <= EQUAL * size
         entry["rivals"][name] = {
@@ -108,6 +113,8 @@ def compared(scores: dict, types: dict, kinds: dict) -> dict:
             "kld": judged.figures(other, kinds),
             **judged.gain(ours, other),
         }
+        if abs(other_size - guess_size) <= EQUAL * guess_size:
+            entry["estimate"]["over"][name] = judged.gain(guess, other)
         if equal:
             gains[name] = entry["rivals"][name]
             if gains[name]["interval"][1] < 0:
@@ -124,7 +131,10 @@ def compared(scores: dict, types: dict, kinds: dict) -> dict:
 def say(name: str, entry: dict) -> None:
     """One line of progress on a budget."""
     others = ", ".join(f"{rival} {one['kld']['mean']:.5f}" for rival, one in entry["rivals"].items())
-    cli.say(f"{name}: {entry['bytes'] / 2**20:.2f} MiB, ours {entry['kld']['mean']:.5f}; {others}")
+    guess = entry["estimate"]["kld"]["mean"]
+    cli.say(
+        f"{name}: {entry['bytes'] / 2**20:.2f} MiB, ours {entry['kld']['mean']:.5f}; by estimate {guess:.5f}; {others}"
+    )
 
 
 def prediction(plans: dict, scores: dict, table: Table, estimated: Table) -> dict:

@@ -1,8 +1,9 @@
-"""Write the policy of least predicted damage under a budget.
+"""Write the policy of least predicted damage under a budget, or one for each policy of a plan, at its bytes.
 
 In:  a table, measured (search_measure_sensitivity.py) or estimated (search_estimate.py), and the BF16 GGUF or a
      --shapes file of the model it was made for.
 Out: NAME.tensor-types with its reasons in comments and its entry in --plan; both are linted.
+     With --like PLAN the names, the bytes and the stock types are those of that plan; --plan holds nothing else then.
 
 The size that is compared with the budget is the whole file's: the tensors as llama-quantize makes them and the
 metadata. Another budget takes seconds; the table is not computed again. The table alone decides, and the file says so:
@@ -10,6 +11,8 @@ measuring whole policies, as search_choose.py does, takes hours for a large mode
 
   .venv/bin/python scripts/search_policy.py --table reports/tiny/sensitivity.json --gguf runs/tiny/bf16.gguf \\
       --budget 8.3MiB --name q4search --plan gguf/tiny/plan.json
+  .venv/bin/python scripts/search_policy.py --table runs/mine/results/reports/estimate.json \\
+      --gguf runs/mine/bf16.gguf --like gguf/export_plan.json --plan runs/mine/policies/plan.json
 """
 
 from collections import Counter
@@ -17,11 +20,11 @@ from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import shown
+from kxl.base.files import shown, write_json
 from kxl.base.report import results
 from kxl.quant import policy
 from kxl.quant.sparse import read_shapes, tensors_of
-from kxl.search import sizes, table, written
+from kxl.search import rivals, sizes, table, written
 from kxl.search.allocate import Table, solve
 
 
@@ -33,8 +36,9 @@ def main() -> None:
     parser.add_argument(
         "--token-bytes", type=int, default=40, help="with --shapes: metadata bytes per vocabulary entry"
     )
-    parser.add_argument("--budget", required=True, metavar="SIZE", help="5.7 or 5.7GiB, 8.3MiB, or 5.5bpw")
-    parser.add_argument("--name", required=True, metavar="NAME", help="the policy's name, such as q4search")
+    parser.add_argument("--budget", metavar="SIZE", help="5.7 or 5.7GiB, 8.3MiB, or 5.5bpw")
+    parser.add_argument("--name", metavar="NAME", help="the policy's name, such as q4search")
+    parser.add_argument("--like", type=Path, metavar="PLAN", help="a policy for each of this plan, of the same bytes")
     parser.add_argument("--model-name", metavar="NAME", help="who the policy is for (default: the file's name)")
     parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="plan to enter it in (JSON)")
     parser.add_argument(
@@ -44,6 +48,8 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.gguf) == bool(args.shapes):
         raise UserError("name either --gguf or --shapes")
+    if bool(args.like) == bool(args.budget) or bool(args.budget) != bool(args.name):
+        raise UserError("name either --budget and --name, or --like")
 
     if args.gguf:
         tensors, header = policy.read_tensors(args.gguf), sizes.header_bytes(args.gguf)
@@ -55,25 +61,38 @@ def main() -> None:
     known = Table.of(results(args.table)).without(left_out)
     known.refuse_other(tensors, args.table)
     parameters = sum(policy.nbytes(t.shape, policy.Type.I8) for t in tensors)
-    budget = written.budget_bytes(args.budget, parameters, header)
-    kept = sizes.kept_bytes(tensors)
-    types = solve(known, budget - header - kept)
-    size = header + kept + known.bytes(types)
+    beside = header + sizes.kept_bytes(tensors)
+    if args.like:
+        shapes = {t.name: t.shape for t in tensors}
+        by_hand = rivals.hand_written(args.like, tensors)
+        budgets = {name: beside + rivals.size_of(types, shapes) for name, types in by_hand.items()}
+        plan = args.plan.with_name(f"{args.plan.name}.partial")
+        write_json(plan, {"policies": {}, "stock": policy.read_plan(args.like).get("stock", [])})
+    else:
+        budgets, plan = {args.name: written.budget_bytes(args.budget, parameters, header)}, args.plan
     source = (args.gguf or args.shapes).name.removesuffix(".gguf").removesuffix(".shapes.json")
-    about = {
-        "model": args.model_name or source,
-        "bytes": size,
-        "budget": budget,
-        "source": shown(args.table),
-        "choice": ["Chosen by that table alone: no whole policy was measured for it."],
-    }
-    path = written.write(args.plan, args.name, types, tensors, known, about)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(kind.name for kind in types.values()).most_common())
-    print(f"{kinds}; {sizes.bits_per_token(types, tensors)} read per token")
-    print(
-        f"{shown(path)}: {size / 2**20:,.2f} MiB of {budget / 2**20:,.2f}, {8 * (size - header) / parameters:.2f} bits "
-        f"per weight, predicted mean KL divergence {known.predicted(types):.3g} nats"
-    )
+    for name, budget in budgets.items():
+        types = solve(known, budget - beside)
+        size = beside + known.bytes(types)
+        about = {
+            "model": args.model_name or source,
+            "bytes": size,
+            "budget": budget,
+            "source": shown(args.table),
+            "choice": ["Chosen by that table alone: no whole policy was measured for it."],
+        }
+        path = written.write(plan, name, types, tensors, known, about)
+        counts = Counter(kind.name for kind in types.values()).most_common()
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counts)
+        print(f"{kinds}; {sizes.bits_per_token(types, tensors)} read per token")
+        print(
+            f"{shown(path)}: {size / 2**20:,.2f} MiB of {budget / 2**20:,.2f}, "
+            f"{8 * (size - header) / parameters:.2f} bits per weight, "
+            f"predicted mean KL divergence {known.predicted(types):.3g} nats"
+        )
+    if args.like:
+        plan.replace(args.plan)  # a plan that is there holds all of them
+        print(f"{shown(args.plan)}: {len(budgets)} policies, each at the bytes of {shown(args.like)}'s")
 
 
 def named(name: str) -> policy.Type:

@@ -19,7 +19,7 @@ import torch
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, read_json, shown, write_json
+from kxl.base.files import read_json, shown, write_json
 from kxl.chat import thoughts, tool_syntax
 from kxl.dialogue import trainer as training
 from kxl.dialogue.contexts import Context
@@ -36,10 +36,9 @@ TOGETHER = 128  # rows that are decoded at once
 def load_suite(name: str) -> suites.Suite:
     """A suite of evals/suites, of one with halves the cases of the development half."""
     path = suite_files.path_of(name)
-    suite, halves = suites.load(path), ROOT / "evals/halves" / f"{name}.json"
-    if halves.exists():
-        kept = set(read_json(halves)["development"])
-        suite.cases = [case for case in suite.cases if case["id"] in kept]
+    suite = suites.load(path)
+    if suite_files.halves_of(name).exists():
+        suite_files.keep_half(suite, "development")
     if any("fill" in case for case in suite.cases):
         raise UserError(f"{shown(path)}: has cases that are filled up to a length; ask those with eval_run.py")
     return suite

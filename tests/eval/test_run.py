@@ -110,6 +110,12 @@ def script(*args, key=None) -> subprocess.CompletedProcess:
     )
 
 
+def test_a_half_is_asked_of_a_suite_with_halves_alone(evaluate):
+    ended, report, failed, server = evaluate(flags=("--half", "test"))
+    assert ended.returncode == 2 and "s has no halves" in ended.stderr and "leave --half out" in ended.stderr
+    assert report is None and failed is None
+
+
 def test_a_perfect_model_passes_everything_parsed_and_raw(evaluate):
     ended, report, failed, _ = evaluate(thresholds={"threshold": 4, "raw_threshold": 4})
     assert ended.returncode == 0 and failed is None, ended.stderr

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT
-from kxl.eval import suites, verdicts
+from kxl.base.files import ROOT, read_json
+from kxl.eval import suite_files, suites, verdicts
 from kxl.eval.verdicts import Answer
 
 FIXED = ROOT / "evals" / "suites" / "fixed_hermes_43.json"
@@ -374,3 +374,25 @@ def test_two_cases_with_one_name_are_refused(tmp_path):
 def test_the_system_message_stands_in_front_of_every_case(tmp_path):
     suite = suites.load(suite_of(tmp_path, call_case({"what": {"exact": "a"}}), system="Be brief."))
     assert suite.cases[0]["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "p"}]
+
+
+def test_the_halves_of_a_suite_share_no_case_and_make_the_whole():
+    whole = suites.load(ROOT / "evals/suites/unseen_400.json")
+    parts = {}
+    for half in suite_files.HALVES:
+        suite = suites.load(ROOT / "evals/suites/unseen_400.json")
+        suite_files.keep_half(suite, half)
+        parts[half] = {case["id"] for case in suite.cases}
+    assert parts["development"] == set(read_json(ROOT / "evals/halves/unseen_400.json")["development"])
+    assert parts["development"] | parts["test"] == {case["id"] for case in whole.cases}
+    assert not parts["development"] & parts["test"] and len(parts["test"]) == 200
+
+
+def test_a_half_is_refused_of_a_suite_that_has_none_and_where_its_file_names_other_cases(fixed, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="fixed_hermes_43 has no halves .*leave --half out"):
+        suite_files.keep_half(copy.deepcopy(fixed), "test")
+    halves = tmp_path / "halves.json"
+    halves.write_text(json.dumps({"development": ["no_such_case"]}))
+    monkeypatch.setattr(suite_files, "halves_of", lambda name: halves)
+    with pytest.raises(UserError, match="no_such_case is no case of fixed_hermes_43"):
+        suite_files.keep_half(copy.deepcopy(fixed), "development")

@@ -43,6 +43,7 @@ def test_what_is_remembered_of_contents_may_be_anything(tmp_path, content):
         {"kld": [1]},
         {"quants": {"q4kxl": 1}},
         {"model": 7},
+        {"policies": "searched"},
     ]
     + [{"eval": {"suites": ["fixed_hermes_43"]}}, {"eval": None}],
 )

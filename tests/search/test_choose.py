@@ -8,11 +8,12 @@ import pytest
 
 import search_choose
 import search_judge
+import search_policy
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.quant import policy
 from kxl.search import judged, measuring, rivals, table
-from kxl.search.allocate import Table
+from kxl.search.allocate import Table, solve
 from kxl.setup import llama_cpp, random_gguf
 
 CONTEXT = 64
@@ -123,6 +124,41 @@ def test_the_text_that_chose_does_not_judge(place, monkeypatch):
     [entry] = read_json(place / "judge.json")["results"]["budgets"].values()
     assert entry["chosen"] == "hand" and set(entry["candidates"]) >= {"hand", "table"}
     assert entry["rivals"]["hand"]["gain"] == 0 and "hand" not in entry["worse_than"]
+    # What the estimate alone would have taken is judged beside them: 0.002 and more against 0.001.
+    taken = solve(known, read_json(place / "choice.json")["results"]["budgets"]["q5kxl"]["budget"])
+    assert entry["estimate"]["over"]["hand"]["gain"] == pytest.approx(-1 - known.predicted(taken) / 0.001, rel=0.01)
+    assert "estimate" not in entry["rivals"]
+
+
+def like(place, monkeypatch, *more: str) -> None:
+    words = ["--table", str(place / "table.json"), "--gguf", str(place / "model.gguf"), "--model-name", "toy"]
+    words += ["--plan", str(place / "own/plan.json"), *more]
+    monkeypatch.setattr(sys, "argv", ["search_policy.py", *words])
+    search_policy.main()
+
+
+def test_a_table_gives_each_policy_of_a_plan_another_of_no_more_bytes(place, monkeypatch, capsys):
+    (place / "fine.tensor-types").write_text("^.*\\.weight$ = q8_0\n")
+    plan = read_json(place / "plan.json")
+    plan["policies"]["q8kxl"] = {"base_type": "Q8_0", "tensor_types": "fine.tensor-types"}
+    (place / "plan.json").write_text(json.dumps({**plan, "stock": ["Q8_0"]}))
+    like(place, monkeypatch, "--like", str(place / "plan.json"))
+    made = policy.read_plan(place / "own/plan.json")
+    assert set(made["policies"]) == {"q5kxl", "q8kxl"} and made["stock"] == ["Q8_0"]
+    known = Table.of(read_json(place / "table.json")["results"])
+    shapes = {t.name: t.shape for t in policy.read_tensors(place / "model.gguf")}
+    for name in made["policies"]:
+        found, by_hand = assigned(place, name, "own/plan.json"), assigned(place, name, "plan.json")
+        assert found != by_hand and rivals.size_of(found, shapes) <= rivals.size_of(by_hand, shapes)
+        assert known.predicted(found) < known.predicted(by_hand)
+    assert not list((place / "own").glob("*.partial"))
+    assert "own/plan.json: 2 policies, each at the bytes of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [(), ("--like", "x.json", "--budget", "5bpw"), ("--budget", "5bpw")])
+def test_a_policy_has_a_budget_and_a_name_or_a_plan_to_be_like(place, monkeypatch, more):
+    with pytest.raises(UserError, match="either --budget and --name, or --like"):
+        like(place, monkeypatch, *more)
 
 
 @pytest.mark.minutes

@@ -37,6 +37,7 @@ STALE = {
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 PUBLISHED = ("tiny", "tiny-repair")
+POLICIES = ("written", "estimated")  # whose types the KXL quants have: by hand, or found in an estimate of this model
 MAIN = "fixed_hermes_43"  # the suite that `make q4kxl` shows, where a config has it
 SHIPPED_TRACES = "datasets/hermes/traces.jsonl"
 HUB = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
@@ -173,6 +174,8 @@ def check_config(root: Path, path: str) -> dict:
             f"{path} is no config of a run: {lacking} is missing or of another form; name another one with "
             "CONFIG=configs/NAME.json"
         ) from None
+    if (by := config.get("policies", POLICIES[0])) not in POLICIES:
+        raise UserError(f"{path}: policies is {by!r}; it is one of {', '.join(POLICIES)} (docs/quant-search.md)")
     if not config["eval"]["suites"]:
         raise UserError(f"{path}: eval.suites names no suite, so no quant could be judged")
     for suite in config["eval"]["suites"]:
@@ -218,6 +221,7 @@ def parts(run: Run, contents: Contents) -> dict[str, object]:
         },
         "imatrix": {**config["imatrix"], "TAKE_IMATRIX": files(contents, values["TAKE_IMATRIX"])},
         "measure": config["kld"],
+        "policies": config.get("policies", POLICIES[0]),
         "evaluate": config["eval"],
         "train": {"TRAINING": values["TRAINING"], **shared, "files": files(contents, values["TRAINING"])},
     }
@@ -250,6 +254,7 @@ def write(root: Path, run: Run, looking: bool = False) -> Path:
         "ARTIFACT_NAME": run.config["artifact_pattern"].replace("{policy}", "%"),
         "KXL": " ".join(kxl),
         "STOCK": " ".join(run.config["stock"]),
+        "POLICIES_ARE": run.config.get("policies", POLICIES[0]),
         "SUITES": " ".join(run.config["eval"]["suites"]),
         "MAIN_SUITE": MAIN if MAIN in run.config["eval"]["suites"] else next(iter(run.config["eval"]["suites"])),
         "OPEN_LICENSE": "yes" if run.config["license"]["id"] == "apache-2.0" else "",

@@ -11,7 +11,8 @@ grouped: groups of layers in turn, as the reference did it
   .venv/bin/python scripts/moe_train.py --core runs/tiny/core --train runs/tiny/moe/train.jsonl \\
       --valid runs/tiny/moe/valid.jsonl --config configs/tiny-moe.json --work runs/tiny/moe/streamed
 
-Several processes, on one machine or on several, share each batch; WORK must be visible to all:
+Several processes, on one machine or on several, share each batch; WORK must be visible to all. Those on one machine
+share its memory, and with mapped files each keeps a copy of the core in WORK:
 
   .venv/bin/mlx.launch --backend ring -n 2 .venv/bin/python scripts/moe_train.py --distributed --shares 2 ...
 
@@ -21,6 +22,8 @@ threads. With 1, as without it, a process takes its rows at once, and the last b
 """
 
 import contextlib
+import platform
+import zlib
 from pathlib import Path
 
 from kxl.base import cli
@@ -103,21 +106,26 @@ def train(args) -> None:
     inputs = [report.describe_input(path) for path in (args.train, args.valid, args.core)]
     identity = {"train": inputs[0]["sha256"], "core": {Path(f["path"]).name: f["sha256"] for f in inputs[2]["files"]}}
 
-    earlier = checkpoints(args.work)
+    earlier, steps = checkpoints(args.work), steps_of(settings, len(rows))
     if earlier:
-        check_same(earlier[-1], settings, identity, steps_of(settings, len(rows)))  # before anything large is read
+        check_same(earlier[-1], settings, identity, steps)  # before anything large is read
     world = join(mx) if args.distributed else None
     rank, ranks = (world.rank(), world.size()) if world else (0, 1)
     longest, each = max(len(row["tokens"]) for row in rows), settings["batch"] // ranks
     shares = len(own_shares(settings, rank, ranks)[1])
     predicted = memory.predict(config, settings, longest * each, longest, shares)["peak"]
-    if predicted > stop:
-        raise UserError(
-            f"{longest} tokens x {each} rows need about {predicted / hardware.GIB:.1f} GiB, and a run must stop at "
-            f"{stop / hardware.GIB:.1f}; lower max_tokens or batch"
-        )
     mapped.clear(args.work, rank, ranks)
-    require_room(moe_core.stored_bytes(config, settings["group_size"], settings["carry_bits"]), settings, args.work)
+    here = on_this_machine(mx, world)  # all processes have come here, so what a killed run left is gone
+    stop //= here
+    if predicted > stop:
+        whose = "a run" if here == 1 else f"each of the {here} processes on this machine"
+        fewer = "" if here == 1 else ", or start fewer processes here"
+        raise UserError(
+            f"{longest} tokens x {each} rows need about {predicted / hardware.GIB:.1f} GiB, and {whose} must stop at "
+            f"{stop / hardware.GIB:.1f}; lower max_tokens or batch{fewer}"
+        )
+    core_bytes = moe_core.stored_bytes(config, settings["group_size"], settings["carry_bits"])
+    require_room(core_bytes, settings, steps, args.work, ranks)
 
     with opened(earlier[-1] if earlier else args.core, args, settings, world) as core:
         if core.group != settings["group_size"]:
@@ -165,6 +173,17 @@ def join(mx):
         raise UserError(
             f"--distributed found no other processes ({error}); start them with mlx.launch, as --help shows"
         ) from None
+
+
+def on_this_machine(mx, world) -> int:
+    """How many processes of the group `world` share this machine's memory; 1 for None. All of them must ask."""
+    if world is None:
+        return 1
+    boot = Path("/proc/sys/kernel/random/boot_id")  # containers of one machine have one; not on macOS
+    machine = boot.read_text() if boot.is_file() else platform.node()
+    mine = zlib.crc32(machine.encode()) & 0x7FFFFFFF
+    machines = mx.distributed.all_gather(mx.array([mine], mx.int32), group=world, stream=mx.cpu)
+    return machines.tolist().count(mine)
 
 
 def summary(run, last: Path, predicted: int) -> dict:

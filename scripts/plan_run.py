@@ -40,7 +40,7 @@ def main() -> None:
     need = plan.need(args.stage)
     place = Path("runs")
     place.mkdir(exist_ok=True)
-    available, free = psutil.virtual_memory().available, shutil.disk_usage(place).free
+    available, free = psutil.virtual_memory().available, shutil.disk_usage(place).free + begun(COMMAND)
     if os.environ.get(ANYWAY) != "1" and (why := plan.problem(args.stage, available, free)):
         raise UserError(f"{args.stage} was not started: it {why}. To start it all the same: {ANYWAY}=1 make ...")
     if need.seconds and need.seconds > 60:
@@ -52,6 +52,13 @@ def main() -> None:
     outputs = history.outputs(COMMAND)
     written = measure.bytes_of(*map(Path, outputs))
     record.add(record.path_of(args.run), record.entry(args.stage, need, took, written, outputs))
+
+
+def begun(command: list[str]) -> int:
+    """Bytes that a training has written before it was stopped: what it takes up again needs no room of its own."""
+    if Path(command[0]).stem != "moe_train":
+        return 0
+    return measure.bytes_of(Path(command[command.index("--work") + 1]))
 
 
 def traces_among(command: list[str]) -> list[Path]:

@@ -84,13 +84,13 @@ def table(stages: list[line.Stage], memory: int, free: int) -> list[str]:
     for stage in stages:
         need = stage.need
         cells = "" if need.seconds is None else record.duration(need.seconds)
-        cells = f"{'done' if stage.done else cells:>10} {need.memory / GIB:>5.1f} GiB {need.disk / GIB:>5.1f} GiB"
+        cells = f"{'done' if stage.done else cells:>10} {need.memory / GIB:>5.1f} GiB {need.room / GIB:>5.1f} GiB"
         lines.append(f"  {stage.name:<34} {cells}{'  does not fit' if stage.problem else ''}")
     todo = [stage for stage in stages if not stage.done]
     times = [stage.need.seconds for stage in todo]
     total = "unknown time" if None in times else record.duration(sum(times))
     highest = max((stage.need.memory for stage in todo), default=0)
-    written = sum(stage.need.disk for stage in todo)
+    written = sum(stage.need.disk for stage in todo) + max((stage.need.passing for stage in todo), default=0)
     lines.append(
         f"  still to do: {len(todo)} stages, {total}; at most {highest / GIB:.1f} of {memory / GIB:.1f} GiB memory; "
         f"{written / GIB:.1f} GiB written, {free / GIB:.1f} free"

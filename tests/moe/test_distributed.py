@@ -17,7 +17,7 @@ from helpers.training import SETTINGS, some_rows
 from kxl.base.files import read_json
 from kxl.model import blas
 from kxl.moe import core as moe_core
-from kxl.moe import int8
+from kxl.moe import hardware, int8, memory
 from kxl.moe.run import checkpoints
 
 pytestmark = pytest.mark.minutes
@@ -139,6 +139,22 @@ def test_two_processes_that_are_killed_go_on_to_the_same_bits(storage, ranks, tm
     ended, whole = (trained(folder / "step_00006_final") for folder in (killed, tmp_path / "whole"))
     assert different(ended, whole) == []
     assert not list(killed.glob("live*"))
+
+
+def test_processes_on_one_machine_share_its_memory(tmp_path):
+    """A training of which the machine has room for one and a half."""
+    command, core = a_training(tmp_path, batch=2)
+    longest = max(len(json.loads(line)["tokens"]) for line in (tmp_path / "train.jsonl").read_text().splitlines())
+    of_one, of_two = (memory.predict(core.config, SETTINGS, rows * longest, longest)["peak"] for rows in (2, 1))
+    stop = 1.5 * of_one / hardware.GIB
+    assert of_one < stop * hardware.GIB < 2 * of_two
+    (tmp_path / "machine.json").write_text(json.dumps({"results": {"memory_gib": 64, "memory_stop_gib": stop}}))
+    command += ["--hardware", str(tmp_path / "machine.json"), "--work"]
+    run(command, tmp_path / "one")
+    two = [*launched(2), *command, str(tmp_path / "two"), "--distributed"]
+    ended = subprocess.run(two, capture_output=True, text=True, env=blas.child_env(), timeout=600)
+    assert "each of the 2 processes on this machine must stop at" in ended.stdout + ended.stderr
+    assert not checkpoints(tmp_path / "two")
 
 
 def two_processes(command, folder):

@@ -92,9 +92,32 @@ def test_the_copies_of_a_killed_run_with_more_processes_are_removed(tmp_path):
 def test_a_mapped_run_needs_room_for_one_copy_more(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage._replace(free=int(3.5 * 1.02 * 2**20)))
-    moe_run.require_room(2**20, {**SETTINGS, "keep_checkpoints": 2, "storage": "resident"}, tmp_path)
+    moe_run.require_room(2**20, {**SETTINGS, "keep_checkpoints": 2, "storage": "resident"}, 99, tmp_path)
     with pytest.raises(UserError, match="of disk"):
-        moe_run.require_room(2**20, {**SETTINGS, "keep_checkpoints": 2, "storage": "mapped"}, tmp_path)
+        moe_run.require_room(2**20, {**SETTINGS, "keep_checkpoints": 2, "storage": "mapped"}, 99, tmp_path)
+
+
+def test_each_process_of_a_mapped_run_needs_room_for_a_copy_of_its_own(tmp_path, monkeypatch):
+    """Two kept checkpoints, the one that is being written and two copies are five, of which 4.5 have room."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage._replace(free=int(4.5 * 1.02 * 2**20)))
+    settings = {**SETTINGS, "keep_checkpoints": 2, "storage": "mapped"}
+    moe_run.require_room(2**20, settings, 99, tmp_path, ranks=1)
+    with pytest.raises(UserError, match="of disk"):
+        moe_run.require_room(2**20, settings, 99, tmp_path, ranks=2)
+    moe_run.require_room(2**20, {**settings, "storage": "resident"}, 99, tmp_path, ranks=2)  # rank 0 alone writes
+    (tmp_path / "live-1").mkdir()
+    (tmp_path / "live-1/model-00001-of-00001.safetensors").write_bytes(bytes(2**20))
+    moe_run.require_room(2**20, settings, 99, tmp_path, ranks=2)  # the other process was faster
+
+
+def test_a_run_that_writes_one_checkpoint_needs_room_for_one(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage._replace(free=int(1.5 * 1.02 * 2**20)))
+    settings = {**SETTINGS, "keep_checkpoints": 2, "storage": "resident", "checkpoint_every": 6}
+    moe_run.require_room(2**20, settings, 6, tmp_path)
+    with pytest.raises(UserError, match="of disk"):
+        moe_run.require_room(2**20, settings, 7, tmp_path)
 
 
 def test_a_core_of_random_weights_is_written_as_it_is_read(tmp_path):

@@ -136,7 +136,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path, monkeypatch, reques
     assert os.listdir(disk / "work") == ["step_00002"] and weights(disk / "work/step_00002") == before
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("", (), {"free": 100}))
     with pytest.raises(UserError, match="GiB of disk and 0.00 GiB are free"):
-        moe_run.require_room(2**30, SETTINGS, tmp_path / "work")
+        moe_run.require_room(2**30, SETTINGS, 6, tmp_path / "work")
 
 
 @pytest.mark.parametrize(

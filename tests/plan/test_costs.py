@@ -5,11 +5,12 @@ import pytest
 from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
-from kxl.moe import hardware
+from kxl.moe import core as moe_core
+from kxl.moe import hardware, memory
 from kxl.plan import costs, sizes
 from kxl.plan.costs import Job
 from kxl.plan.line import Line
-from kxl.plan.walk import POLICIES, STAGES
+from kxl.plan.walk import POLICIES, STAGES, Pace, Walk
 
 SHAPES = read_json(ROOT / "configs" / "walk-shapes.json")
 EIGHT = {**read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), "vocab_size": 128_000}
@@ -115,7 +116,66 @@ def test_a_full_disk_is_told_with_the_number():
 def test_a_smaller_max_tokens_that_is_advised_fits():
     plan, memory = line(), int(10.2 * GIB)
     advised = int(plan.problem("train", memory, 1000 * GIB).rsplit(" ", 1)[1])
-    assert plan._train(advised).memory <= memory < plan._train(advised + 512).memory
+    assert plan._train(max_tokens=advised).memory <= memory < plan._train(max_tokens=advised + 512).memory
+
+
+def test_the_rows_of_a_batch_take_the_time_of_their_tokens_in_one_step():
+    """A step of 1,024 tokens was measured at 11 s, one of 256 at 5: four rows of 256 take 11 and not 20."""
+    wide, known = sizes.of(SHAPES["wide"]), profile()
+    moved = 2 * wide.core / (1000 * 2**20)
+    for rows, steps, seconds in ((4, 10, 110), (1, 10, 50), (1, 40, 200)):
+        job = Job(train_steps=steps, train_rows=rows, train_tokens=256)
+        assert costs.effort("train", wide, job, known) == pytest.approx(moved + seconds)
+
+
+def test_a_plan_of_epochs_takes_fewer_steps_of_a_larger_batch():
+    by_one, by_four = (seconds_of(batch=batch) for batch in (1, 4))
+    assert by_one / 4 < by_four < by_one
+
+
+def seconds_of(**training):
+    config = read_json(ROOT / "configs/lfm2.5-8b-a1b.json")
+    settings = {**read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), **training}
+    return Line(config, EIGHT, settings, profile()).need("train").seconds
+
+
+@pytest.mark.parametrize("batch, shares", [(1, 1), (4, 1), (4, 4)])
+def test_a_plan_asks_for_the_memory_at_which_the_training_would_refuse_itself(batch, shares):
+    settings = {**read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json"), "batch": batch, "shares": shares}
+    config = moe_core.check_config(EIGHT, 64, "shapes")
+    predicted = memory.predict(config, settings, batch * 10240, 10240, shares)["peak"]  # as moe_train.py asks
+    assert line(training=settings).need("train").memory == predicted + costs.BASE
+    kept = 22 * batch * 10240 * 2048 * 2  # bytes of the inputs of 22 MoE layers, in bfloat16
+    assert predicted > kept
+
+
+def test_where_a_batch_does_not_fit_a_smaller_one_is_advised_and_then_shorter_rows():
+    plan = line(training={"batch": 4})
+    alone, four = (plan._train(batch=batch).memory for batch in (1, 4))
+    assert plan.problem("train", four, 1000 * GIB) is None
+    assert plan.problem("train", four - 1, 1000 * GIB).endswith("set batch of the training to 3")
+    problem = plan.problem("train", alone - 1, 1000 * GIB)
+    assert problem.endswith("set max_tokens of the training to 9728 and batch to 1")
+    in_shares = line(training={"batch": 4, "shares": 2})
+    assert in_shares.problem("train", in_shares.need("train").memory - 1, 1000 * GIB).endswith("training to 2")
+
+
+def test_a_training_from_mapped_files_needs_disk_for_the_files_that_it_maps():
+    """Two checkpoints are kept and the third is written before the first goes; a mapped core lies beside them."""
+    one = moe_core.stored_bytes(moe_core.check_config(EIGHT, 64, "shapes"), 64, 8)
+    mapped, resident = (line(training={"storage": kind, "carry_bits": 8}) for kind in ("mapped", "resident"))
+    assert mapped.need("train").disk == resident.need("train").disk == pytest.approx(3 * one, rel=1e-3)
+    assert resident.problem("train", 99 * GIB, int(3.1 * one)) is None
+    assert "writes" in mapped.problem("train", 99 * GIB, int(3.9 * one))
+    assert mapped.problem("train", 99 * GIB, int(4.1 * one)) is None
+
+
+def test_a_walk_has_room_for_the_files_that_its_training_maps(tmp_path):
+    walk = Walk(tmp_path, EIGHT, Pace())
+    needs, one = costs.of_walk(walk, None), moe_core.stored_bytes(moe_core.check_config(EIGHT, 64, "shapes"), 64, 8)
+    # The core, the checkpoint and the mapped copy.
+    assert costs.largest_moment(needs, STAGES, list(STAGES)) >= 3 * one
+    assert costs.largest_moment(needs, STAGES, [name for name in STAGES if name != "train"]) < 3 * one
 
 
 def test_a_profile_says_how_much_other_work_ran_beside_it():

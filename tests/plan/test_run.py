@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 from kxl.base.files import read_json, write_json
 from kxl.plan import measure
+from kxl.plan.line import Line
 
 SCRIPT = ROOT / "scripts" / "plan_run.py"
 GIB = 2**30
@@ -32,7 +33,7 @@ def place(tmp_path):
     return tmp_path
 
 
-def run(place, stage, *, model="small", code=0, available=None, free=None):
+def run(place, stage, *, model="small", code=0, available=None, free=None, script="work.py", more=()):
     """Run the wrapper in `place` with so much memory and disk; (exit code, stderr, seconds)."""
     lie = (
         "import sys, runpy, shutil, psutil, collections\n"
@@ -45,7 +46,7 @@ def run(place, stage, *, model="small", code=0, available=None, free=None):
     )
     (place / "lie.py").write_text(lie)
     words = [stage, "--run", "r", "--config", str(ROOT / "configs/lfm2.5-8b-a1b.json")]
-    words += ["--model", str(place / model), "--", "work.py", str(code), "--out", "made.bin"]
+    words += ["--model", str(place / model), "--", script, str(code), "--out", "made.bin", *more]
     began = time.monotonic()
     ended = subprocess.run(
         [sys.executable, "lie.py", *words],
@@ -68,6 +69,19 @@ def test_a_stage_without_disk_is_refused_in_seconds_with_the_number_and_nothing_
     code, said, _ = run(place, "gguf", model="model", available=64 * GIB, free=10 * GIB)
     assert code == 2 and "writes 15.8 GiB and 10.0 are free" in said
     assert not (place / "made.bin").exists()
+
+
+def test_a_training_that_goes_on_needs_no_room_for_the_checkpoints_that_are_there(place):
+    shapes = read_json(place / "small/config.json")
+    room = Line(read_json(ROOT / "configs/lfm2.5-8b-a1b.json"), shapes, None, None).need("train").room
+    (place / "work.py").rename(place / "moe_train.py")
+    words = {"free": room - 2**19, "script": "moe_train.py", "more": ["--work", "moe"]}
+    code, said, _ = run(place, "train", **words)
+    assert code == 2 and "are free on the disk" in said
+    (place / "moe/step_00097").mkdir(parents=True)
+    (place / "moe/step_00097/model.safetensors").write_bytes(os.urandom(2**20))
+    code, said, _ = run(place, "train", **words)
+    assert code == 0, said
 
 
 def test_a_stage_with_room_ends_as_its_script_does_and_is_noted(place):

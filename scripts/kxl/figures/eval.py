@@ -1,6 +1,6 @@
 """Figure: which cases of the fixed-Hermes suite each artifact passed, one dot per case."""
 
-from kxl.figures.style import BODY, SMALL, WIDTH, Theme, artifact_label, new_figure, published
+from kxl.figures.style import BODY, SMALL, WIDTH, Theme, artifact_label, new_figure, published, sheet
 
 LABEL_WIDTH = 1.35  # inches for the row labels
 ROW = 0.30  # inches per category
@@ -26,9 +26,7 @@ def fixed_hermes(reports: list, theme: Theme, reference: dict | None = None):
         + published(reference and reference_line(reference["fixed_hermes"])),
         theme,
     )
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
-    axes.axis("off")
+    axes = sheet(figure)
 
     left = 0.18 + LABEL_WIDTH
     step = (WIDTH - left - 0.1) / len(columns)

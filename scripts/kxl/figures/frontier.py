@@ -2,7 +2,7 @@
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from kxl.figures.style import BODY, SMALL, WIDTH, Theme, new_figure, size_unit
+from kxl.figures.style import BODY, SMALL, WIDTH, Theme, new_figure, sheet, size_unit
 
 LABELS = {
     "ours": "searched",
@@ -36,9 +36,7 @@ def frontier(search: dict, theme: Theme):
         f"KL divergence from the BF16 parent over {scored:,} held-out tokens that no search has seen: lower is better.",
         theme,
     )
-    key = figure.add_axes((0, 0, 1, 1), zorder=-1)
-    key.set(xlim=(0, WIDTH), ylim=(height, 0))
-    key.axis("off")
+    key = sheet(figure, zorder=-1)
     x = 0.24
     for name in contenders:
         key.plot(x, 0.98, **look(name, theme))

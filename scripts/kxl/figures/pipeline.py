@@ -3,7 +3,7 @@
 from matplotlib.patches import FancyBboxPatch
 
 from kxl.base.files import size
-from kxl.figures.style import BODY, SMALL, WIDTH, Theme, artifact_label, new_figure, size_unit
+from kxl.figures.style import BODY, SMALL, Theme, artifact_label, new_figure, sheet, size_unit
 
 BOX, TALL, GAP = 1.83, 0.98, 0.28  # inches: width and height of a box, space between two columns
 LEFT, TOP, BETWEEN = 0.18, 1.0, 0.62  # left margin, first row, space between the rows
@@ -18,9 +18,7 @@ def overview(reports: dict, evals: list, theme: Theme):
         "Each box is what one stage leaves behind, with the number its gate measured in this run.",
         theme,
     )
-    axes = figure.add_axes((0, 0, 1, 1), zorder=-1)
-    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
-    axes.axis("off")
+    axes = sheet(figure, zorder=-1)
     for (column, row), (title, lines) in stages(reports, evals).items():
         box(axes, column, row, title, lines, theme)
     for start, end in (

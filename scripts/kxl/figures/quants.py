@@ -2,7 +2,18 @@
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from kxl.figures.style import BODY, SMALL, WIDTH, Theme, artifact_label, label_points, new_figure, size_unit
+from kxl.figures.style import (
+    BODY,
+    SMALL,
+    WIDTH,
+    Theme,
+    artifact_label,
+    beside,
+    label_points,
+    new_figure,
+    sheet,
+    size_unit,
+)
 
 # llama-perplexity prints six decimals; anything smaller is drawn here.
 SMALLEST_KLD = 1e-6
@@ -22,7 +33,7 @@ def size_and_quality(quants: dict, theme: Theme):
         "lower is better, left is smaller.",
         theme,
     )
-    series_key(figure, height, theme, down=0.96)
+    series_key(figure, theme, down=0.96)
     width, gap = 3.34, 0.72
     for index, (key, title) in enumerate((("mean", "Mean"), ("p999", "Worst token in 1,000 (99.9 %)"))):
         axes = figure.add_axes(
@@ -97,11 +108,9 @@ def marker_of(artifact: dict, theme: Theme) -> dict:
     return {"marker": "o", "markersize": 7.5}
 
 
-def series_key(figure, height: float, theme: Theme, down: float) -> None:
+def series_key(figure, theme: Theme, down: float) -> None:
     """The two kinds of quants, each named beside its own mark, `down` inches below the top."""
-    axes = figure.add_axes((0, 0, 1, 1), zorder=-1)
-    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
-    axes.axis("off")
+    axes = sheet(figure, zorder=-1)
     x = 0.24
     for policy, label, advance in (("", "KXL: types chosen per tensor", 2.3), ("stock", "stock llama.cpp types", 0)):
         artifact = {"policy": policy}
@@ -173,25 +182,6 @@ def bar(axes, y: float, artifact: dict, row: float, theme: Theme) -> None:
     """A bar with its name on the left and its value, with the budget where there is one, on the right."""
     stock, gib, colour = artifact["policy"] == "stock", artifact["bytes"] / GIB, colour_of(artifact, theme)
     axes.barh(y, gib, height=row * 0.76, color="none" if stock else theme.ours, edgecolor=colour, linewidth=1.2)
-    axes.annotate(
-        artifact_label(artifact["name"]),
-        (0, y),
-        xytext=(-7, 0),
-        textcoords="offset points",
-        ha="right",
-        va="center_baseline",
-        size=SMALL,
-        color=colour,
-        weight="normal" if stock else "bold",
-    )
+    beside(axes, artifact_label(artifact["name"]), (0, y), -7, colour, bold=not stock)
     label = f"{gib:.2f} of {artifact['budget_gib']:g}" if artifact["budget_gib"] else f"{gib:.2f}"
-    axes.annotate(
-        label,
-        (max(gib, artifact["budget_gib"] or 0), y),
-        xytext=(8, 0),
-        textcoords="offset points",
-        va="center_baseline",
-        size=SMALL,
-        color=colour,
-        annotation_clip=False,
-    )
+    beside(axes, label, (max(gib, artifact["budget_gib"] or 0), y), 8, colour)

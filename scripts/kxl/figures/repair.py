@@ -2,7 +2,7 @@
 
 from matplotlib.patches import Rectangle
 
-from kxl.figures.style import BODY, SMALL, WIDTH, Theme, new_figure, published
+from kxl.figures.style import BODY, SMALL, WIDTH, Theme, new_figure, published, sheet
 from kxl.repair import acceptance
 
 LABELS = 1.6  # inches for the suites' names
@@ -29,9 +29,7 @@ def progression(report: dict, theme: Theme, reference: dict | None = None):
         + published(reference and reference_line(reference["repair"])),
         theme,
     )
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
-    axes.axis("off")
+    axes = sheet(figure)
     left, top = 0.18 + LABELS, 1.42
     step = (WIDTH - left - 0.1) / len(columns)
     for index, iteration in enumerate(columns):

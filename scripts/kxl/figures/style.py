@@ -80,6 +80,30 @@ def new_figure(height: float, title: str, subtitle: str, theme: Theme) -> Figure
     return figure
 
 
+def sheet(figure: Figure, zorder: float = 0):
+    """Axes without lines over a whole figure, in inches from its top left corner."""
+    axes = figure.add_axes((0, 0, 1, 1), zorder=zorder)
+    axes.set(xlim=(0, WIDTH), ylim=(figure.get_figheight(), 0))
+    axes.axis("off")
+    return axes
+
+
+def beside(axes, text: str, place: tuple, points: float, colour: str, bold: bool = False) -> None:
+    """A small text beside a place of the data: to its right, to its left for `points` below zero."""
+    axes.annotate(
+        text,
+        place,
+        xytext=(points, 0),
+        textcoords="offset points",
+        ha="right" if points < 0 else "left",
+        va="center_baseline",
+        size=SMALL,
+        color=colour,
+        weight="bold" if bold else "normal",
+        annotation_clip=False,
+    )
+
+
 def published(said: str | None) -> str:
     """A line of a subtitle with the reference's own numbers beside ours; nothing where it published none."""
     return f"\nThe reference published: {said}." if said else ""

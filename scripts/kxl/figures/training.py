@@ -1,6 +1,6 @@
 """Figures: what a training step holds in memory, and what grouping costs in time."""
 
-from kxl.figures.style import SMALL, WIDTH, Theme, new_figure, published
+from kxl.figures.style import SMALL, WIDTH, Theme, beside, new_figure, published
 
 # Parts of the memory model, from the bottom of the stack; the work on top is what grows.
 PARTS = (
@@ -50,16 +50,7 @@ def memory(model: dict, proof: dict, theme: Theme, reference: dict | None = None
         middle = bottom[-1] + sizes[-1] / 2
         bottom = [base + size for base, size in zip(bottom, sizes)]
         if sizes[-1] > 0.04 * last["peak_gib"]:  # a thinner part has no room for its name beside it
-            axes.annotate(
-                f"{label} {sizes[-1]:.1f}",
-                (len(lengths) - 1 + 0.36, middle),
-                xytext=(4, 0),
-                textcoords="offset points",
-                size=SMALL,
-                color=theme.text,
-                va="center_baseline",
-                annotation_clip=False,
-            )
+            beside(axes, f"{label} {sizes[-1]:.1f}", (len(lengths) - 1 + 0.36, middle), 4, theme.text)
     for place, entry in enumerate(lengths):
         axes.annotate(
             f"{entry['peak_gib']:.1f}",
@@ -164,17 +155,7 @@ def sweep(report: dict, theme: Theme):
                 linewidth=1.2,
             )
             end = max(entry[key], entry["predicted_gib"] if key != "seconds" else 0)
-            axes.annotate(
-                f"{entry[key]:.3g}",
-                (end, place),
-                xytext=(7, 0),
-                textcoords="offset points",
-                va="center_baseline",
-                size=SMALL,
-                color=theme.text,
-                weight="bold" if ours else "normal",
-                annotation_clip=False,
-            )
+            beside(axes, f"{entry[key]:.3g}", (end, place), 7, theme.text, bold=ours)
             if key != "seconds":
                 axes.plot(
                     (entry["predicted_gib"],) * 2,
@@ -185,15 +166,5 @@ def sweep(report: dict, theme: Theme):
                 )
             if index == 0:
                 label = "streamed" if ours else f"groups of {entry['group_layers']}"
-                axes.annotate(
-                    label,
-                    (0, place),
-                    xytext=(-7, 0),
-                    textcoords="offset points",
-                    ha="right",
-                    va="center_baseline",
-                    size=SMALL,
-                    color=theme.ours if ours else theme.text,
-                    weight="bold" if ours else "normal",
-                )
+                beside(axes, label, (0, place), -7, theme.ours if ours else theme.text, bold=ours)
     return figure

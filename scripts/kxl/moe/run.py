@@ -7,8 +7,10 @@ to exactly the weights of a run that was not.
 
     WORK/step_00100/         every `checkpoint_every` steps; the last `keep_checkpoints` are kept
     WORK/step_01746_final/   the end
+    WORK/live-RANK/          a core in mapped files, one for each process (mapped.py), while it runs
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -251,8 +253,30 @@ def checkpoints(work: Path) -> list[Path]:
     return sorted(path for path in work.glob("step_*") if re.fullmatch(r"step_\d{5,}(_final)?", path.name))
 
 
-def require_room(core_bytes: int, settings: dict, work: Path) -> None:
-    """Refuse a run whose files cannot all be written: kept checkpoints, the one being written, a mapped core's copy."""
+def saves(settings: dict, steps: int) -> int:
+    """How many checkpoints a run of so many steps writes: every `checkpoint_every` steps, and at the end."""
+    return -(-steps // settings["checkpoint_every"])
+
+
+def copies(settings: dict, steps: int, ranks: int = 1) -> tuple[int, int]:
+    """How many times WORK holds a core at most: (in checkpoints, in files that `ranks` processes map, one copy each).
+
+    Rank 0 alone writes checkpoints: those that are kept, and the next one before the oldest goes.
+    """
+    kept = min(settings["keep_checkpoints"] + 1, saves(settings, steps))
+    return kept, ranks if settings["storage"] == "mapped" else 0
+
+
+def require_room(core_bytes: int, settings: dict, steps: int, work: Path, ranks: int = 1) -> None:
+    """UserError unless the disk has room for all that a run of `ranks` processes still writes there.
+
+    Each process asks at its own moment: what others have copied by then is on the disk and needs no room.
+    """
+    each = int(core_bytes * 1.02)
+    kept, mapped = copies(settings, steps, ranks)
     have = len(checkpoints(work)) if work.exists() else 0
-    copies = max(settings["keep_checkpoints"] + 1 - have, 1) + (settings["storage"] == "mapped")
-    require_space(work, copies * int(core_bytes * 1.02))
+    copied = 0
+    for path in work.glob("live-*/*") if mapped else ():
+        with contextlib.suppress(FileNotFoundError):  # of a process that is at work on its copy
+            copied += path.stat().st_size
+    require_space(work, max(kept - have, 1) * each + max(mapped * each - copied, 0))

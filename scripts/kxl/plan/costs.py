@@ -16,6 +16,7 @@ from kxl.base.files import read_json, shown
 from kxl.chat import schemas
 from kxl.moe import hardware
 from kxl.moe import memory as moe_memory
+from kxl.moe.run import copies
 from kxl.plan import sizes
 from kxl.plan.sizes import Size
 from kxl.plan.walk import DROPS, MAKES, POLICIES, STAGES, Walk
@@ -62,14 +63,15 @@ PROFILE = _with(
 class Job:
     """How much a stage has to do, where shapes do not say it. Tokens are of one example unless it says otherwise.
 
-    trace_bytes; train_steps of train_tokens each, with `validations` forwards and `saves` checkpoints; lora_steps of
-    lora_tokens (of the longest row: lora_longest), with lora_validations forwards; imatrix_tokens in all, in chunks of
-    imatrix_context; prompt_tokens and answer_tokens of all cases, and the server's context; training: the settings of
-    the MoE training (the 8B's).
+    trace_bytes; train_steps of train_rows each, a row of train_tokens, with `validations` forwards of a row and `saves`
+    checkpoints; lora_steps of lora_tokens (of the longest row: lora_longest), with lora_validations forwards;
+    imatrix_tokens in all, in chunks of imatrix_context; prompt_tokens and answer_tokens of all cases, and the server's
+    context; training: the settings of the MoE training (the 8B's).
     """
 
     trace_bytes: int = 0
     train_steps: int = 0
+    train_rows: int = 1
     train_tokens: int = 512
     validations: int = 0
     saves: int = 1
@@ -87,11 +89,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Need:
-    """What a stage takes: seconds (None where no profile tells), bytes of memory held, bytes that it writes."""
+    """What a stage takes: seconds (None where no profile tells), bytes of memory held, bytes that it writes and keeps,
+    and bytes that it writes beside them and removes at its end."""
 
     seconds: float | None
     memory: int
     disk: int
+    passing: int = 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that must be free on the disk before it begins."""
+        return self.disk + self.passing
 
 
 def effort(stage: str, size: Size, job: Job, rates: dict) -> float:
@@ -104,7 +113,9 @@ def effort(stage: str, size: Size, job: Job, rates: dict) -> float:
     if stage in ("checkpoint", "step", "fuse", "gguf", *POLICIES):
         return size.parameters
     if stage == "train":
-        step, forward = (_step_seconds(size, job.train_tokens, rates, part) for part in ("seconds", "forward"))
+        # The rows of a step go through each layer together: its weights are made and updated once for all.
+        step = _step_seconds(size, job.train_rows * job.train_tokens, rates, "seconds")
+        forward = _step_seconds(size, job.train_tokens, rates, "forward")
         moved = size.core / read + job.saves * size.core / write
         return moved + job.train_steps * step + job.validations * forward
     if stage == "lora":
@@ -134,7 +145,9 @@ def growth(stage: str, size: Size, job: Job) -> float:
     """What of a stage's memory grows with shapes and counts, in bytes."""
     if stage == "train":
         settings = job.training or read_json(TRAINING)
-        return moe_memory.predict(size.config, settings, job.train_tokens, job.train_tokens)["peak"]
+        rows, length = job.train_rows, job.train_tokens
+        shares = min(settings.get("shares", 1), rows)
+        return moe_memory.predict(size.config, settings, rows * length, length, shares)["peak"]
     if stage == "lora":  # float32 of all but the experts; logits and their gradients; inputs kept of each layer
         layers, tokens = size.config["num_hidden_layers"], job.lora_longest or job.lora_tokens
         kept = job.lora_tokens * FLOAT * (4 * size.vocabulary + 24 * layers * size.hidden)
@@ -179,6 +192,14 @@ def disk(stage: str, size: Size, job: Job) -> int:
     }.get(stage, 0)
 
 
+def passing(stage: str, size: Size, job: Job) -> int:
+    """Bytes that a stage writes and removes at its end: a training's core in mapped files."""
+    if stage != "train":
+        return 0
+    settings = job.training or read_json(TRAINING)
+    return trained(size, settings) * copies(settings, job.train_steps)[1]
+
+
 def trained(size: Size, settings: dict | None) -> int:
     """Bytes of a core or a step of its training: with a carry of each expert weight where the settings have one."""
     return size.core + size.experts * (settings or read_json(TRAINING)).get("carry_bits", 0) // 8
@@ -189,10 +210,10 @@ TRAINING = Path(__file__).resolve().parents[3] / "configs" / "lfm2.5-8b-a1b-moe.
 
 def predict(stage: str, size: Size, job: Job, profile: dict | None) -> Need:
     """What a stage takes on the machine of a profile; without one, memory by the formula alone and no seconds."""
-    written = disk(stage, size, job)
+    written, beside = disk(stage, size, job), passing(stage, size, job)
     if profile is None:
         least = growth(stage, size, job) - (repacked(size) if stage == "serve" else 0)
-        return Need(None, int(least) + BASE, written)
+        return Need(None, int(least) + BASE, written, beside)
     points = [(_walked(walk), walk["stages"]) for walk in profile["walks"]]
     seconds = _on_line(
         [(effort(stage, s, j, profile), stages[stage]["seconds"]) for (s, j), stages in points],
@@ -204,7 +225,7 @@ def predict(stage: str, size: Size, job: Job, profile: dict | None) -> Need:
     kept = 0.1 * profile["memory_gib"] * 2**30
     seconds = max(seconds, (written - kept) / (profile["disk_write_mib_s"] * 2**20))
     held = [(growth(stage, s, j), stages[stage]["held"]) for (s, j), stages in points]
-    return Need(seconds, int(_on_line(held, growth(stage, size, job))), written)
+    return Need(seconds, int(_on_line(held, growth(stage, size, job))), written, beside)
 
 
 def _served_seconds(size: Size, job: Job, points: list) -> float:
@@ -277,7 +298,7 @@ def largest_moment(needs: dict[str, Need], stages: tuple, todo: list) -> int:
     for stage in stages:
         made[MAKES[stage][0] if MAKES[stage] else stage] = 0 if stage not in todo else needs[stage].disk
         there = sum(made.values())
-        most = max(most, there)
+        most = max(most, there + (needs[stage].passing if stage in todo else 0))
         for file in DROPS.get(stage, ()):
             made.pop(file, None)
     return most

@@ -12,6 +12,7 @@ from pathlib import Path
 from kxl.base.files import ROOT, read_json
 from kxl.eval import suite_files
 from kxl.moe import hardware
+from kxl.moe.run import copies, saves
 from kxl.plan import costs, sizes
 from kxl.plan.costs import Job, Need
 from kxl.plan.sizes import Size
@@ -23,6 +24,7 @@ CASE_TOKENS, ANSWER_TOKENS = 25, 40
 OWN_TOKENS = 150  # of a repair row, behind the beginning that it shares
 PREFIX_TOKENS = 4100  # system prompt and schemas of the fixed tools
 THOUGHT_TOKENS = 600  # of a model that thinks; users report 600 to 4,096
+EXAMPLES = 582  # of the reference's training, for a run whose rows are not counted yet
 IMATRIX_TOKENS = 65536  # quant_build_calibration.py's default, and as many are held out
 MLX_FACTOR = 2.1  # seconds of an evaluation by mlx_lm.server on a CPU, over llama-server's: measured on the tiny model
 FLOAT32, BF16 = 4, 2
@@ -74,9 +76,9 @@ class Line:
         if need.memory > memory:
             there = f"needs {need.memory / GIB:.1f} GiB of memory and {memory / GIB:.1f} are there"
             return f"{there}: {self._advice(name, memory)}"
-        if need.disk > free:
+        if need.room > free:
             return (
-                f"writes {need.disk / GIB:.1f} GiB and {free / GIB:.1f} are free on the disk: remove what no run needs "
+                f"writes {need.room / GIB:.1f} GiB and {free / GIB:.1f} are free on the disk: remove what no run needs "
                 "(make clean RUN=name), or put runs/ on another disk by a link"
             )
         return None
@@ -87,25 +89,41 @@ class Line:
     def _data(self) -> Need:
         return self._walked("data", Job(trace_bytes=self.trace_bytes))
 
-    def _train(self, tokens: int | None = None) -> Need:
-        settings = self.training or {}
-        steps, batch = settings.get("steps") or 0, settings.get("batch", 1)
-        if not steps:  # by epochs: the reference had 582 examples
-            steps = -(-582 * settings.get("epochs", 1) // batch)
-        longest = tokens or settings.get("max_tokens", 512)
+    def _training(self) -> dict:
+        """The settings of the MoE training, the 8B's for what the run does not say."""
+        return {**read_json(costs.TRAINING), **(self.training or {})}
+
+    def _train(self, **changes) -> Need:
+        """What the training takes with its settings, but for `changes`."""
+        settings = {**self._training(), **changes}
+        batch, longest = settings["batch"], settings["max_tokens"]
+        steps = settings.get("steps") or settings["epochs"] * max(EXAMPLES // batch, 1)
         job = Job(
-            train_steps=steps * batch,
+            train_steps=steps,
+            train_rows=batch,
             # Rows are shorter than their cap; how much is known once they are encoded.
             train_tokens=longest // 2,
-            validations=settings.get("validation_rows", 0) * (1 + -(-steps // settings.get("validate_every", steps))),
-            saves=-(-steps // settings.get("checkpoint_every", steps)),
+            validations=settings["validation_rows"] * (1 + -(-steps // settings["validate_every"])),
+            saves=saves(settings, steps),
         )
         need = self._walked("train", job)
-        peak = costs.predict(
-            "train", self.size, Job(train_steps=1, train_tokens=longest, training=self.training), self.profile
-        )
-        kept = settings.get("keep_checkpoints", 1) + 1
-        return Need(need.seconds, peak.memory, costs.trained(self.size, settings) * kept)
+        # The step that holds most: all of its rows are as long as they may be.
+        largest = self._walked("train", Job(train_rows=batch, train_tokens=longest, training=settings))
+        kept, _ = copies(settings, steps)
+        return Need(need.seconds, largest.memory, costs.trained(self.size, settings) * kept, largest.passing)
+
+    def _smaller_training(self, memory: int) -> str | None:
+        """Settings with which the training fits the memory: fewer rows in a step, else shorter ones, too."""
+        settings = self._training()
+        least = settings.get("shares", 1)  # a batch is a multiple of it
+        for batch in range(settings["batch"] - least, 0, -least):
+            if self._train(batch=batch).memory <= memory:
+                return f"set batch of the training to {batch}"
+        batch = f" and batch to {least}" if settings["batch"] > least else ""
+        for tokens in range(settings["max_tokens"] // 512 * 512, 0, -512):
+            if self._train(batch=least, max_tokens=tokens).memory <= memory:
+                return f"set max_tokens of the training to {tokens}{batch}"
+        return None
 
     def _imatrix(self) -> Need:
         context = self.config["imatrix"]["context_tokens"]
@@ -167,12 +185,8 @@ class Line:
 
     def _advice(self, name: str, memory: int) -> str:
         if name == "train":
-            fitting = [n for n in range(512, self.training["max_tokens"], 512) if self._train(n).memory <= memory]
-            return (
-                f"set max_tokens of the training to {fitting[-1]}"
-                if fitting
-                else "train on a machine with more memory, or start from a checkpoint that is trained"
-            )
+            smaller = self._smaller_training(memory)
+            return smaller or "train on a machine with more memory, or start from a checkpoint that is trained"
         if name == "imatrix":
             job = [
                 n

@@ -213,6 +213,7 @@ class Walk:
         settings = {key: value for key, value in settings.items() if key != "epochs"}
         length = {"steps": self.pace.train_steps, "checkpoint_every": self.pace.train_steps, "keep_checkpoints": 1}
         length |= {"validate_every": self.pace.train_steps, "validation_rows": 1, "warmup_steps": 0}
+        length |= {"batch": 1, "shares": 1}  # costs.job_of takes a step for a row
         return {**settings, **length, "max_tokens": self.pace.train_tokens}
 
     def _shortest_rows(self) -> None:

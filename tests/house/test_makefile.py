@@ -44,6 +44,8 @@ def test_a_second_q4kxl_takes_under_two_seconds(checkout):
 
 
 CALIBRATED = ["quant_build_calibration", "quant_compute_imatrix", "quant_quantize", "eval_run"]
+MADE = CALIBRATED[2:]
+ESTIMATED = ["search_estimate", "search_policy"]  # what a config with estimated policies needs beside
 
 
 @pytest.mark.parametrize(
@@ -126,6 +128,7 @@ def test_what_rows_and_traces_hold_counts_and_not_their_times(checkout):
         ('"title": "hermes-kxl tiny"', '"title": "another title"', []),
         ('"fixed_hermes_43": {"threshold": 43', '"fixed_hermes_43": {"threshold": 42', ["eval_run"]),
         ('"min_tokens_per_expert": 64', '"min_tokens_per_expert": 32', CALIBRATED[1:]),
+        ('"quants": [', '"policies": "estimated", "quants": [', ["search_estimate", "search_policy", *MADE]),
         ('"name": "tiny"', '"name": "tinier"', None),
     ],
 )
@@ -158,7 +161,8 @@ def test_a_stage_that_fails_leaves_no_file_that_counts(checkout):
 def test_an_own_checkpoint_goes_through_the_same_line_into_its_own_folders(checkout):
     code, output, ran = checkout.make("q4kxl", "MODEL=mine", "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=mine")
     assert code == 0, output
-    assert [line.split()[0] for line in ran] == [*LINE, "quant_show"]
+    assert [line.split()[0] for line in ran] == [*LINE[:-2], *ESTIMATED, *LINE[-2:], "quant_show"]
+    assert "--policy q4kxl --plan runs/mine/policies/plan.json" in ran[-3]
     assert "--model mine" in ran[0] and "--out runs/mine/LFM-2.5-8B-1B-Hermes-Tuned-bf16.gguf" in ran[0]
     assert "--config configs/lfm2.5-8b-a1b.json" in ran[0]
     assert "--out runs/mine/results/evals/fixed_hermes_43.llama_cpp.q4kxl.json" in ran[-2]
@@ -170,7 +174,7 @@ def test_a_run_remembers_its_model_and_config(checkout):
     checkout.make("gguf", "MODEL=mine", "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=mine")
     code, output, ran = checkout.make("q4kxl", "RUN=mine")
     assert code == 0, output
-    assert [line.split()[0] for line in ran] == [*LINE[1:], "quant_show"]
+    assert [line.split()[0] for line in ran] == [*LINE[1:-2], *ESTIMATED, *LINE[-2:], "quant_show"]
     assert "runs/mine/LFM-2.5-8B-1B-Hermes-Tuned-q4kxl.gguf" in ran[-1]
 
 
@@ -413,7 +417,7 @@ def test_a_config_names_the_quants_that_are_made_measured_and_released(checkout)
     (checkout.folder / "configs/few.json").write_text(text)
     code, output, ran = checkout.make("quants", "eval", "RUN=few", "MODEL=mine")
     assert code == 0, output
-    assert [line.split("--policy ")[1] for line in ran if line.startswith("quant_quantize")] == ["q5kxl"]
+    assert [line.split("--policy ")[1].split()[0] for line in ran if line.startswith("quant_quantize")] == ["q5kxl"]
     measured = next(line for line in ran if line.startswith("quant_measure"))
     assert measured.count("--artifact") == 2
     packed = checkout.make("-n", "package", "RUN=few")[1]

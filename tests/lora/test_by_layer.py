@@ -8,7 +8,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models import lfm2, lfm2_moe
 
 from helpers.random_checkpoints import save_hf
-from kxl.lora import adapter, attention, by_layer, grouped_experts, int8_experts, loop, prefix
+from kxl.lora import adapter, attention, by_layer, grouped_experts, int8_experts, loop, memory, prefix
 from kxl.lora.prefix import Example
 from kxl.lora.schedule import warmup_then_linear
 from kxl.model import checkpoint
@@ -58,9 +58,10 @@ def on_the_cpu():
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Several blocks of queries, of a beginning and of the loss, and a rest of each."""
-    monkeypatch.setattr(attention, "QUERIES", 16)
-    monkeypatch.setattr(by_layer, "LOGITS", 8)
+    """Several blocks of queries, of a beginning, of a feed-forward and of the loss, and a rest of each."""
+    monkeypatch.setattr(memory, "QUERIES", 16)
+    monkeypatch.setattr(memory, "LOGITS", 8)
+    monkeypatch.setattr(memory, "DENSE", 32)
     monkeypatch.setattr(prefix, "BLOCK", 16)
 
 

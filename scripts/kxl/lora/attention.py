@@ -14,16 +14,14 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 import mlx.nn as nn
 
-from kxl.lora import eager
+from kxl.lora import eager, memory
 from kxl.moe.layers import attend, attend_backward
-
-QUERIES = 256  # of a block, for the heads of one key
 
 
 def _blocks(length: int, seen: int) -> Iterator[tuple[slice, int]]:
     """(a block of queries, how many keys it sees at most); the queries are the last `length` of `seen` places."""
-    for start in range(0, length, QUERIES):
-        end = min(start + QUERIES, length)
+    for start in range(0, length, memory.QUERIES):
+        end = min(start + memory.QUERIES, length)
         yield slice(start, end), seen - length + end
 
 

@@ -3,17 +3,20 @@
     loss, gradients = loss_and_gradients(model, batch)         # what nn.value_and_grad(model, prefix.loss) gives
     trainer = Trainer(model, prefix.loss, rate, folder)        # loop.Trainer that computes so
 
-Forward keeps the input of each layer and nothing else. Backward takes the layers from the top: one is computed again
+Each layer is two stages, its operator (attention or convolution) and its feed-forward, both with their residual.
+Forward keeps the input of each stage and nothing else. Backward takes the stages from the top: one is computed again
 from its input, and its vector-Jacobian product gives the gradients of its adapters and of its input. The shared
-beginning of a batch and the rows' own parts go through a layer together, so what the rows take of the beginning's keys
+beginning of a batch and the rows' own parts go through a stage together, so what the rows take of the beginning's keys
 and states is differentiated there. Logits exist for some tokens at a time, scores of attention for some queries
-(attention.py). In memory are the weights, the inputs, and the work of one layer; the inputs may lie in a file.
+(attention.py). In memory are the weights, the inputs, and the work of one stage; the inputs may lie in a file.
 
 For the LFM2 models of mlx-lm, dense or with experts, whatever computes the experts.
 """
 
+import contextlib
+import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlx.core as mx
@@ -22,11 +25,10 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.base import create_attention_mask, create_ssm_mask
 
-from kxl.lora import attention, loop, prefix
+from kxl.lora import attention, loop, memory, prefix
 from kxl.lora.loss import head
 from kxl.lora.prefix import SharedBatch
 
-LOGITS = 128  # tokens of a block of the loss
 MODELS = ("mlx_lm.models.lfm2", "mlx_lm.models.lfm2_moe")
 
 
@@ -35,35 +37,48 @@ def knows(model: nn.Module) -> bool:
     return type(model).__module__ in MODELS
 
 
+@contextlib.contextmanager
+def _frugal(model: nn.Module) -> Iterator[None]:
+    """Attention in blocks; and on a CPU each array made when its turn comes.
+
+    MLX hands work to a CPU ahead of time and makes the results' arrays then, for many steps of a graph at once, unless
+    it is over its limit.
+    """
+    before = mx.set_memory_limit(1) if mx.default_device() == mx.Device(mx.cpu) else None
+    try:
+        with attention.in_blocks(model):
+            yield
+    finally:
+        if before is not None:
+            mx.set_memory_limit(before)
+
+
 class Inputs:
-    """The inputs of the layers, from the way forward to the way back: in memory, or in a nameless file in `folder`."""
+    """The inputs of the stages, from the way forward to the way back: in memory, or in a nameless file in `folder`."""
 
     def __init__(self, folder: Path | None = None):
-        self.kept: dict[int, list] = {}
+        self.kept: list[list] = []
         self.file = tempfile.TemporaryFile(dir=folder) if folder else None
 
-    def put(self, layer: int, xs: list[mx.array]) -> None:
-        """Keep float32 (or BF16) arrays under a layer's number."""
+    def put(self, xs: list[mx.array]) -> None:
+        """Keep the float32 or BF16 arrays of the next stage."""
         if self.file is None:
-            self.kept[layer] = xs
+            self.kept.append(xs)
             return
-        self.kept[layer] = []
+        self.kept.append([(x.shape, x.dtype) for x in xs])
         for x in xs:
-            self.kept[layer].append((self.file.tell(), x.shape, x.dtype))
             np.array(x.astype(mx.float32)).tofile(self.file)
 
-    def take(self, layer: int) -> list[mx.array]:
-        """The arrays of a layer, which are kept no longer."""
-        kept = self.kept.pop(layer)
+    def take(self) -> list[mx.array]:
+        """The arrays of the last stage that are left, which are kept no longer."""
+        kept = self.kept.pop()
         if self.file is None:
             return kept
-        self.file.flush()
-        xs = []
-        for place, shape, dtype in kept:
-            self.file.seek(place)
-            values = np.fromfile(self.file, np.float32, int(np.prod(shape)))
-            xs.append(mx.array(values).reshape(shape).astype(dtype))
-        return xs
+        sizes = [int(np.prod(shape)) for shape, _ in kept]
+        self.file.seek(-4 * sum(sizes), 1)
+        arrays = [np.fromfile(self.file, np.float32, size) for size in sizes]
+        self.file.seek(-4 * sum(sizes), 1)
+        return [mx.array(array).reshape(shape).astype(dtype) for array, (shape, dtype) in zip(arrays, kept)]
 
     def close(self) -> None:
         """Remove the file."""
@@ -72,29 +87,33 @@ class Inputs:
 
 
 class Trainer(loop.Trainer):
-    """The loop of an adapter, its gradients computed layer by layer. `folder_of_inputs`: as of Inputs."""
+    """The loop of an adapter, its gradients computed layer by layer.
 
-    folder_of_inputs: Path | None = None
+    inputs_in: folder of the inputs' file, None for memory. done: told of each stage, as by loss_and_gradients.
+    """
+
+    def __init__(self, *args, inputs_in: Path | None = None, done: Callable[[str], None] = lambda part: None, **others):
+        self.inputs_in, self.done = inputs_in, done
+        super().__init__(*args, **others)
 
     def _begin(self, loss, rate) -> None:
         super()._begin(loss, rate)
-        self.gradient = lambda model, *batch: loss_and_gradients(model, *batch, folder=self.folder_of_inputs)
+        self.gradient = functools.partial(loss_and_gradients, folder=self.inputs_in, done=self.done)
 
 
 def beginning(model: nn.Module, batch: SharedBatch) -> list | None:
     """prefix.beginning, without the scores of all heads."""
-    with attention.in_blocks(model):
+    with _frugal(model):
         return prefix.beginning(model, batch)
 
 
 def loss(model: nn.Module, batch: SharedBatch, through: bool = True, given: list | None = None) -> mx.array:
     """prefix.loss for a validation: no gradient."""
-    with attention.in_blocks(model):
+    with _frugal(model):
         whole = _Pass(model, batch, through, given)
         xs = whole.embedded()
-        for number in range(len(model.layers)):
-            xs = whole.layer(number, xs)
-            mx.eval(xs)
+        for stage in whole.stages:
+            xs = whole.forward(stage, xs)
         return whole.score(xs, gradient=False)[0]
 
 
@@ -108,32 +127,28 @@ def loss_and_gradients(
 ) -> tuple[mx.array, dict]:
     """(loss, gradients of the trainable parameters as a tree), exactly those of prefix.loss with the same arguments.
 
-    folder: where the inputs of the layers are kept, None for memory. done("forward"), done("backward"): a layer is
-    through.
+    folder: where the inputs of the stages are kept, None for memory. done("forward"), done("loss"), done("backward"): a
+    stage is through, of which a layer has two, or the loss.
     """
-    inputs, gradients = Inputs(folder), {}
-    try:
-        with attention.in_blocks(model):
-            whole = _Pass(model, batch, through, given)
-            xs = whole.embedded()
-            for number in range(len(model.layers)):
-                inputs.put(number, xs)
-                xs = whole.layer(number, xs)
-                mx.eval(xs)
-                done("forward")
-            value, ds, found = whole.score(xs)
+    inputs = Inputs(folder)
+    with _frugal(model), contextlib.closing(inputs):
+        whole = _Pass(model, batch, through, given)
+        xs = whole.embedded()
+        for stage in whole.stages:
+            inputs.put(xs)
+            xs = whole.forward(stage, xs)
+            done("forward")
+        value, ds, gradients = whole.score(xs)
+        del xs
+        done("loss")
+        for stage in reversed(whole.stages):
+            ds, found = whole.backward(stage, inputs.take(), ds)
             gradients.update(found)
-            del xs
-            for number in reversed(range(len(model.layers))):
-                ds, found = whole.backward(number, inputs.take(number), ds)
-                gradients.update(found)
-                done("backward")
-            if whole.outside:
-                for name, gradient in whole.embedding_gradients(ds).items():
-                    gradients[name] = gradients[name] + gradient
+            done("backward")
+        if whole.outside:
+            for name, gradient in whole.embedding_gradients(ds).items():
+                gradients[name] = gradients[name] + gradient
             mx.eval(gradients)
-    finally:
-        inputs.close()
     return value, tree_unflatten(list(gradients.items()))
 
 
@@ -161,18 +176,51 @@ class _Pass:
         mx.eval(xs)
         return xs
 
-    def layer(self, number: int, xs: list[mx.array]) -> list[mx.array]:
-        """What one layer makes of the streams."""
+    @property
+    def stages(self) -> list[tuple[int, bool]]:
+        """(layer, whether it is its feed-forward), from the bottom."""
+        return [(number, second) for number in range(len(self.model.layers)) for second in (False, True)]
+
+    def forward(self, stage: tuple[int, bool], xs: list[mx.array]) -> list[mx.array]:
+        """What a stage makes of the streams, computed."""
+        number, second = stage
+        if second:
+            ys = self._apart(xs, mx.concatenate([self._feed_forward(number, part) for part in self._parts(number, xs)]))
+        else:
+            ys = self._operator(number, xs)
+        mx.eval(ys)
+        return ys
+
+    def _operator(self, number: int, xs: list[mx.array]) -> list[mx.array]:
+        """The streams plus what attention or convolution makes of them."""
         layer, cache, ys = self.model.layers[number], None, []
         if self.starts:
             cache = self.model.make_cache()[number]
-            ys.append(_through(layer, xs[0], cache))
+            ys.append(_operated(layer, xs[0], cache))
         if len(ys) < len(xs):
             if self.starts or self.given:
                 before = cache if self.starts else self.given[number]
                 (cache,) = prefix.continued([before], self.batch.rows, self.through and self.starts)
-            ys.append(_through(layer, xs[-1], cache))
+            ys.append(_operated(layer, xs[-1], cache))
         return ys
+
+    def _feed_forward(self, number: int, tokens: mx.array) -> mx.array:
+        """Tokens [N, D], of whatever stream, plus what the feed-forward makes of each."""
+        layer = self.model.layers[number]
+        made = tokens + layer.feed_forward(layer.ffn_norm(tokens[None]))[0]
+        mx.eval(made)
+        return made
+
+    def _parts(self, number: int, xs: list[mx.array]) -> list[mx.array]:
+        """The tokens of all streams in blocks [N, D]: a dense layer's. Experts are made once for all of them."""
+        tokens = mx.concatenate([x.reshape(-1, x.shape[-1]) for x in xs])
+        size = len(tokens) if hasattr(self.model.layers[number].feed_forward, "gate") else memory.DENSE
+        return [tokens[start : start + size] for start in range(0, len(tokens), size)]
+
+    def _apart(self, xs: list[mx.array], tokens: mx.array) -> list[mx.array]:
+        """Tokens of all streams [N, D] as the streams `xs` have them."""
+        ends = np.cumsum([x.shape[0] * x.shape[1] for x in xs]).tolist()
+        return [part.reshape(x.shape) for part, x in zip(mx.split(tokens, ends[:-1]), xs)]
 
     def score(self, xs: list[mx.array], gradient: bool = True) -> tuple[mx.array, list[mx.array], dict]:
         """(loss, its gradients at the last layer's outputs and at the parameters outside of layers)."""
@@ -182,8 +230,8 @@ class _Pass:
             flat, targets, weights = x.reshape(-1, x.shape[-1]), targets.reshape(-1), weights.reshape(-1)
             d_flat = ds[stream].reshape(flat.shape) if gradient else None
             scored = np.flatnonzero(weights).astype(np.int32)
-            for start in range(0, len(scored), LOGITS):
-                places = scored[start : start + LOGITS]
+            for start in range(0, len(scored), memory.LOGITS):
+                places = scored[start : start + memory.LOGITS]
                 weight = mx.array(weights[places] / self.batch.scored)
 
                 def summed(hidden, *outside, places=places, weight=weight, targets=targets):
@@ -205,22 +253,39 @@ class _Pass:
         self._put(self.outside.values())
         return total, ds, found
 
-    def backward(self, number: int, xs: list[mx.array], ds: list[mx.array]) -> tuple[list[mx.array], dict]:
-        """(gradients at a layer's inputs, {name: gradient} of its adapters) from those at its outputs, `ds`."""
-        layer = self.model.layers[number]
-        trainable = tree_flatten(layer.trainable_parameters())
-        names, arrays = [name for name, _ in trainable], [array for _, array in trainable]
-        # Below the lowest layer nothing is trained, unless the embedding is.
-        moving = xs if number or self.outside else []
+    def backward(self, stage: tuple[int, bool], xs: list[mx.array], ds: list[mx.array]) -> tuple[list[mx.array], dict]:
+        """(gradients at a stage's inputs, {name: gradient} of its adapters) from those at its outputs, `ds`."""
+        number, second = stage
+        if not second:
+            return self._differentiated(stage, lambda *xs: self._operator(number, xs), xs, ds)
+        found, d_tokens = {}, []
+        for part, d in zip(self._parts(number, xs), self._parts(number, ds)):
+            (d_part,), of_part = self._differentiated(
+                stage, lambda part: [self._feed_forward(number, part)], [part], [d]
+            )
+            d_tokens.append(d_part)
+            found = {name: found[name] + gradient for name, gradient in of_part.items()} if found else of_part
+            mx.eval(found)
+        ds = self._apart(xs, mx.concatenate(d_tokens))
+        mx.eval(ds)
+        return ds, found
 
-        def outputs(*given: mx.array) -> list[mx.array]:
-            layer.update(tree_unflatten(list(zip(names, given))))
-            return self.layer(number, list(given[len(names) :]) or xs)
+    def _differentiated(self, stage: tuple[int, bool], function: Callable, xs: list, ds: list) -> tuple[list, dict]:
+        """(gradients at `xs`, {name: gradient} of the stage's adapters) of function(*xs), `ds` those at its results."""
+        (number, second), layer = stage, self.model.layers[stage[0]]
+        trained = tree_flatten(layer.trainable_parameters())
+        own = {name: array for name, array in trained if name.startswith(("feed_forward.", "ffn_norm.")) == second}
+        # Below the lowest layer's operator nothing is trained, unless the embedding is.
+        moving = xs if number or second or self.outside else []
 
-        _, found = mx.vjp(outputs, [*arrays, *moving], ds)
-        layer.update(tree_unflatten(list(zip(names, arrays))))
+        def results(*given: mx.array) -> list[mx.array]:
+            layer.update(tree_unflatten(list(zip(own, given))))
+            return function(*(given[len(own) :] or xs))
+
+        _, found = mx.vjp(results, [*own.values(), *moving], ds) if own or moving else ([], [])
+        layer.update(tree_unflatten(list(own.items())))
         mx.eval(found)
-        return found[len(names) :], {f"model.layers.{number}.{name}": d for name, d in zip(names, found)}
+        return found[len(own) :], {f"model.layers.{number}.{name}": d for name, d in zip(own, found)}
 
     def embedding_gradients(self, ds: list[mx.array]) -> dict:
         """{name: gradient} that reaches the parameters outside of layers from the embedded tokens."""
@@ -242,7 +307,9 @@ class _Pass:
             self.model.update(tree_unflatten(list(zip(self.outside, outside))))
 
 
-def _through(layer: nn.Module, x: mx.array, cache) -> mx.array:
-    """What mlx-lm's model does with one layer: [B, L, D]; the cache, if there is one, gains the L tokens."""
-    mask = (create_attention_mask if layer.is_attention_layer else create_ssm_mask)(x, cache)
-    return layer(x, mask, cache=cache)
+def _operated(layer: nn.Module, x: mx.array, cache) -> mx.array:
+    """A stream [B, L, D] plus what a layer's operator makes of it; the cache, if there is one, gains the L tokens."""
+    normed = layer.operator_norm(x)
+    if layer.is_attention_layer:
+        return x + layer.self_attn(normed, mask=create_attention_mask(x, cache), cache=cache)
+    return x + layer.conv(normed, mask=create_ssm_mask(x, cache), cache=cache)

@@ -3,14 +3,18 @@
     square = function(lambda x: x * x, lambda d, x: [2 * x * d])
     mx.grad(lambda x: square(x).sum())(x)
 
-While MLX traces a function to differentiate it, it keeps every array that was computed on the way. Here forward and
-backward get finished arrays that belong to no graph, and nothing that stands between is kept.
+While MLX differentiates a function, it keeps every array that this thread computes on the way, evaluated or not. Here
+forward and backward get finished arrays that belong to no graph, and compute in a thread of their own, which
+differentiates nothing: what stands between is dropped (tests/lora/test_eager.py).
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import numpy as np
+
+_thread = ThreadPoolExecutor(1, "eager")
 
 
 def finished(x: mx.array) -> mx.array:
@@ -25,20 +29,24 @@ def function(forward: Callable[..., mx.array], backward: Callable[..., list[mx.a
     Both see float32 where the arrays are BF16; output and gradients get the type of the first array, and of each.
     """
 
+    def compute(function: Callable, arrays: list[mx.array], types: list[mx.Dtype]) -> list[mx.array]:
+        arrays = [finished(array) for array in arrays]  # here, where their graphs are known
+
+        def work() -> list[mx.array]:
+            results = [result.astype(kind) for result, kind in zip(function(*arrays), types, strict=True)]
+            mx.eval(results)
+            return results
+
+        return _thread.submit(work).result()
+
     @mx.custom_function
     def computed(*arrays: mx.array) -> mx.array:
-        output = forward(*map(finished, arrays)).astype(arrays[0].dtype)
-        mx.eval(output)
-        return output
+        return compute(lambda *arrays: [forward(*arrays)], arrays, [arrays[0].dtype])[0]
 
     @computed.vjp
     def gradients(arrays, d: mx.array, output: mx.array):
         arrays = arrays if isinstance(arrays, (tuple, list)) else (arrays,)
-        found = [
-            gradient.astype(array.dtype)
-            for gradient, array in zip(backward(*map(finished, (d, *arrays))), arrays, strict=True)
-        ]
-        mx.eval(found)
+        found = compute(backward, [d, *arrays], [array.dtype for array in arrays])
         return tuple(found) if len(found) > 1 else found[0]
 
     return computed

@@ -17,7 +17,7 @@ import numpy as np
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
-from kxl.lora import eager
+from kxl.lora import eager, memory
 from kxl.model import safetensors_io
 from kxl.model.shapes import expected_shapes, normalize_config
 from kxl.moe import core as moe_core
@@ -26,7 +26,6 @@ from kxl.moe.experts import Routed
 from kxl.moe.int8 import Int8Matrix, dequantize_mlx
 
 DENSE = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}  # mlx-lm's names of a dense layer's matrices
-BLOCK = 2048  # tokens that one expert computes at a time
 
 
 def is_core(folder: Path) -> bool:
@@ -64,14 +63,14 @@ class Int8Experts(nn.Module):
         # Outside of MLX's graph: a graph would hold every dequantized expert of every layer until the end.
         def forward(tokens: mx.array, weights: mx.array) -> mx.array:
             share = Routed(tokens, None, None, chosen, weights, per_expert)
-            return moe_experts.outputs(self._matrices, [share], BLOCK)[0]
+            return moe_experts.outputs(self._matrices, [share], memory.ROWS)[0]
 
         def backward(d: mx.array, tokens: mx.array, weights: mx.array) -> list[mx.array]:
             share = Routed(tokens, None, None, chosen, weights, per_expert, d)
             share.d_weights, share.d_normed = np.zeros(chosen.size, np.float32), mx.zeros_like(tokens)
             for expert, pairs in enumerate(per_expert):
                 if len(pairs):
-                    moe_experts.expert_backward(expert, self._matrices(expert), BLOCK, False, share)
+                    moe_experts.expert_backward(expert, self._matrices(expert), memory.ROWS, False, share)
             return [share.d_normed, mx.array(share.d_weights).reshape(chosen.shape)]
 
         return eager.function(forward, backward)(tokens, weights)

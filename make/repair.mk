@@ -1,5 +1,5 @@
 ## Repair, on MLX
-.PHONY: repair repair-loop check-parser repair-speed
+.PHONY: repair repair-loop check-parser repair-speed prove-lora-8b
 #: ITER         the repair iteration to stop after, as 03
 #: START        the checkpoint that the loop starts from (MODEL, or the weak one that shows the loop)
 #: REPAIR_DATA  folder of the repair rows (runs/RUN/repair/rows; those of tiny-repair are in repair_datasets)
@@ -35,3 +35,6 @@ check-parser: $(VENV)  ## proof that MODEL, served by mlx_lm.server, answers wit
 repair-speed: $(VENV)  ## one LoRA step of ours against stock mlx_lm.lora on the same rows (20 minutes, idle cores)
 	$(PY) scripts/repair_bench_lora.py --model models/tiny --data repair_datasets/iter01 \
 	  --report reports/tiny/lora_speed.json --steps 5
+prove-lora-8b: reports/prove-8b/lora.json  ## an adapter's step of 4,096 tokens at 8B shapes (10 minutes, 9 GiB)
+reports/prove-8b/lora.json: $(call content,gguf/lfm2-8b-a1b.shapes.json) $(call code,repair_prove_8b) | $(VENV)
+	$(PY) scripts/repair_prove_8b.py --report $@

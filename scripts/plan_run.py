@@ -37,10 +37,10 @@ def main() -> None:
         parser.error("name the script to run behind --")
 
     plan = line.of_run(args.config, args.model, args.training, args.profile, traces_among(COMMAND))
-    need = plan.need(args.stage)
     place = Path("runs")
     place.mkdir(exist_ok=True)
     available, free = psutil.virtual_memory().available, shutil.disk_usage(place).free + begun(COMMAND)
+    need = plan.need(args.stage, available)
     if os.environ.get(ANYWAY) != "1" and (why := plan.problem(args.stage, available, free)):
         raise UserError(f"{args.stage} was not started: it {why}. To start it all the same: {ANYWAY}=1 make ...")
     if need.seconds and need.seconds > 60:

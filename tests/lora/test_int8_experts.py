@@ -41,16 +41,27 @@ def test_output_and_gradient_are_those_of_the_dequantized_experts():
     dense = SwitchGLU(64, 128, 5)
     for place, name in enumerate(("gate_proj", "up_proj", "down_proj")):
         getattr(dense, name).weight = mx.array(np.stack([int8.dequantize(expert[place]) for expert in matrices]))
-    x = mx.array(rng.normal(size=(2, 7, 64)).astype(np.float32))
-    chosen = mx.array(rng.permuted(np.tile(np.arange(5), (2, 7, 1)), axis=-1)[..., :2])
-    weight = mx.array(rng.normal(size=(2, 7, 2, 64)).astype(np.float32))
+    config = {"hidden_size": 64, "use_expert_bias": True, "num_experts_per_tok": 2}
+    experts = int8_experts.Int8Experts(matrices, config)
+    x = mx.array(rng.normal(size=(14, 64)).astype(np.float32))
+    chosen = mx.array(rng.permuted(np.tile(np.arange(5), (14, 1)), axis=-1)[:, :2])
+    shares = mx.array(rng.uniform(0.2, 1, (14, 2)).astype(np.float32))
+    weight = mx.array(rng.normal(size=(14, 64)).astype(np.float32))
+
+    def of_all(x, shares):
+        return (dense(x, chosen) * shares[..., None]).sum(-2)
+
+    def one_by_one(x, shares):
+        return experts.weighted(x, chosen, shares)
+
     results = [
-        mx.value_and_grad(lambda x, layer=layer: (layer(x, chosen) * weight).sum())(x)
-        for layer in (dense, int8_experts.Int8Experts(matrices))
+        mx.value_and_grad(lambda x, shares, of=of: (of(x, shares) * weight).sum(), (0, 1))(x, shares)
+        for of in (of_all, one_by_one)
     ]
     (expected, d_expected), (found, d_found) = results
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert np.allclose(np.array(d_found), np.array(d_expected), rtol=1e-4, atol=1e-5)
+    for one, other in zip(d_found, d_expected):
+        assert np.allclose(np.array(one), np.array(other), rtol=1e-4, atol=1e-5)
 
 
 def test_a_loaded_core_computes_what_mlx_lm_computes_from_its_dequantized_weights(core):

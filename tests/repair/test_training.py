@@ -8,6 +8,7 @@ import pytest
 
 import repair_build_variant
 import repair_fuse
+import repair_train
 from conftest import ROOT
 from helpers import random_checkpoints
 from helpers.repair_rows import row
@@ -15,7 +16,7 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json
 from kxl.chat import loss_mask, parser_metadata
 from kxl.lora import adapter as lora_adapter
-from kxl.lora import grouped_experts, loop, prefix
+from kxl.lora import grouped_experts, loop, memory, prefix
 from kxl.lora.schedule import warmup_then_linear
 from kxl.model import checkpoint, generate
 from kxl.repair.settings import Settings
@@ -216,3 +217,47 @@ def test_mean_loss_falls_with_training(folder, examples, tmp_path):
     before = prefix.mean_loss(model, examples, 4)
     list(run(trainer(model, tmp_path / "state"), examples))
     assert prefix.mean_loss(model, examples, 4) < before
+
+
+@pytest.fixture
+def trained(folder, tmp_path, monkeypatch):
+    """trained(name, there): the adapter and report of repair_train.py's own main, with so many bytes to choose by."""
+    for split in ("train", "valid"):
+        lines = [json.dumps({key: line[key] for key in ("messages", "tools")}) for line in ROWS]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+
+    def run(name: str, there: int) -> tuple[dict, dict]:
+        command = f"repair_train.py --model {folder} --data {tmp_path} --adapter {tmp_path / name} --steps 3 "
+        command += f"--report {tmp_path / name}.json --learning-rate 0.002 --batch-size 2 --rank 4"
+        monkeypatch.setattr("sys.argv", command.split())
+        monkeypatch.setattr(memory, "usable", lambda: there)
+        repair_train.main()
+        return mx.load(str(tmp_path / name / "adapter.safetensors")), read_json(tmp_path / f"{name}.json")["results"]
+
+    before = mx.set_cache_limit(2**25)
+    yield run
+    mx.set_cache_limit(before)
+
+
+@pytest.mark.minutes
+def test_the_memory_that_is_free_chooses_how_the_gradient_is_computed_and_not_what_comes_out(
+    folder, examples, trained, tmp_path, capsys
+):
+    plan = prefix.plan(examples, 2, 3, Settings().seed)
+    lengths = memory.lengths_of(prefix.collate([examples[i] for i in places]) for places in plan)
+    offered = memory.choices(checkpoint.read(folder).config, (False, True), lengths, 4)
+    whole, by_layer, on_disk, *_, least = offered
+    assert whole.bytes > by_layer.bytes > on_disk.bytes > least.bytes
+    adapters = {}
+    for name, choice in (("whole", whole), ("layers", by_layer), ("disk", on_disk), ("core", least)):
+        adapters[name], results = trained(name, choice.bytes)
+        assert (results["gradient"], results["int8_experts"]) == (choice.way, choice is least)
+        assert f"gradient {choice}" in capsys.readouterr().err
+        assert sorted(path.name for path in tmp_path.glob(".*")) == []
+    for name in ("layers", "disk"):
+        for key, array in adapters["whole"].items():
+            found, right = (np.array(one.astype(mx.float32)) for one in (adapters[name][key], array))
+            assert np.abs(found - right).max() <= 0.02 * np.abs(right).max() + 1e-5, (name, key)
+    with pytest.raises(UserError, match="lower --batch-size"):
+        trained("none", least.bytes - 1)
+    assert not (tmp_path / "none").exists()

@@ -17,9 +17,12 @@ import numpy as np
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
+from kxl.lora import eager, memory
 from kxl.model import safetensors_io
 from kxl.model.shapes import expected_shapes, normalize_config
 from kxl.moe import core as moe_core
+from kxl.moe import experts as moe_experts
+from kxl.moe.experts import Routed
 from kxl.moe.int8 import Int8Matrix, dequantize_mlx
 
 DENSE = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}  # mlx-lm's names of a dense layer's matrices
@@ -34,51 +37,46 @@ def is_core(folder: Path) -> bool:
 
 
 class Int8Experts(nn.Module):
-    """In place of a SwitchGLU: the experts of one layer, each a list of gate, up and down as Int8Matrix."""
+    """In place of an LFM2-MoE's sparse feed-forward: router, and the experts as gate, up and down Int8Matrix each."""
 
-    def __init__(self, experts: list[list[Int8Matrix]]):
+    def __init__(self, experts: list[list[Int8Matrix]], config: dict):
         super().__init__()
-        self._experts = experts  # the underscore keeps them out of the model's parameters
+        self.gate = nn.Linear(config["hidden_size"], len(experts), bias=False)
+        if config["use_expert_bias"]:
+            self.expert_bias = mx.zeros((len(experts),))
+        self._experts, self._config = experts, config  # the underscore keeps them out of the model's parameters
 
-    def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
-        """x [..., D], chosen [..., k] expert numbers; returns [..., k, D], not yet weighted."""
-        top, width = chosen.shape[-1], x.shape[-1]
-        flat = np.array(chosen).reshape(-1)
-        order = np.argsort(flat, kind="stable").astype(np.int32)
-        used, starts = np.unique(flat[order], return_index=True)
-        places = list(zip(used.tolist(), np.split(order, starts[1:])))
+    def __call__(self, x: mx.array) -> mx.array:
+        """x [..., D]; returns the weighted sum of each token's experts, [..., D]."""
+        tokens = x.reshape(-1, x.shape[-1])
+        bias = self.expert_bias if "expert_bias" in self else None
+        gate = self.gate.weight
+        chosen = moe_experts.most_wanted(mx.stop_gradient(tokens), gate, bias, self._config["num_experts_per_tok"])
+        weights = moe_experts.routing_weights(tokens, gate, chosen, self._config)
+        return self.weighted(tokens, chosen, weights).reshape(x.shape)
+
+    def weighted(self, tokens: mx.array, chosen: mx.array, weights: mx.array) -> mx.array:
+        """tokens [T, D], chosen expert numbers and their weights [T, k]; returns [T, D]."""
+        chosen = eager.finished(chosen)
+        per_expert = moe_experts.by_expert(chosen, np.ones(len(chosen), bool), len(self._experts))
 
         # Outside of MLX's graph: a graph would hold every dequantized expert of every layer until the end.
-        @mx.custom_function
-        def outputs(rows: mx.array) -> mx.array:
-            values, made = np.array(rows), np.empty((len(flat), width), np.float32)
-            for expert, pairs in places:
-                gate, up, down = self._weights(expert)
-                piece = mx.array(values[pairs // top])
-                g = piece @ gate.T
-                made[pairs] = np.array((g * mx.sigmoid(g) * (piece @ up.T)) @ down.T)
-            return mx.array(made)
+        def forward(tokens: mx.array, weights: mx.array) -> mx.array:
+            share = Routed(tokens, None, None, chosen, weights, per_expert)
+            return moe_experts.outputs(self._matrices, [share], memory.ROWS)[0]
 
-        @outputs.vjp
-        def gradient(rows: mx.array, d_made: mx.array, made: mx.array) -> mx.array:
-            values, d_values = np.array(rows), np.array(d_made)
-            d_rows = np.zeros_like(values)
-            for expert, pairs in places:
-                gate, up, down = self._weights(expert)
-                piece, d = mx.array(values[pairs // top]), mx.array(d_values[pairs])
-                g, u = piece @ gate.T, piece @ up.T
-                s = mx.sigmoid(g)
-                a, d_h = g * s, d @ down
-                d_piece = (d_h * u * (s + a * (1 - s))) @ gate + (d_h * a) @ up  # the derivative of x * sigmoid(x)
-                np.add.at(d_rows, pairs // top, np.array(d_piece))
-            return mx.array(d_rows)
+        def backward(d: mx.array, tokens: mx.array, weights: mx.array) -> list[mx.array]:
+            share = Routed(tokens, None, None, chosen, weights, per_expert, d)
+            share.d_weights, share.d_normed = np.zeros(chosen.size, np.float32), mx.zeros_like(tokens)
+            for expert, pairs in enumerate(per_expert):
+                if len(pairs):
+                    moe_experts.expert_backward(expert, self._matrices(expert), memory.ROWS, False, share)
+            return [share.d_normed, mx.array(share.d_weights).reshape(chosen.shape)]
 
-        return outputs(x.reshape(-1, width)).reshape(*chosen.shape, width)
+        return eager.function(forward, backward)(tokens, weights)
 
-    def _weights(self, expert: int) -> list[mx.array]:
-        weights = [dequantize_mlx(matrix) for matrix in self._experts[expert]]
-        mx.eval(weights)
-        return weights
+    def _matrices(self, expert: int) -> list[mx.array]:
+        return [dequantize_mlx(matrix) for matrix in self._experts[expert]]
 
 
 def load(folder: Path) -> nn.Module:
@@ -102,7 +100,7 @@ def load(folder: Path) -> nn.Module:
             weights.append((_mlx_name(name), mx.array(value.swapaxes(1, 2) if "conv.conv" in name else value)))
     for number, of_layer in experts.items():
         matrices = [[of_layer[expert][name] for name in moe_core.MATRICES] for expert in sorted(of_layer)]
-        model.layers[number].feed_forward.switch_mlp = Int8Experts(matrices)
+        model.layers[number].feed_forward = Int8Experts(matrices, config)
     model.load_weights(weights, strict=True)
     mx.eval(model.parameters())
     return model
@@ -114,11 +112,10 @@ def _mlx_name(name: str) -> str:
 
 
 def _matrix(stored: dict, folder: Path, name: str, shape: tuple) -> Int8Matrix:
-    """An expert matrix, codes mapped from its file; scales and biases are read."""
+    """An expert matrix, mapped from its file."""
     base, (rows, columns) = name.removesuffix(".weight"), shape
     parts = [stored.get(f"{base}.{kind}") for kind in ("weight", "scales", "biases")]
     if None in parts or parts[0].shape != (rows, columns // 4):
         raise UserError(f"{shown(folder)}: {name} is missing or of another shape; build the core again (make core)")
     codes = np.memmap(parts[0].file, np.uint8, "r", parts[0].offset, (rows, columns))
-    grids = [np.memmap(part.file, np.uint16, "r", part.offset, part.shape) for part in parts[1:]]
-    return Int8Matrix(codes, *map(np.array, grids))
+    return Int8Matrix(codes, *(np.memmap(part.file, np.uint16, "r", part.offset, part.shape) for part in parts[1:]))

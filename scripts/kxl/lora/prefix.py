@@ -106,7 +106,7 @@ def plan(examples: list, batch_size: int, steps: int, seed: int) -> list[list[in
     return batches[:steps]
 
 
-def _continued(cache: list, rows: int, through: bool) -> list:
+def continued(cache: list, rows: int, through: bool) -> list:
     """The cache of one beginning as that of `rows` rows which go on from it; without gradient unless `through`."""
 
     def shared(a: mx.array) -> mx.array:
@@ -153,21 +153,24 @@ def loss(model, batch: SharedBatch, through: bool = True, given: list | None = N
     """
     own, total, cache = batch.own, mx.array(0.0), None
     if given:
-        cache = _continued(given, batch.rows, False)
+        cache = continued(given, batch.rows, False)
     elif len(batch.shared):
         cache = make_prompt_cache(model)
         hidden = model.model(mx.array(batch.shared[None]), cache=cache)
         if batch.shared_weights.any():
             total = total + batch.rows * token_losses(model, hidden, batch.shared_targets, batch.shared_weights).sum()
-        cache = _continued(cache, batch.rows, through)
+        cache = continued(cache, batch.rows, through)
     if own.weights.any():
         hidden = model.model(mx.array(own.tokens), cache=cache)
         total = total + token_losses(model, hidden, own.targets, own.weights).sum()
     return total / batch.scored
 
 
-def mean_loss(model, examples: list, batch_size: int) -> float:
-    """Mean cross-entropy in nats over all tokens of the examples that have loss; no gradient."""
+def mean_loss(model, examples: list, batch_size: int, loss=loss, beginning=beginning) -> float:
+    """Mean cross-entropy in nats over all tokens of the examples that have loss; no gradient.
+
+    loss and beginning: other ways to compute the same (by_layer.py).
+    """
     total = scored = 0.0
     for group in groups(examples):
         for start in range(0, len(group), batch_size):

@@ -108,6 +108,17 @@ def use_kept_memory() -> None:
         _restart(keeping_memory(environment))
 
 
+def give_memory_back() -> None:
+    """From here on this process gives back what it frees, however it was started: for one whose memory is bounded.
+
+    Undoes GLIBC's settings but that of the heaps; nothing where the libc is another one.
+    """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        # malloc.h's M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD and M_MMAP_MAX; larger buffers are mapped each.
+        for parameter, value in ((-1, 1 << 20), (-2, 1 << 17), (-3, 1 << 20), (-4, 1 << 16)):
+            ctypes.CDLL(None).mallopt(parameter, value)
+
+
 def _restart(environment: dict[str, str]) -> None:
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -7,6 +7,7 @@ A batch comes in shares (batches.py): each is computed by itself, but for the we
 Router as in transformers 5.23 Lfm2MoeSparseMoeBlock: sigmoid scores, the bias chooses and does not weigh.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,12 +46,16 @@ def router_losses(
 
 def choose(core: MixedCore, layer: int, normed: mx.array) -> tuple[mx.array, mx.array]:
     """(gate [experts, D], chosen [T, k])."""
-    gate, top = core.weight(router_name(layer)), core.config["num_experts_per_tok"]
+    gate, bias = core.weight(router_name(layer)), f"model.layers.{layer}.feed_forward.expert_bias"
+    bias = core.weight(bias) if bias in core.plain else None
+    return gate, most_wanted(normed, gate, bias, core.config["num_experts_per_tok"])
+
+
+def most_wanted(normed: mx.array, gate: mx.array, bias: mx.array | None, top: int) -> mx.array:
+    """The `top` experts of each token, [T, top]. normed [T, D], gate [experts, D], bias [experts]."""
     scores = mx.sigmoid(normed @ gate.T)
-    bias = f"model.layers.{layer}.feed_forward.expert_bias"
-    if bias in core.plain:
-        scores = scores + core.weight(bias)
-    return gate, mx.argpartition(-scores, kth=top - 1, axis=-1)[:, :top]
+    scores = scores if bias is None else scores + bias
+    return mx.argpartition(-scores, kth=top - 1, axis=-1)[:, :top]
 
 
 def by_expert(chosen: mx.array, real: np.ndarray, experts: int) -> list[np.ndarray]:
@@ -70,14 +75,14 @@ def pieces(pairs: np.ndarray, block: int):
 class Routed:
     """A share of the batch before a layer's experts, and what its tokens chose.
 
-    normed [T, D], real [T] (not padding), gate [experts, D], chosen and weights [T, k]; per_expert as by_expert gives
-    it. Of the way back: d_output [T, D], d_weights float32 [T * k], filled expert by expert, and d_normed [T, D], None
-    if it is not asked for.
+    normed [T, D], real [T] (not padding), gate [experts, D] (its router, None where nothing differentiates that here),
+    chosen and weights [T, k]; per_expert as by_expert gives it. Of the way back: d_output [T, D], d_weights float32
+    [T * k], filled expert by expert, and d_normed [T, D], None if it is not asked for.
     """
 
     normed: mx.array
     real: np.ndarray
-    gate: mx.array
+    gate: mx.array | None
     chosen: mx.array
     weights: mx.array
     per_expert: list[np.ndarray]
@@ -105,11 +110,16 @@ def route(core: MixedCore, layer: int, normed: mx.array, real: np.ndarray) -> Ro
 def forward(core: MixedCore, layer: int, normed: list[mx.array], real: list[np.ndarray], block: int) -> list[mx.array]:
     """Output [T, D] of each share; zero where the token is padding."""
     shares = [route(core, layer, *share) for share in zip(normed, real)]
-    outputs = [mx.zeros_like(share) for share in normed]
-    for expert in range(core.config["num_experts"]):
+    return outputs(partial(core.expert_weights, layer), shares, block)
+
+
+def outputs(weights_of: Callable[[int], list[mx.array]], shares: list[Routed], block: int) -> list[mx.array]:
+    """Output [T, D] of each share; weights_of(expert) makes its gate, up and down matrix, float32, when it is due."""
+    made = [mx.zeros_like(share.normed) for share in shares]
+    for expert in range(len(shares[0].per_expert)):
         if not any(len(share.per_expert[expert]) for share in shares):
             continue
-        w1, w3, w2 = weights = core.expert_weights(layer, expert)
+        w1, w3, w2 = weights = weights_of(expert)
         mx.eval(weights)
         for place, share in enumerate(shares):
             for piece in pieces(share.per_expert[expert], block):
@@ -117,9 +127,9 @@ def forward(core: MixedCore, layer: int, normed: list[mx.array], real: list[np.n
                 x = share.normed[tokens]
                 g = x @ w1.T
                 out = (g * mx.sigmoid(g) * (x @ w3.T)) @ w2.T * share.flat[mx.array(piece)]
-                outputs[place] = outputs[place].at[tokens].add(out)  # donated: no copy of the whole output
-                mx.eval(outputs[place])
-    return outputs
+                made[place] = made[place].at[tokens].add(out)  # donated: no copy of the whole output
+                mx.eval(made[place])
+    return made
 
 
 def backward(
@@ -150,7 +160,7 @@ def backward(
     if counts is not None:
         seen = counts(seen)
     for expert in np.nonzero(seen)[0].tolist():
-        part = partial(_expert_backward, expert, core.expert_weights(layer, expert), block, update is not None)
+        part = partial(expert_backward, expert, core.expert_weights(layer, expert), block, update is not None)
         gradients = add_in_pairs(part, shares)
         del part  # and the weights with it
         if update is not None:
@@ -162,7 +172,7 @@ def backward(
     return [share.d_normed for share in shares] if input_gradient else None
 
 
-def _expert_backward(expert: int, weights: list, block: int, trained: bool, share: Routed) -> list[mx.array]:
+def expert_backward(expert: int, weights: list, block: int, trained: bool, share: Routed) -> list[mx.array]:
     """An expert's part in the gradients of a share, which are added there; those of its weights, lazy, if `trained`."""
     (w1, w3, w2), gradients = weights, []
     for piece in pieces(share.per_expert[expert], block):

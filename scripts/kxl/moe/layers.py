@@ -161,7 +161,7 @@ class _Attention:
             end = min(start + blocks.queries, x.shape[1])
             heads = []
             for key in range(self.keys):
-                heads.append(self.attend(q[:, key, :, start:end], k[:, key, :end], v[:, key, :end]))
+                heads.append(attend(q[:, key, :, start:end], k[:, key, :end], v[:, key, :end]))
                 mx.eval(heads[-1])
             outputs.append(self.merge(mx.stack(heads, 1)) @ self.out.T)
             mx.eval(outputs[-1])
@@ -180,7 +180,7 @@ class _Attention:
             d_heads = d_merged.reshape(*d_merged.shape[:2], self.keys, -1, self.size).transpose(0, 2, 3, 1, 4)
             d_block = []
             for key in range(self.keys):
-                to_q, to_k, to_v = self.attend_backward(
+                to_q, to_k, to_v = attend_backward(
                     q[:, key, :, start:end], k[:, key, :end], v[:, key, :end], d_heads[:, key]
                 )
                 d_k[key] = d_k[key].at[:, :end].add(to_k)
@@ -224,31 +224,34 @@ class _Attention:
         q, k = (mx.fast.rope(a, self.size, traditional=False, base=self.theta, scale=1.0, offset=start) for a in (q, k))
         return [q.reshape(batch, self.keys, -1, length, self.size), k, v]
 
-    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        """q [B, h, n, size] are the last n positions of k and v [B, m, size]; returns [B, h, n, size]."""
-        return (self.shares(q, k) @ v).reshape(q.shape)
-
-    def attend_backward(self, q: mx.array, k: mx.array, v: mx.array, d: mx.array) -> list[mx.array]:
-        """Gradients at q, k and v, where d [B, h, n, size] is the one at attend's result."""
-        shares, rows = self.shares(q, k), (q.shape[0], -1, q.shape[-1])
-        d = d.reshape(rows)
-        d_v = shares.swapaxes(1, 2) @ d
-        d_shares = d @ v.swapaxes(1, 2)
-        d_scores = shares * (d_shares - (shares * d_shares).sum(-1, keepdims=True)) * self.size**-0.5
-        return [(d_scores @ k).reshape(q.shape), d_scores.swapaxes(1, 2) @ q.reshape(rows), d_v]
-
-    def shares(self, q: mx.array, k: mx.array) -> mx.array:
-        """Softmax of the scores, [B, h * n, m]: what each query takes of each position."""
-        batch, heads, n, size = q.shape
-        m = k.shape[1]
-        scores = (q.reshape(batch, heads * n, size) * size**-0.5) @ k.swapaxes(1, 2)
-        hidden = mx.arange(m)[None] > mx.arange(m - n, m)[:, None]
-        scores = mx.where(hidden, -mx.inf, scores.reshape(batch, heads, n, m))
-        return softmax(scores.reshape(batch, heads * n, m))
-
     def merge(self, heads: mx.array) -> mx.array:
         """[B, keys, h, n, size] to [B, n, D]."""
         return heads.transpose(0, 3, 1, 2, 4).reshape(heads.shape[0], heads.shape[3], -1)
+
+
+def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    """q [B, h, n, size] are the last n positions of k and v [B, m, size]; returns [B, h, n, size]."""
+    return (_shares(q, k) @ v).reshape(q.shape)
+
+
+def attend_backward(q: mx.array, k: mx.array, v: mx.array, d: mx.array) -> list[mx.array]:
+    """Gradients at q, k and v, where d [B, h, n, size] is the one at attend's result."""
+    shares, rows = _shares(q, k), (q.shape[0], -1, q.shape[-1])
+    d = d.reshape(rows)
+    d_v = shares.swapaxes(1, 2) @ d
+    d_shares = d @ v.swapaxes(1, 2)
+    d_scores = shares * (d_shares - (shares * d_shares).sum(-1, keepdims=True)) * q.shape[-1] ** -0.5
+    return [(d_scores @ k).reshape(q.shape), d_scores.swapaxes(1, 2) @ q.reshape(rows), d_v]
+
+
+def _shares(q: mx.array, k: mx.array) -> mx.array:
+    """Softmax of the scores, [B, h * n, m]: what each query takes of each position."""
+    batch, heads, n, size = q.shape
+    m = k.shape[1]
+    scores = (q.reshape(batch, heads * n, size) * size**-0.5) @ k.swapaxes(1, 2)
+    hidden = mx.arange(m)[None] > mx.arange(m - n, m)[:, None]
+    scores = mx.where(hidden, -mx.inf, scores.reshape(batch, heads, n, m))
+    return softmax(scores.reshape(batch, heads * n, m))
 
 
 class _ShortConv:

@@ -8,20 +8,24 @@ two gives seconds from effort: its start is what the programs take to begin, its
 predicted alike, from a formula of what grows. Disk is counted from the shapes, exactly.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
 from kxl.chat import schemas
+from kxl.lora import memory as lora_memory
+from kxl.lora.memory import Lengths
 from kxl.moe import hardware
 from kxl.moe import memory as moe_memory
 from kxl.moe.run import copies
 from kxl.plan import sizes
 from kxl.plan.sizes import Size
 from kxl.plan.walk import DROPS, MAKES, POLICIES, STAGES, Walk
+from kxl.repair.settings import Settings
 
 FLOAT, HALF = 4, 2
+RANK = Settings().rank  # of a repair's adapter
 BATCH, UBATCH = 2048, 512  # llama.cpp's defaults: tokens of a batch, and of what is computed at once
 BACKWARD = 2  # of a forward's work
 
@@ -64,9 +68,10 @@ class Job:
     """How much a stage has to do, where shapes do not say it. Tokens are of one example unless it says otherwise.
 
     trace_bytes; train_steps of train_rows each, a row of train_tokens, with `validations` forwards of a row and `saves`
-    checkpoints; lora_steps of lora_tokens (of the longest row: lora_longest), with lora_validations forwards;
-    imatrix_tokens in all, in chunks of imatrix_context; prompt_tokens and answer_tokens of all cases, and the server's
-    context; training: the settings of the MoE training (the 8B's).
+    checkpoints; lora_steps of lora_tokens (the largest batch: lora_batch), with lora_validations forwards, of a core's
+    int8 experts or, with lora_floats, of a checkpoint that becomes one only where it must, in `memory` bytes (None: as
+    many as it takes); imatrix_tokens in all, in chunks of imatrix_context; prompt_tokens and answer_tokens of all
+    cases, and the server's context; training: the settings of the MoE training (the 8B's).
     """
 
     trace_bytes: int = 0
@@ -77,8 +82,10 @@ class Job:
     saves: int = 1
     lora_steps: int = 0
     lora_tokens: int = 512
-    lora_longest: int = 0
+    lora_batch: Lengths | None = None
     lora_validations: int = 2
+    lora_floats: bool = False
+    memory: int | None = None
     imatrix_tokens: int = 0
     imatrix_context: int = 8192
     prompt_tokens: int = 0
@@ -120,7 +127,8 @@ def effort(stage: str, size: Size, job: Job, rates: dict) -> float:
         return moved + job.train_steps * step + job.validations * forward
     if stage == "lora":
         forward = _step_seconds(size, job.lora_tokens, rates, "forward")
-        return size.core / read + (job.lora_steps * (1 + BACKWARD) + job.lora_validations) * forward
+        again = lora(size, job).way != lora_memory.WHOLE  # each layer is computed once more on the way back
+        return size.core / read + (job.lora_steps * (1 + BACKWARD + again) + job.lora_validations) * forward
     if stage == "imatrix":
         return job.imatrix_tokens * size.flops
     if stage in ("package", "verify"):
@@ -148,12 +156,8 @@ def growth(stage: str, size: Size, job: Job) -> float:
         rows, length = job.train_rows, job.train_tokens
         shares = min(settings.get("shares", 1), rows)
         return moe_memory.predict(size.config, settings, rows * length, length, shares)["peak"]
-    if stage == "lora":  # float32 of all but the experts; logits and their gradients; inputs kept of each layer
-        layers, tokens = size.config["num_hidden_layers"], job.lora_longest or job.lora_tokens
-        kept = job.lora_tokens * FLOAT * (4 * size.vocabulary + 24 * layers * size.hidden)
-        # Autograd keeps the scores of each attention layer, and makes as much again for their gradient.
-        heads = size.config["layer_types"].count("full_attention") * size.config["num_attention_heads"]
-        return 2 * size.plain + kept + 2 * FLOAT * heads * tokens**2
+    if stage == "lora":
+        return lora(size, job).bytes - lora_memory.PROCESS
     if stage in POLICIES:  # a tensor as float32, and as it will be written
         return 2 * FLOAT * size.largest
     if stage == "imatrix":
@@ -163,6 +167,14 @@ def growth(stage: str, size: Size, job: Job) -> float:
     if stage in ("data", "gguf"):
         return size.vocabulary
     return 0
+
+
+def lora(size: Size, job: Job) -> lora_memory.Choice:
+    """How an adapter's training computes its gradient, as repair_train.py chooses it; the smallest where none fits."""
+    lengths, weights = job.lora_batch or Lengths(0, 1, job.lora_tokens), (False, True) if job.lora_floats else (True,)
+    offered = lora_memory.choices(size.config, weights, [lengths], RANK)
+    fitting = [choice for choice in offered if job.memory is None or choice.bytes <= job.memory]
+    return fitting[0] if fitting else offered[-1]
 
 
 def repacked(size: Size) -> int:
@@ -224,6 +236,8 @@ def predict(stage: str, size: Size, job: Job, profile: dict | None) -> Need:
     # What is written cannot be faster than the disk, but for what the system keeps of it in memory.
     kept = 0.1 * profile["memory_gib"] * 2**30
     seconds = max(seconds, (written - kept) / (profile["disk_write_mib_s"] * 2**20))
+    if stage == "lora" and (choice := lora(size, job)).way != lora_memory.WHOLE:
+        return Need(seconds, choice.bytes, written)  # counted array by array; the walks are of the other way
     held = [(growth(stage, s, j), stages[stage]["held"]) for (s, j), stages in points]
     return Need(seconds, int(_on_line(held, growth(stage, size, job))), written, beside)
 
@@ -288,7 +302,8 @@ TYPICAL = {"trace_bytes": 1_590_000, "row_tokens": 362, "prompt_tokens": 4144}
 
 def of_walk(walk: Walk, profile: dict | None) -> dict[str, Need]:
     """What every stage of a walk will take."""
-    size, job = sizes.of(walk.shapes, POLICIES), job_of(walk.said["pace"], walk.measured)
+    memory = None if profile is None else hardware.memory_stop(profile["memory_gib"] * 2**30)
+    size, job = sizes.of(walk.shapes, POLICIES), replace(job_of(walk.said["pace"], walk.measured), memory=memory)
     return {stage: predict(stage, size, job, profile) for stage in STAGES}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kxl.base.files import ROOT, read_json
 from kxl.eval import suite_files
+from kxl.lora.memory import Lengths
 from kxl.moe import hardware
 from kxl.moe.run import copies, saves
 from kxl.plan import costs, sizes
@@ -48,9 +49,14 @@ class Line:
         policies = tuple(name for name in config["quants"] if name in POLICIES)
         self.size: Size = sizes.of(shapes, policies if shapes["model_type"] == "lfm2_moe" else ())
         self.trace_bytes = trace_bytes
+        there = profile["memory_gib"] if profile else hardware.load_profile(None)["memory_gib"]
+        self.memory = hardware.memory_stop(int(there * GIB))
 
-    def need(self, name: str) -> Need:
-        """What one stage takes. KeyError for a name that is no stage."""
+    def need(self, name: str, memory: int | None = None) -> Need:
+        """What one stage takes, where it may choose in `memory` bytes (None: what the machine has).
+
+        KeyError for a name that is no stage.
+        """
         if name.startswith("eval:"):
             _, suite, artifact = name.split(":")
             return self._evaluation(suite, artifact)
@@ -61,7 +67,7 @@ class Line:
             "core": lambda: self._walked("core", Job(training=self.training)),
             "train": self._train,
             "step": lambda: self._walked("step"),
-            "repair-loop": self._repair,
+            "repair-loop": lambda: self._repair(self.memory if memory is None else memory),
             "gguf": lambda: self._walked("gguf"),
             "imatrix": self._imatrix,
             "parity": self._parity,
@@ -72,7 +78,7 @@ class Line:
 
     def problem(self, name: str, memory: int, free: int) -> str | None:
         """Why a stage cannot be done with so many bytes of memory and disk, and what to change; None where it can."""
-        need = self.need(name)
+        need = self.need(name, memory)
         if need.memory > memory:
             there = f"needs {need.memory / GIB:.1f} GiB of memory and {memory / GIB:.1f} are there"
             return f"{there}: {self._advice(name, memory)}"
@@ -151,8 +157,8 @@ class Line:
         held = self.size.quants.get(artifact, self.size.bf16)
         return Size(**{**vars(self.size), "quants": {"q4kxl": held}})
 
-    def _repair(self) -> Need:
-        """One iteration: two evaluations of each suite, and an adapter."""
+    def _repair(self, memory: int) -> Need:
+        """One iteration: two evaluations of each suite, and an adapter trained in `memory` bytes."""
         suites = self.config.get("repair", {}).get("suites", {})
         training = self.config.get("repair", {}).get("training", {})
         evaluations = [self._evaluation(suite, "mlx") for suite in suites]
@@ -163,13 +169,16 @@ class Line:
         job = Job(
             lora_steps=training.get("steps", 0),
             lora_tokens=round(shared + batch * OWN_TOKENS),
-            lora_longest=min(PREFIX_TOKENS + OWN_TOKENS, longest),
+            lora_batch=Lengths(max(min(PREFIX_TOKENS, longest - OWN_TOKENS), 0), batch, min(OWN_TOKENS, longest)),
+            lora_floats=True,
+            memory=memory,
         )
         adapter = self._walked("lora", job)
-        memory = max([adapter.memory, *(need.memory for need in evaluations)])
+        held = max([adapter.memory, *(need.memory for need in evaluations)])
+        written = self.size.bf16 + (self.size.core if costs.lora(self.size, job).mapped else 0)
         if adapter.seconds is None:
-            return Need(None, memory, self.size.bf16)
-        return Need(adapter.seconds + 2 * sum(need.seconds for need in evaluations), memory, self.size.bf16)
+            return Need(None, held, written)
+        return Need(adapter.seconds + 2 * sum(need.seconds for need in evaluations), held, written)
 
     def _parity(self) -> Need:
         served = self._evaluation("structured_6", "mlx")

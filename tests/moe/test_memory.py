@@ -68,10 +68,12 @@ def test_the_counted_arrays_are_those_that_mlx_allocates(shape, mode, in_order):
 
 
 @pytest.mark.parametrize(
-    "shape, length, block", [("wide experts", 100, 512), ("wide experts", 300, 64), ("large vocabulary", 100, 512)]
+    "shape, length, block, crowded",
+    [("wide experts", 100, 512, True), ("wide experts", 300, 64, False), ("large vocabulary", 100, 512, True)],
 )
-def test_a_batch_in_shares_takes_no_more_memory_and_what_it_takes_is_counted(shape, length, block, in_order):
-    core = random_cores.random_core("six", **SHAPES[shape])
+def test_a_batch_in_shares_takes_no_more_memory_and_what_it_takes_is_counted(shape, length, block, crowded, in_order):
+    # An expert is given a block of rows at a time: a short one is full without a crowd.
+    core = crowded_core(shape) if crowded else random_cores.random_core("six", **SHAPES[shape])
     rows = random_cores.examples(core, [length + 1] * 4)
     blocks = {"tokens": block, "queries": 64, "logits": 64, "vocabulary": 4096}
     settings, held = {**SETTINGS, "group_size": 32, "blocks": blocks}, {}
@@ -80,7 +82,7 @@ def test_a_batch_in_shares_takes_no_more_memory_and_what_it_takes_is_counted(sha
         options = StepOptions(Blocks(**blocks))
         held[count] = held_by(lambda: streamed_step(core, shares, lambda *found: None, options))
         counted = memory.predict(core.config, settings, 4 * length, length, count)["parts"]
-        assert 0.75 < (counted["work"] + counted["layer inputs"]) / held[count] < 2, count
+        assert 0.75 < (counted["work"] + counted["layer inputs"]) / held[count] < 1.5, count
     assert max(held[2], held[4]) < 1.2 * held[1]
 
 

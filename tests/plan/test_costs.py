@@ -84,7 +84,7 @@ def test_an_adapter_of_an_8b_is_planned_in_14_gib_layer_by_layer_and_in_more_mem
     assert costs.lora(eight, large).way == memory.WHOLE and not costs.lora(eight, large).mapped
     for rates in (known, None):
         need, other = (costs.predict("lora", eight, one, rates) for one in (small, large))
-        assert need.memory < 8 * GIB < 60 * GIB < other.memory
+        assert need.memory < 8 * GIB < other.memory
     assert costs.predict("lora", eight, small, known).seconds > costs.predict("lora", eight, large, known).seconds
     # Where nothing fits, the least is told.
     assert costs.predict("lora", eight, replace(job, memory=GIB), known).memory < need.memory

@@ -69,3 +69,16 @@ def checkout(tmp_path):
     from helpers.checkout import Checkout
 
     return Checkout(tmp_path)
+
+
+@pytest.fixture
+def in_order():
+    """MLX begins nothing before what it began has ended and given its memory back.
+
+    Else it allocates some operations ahead of the one that computes: how many depends on how busy the machine is.
+    """
+    import mlx.core as mx
+
+    before = mx.set_memory_limit(1)
+    yield
+    mx.set_memory_limit(before)

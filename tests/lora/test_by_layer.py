@@ -15,6 +15,8 @@ from kxl.model import checkpoint
 from kxl.moe import core as moe_core
 from kxl.repair.settings import MODULES, Settings
 
+pytestmark = pytest.mark.minutes
+
 COMMON = dict(
     vocab_size=61,
     hidden_size=32,

@@ -8,7 +8,7 @@ from mlx_lm.models import lfm2_moe
 from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.base.files import read_json
-from kxl.lora import adapter, by_layer, int8_experts, memory, prefix
+from kxl.lora import adapter, by_layer, grouped_experts, int8_experts, memory, prefix
 from kxl.lora.memory import BY_LAYER, ON_DISK, WHOLE, Lengths
 from kxl.lora.prefix import Example
 from kxl.model.shapes import normalize_config
@@ -54,18 +54,33 @@ def on_the_cpu():
     mx.set_default_device(before)
 
 
+def loaded(config, mapped, folder):
+    """A random model, its experts a core's in mapped files or float32."""
+    if mapped:
+        moe_core.write_random(folder, config, 64, 0, 0)
+        return int8_experts.load(folder)
+    model = lfm2_moe.Model(lfm2_moe.ModelArgs.from_dict(config))
+    grouped_experts.use(model)
+    return model
+
+
+def crowd(model, used: int) -> None:
+    """Let all tokens choose the same `used` experts: an expert is counted as if every token of a block chose it."""
+    for layer in model.model.layers:
+        if (bias := getattr(layer.feed_forward, "expert_bias", None)) is not None:
+            layer.feed_forward.expert_bias = 10.0 * (mx.arange(len(bias)) < used)
+
+
 @pytest.mark.minutes
-@pytest.mark.parametrize("way", [BY_LAYER, ON_DISK])
+@pytest.mark.parametrize("mapped, way", [(True, BY_LAYER), (True, ON_DISK), (False, BY_LAYER)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_counted_arrays_are_those_that_mlx_allocates(kind, way, tmp_path, monkeypatch):
+def test_the_counted_arrays_are_those_that_mlx_allocates(kind, mapped, way, tmp_path, monkeypatch, in_order):
     monkeypatch.setattr(memory, "QUERIES", 32)
     config = normalize_config({**SMALL, **KINDS[kind]}, "test")
-    moe_core.write_random(tmp_path / "core", config, 64, 0, 0)
     mx.clear_cache()
-    mx.reset_peak_memory()
     start = mx.get_active_memory()
-    model = int8_experts.load(tmp_path / "core")
-    assert type(model) is lfm2_moe.Model
+    model = loaded(config, mapped, tmp_path / "core")
+    crowd(model, config["num_experts_per_tok"])
     adapter.attach(model, Settings().adapter)
     tokens = np.random.default_rng(1).integers(0, config["vocab_size"], 513).astype(np.int32)
     batch = prefix.collate([Example(tokens, np.ones(513, bool))])
@@ -75,7 +90,7 @@ def test_the_counted_arrays_are_those_that_mlx_allocates(kind, way, tmp_path, mo
     mx.eval(gradients)
     held = mx.get_peak_memory() - start
     (lengths,) = memory.lengths_of([batch])
-    parts = memory.predict(config, True, lengths, Settings().rank, way)["parts"]
+    parts = memory.predict(config, mapped, lengths, Settings().rank, way)["parts"]
     counted = sum(size for part, size in parts.items() if part != "process")
     assert 0.8 < counted / held < 1.5, (counted / held, parts)
 

@@ -26,17 +26,6 @@ SHAPES = {
 LENGTHS = {"wide experts": 300, "large vocabulary": 300, "long": 1500}
 
 
-@pytest.fixture
-def in_order():
-    """MLX begins nothing before what it began has ended and given its memory back.
-
-    Else it allocates some operations ahead of the one that computes: how many depends on how busy the machine is.
-    """
-    before = mx.set_memory_limit(1)
-    yield
-    mx.set_memory_limit(before)
-
-
 def crowded_core(shape):
     """A core whose tokens all choose the same two experts: as many rows of one expert as the model counts."""
     core = random_cores.random_core("six", **SHAPES[shape])

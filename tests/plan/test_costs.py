@@ -1,10 +1,14 @@
 """Seconds, memory and disk of a stage: the line through two walks, and what grows with shapes and counts."""
 
+from dataclasses import replace
+
 import pytest
 
 from conftest import ROOT
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
+from kxl.lora import memory as lora_memory
+from kxl.lora.memory import Lengths
 from kxl.moe import core as moe_core
 from kxl.moe import hardware, memory
 from kxl.plan import costs, sizes
@@ -71,6 +75,28 @@ def test_more_steps_tokens_and_cases_take_longer():
     assert seconds("train", train_steps=2, train_tokens=4096) > seconds("train", train_steps=2, train_tokens=512)
     assert seconds("imatrix", imatrix_tokens=65536) > 4 * seconds("imatrix", imatrix_tokens=8192)
     assert seconds("serve", prompt_tokens=8000) > seconds("serve", prompt_tokens=4000)
+
+
+def test_an_adapter_of_an_8b_is_planned_in_14_gib_layer_by_layer_and_in_more_memory_faster():
+    eight, known = sizes.of(EIGHT, POLICIES), profile()
+    job = Job(lora_steps=10, lora_tokens=4096, lora_batch=Lengths(0, 1, 4096), lora_floats=True)
+    small, large = (replace(job, memory=gib * GIB) for gib in (14, 500))
+    assert costs.lora(eight, small).way == lora_memory.BY_LAYER and costs.lora(eight, small).mapped
+    assert costs.lora(eight, large).way == lora_memory.WHOLE and not costs.lora(eight, large).mapped
+    for rates in (known, None):
+        need, other = (costs.predict("lora", eight, one, rates) for one in (small, large))
+        assert need.memory < 8 * GIB < other.memory
+    assert costs.predict("lora", eight, small, known).seconds > costs.predict("lora", eight, large, known).seconds
+    # Where nothing fits, the least is told.
+    assert costs.predict("lora", eight, replace(job, memory=GIB), known).memory < need.memory
+
+
+def test_a_repair_that_needs_a_core_writes_it_and_one_with_enough_memory_does_not():
+    config = read_json(ROOT / "configs/lfm2.5-8b-a1b.json")
+    config["repair"] = {**config.get("repair", {}), "suites": {}}
+    plan = Line(config, EIGHT, None, None)
+    little, much = (plan.need("repair-loop", gib * GIB) for gib in (14, 500))
+    assert little.memory < 14 * GIB and little.disk == much.disk + plan.size.core
 
 
 def test_what_is_written_is_no_faster_than_the_disk():

@@ -29,13 +29,6 @@ from kxl.lora import attention, loop, memory, prefix
 from kxl.lora.loss import head
 from kxl.lora.prefix import SharedBatch
 
-MODELS = ("mlx_lm.models.lfm2", "mlx_lm.models.lfm2_moe")
-
-
-def knows(model: nn.Module) -> bool:
-    """Whether a model's layers can be taken one by one here."""
-    return type(model).__module__ in MODELS
-
 
 @contextlib.contextmanager
 def _frugal(model: nn.Module) -> Iterator[None]:
@@ -185,7 +178,11 @@ class _Pass:
         """What a stage makes of the streams, computed."""
         number, second = stage
         if second:
-            ys = self._apart(xs, mx.concatenate([self._feed_forward(number, part) for part in self._parts(number, xs)]))
+            made = []
+            for part in self._parts(number, xs):
+                made.append(self._feed_forward(number, part))
+                mx.eval(made[-1])
+            ys = self._apart(xs, mx.concatenate(made))
         else:
             ys = self._operator(number, xs)
         mx.eval(ys)
@@ -207,9 +204,7 @@ class _Pass:
     def _feed_forward(self, number: int, tokens: mx.array) -> mx.array:
         """Tokens [N, D], of whatever stream, plus what the feed-forward makes of each."""
         layer = self.model.layers[number]
-        made = tokens + layer.feed_forward(layer.ffn_norm(tokens[None]))[0]
-        mx.eval(made)
-        return made
+        return tokens + layer.feed_forward(layer.ffn_norm(tokens[None]))[0]
 
     def _parts(self, number: int, xs: list[mx.array]) -> list[mx.array]:
         """The tokens of all streams in blocks [N, D]: a dense layer's. Experts are made once for all of them."""

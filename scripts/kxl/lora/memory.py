@@ -83,7 +83,7 @@ def predict(config: dict, mapped: bool, lengths: Lengths, rank: int, way: str) -
         "weights": weights(config, mapped),
         "adapter": adapter(config, rank),
         "inputs": {BY_LAYER: 2 * config["num_hidden_layers"] * kept, ON_DISK: 0, WHOLE: 0}[way],
-        "work": autograd(config, lengths) if way == WHOLE else max(work(config, lengths).values()),
+        "work": autograd(config, lengths) if way == WHOLE else max(work(config, mapped, lengths).values()),
     }
     return {"peak": sum(parts.values()), "parts": parts}
 
@@ -146,7 +146,7 @@ def autograd(config: dict, lengths: Lengths) -> int:
     return 2 * FLOAT * (lengths.tokens * of_token + attentions * lengths.scores)
 
 
-def work(config: dict, lengths: Lengths) -> dict[str, int]:
+def work(config: dict, mapped: bool, lengths: Lengths) -> dict[str, int]:
     """Bytes at the peak of each kind of stage, counted in arrays [tokens, hidden] where nothing else is said."""
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
     tokens, share = lengths.tokens, config["num_key_value_heads"] / config["num_attention_heads"]
@@ -165,13 +165,17 @@ def work(config: dict, lengths: Lengths) -> dict[str, int]:
     part = FLOAT * min(tokens, DENSE)
     # The stage's input, output and gradients; of a block gate, up, their product with and without the adapter's part,
     # and the gradient of each.
-    found["dense"] = 5 * whole + part * (8 * dense + 7 * hidden)
-    if config["model_type"] == "lfm2_moe":
+    found["dense"] = 5 * whole + part * (8 * dense + 3 * hidden)
+    if config["model_type"] == "lfm2_moe" and mapped:
         matrix = FLOAT * hidden * config["moe_intermediate_size"]
         rows = FLOAT * min(ROWS, tokens)
         # The stage's input, norm, output, sums over experts and their gradients; three matrices, of an expert and of
         # the one before, one in the making; of an expert's rows those of experts.expert_backward.
         found["moe"] = 11 * whole + 7 * matrix + rows * (11 * config["moe_intermediate_size"] + 6 * hidden)
+    elif config["model_type"] == "lfm2_moe":
+        # The same, and of all rows of all experts what autograd keeps (grouped_experts.py).
+        rows = FLOAT * tokens * config["num_experts_per_tok"]
+        found["moe"] = 14 * whole + rows * (8 * config["moe_intermediate_size"] + 2 * hidden)
     # Logits, their softmax, its gradient and one in the making; the hidden states and their gradient.
     found["loss"] = 6 * whole + 3.5 * FLOAT * min(LOGITS, tokens) * vocabulary
     return {kind: int(size) for kind, size in found.items()}

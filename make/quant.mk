@@ -58,11 +58,7 @@ $(LINTED): $(BF16) $(call content,gguf/export_plan.json $(patsubst %,gguf/%.tens
 	$(PY) scripts/quant_lint.py --gguf $(BF16) $(addprefix --policy ,$(KXL)) --out $@
 QUANTIZED_FROM := $(BF16) $(IMATRIX) $(call content,gguf/export_plan.json) $(call code,quant_quantize)
 # Whose types the KXL have: those written by hand, or those found in an estimate of this very model, at the same bytes.
-POLICY_PLAN := $(if $(filter estimated,$(POLICIES_ARE)),$(HEAVY)/policies/plan.json,gguf/export_plan.json)
-$(HEAVY)/policies/plan.json: $(BF16) $(REPORTS)/estimate.json $(call content,gguf/export_plan.json \
-  $(patsubst %,gguf/%.tensor-types,$(KXL))) $(call code,search_policy) | $(VENV)
-	$(making)$(PY) scripts/search_policy.py --table $(REPORTS)/estimate.json --gguf $(BF16) \
-	  --like gguf/export_plan.json --model-name $(RUN) --plan $@
+POLICY_PLAN := $(if $(filter estimated,$(POLICIES_ARE)),$(HEAVY)/estimated/plan.json,gguf/export_plan.json)
 $(patsubst %,$(GGUF),$(KXL)): $(GGUF): $(QUANTIZED_FROM) $(call content,gguf/%.tensor-types) $(call part,policies) \
   $(filter runs/%,$(POLICY_PLAN)) | $(VENV) llama-ready
 	$(call QUANTIZE,$(call planned,$*)) --policy $* --plan $(POLICY_PLAN)

@@ -34,6 +34,11 @@ policy: $(BF16) $(SEARCH_TABLE)  ## the policy of least damage for BUDGET, as NA
 	  --name $(call need,NAME,q4search) --model-name $(RUN) --plan $(SEARCHED) $(LEAVE_OUT)
 	$(PY) scripts/quant_quantize.py --gguf $(BF16) --imatrix $(IMATRIX) --policy $(NAME) --plan $(SEARCHED) \
 	  --out $(patsubst %,$(GGUF),$(NAME)) --log $(LOGS)/quantize.$(NAME).log
+# The policies of a run whose config says that they are estimated.
+$(HEAVY)/estimated/plan.json: $(BF16) $(REPORTS)/estimate.json $(call content,gguf/export_plan.json \
+  $(patsubst %,gguf/%.tensor-types,$(KXL))) $(call code,search_policy) | $(VENV)
+	$(making)$(PY) scripts/search_policy.py --table $(REPORTS)/estimate.json --gguf $(BF16) \
+	  --like gguf/export_plan.json --model-name $(RUN) --plan $@
 propose: $(VENV) llama-ready  ## a policy for the shape in SHAPES=config.json under BUDGET, from nothing else
 	$(PY) scripts/search_estimate.py --shapes $(call need,SHAPES,path/config.json) --out $(HEAVY)/proposed.json
 	$(PY) scripts/search_policy.py --table $(HEAVY)/proposed.json --shapes $(SHAPES) \

@@ -12,7 +12,7 @@ measuring whole policies, as search_choose.py does, takes hours for a large mode
   .venv/bin/python scripts/search_policy.py --table reports/tiny/sensitivity.json --gguf runs/tiny/bf16.gguf \\
       --budget 8.3MiB --name q4search --plan gguf/tiny/plan.json
   .venv/bin/python scripts/search_policy.py --table runs/mine/results/reports/estimate.json \\
-      --gguf runs/mine/bf16.gguf --like gguf/export_plan.json --plan runs/mine/policies/plan.json
+      --gguf runs/mine/bf16.gguf --like gguf/export_plan.json --plan runs/mine/estimated/plan.json
 """
 
 from collections import Counter

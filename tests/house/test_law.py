@@ -75,6 +75,8 @@ def test_make_runs_a_stages_scripts_from_that_stages_file():
                     "quant_build_calibration",
                     "quant_compute_imatrix",
                     "quant_predict_sizes",
+                    "eval_run",
+                    "eval_prove_equivalence",
                 },
                 "moe": {"traces_build_router_rows", "traces_prepare"},
             }

@@ -162,7 +162,7 @@ def test_an_own_checkpoint_goes_through_the_same_line_into_its_own_folders(check
     code, output, ran = checkout.make("q4kxl", "MODEL=mine", "CONFIG=configs/lfm2.5-8b-a1b.json", "RUN=mine")
     assert code == 0, output
     assert [line.split()[0] for line in ran] == [*LINE[:-2], *ESTIMATED, *LINE[-2:], "quant_show"]
-    assert "--policy q4kxl --plan runs/mine/policies/plan.json" in ran[-3]
+    assert "--policy q4kxl --plan runs/mine/estimated/plan.json" in ran[-3]
     assert "--model mine" in ran[0] and "--out runs/mine/LFM-2.5-8B-1B-Hermes-Tuned-bf16.gguf" in ran[0]
     assert "--config configs/lfm2.5-8b-a1b.json" in ran[0]
     assert "--out runs/mine/results/evals/fixed_hermes_43.llama_cpp.q4kxl.json" in ran[-2]

@@ -81,3 +81,10 @@ def test_the_report_tells_ten_kills_of_each_target_that_was_tried_and_nothing_wr
     assert set(results["full_disk"]) == tried & set(proof.FULL)
     assert all(len(entry["kills"]) >= 10 for entry in results["targets"].values())
     assert subprocess.run(["make", "-n", "prove-interruptions"], cwd=ROOT, capture_output=True).returncode == 0
+
+
+def test_what_an_undisturbed_run_leaves_in_tmpdir_is_no_leftover(tmp_path):
+    tree = disturbed.Tree(tmp_path / "tree", "some")
+    (tree.folder / "Makefile").write_text('go:\n\tmkdir "$$TMPDIR/kernels" "$$TMPDIR/lost"\n')
+    found = proof.after(tree, "go", {}, set(), ["kernels"])
+    assert found["in_tmpdir"] == ["lost"] and found["exit_code"] == 0

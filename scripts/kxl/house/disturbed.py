@@ -28,7 +28,7 @@ FOLDERS = ("runs", "evals", "reports", "datasets")
 TOLD_ANEW = ("history.jsonl", "locks")
 ABSENT = object()
 # Keys of times and memory: no two runs need have the same.
-MEASURED = re.compile(r"(^|_)(seconds|gib|rss)(_|$)")
+MEASURED = re.compile(r"(^|_)(seconds|latency|gib|rss)(_|$)")
 PATIENCE = 30  # seconds that processes have to end after their parent was killed
 
 

@@ -111,14 +111,19 @@ $(SMOL_OUT)/sensitivity.json: $(SMOL)/imatrix.gguf $(call code,search_measure_se
 $(SMOL_OUT)/estimate.json: $(SMOL)/imatrix.gguf configs/quant_priors.json $(call code,search_estimate) \
   | $(VENV) llama-ready
 	$(PY) scripts/search_estimate.py $(SMOL_FILES) --work $(SMOL)/estimate --out $@
+# Another program's file, of its own bytes: ours is chosen for the same.
+AUTOROUND := $(SMOL)/autoround.gguf
+$(AUTOROUND): $(SMOL)/calibration.txt third_party/auto-round.requirements.txt $(call code,search_autoround) | $(VENV)
+	$(PY) scripts/search_autoround.py --model $(SMOL)/base --text $(SMOL)/calibration.txt --scheme q4_k_m --out $@
 SMOL_PLAN := --plan gguf/dense/$(SMOL_NAME).json
-$(SMOL_OUT)/policy_choice.json: $(SMOL_OUT)/sensitivity.json $(wildcard gguf/dense/*) $(call code,search_choose) \
+$(SMOL_OUT)/policy_choice.json: $(SMOL_OUT)/sensitivity.json $(AUTOROUND) $(wildcard gguf/dense/*) $(call code,search_choose) \
   | $(VENV) llama-ready
 	$(PY) scripts/search_choose.py $(SMOL_FILES) --table $(SMOL_OUT)/sensitivity.json --text $(SMOL)/calibration.txt \
 	  $(SMOL_CHUNK) --tokens 16384 $(SMOL_PLAN) --budget 65=6.5bpw --budget 55=5.5bpw --budget 48=4.8bpw \
+	  --budget autoround=$$(wc -c < $(AUTOROUND))bytes \
 	  --work $(SMOL)/choice --logs $(SMOL)/logs --out $@
 $(SMOL_OUT)/policy_search.json: $(SMOL_OUT)/policy_choice.json $(SMOL_OUT)/estimate.json $(SMOL)/heldout.txt \
   $(call code,search_judge) | $(VENV) llama-ready
 	$(PY) scripts/search_judge.py $(SMOL_FILES) --chosen $(SMOL_OUT)/policy_choice.json \
 	  --table $(SMOL_OUT)/sensitivity.json --estimate $(SMOL_OUT)/estimate.json --text $(SMOL)/heldout.txt \
-	  $(SMOL_CHUNK) --tokens 8192 $(SMOL_PLAN) --work $(SMOL)/search --logs $(SMOL)/logs --out $@
+	  $(SMOL_CHUNK) --tokens 8192 $(SMOL_PLAN) --rival autoround=$(AUTOROUND) --work $(SMOL)/search --logs $(SMOL)/logs --out $@

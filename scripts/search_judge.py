@@ -5,11 +5,12 @@ In:  the BF16 GGUF, its imatrix, the policies that were chosen (search_choose.py
      the one that chose, and none that a table was made from.
 Out: a report. For each budget of the chosen ones:
      the searched policy and its rivals (a mix of two stock types, the hand-written policy, more bits at the edges,
-     least weighted error as in --target-bpw), each with bytes and divergences in nats: mean, 99.9 %, of tokens inside
-     of calls, of prose; how much less ours is, with the 95 % interval of a paired bootstrap over runs of tokens; which
-     candidate ours is and what each measured when it was chosen; the policy of the same bytes that the estimate alone
-     would have chosen, and how much less it is than each rival (what a model too large to be measured can hope for);
-     and how well the tables predicted what was measured (rank correlation, median error).
+     least weighted error as in --target-bpw, and files that other programs made), each with bytes and divergences in
+     nats: mean, 99.9 %, of tokens inside of calls, of prose; how much less ours is, with the 95 % interval of a paired
+     bootstrap over runs of tokens; which candidate ours is and what each measured when it was chosen; the policy of the
+     same bytes that the estimate alone would have chosen, and how much less it is than each rival (what a model too
+     large to be measured can hope for); and how well the tables predicted what was measured (rank correlation, median
+     error).
 
 Policies that are measured are kept in --work; an interrupted run goes on.
 
@@ -39,10 +40,22 @@ def main() -> None:
     measuring.add_arguments(parser, "held-out text")
     parser.add_argument("--chosen", type=Path, required=True, metavar="FILE", help="report of search_choose.py: ours")
     parser.add_argument("--estimate", type=Path, required=True, metavar="FILE", help="estimate report, for comparison")
+    parser.add_argument(
+        "--rival",
+        type=named_file,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="a GGUF of this model that another program made, as a rival at the budget of that name (repeat)",
+    )
     args = config.parse(parser, {"context": "kld.context_tokens"})
 
     table, estimated = Table.of(report.results(args.table)), report.results(args.estimate)
     choice = report.results(args.chosen)
+    if unknown := [name for name, _ in args.rival if name not in choice["budgets"]]:
+        raise UserError(
+            f"--rival {unknown[0]}: {shown(args.chosen)} has no budget of that name; choose one for its bytes"
+        )
     if choice["text"] == sha256(args.text):
         raise UserError(
             f"{shown(args.text)}: the policies of {shown(args.chosen)} were chosen on this very text; judge them on "
@@ -53,13 +66,14 @@ def main() -> None:
         scores, results = {}, {}
         for name, types in plans.items():
             scores[name] = {who: judge.measured(f"{name} {who}", chosen) for who, chosen in types.items()}
+            scores[name] |= {who: judge.measured_file(name, file) for who, file in args.rival if who == name}
             results[name] = compared(scores[name], types, judge.kinds())
             results[name] |= {key: choice["budgets"][name][key] for key in ("chosen", "candidates")}
             say(name, results[name])
     settings = {"context": args.context, "scored_tokens": len(next(iter(scores.values()))["ours"][0].kld)}
     report.write(
         args.out,
-        [*judge.files(), args.chosen, args.table, args.estimate, args.text, args.plan],
+        [*judge.files(), args.chosen, args.table, args.estimate, args.text, args.plan, *(f for _, f in args.rival)],
         settings,
         {"budgets": results, "prediction": prediction(plans, scores, table, Table.of(estimated))},
     )
@@ -68,6 +82,14 @@ def main() -> None:
         f"{shown(args.out)}: {len(results)} budgets, {sum(map(len, plans.values()))} policies measured; worse than a "
         f"rival beyond chance: {', '.join(worse) or 'nowhere'}"
     )
+
+
+def named_file(text: str) -> tuple[str, Path]:
+    """("autoround", Path) from "autoround=FILE"."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and Path(path).is_file()):
+        raise UserError(f"--rival {text}: write it as NAME=FILE, the name of a budget and a GGUF that is there")
+    return name, Path(path)
 
 
 def contenders(args, tensors: list, chosen: dict, estimated: dict) -> dict:

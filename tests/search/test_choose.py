@@ -111,11 +111,11 @@ def test_the_text_that_chose_does_not_judge(place, monkeypatch):
     estimate = read_json(place / "table.json")
     (place / "estimate.json").write_text(json.dumps(estimate))
 
-    def judge(text: str) -> None:
+    def judge(text: str, *more: str) -> None:
         files = ["--gguf", "model.gguf", "--chosen", "choice.json", "--table", "table.json", "--text", text]
         files += ["--estimate", "estimate.json", "--plan", "plan.json", "--work", "judge", "--logs", "logs"]
         words = [str(place / word) if not word.startswith("--") else word for word in [*files, "--out", "judge.json"]]
-        monkeypatch.setattr(sys, "argv", ["search_judge.py", *words])
+        monkeypatch.setattr(sys, "argv", ["search_judge.py", *words, *more])
         search_judge.main()
 
     with pytest.raises(UserError, match="chosen on this very text"):
@@ -128,6 +128,17 @@ def test_the_text_that_chose_does_not_judge(place, monkeypatch):
     taken = solve(known, read_json(place / "choice.json")["results"]["budgets"]["q5kxl"]["budget"])
     assert entry["estimate"]["over"]["hand"]["gain"] == pytest.approx(-1 - known.predicted(taken) / 0.001, rel=0.01)
     assert "estimate" not in entry["rivals"]
+    # A file that another program made is a rival at the budget that has its name.
+    theirs = judged.Scores(np.full(4096, 0.004), np.ones(4096, bool), np.zeros(4096, int))
+    monkeypatch.setattr(measuring.Judge, "measured_file", lambda judge, name, path: (theirs, 0))
+    judge("judge.txt", "--rival", f"q5kxl={place / 'model.gguf'}")
+    [entry] = read_json(place / "judge.json")["results"]["budgets"].values()
+    assert entry["rivals"]["q5kxl"]["kld"]["mean"] == 0.004
+    assert entry["rivals"]["q5kxl"]["gain"] == pytest.approx(1 - entry["kld"]["mean"] / 0.004, abs=1e-3)
+    with pytest.raises(UserError, match="no budget of that name"):
+        judge("judge.txt", "--rival", f"other={place / 'model.gguf'}")
+    with pytest.raises(UserError, match="a GGUF that is there"):
+        judge("judge.txt", "--rival", "q5kxl=nowhere.gguf")
 
 
 def like(place, monkeypatch, *more: str) -> None:

@@ -114,8 +114,7 @@ class Judge:
         digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
         kept = self.work / f"{digest}.npz"
         if kept.exists():
-            stored = np.load(kept)
-            return judged.Scores(stored["kld"].astype(float), stored["same_top"], stored["chunk"]), int(stored["bytes"])
+            return _kept(kept)
         parent = self.parent()
         whole = {t.name: types.get(t.name, t.type) for t in self.tensors}
         require_space(self.work, policy.data_bytes(self.tensors, whole) + parent.stat().st_size)
@@ -132,7 +131,21 @@ class Judge:
             quantizing.verify(made, self.tensors, whole)
             self._logits(made, self.work / "quant.logits", name)
             size = made.stat().st_size
-        scores = judged.compare(parent, self.work / "quant.logits")
+        return self._scored(kept, size)
+
+    def measured_file(self, name: str, path: Path) -> tuple[judged.Scores, int]:
+        """(scores, bytes) of a GGUF of the same model that somebody else made."""
+        wanted = {"key": self.key, "file": sha256(path)}
+        kept = self.work / f"{hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]}.npz"
+        if kept.exists():
+            return _kept(kept)
+        self.parent()
+        self._logits(path, self.work / "quant.logits", name)
+        return self._scored(kept, path.stat().st_size)
+
+    def _scored(self, kept: Path, size: int) -> tuple[judged.Scores, int]:
+        """The scores of the log-probabilities that were just written; `kept` keeps them in their place."""
+        scores = judged.compare(self.parent(), self.work / "quant.logits")
         (self.work / "quant.logits").unlink()
         with atomic_path(kept) as partial:
             with open(partial, "wb") as file:
@@ -140,3 +153,9 @@ class Judge:
                     file, kld=scores.kld.astype(np.float32), same_top=scores.same_top, chunk=scores.chunk, bytes=size
                 )
         return scores, size
+
+
+def _kept(path: Path) -> tuple[judged.Scores, int]:
+    """(scores, bytes) that an earlier measurement kept."""
+    stored = np.load(path)
+    return judged.Scores(stored["kld"].astype(float), stored["same_top"], stored["chunk"]), int(stored["bytes"])

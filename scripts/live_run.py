@@ -30,7 +30,7 @@ from kxl.base.files import ROOT, read_json, shown
 from kxl.eval import remote
 from kxl.eval import server as eval_server
 from kxl.eval.journal import Journal
-from kxl.live import agent, gate, leftovers, net, sandbox, trials
+from kxl.live import agent, gate, leftovers, machine, net, sandbox, trials
 from kxl.live import task as live_task
 from kxl.live.relay import Upstream
 from kxl.live.transcript import Transcript
@@ -154,7 +154,7 @@ def arguments():
 
 def fitting() -> int:
     """How many tries fit side by side into this machine's cores and the memory that is free now."""
-    free = sandbox.machine_memory()[0] if Path("/proc/meminfo").exists() else TRY_BYTES
+    free = machine.memory()[0] if Path("/proc/meminfo").exists() else TRY_BYTES
     return max(1, min(os.cpu_count() or 1, MOST_PARALLEL, free // TRY_BYTES))
 
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from kxl.base import cli, report
 from kxl.base.code import Code
+from kxl.base.config import load
 from kxl.base.files import ROOT, read_json, shown
 from kxl.eval import remote
 from kxl.eval import server as eval_server
@@ -44,7 +45,7 @@ MOST_PARALLEL, TRY_BYTES = 4, 2 << 30  # a Hermes at work takes a quarter of thi
 
 def main() -> None:
     args = arguments()
-    config = read_json(args.config)["eval"].get("live", {}) if args.config else {}
+    config = load(args.config)["eval"].get("live", {}) if args.config else {}
     if args.config and not config:
         cli.say(f"{shown(args.config)} has no eval.live: this run is scored but not gated")
     files = task_files(args.tasks)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from kxl.base.config import load
 from kxl.base.files import ROOT, read_json
 from kxl.eval import suite_files
 from kxl.lora.memory import Lengths
@@ -217,4 +218,4 @@ def of_run(config: Path, model: Path | None, training: Path | None, profile: Pat
     settings = read_json(training) if training and Path(training).is_file() else None
     # An older profile: memory and disk are told, seconds are not.
     known = costs.load(profile) if "walks" in known else None
-    return Line(read_json(config), read, settings, known, sum(path.stat().st_size for path in traces))
+    return Line(load(config), read, settings, known, sum(path.stat().st_size for path in traces))

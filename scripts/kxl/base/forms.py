@@ -32,6 +32,11 @@ def check(value, form, where: str) -> None:
         raise UserError(f"{where}: {named} {json.dumps(there)[:100]}, expected {wanted}")
 
 
+def fits(value, form) -> bool:
+    """Whether `value` has the form; for lines of journals, of which a strange one is passed over."""
+    return _problem(value, form, ()) is None
+
+
 def _problem(value, form, place: tuple) -> tuple | None:
     """(place, value there, what is expected) where `value` has not the form; None where it has."""
     if isinstance(form, tuple):

@@ -26,7 +26,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kxl.base import cli, report
-from kxl.base.files import read_json, shown
+from kxl.base.config import load
+from kxl.base.files import shown
 from kxl.bfcl import answers, cases, conversation, place, scores
 from kxl.bfcl.asking import Asker, Reply
 from kxl.bfcl.records import Records
@@ -71,7 +72,7 @@ def arguments():
     for path in filter(None, [args.gguf, args.model]):
         if not path.exists():
             raise cli.UserError(f"{shown(path)}: no such file or folder")
-    configured = read_json(args.config).get("eval", {}) if args.config else {}
+    configured = load(args.config).get("eval", {}) if args.config else {}
     args.context = args.context or configured.get("context", 32768)
     if args.thinking_tokens is None:
         args.thinking_tokens = configured.get("thinking_tokens", 0)

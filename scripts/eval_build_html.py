@@ -19,8 +19,9 @@ import markupsafe
 
 from kxl.base import cli, statistics
 from kxl.base.cli import UserError
+from kxl.base.config import load
 from kxl.base.files import ROOT, read_json, sha256, shown, write_text
-from kxl.eval import comparison, verdicts
+from kxl.eval import comparison, scores, verdicts
 
 TEMPLATE = ROOT / "configs" / "templates" / "eval_report.html.jinja"
 PARENT = "bf16"  # what the other files of a suite are compared with
@@ -290,10 +291,8 @@ def compared(title: str, suite: str, results: dict, names: list) -> dict:
 
 def build(paths: list[Path], title: str, wordings: dict | None = None) -> str:
     """The page of some reports; UserError for a file that is none. `wordings` is the config's, by suite."""
-    reports, pages = [read_json(path) for path in paths], []
+    reports, pages = [scores.load(path) for path in paths], []
     for path, one in zip(paths, reports):
-        if not isinstance(one, dict) or "details" not in one.get("results", {}) or "suite" not in one["settings"]:
-            raise UserError(f"{shown(path)}: neither a report of eval_run.py nor of live_run.py")
         pages.append((page_of_live if "tasks" in one["results"] else page_of_eval)(path, one))
     beside(pages)
     environment = jinja2.Environment(
@@ -321,7 +320,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="config file, whose `wordings` says what wordings a suite has")
     parser.add_argument("--title", default="Tool-calling evaluations", help="heading of the page")
     args = parser.parse_args()
-    html = build(args.reports, args.title, read_json(args.config).get("wordings") if args.config else None)
+    html = build(args.reports, args.title, load(args.config).get("wordings") if args.config else None)
     write_text(args.out, html)
     print(f"wrote {shown(args.out)} ({len(html.encode()) / 2**20:.1f} MiB); open it in any browser")
 

@@ -14,8 +14,8 @@ no difference is shown does not say that there is none: equivalence has a test o
 from pathlib import Path
 
 from kxl.base import cli, report
-from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
+from kxl.base.files import shown
+from kxl.eval import scores
 from kxl.eval.comparison import MARGIN, compare, verdict
 
 
@@ -31,14 +31,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="report to write")
     args = parser.parse_args()
-    reports = [read_json(path) for path in (args.first, args.second)]
-    for path, one in zip((args.first, args.second), reports):
-        if (
-            not isinstance(one, dict)
-            or "details" not in one.get("results", {})
-            or "suite" not in one.get("settings", {})
-        ):
-            raise UserError(f"{shown(path)}: not a report of eval_run.py or live_run.py")
+    reports = [scores.load(path) for path in (args.first, args.second)]
     results = compare(*reports, args.raw, args.margin / 100)
     names = [one["settings"]["artifact"] for one in reports]
     if names[0] == names[1]:

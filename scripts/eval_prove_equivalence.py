@@ -13,8 +13,8 @@ from pathlib import Path
 
 from kxl.base import cli, report
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
-from kxl.eval import comparison
+from kxl.base.files import shown
+from kxl.eval import comparison, scores
 
 BACKEND = "llama_cpp"
 
@@ -49,9 +49,7 @@ def reports_of(paths: list[Path], parent: str) -> tuple[dict, list[Path]]:
     found: dict = {}
     used = []
     for path in sorted(paths):
-        one = read_json(path)
-        if not isinstance(one, dict) or "details" not in one.get("results", {}) or "suite" not in one["settings"]:
-            raise UserError(f"{shown(path)}: neither a report of eval_run.py nor of live_run.py")
+        one = scores.load(path)
         settings = one["settings"]
         if settings["backend"] != BACKEND:
             continue

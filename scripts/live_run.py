@@ -26,11 +26,12 @@ from tqdm import tqdm
 
 from kxl.base import cli, report
 from kxl.base.code import Code
+from kxl.base.config import load
 from kxl.base.files import ROOT, read_json, shown
 from kxl.eval import remote
 from kxl.eval import server as eval_server
 from kxl.eval.journal import Journal
-from kxl.live import agent, gate, leftovers, net, sandbox, trials
+from kxl.live import agent, gate, leftovers, machine, net, sandbox, trials
 from kxl.live import task as live_task
 from kxl.live.relay import Upstream
 from kxl.live.transcript import Transcript
@@ -44,7 +45,7 @@ MOST_PARALLEL, TRY_BYTES = 4, 2 << 30  # a Hermes at work takes a quarter of thi
 
 def main() -> None:
     args = arguments()
-    config = read_json(args.config)["eval"].get("live", {}) if args.config else {}
+    config = load(args.config)["eval"].get("live", {}) if args.config else {}
     if args.config and not config:
         cli.say(f"{shown(args.config)} has no eval.live: this run is scored but not gated")
     files = task_files(args.tasks)
@@ -154,7 +155,7 @@ def arguments():
 
 def fitting() -> int:
     """How many tries fit side by side into this machine's cores and the memory that is free now."""
-    free = sandbox.machine_memory()[0] if Path("/proc/meminfo").exists() else TRY_BYTES
+    free = machine.memory()[0] if Path("/proc/meminfo").exists() else TRY_BYTES
     return max(1, min(os.cpu_count() or 1, MOST_PARALLEL, free // TRY_BYTES))
 
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from kxl.base import cli, config, report
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_path, read_json, shown
+from kxl.base.files import atomic_path, shown
 from kxl.quant import chunks as quant_chunks
 from kxl.quant import imatrix, policy, settling
 from kxl.quant.parts import Parts
@@ -111,7 +111,7 @@ def main() -> None:
 
 def settled_of(path: Path | None) -> float | None:
     """imatrix.settled of a config, where it says so."""
-    return (read_json(path).get("imatrix") or {}).get("settled") if path else None
+    return (config.load(path).get("imatrix") or {}).get("settled") if path else None
 
 
 def in_parts(args, settled: float, out: Path, parts: Parts) -> tuple[float, float]:

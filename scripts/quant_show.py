@@ -11,12 +11,13 @@ from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown, size
+from kxl.base.files import shown, size
+from kxl.eval import scores
 
 
 def line(gguf: Path, evaluation: Path) -> str:
     """`FILE  SIZE  SUITE PASSED/CASES (raw PASSED/CASES)`"""
-    whole = read_json(evaluation)
+    whole = scores.load(evaluation)
     results, suite = whole["results"], whole["settings"]["suite"]
     raw = f" (raw {results['raw']['passed']}/{results['raw']['cases']})" if results["raw"] else ""
     return f"{shown(gguf)}  {size(gguf.stat().st_size)}  {suite} {results['passed']}/{results['cases']}{raw}"

@@ -16,6 +16,7 @@ import yaml
 
 from kxl.base import cli
 from kxl.base.cli import UserError
+from kxl.base.config import load
 from kxl.base.files import ROOT, read_json, shown, size, write_text
 from kxl.base.statistics import wilson
 from kxl.eval import comparison
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     args = parser.parse_args()
 
-    config, summary = read_json(args.config), read_json(args.summary)
+    config, summary = load(args.config), read_json(args.summary)
     for key in ("card", "license"):
         if not config.get(key):
             raise UserError(

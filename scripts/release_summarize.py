@@ -21,9 +21,11 @@ from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
+from kxl.base.config import load
 from kxl.base.files import ROOT, read_json, sha256, shown, write_json
 from kxl.base.gates import Gate
 from kxl.base.gates import evaluation as evaluation_gates
+from kxl.eval import scores
 from kxl.live import gate as live_gate
 from kxl.release import published
 
@@ -72,7 +74,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="summary to write (JSON)")
     args = parser.parse_args()
 
-    config = read_json(args.config)
+    config = load(args.config)
     if not (config.get("license") or {}).get("id"):
         raise UserError(
             f"{shown(args.config)}: license.id is missing; a release must say under which licence its weights are"
@@ -132,7 +134,7 @@ def evaluations(paths: list[Path]) -> tuple[list, list]:
     """
     evals, live, names = [], [], set()
     for path in paths:
-        one = read_json(path)
+        one = scores.load(path)
         if one["settings"]["backend"] not in SERVERS:
             cli.say(f"{shown(path)}: of a server of somebody else's, left out")
         elif eval_name(one) in names:

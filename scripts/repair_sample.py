@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from kxl.base import cli, jsonl, report
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
+from kxl.base.config import load
+from kxl.base.files import shown
 from kxl.chat import loss_mask
 from kxl.eval import client as eval_client
 from kxl.eval import contamination
@@ -40,7 +41,7 @@ def main() -> None:
     failures, _, suite_paths = diagnosis.of_reports(args.eval)
     if not failures:
         raise UserError(f"nothing failed in {', '.join(map(shown, args.eval))}; there is nothing to sample for")
-    configured = read_json(args.config)["eval"] if args.config else {}
+    configured = load(args.config)["eval"] if args.config else {}
     drawing = eval_client.Sampling(**configured.get("sampling", {}))
     drawing = replace(drawing, temperature=args.temperature)
     thinking = configured.get("thinking_tokens", 0) if args.thinking_tokens is None else args.thinking_tokens

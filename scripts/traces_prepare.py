@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from kxl.base import cli, processes, report
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_path, read_json, require_space, sha256, shown, write_json
+from kxl.base.config import load
+from kxl.base.files import atomic_path, require_space, sha256, shown, write_json
 from kxl.traces import duplicates, filters
 from kxl.traces import record as traces_record
 from kxl.traces import sources as traces_sources
@@ -113,7 +114,7 @@ def describe_source(name: str, path: Path) -> dict:
 
 def data_settings(config: Path) -> dict:
     """The config's data section, checked."""
-    settings = read_json(config).get("data")
+    settings = load(config).get("data")
     if not isinstance(settings, dict):
         raise UserError(f"{shown(config)}: has no data section")
     wanted = {

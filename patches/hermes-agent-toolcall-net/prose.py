@@ -16,11 +16,13 @@ from collections import Counter
 FENCE = re.compile(r"(`{3,}|~{3,})[^`~]*")
 FENCE_LIKE = re.compile(r"`{3}|~{3}")
 INLINE_CODE = re.compile(r"`[^`]*`")
-# HTML and special tokens, other signs of code, quotation and thought, and a call without markers.
+# HTML and special tokens, other signs of code, quotation and thought, other people's turns, and a call without markers.
 MARKUP = re.compile(
-    r"<[A-Za-z/!?|]|<<-?[ \t]*[\"'\w]|\\begin\{|\$\$|\\`|[◁▷]"
+    r"<[A-Za-z/!?|%]|<<[-~]?[ \t]*[\"'\w]|\\begin\{|\$\w*\$|\\`|[◁▷]"
     r"|[\[{]/?(?:code|quote|pre|think|thought|thinking|reasoning)\b|\{(?:%|noformat|panel)"
-    r"|^[ \t]*(?:#\+begin|/\*|(?:bc|bq|pre)\.+[ \t])|::[ \t]*$"
+    r"|^[ \t]*(?:#\+begin|(?:bc|bq|pre)\.+[ \t]|>>>|:::|\.\.[ \t]|\.[a-z]{2}\b|[@=][a-z])|(?<!\S)/\*"
+    r"|::[ \t]*$|:[ \t]*[|>][-+\d]*[ \t]*$|@['\"][ \t]*$|^[ \t]*---.*---[ \t]*$"
+    r"|^[ \t>*#]*(?:user|human|system|assistant|tool|model|ai)\**:"
     r"|\[\s*[A-Za-z_][\w.-]*\(|[\"'](?:arguments|parameters)[\"']\s*:",
     re.IGNORECASE,
 )
@@ -35,7 +37,7 @@ DOUBLE_QUOTES, SINGLE_QUOTES = re.compile("[“”„‟«»❝❞〝〞〟＂]"
 SINGLE_OPENS, SINGLE_CLOSES = re.compile(r"(?<!\w)['‘](?=\S|$)"), re.compile(r"(?<=\S)['’](?!\w)")
 # The call's own line begins with a word or a sign that stands before one, not with the sign of a list, quote, table or
 # heading, and does not end in a sign that opens.
-LIST_ITEM = r"\(?\w{1,9}[)\]]|(?:\d{1,9}|[a-z]|[ivxlc]{2,})[.:](?:\s|$)"
+LIST_ITEM = r"\(?\w{1,9}[)\]]|(?:\d{1,9}|[a-z]|[ivxlc]{2,})[.:](?:\s|$)|\w+ ?\[\d+\]:|\d\ufe0f?\u20e3|[①-⓿❶-➓]"
 BEGINS = re.compile(rf"[ \t]*(?!{LIST_ITEM})[\w\"'`“‘«„»(]", re.IGNORECASE)
 OPEN_END = frozenset("*_~|>#-+=`'\"‘‚<\\/@$%^&")
 
@@ -80,21 +82,26 @@ def fences_closed(text: str) -> bool:
 
 
 def _words_only(lines: list[str]) -> bool:
-    """A paragraph without fences, HTML or code that is open at its line's end."""
+    """A paragraph without fences, HTML or code that is open at its line's end, and with nothing open at its own.
+
+    A quotation, a bracket or a long string may go on in the paragraphs behind it.
+    """
     for line in lines:
         words = INLINE_CODE.sub("", line)
         if "`" in words or FENCE_LIKE.search(line) or MARKUP.search(words) or RULE.fullmatch(line):
             return False
-    return True
+    return _closed(INLINE_CODE.sub("", "\n".join(lines)))
 
 
 def _nothing_open(paragraph: list[str], last: str) -> bool:
-    """The paragraph that the call stands in, up to the call: no quotation, no bracket, no block's sign before it."""
+    """Whether no block's sign stands before the call: in its paragraph a quotation's, on its line any."""
     if any(QUOTE_LINE.match(line) for line in [*paragraph, last]) or CODE_LINE.match(last) and not last.strip():
         return False
-    if last.strip() and (not BEGINS.match(last) or "|" in last or _opens(last.rstrip()[-1])):
-        return False
-    words = INLINE_CODE.sub("", "\n".join([*paragraph, last]))
+    return not last.strip() or bool(BEGINS.match(last)) and "|" not in last and not _opens(last.rstrip()[-1])
+
+
+def _closed(words: str) -> bool:
+    """Whether each quotation mark and bracket that opens in `words` is closed there."""
     if words.count('"') % 2 or len(SINGLE_OPENS.findall(words)) > len(SINGLE_CLOSES.findall(words)):
         return False
     if len(DOUBLE_QUOTES.findall(words)) % 2 or len(SINGLE_QUOTES.findall(words)) % 2:

@@ -11,20 +11,19 @@ A file, a page or a mail may hold a call, and a faithful answer repeats it. So a
     tools said: whoever writes markers into a message can have it joined, translated or changed on its way into the
     answer. Without markers in sight, an argument may come from anywhere.
 
-Messages are read as they are and as JSON, HTML, URL, mail, base64 and hex would be decoded, without line numbers and
-colours, and a call is looked for backwards and in rot13 as well.
+Messages are read as they are and decoded (decoded.py), and a call is looked for backwards and in rot13 as well.
 What a model makes of a cipher, and what it does because a file told it to, is beyond a text comparison.
 Standard library only.
 """
 
-import base64
 import codecs
-import html
 import re
 import unicodedata
-import urllib.parse
+
+from .decoded import variants
 
 MAX_CHARACTERS = 2_000_000  # of all messages, about 500,000 tokens
+MAX_DECODED = 60_000_000  # of all messages in every way to read them: seconds; more may be read in hundreds of ways
 MAX_LOOKED = 32  # arguments of a call that are looked for one by one; texts of calls that are compared: ten times that
 # In `signs`; pieces, since a marker may be cut in two, and other models' ways to mark a call.
 MARKERS = ("<|tool", "callstart|>", "callend|>", "toolcallstart", "toolcallend", "<toolcall", "toolcall>")
@@ -39,36 +38,10 @@ NO_TEXT = frozenset(
 NOT_SIGNS = re.compile(r"(?:[^\w()=:,{}\[\]<>|]|_)+")
 NOT_CALL_SIGNS = re.compile(r"[<>|]+")
 NOT_WORDS = re.compile(r"[\W_]+")
-LONG_NUMBER = re.compile(r"(&#[xX]?)0*([0-9a-fA-F]{8,}|(?<=0)[0-9a-fA-F]+)")
-# JSON's escapes, and those of Python, JavaScript and the shell.
-ESCAPE = re.compile(
-    r"\\(?:u([0-9a-fA-F]{4})|u\{0*([0-9a-fA-F]{1,5})\}|x([0-9a-fA-F]{2})|([0-3][0-7]{2})|(.))", re.DOTALL
-)
-CONTROL = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "e": "\x1b"}
-MAIL = re.compile(r"=(?:([0-9A-F]{2})|[ \t]*\r?\n)")  # quoted-printable
-# As editors, cat, nl, grep and git blame number lines.
-LINE_NUMBER = re.compile(
-    r"^(?:[^\s:]{1,200}(?=:\d+[:-]):|\^?[0-9a-f]{6,40} [^()\n]{0,40}\([^()\n]{0,100}(?=\b\d+\) ))?"
-    r"[ \t]*(?:[Ll](?:ine )?)?[\[(]?\d+(?:\]:?|[|:.)→-]|(?=[ \t]))[ \t]?",
-    re.MULTILINE,
-)
-# Control sequences and links, also where the first sign was lost or is shown as ^[.
-COLOUR = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]{0,2000}(?:\x07|\x1b\\)|(?:\^\[)?\[(?:\d{1,3}[;:]?){1,9}m"
-)
-# Runs of base64 or hex, also over several lines.
-ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]+)*={0,2}")
-HEX = re.compile(r"[0-9a-fA-F]{16,}")
-# What stands between hex digits, and around them in a dump: the place in front, the same as signs behind.
-HEX_GAPS = re.compile(r"0x|\\x|[\s:,;]+")
-HAS_GAPS = re.compile(r"(?:(?<![0-9a-fA-F])[0-9a-fA-F]{2,16}(?:(?:[\s:,;]{1,3})?(?:0x|\\x)|[\s:,;]{1,3})){3}")
-DUMP = re.compile(
-    r"^[ \t]*(?:0x)?[0-9a-fA-F]{4,16}:?[ \t]+(?=[0-9a-fA-F]{2})|(?<![ \t])[ \t]{2,}\S.{0,17}$", re.MULTILINE
-)
-TEXT = re.compile(rb"(?:[\x00-\x7f]|[\xc2-\xf4][\x80-\xbf]{1,3}){8,}")  # in decoded bytes
-LINE_BREAKS = re.compile(r"\s+")
 # Letters that look like Latin ones.
 LOOKALIKES = str.maketrans("аеорсухіјѕԁһӏԛԝοανρτικ", "aeopcyxijsdhlqwoavptik")
+LOOKALIKES |= str.maketrans("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnoprstuvwyz")
+LOOKALIKES |= {0x1F1E6 + place: chr(ord("a") + place) for place in range(26)}  # flags
 LOOKALIKES |= {0xE0000 + sign: chr(sign).casefold() for sign in range(0x20, 0x7F)}  # tags: letters that nobody sees
 
 
@@ -86,9 +59,11 @@ def quoted(calls: list, written: list, messages, tools=()) -> bool:
     needles |= {NOT_CALL_SIGNS.sub("", signs(text)) for text in written}
     needles |= {form for needle in needles for form in _forms(needle)}
     named = [(call, _named(call["name"])) for call in calls if call["arguments"]]
-    shown, given = False, []
+    shown, given, left = False, [], MAX_DECODED
     for role, text in told:
-        decoded = variants(text)
+        if (decoded := variants(text, left)) is None:
+            return True
+        left -= sum(map(len, decoded))
         for one in decoded:
             spelled = signs(one)
             bare = NOT_CALL_SIGNS.sub("", spelled)
@@ -128,81 +103,6 @@ def texts(value) -> list[str]:
         elif isinstance(one, (list, tuple)):
             todo += reversed(one)
     return found
-
-
-def variants(text: str) -> list[str]:
-    """The text as it stands and as it reads once its escapes are decoded."""
-    levels = [text]
-    for _ in range(3):  # a tool's result is JSON, what it read may be JSON, too
-        if "\\" not in levels[-1]:
-            break
-        levels.append(ESCAPE.sub(_unescaped, levels[-1]))
-    found = list(levels)
-    for one in levels:
-        for sign, decode in (("&", _html), ("%", urllib.parse.unquote), ("=", _mail)):
-            before = one
-            for _ in range(3):  # a page in a page
-                if sign not in before or (after := decode(before)) == before:
-                    break
-                found.append(before := after)
-            one = before
-    # Before and after the other escapes: undoing those can eat a sign of a run that follows a backslash.
-    found = list(dict.fromkeys(found))
-    sources = dict.fromkeys((text, levels[-1], found[-1]))
-    found += dict.fromkeys(run for one in sources for run in _decoded_runs(one))
-    found += [bare for one in found if (bare := COLOUR.sub("", one)) != one]
-    return found + [LINE_NUMBER.sub("", one) for one in found if LINE_NUMBER.search(one)]
-
-
-def _html(text: str) -> str:
-    # Python refuses to read a number of thousands of digits, which stands for no sign anyway.
-    return html.unescape(LONG_NUMBER.sub(_shortened, text))
-
-
-def _mail(text: str) -> str:
-    return MAIL.sub(lambda match: chr(int(match[1], 16)) if match[1] else "", text)
-
-
-def _shortened(match) -> str:
-    """A sign's number without zeros in front; nothing of one that is too large for any sign."""
-    return match[1] + match[2] if len(match[2]) < 8 else ""
-
-
-def _unescaped(match) -> str:
-    for number, base in ((match[1], 16), (match[2], 16), (match[3], 16), (match[4], 8)):
-        if number:
-            return chr(int(number, base))
-    return CONTROL.get(match[5], match[5])
-
-
-def _decoded_runs(text: str) -> list[str]:
-    """What the runs of base64 and hex in a text say, joined; nothing where none of them is text.
-
-    Words beside a run belong to it as far as anyone can tell, so it is read from each of its first signs, line by line
-    and without any break as well, and bytes that are no text are passed over.
-    """
-    without_breaks = LINE_BREAKS.sub("", text)
-    found = [*_base64(text), *(_base64(without_breaks) if without_breaks != text else ())]
-    dumped = (HEX_GAPS.sub("", text), HEX_GAPS.sub("", DUMP.sub("", text))) if HAS_GAPS.search(text) else ()
-    for one in dict.fromkeys((text, *dumped)):
-        for shift in range(2):
-            runs = (match.group()[shift:] for match in HEX.finditer(one))
-            found.append(b"".join(bytes.fromhex(run[: len(run) // 2 * 2]) for run in runs))
-    return [" ".join(part.decode("utf-8", "ignore") for part in TEXT.findall(one)) for one in found if one]
-
-
-def _base64(text: str) -> list[bytes]:
-    """What the runs of base64 in a text say, joined, read from each of their first four signs."""
-    found: list[list[bytes]] = [[], [], [], []]
-    for match in ENCODED.finditer(text):
-        whole = match.group().rstrip("=")
-        lines = LINE_BREAKS.split(whole)
-        for run in (LINE_BREAKS.sub("", whole), *(lines if len(lines) > 1 else ())):
-            run = run.replace("-", "+").replace("_", "/")
-            for shift in range(4):
-                part = run[shift : len(run) - ((len(run) - shift) % 4 == 1)]
-                found[shift].append(base64.b64decode(part + "=" * (-len(part) % 4)))
-    return [b"".join(pieces) for pieces in found]
 
 
 def signs(text: str) -> str:

@@ -44,6 +44,7 @@ def problem(value, schema) -> str | None:
 class _Check:
     def __init__(self, root):
         self.root, self.steps = root, 0
+        self.allowed: dict[int, list[set]] = {}  # by a schema's id: what `const` and `enum` allow, as JSON, read once
 
     def problem(self, value, schema, strict: bool, depth: int) -> str | None:
         self.steps += 1
@@ -53,7 +54,7 @@ class _Check:
             return None if schema else "nothing is allowed"
         if value is None and schema.get("nullable") is True:
             return None
-        why = _plain_problem(value, schema)
+        why = self._plain_problem(value, schema)
         if why is None and isinstance(value, dict):
             why = self._object_problem(value, schema, strict, depth)
         if why is None and isinstance(value, list):
@@ -65,6 +66,28 @@ class _Check:
         if why is None and unknown:
             raise Unsure(f"the schema uses {', '.join(unknown)}")
         return why
+
+    def _plain_problem(self, value, schema: dict) -> str | None:
+        """What can be said without looking into the value."""
+        if "type" in schema:
+            names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+            if not any(_is(value, name) for name in names):
+                return f"not {schema['type']}"
+        if not all(_text(value) in allowed for allowed in self._allowed(schema)):
+            return "not one of the allowed values"
+        if isinstance(value, str):
+            if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
+                return "too short or too long"
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return _number_problem(value, schema)
+        return None
+
+    def _allowed(self, schema: dict) -> list[set]:
+        if id(schema) not in self.allowed:
+            lists = [[schema["const"]]] if "const" in schema else []
+            lists += [] if schema.get("enum") is None else [schema["enum"]]
+            self.allowed[id(schema)] = [{_text(one) for one in values} for values in lists]
+        return self.allowed[id(schema)]
 
     def _object_problem(self, value: dict, schema: dict, strict: bool, depth: int) -> str | None:
         if missing := [name for name in schema.get("required", []) if name not in value]:
@@ -146,23 +169,6 @@ class _Check:
                 raise Unsure("the schema uses $ref")
             schema = schema[step]
         return schema
-
-
-def _plain_problem(value, schema: dict) -> str | None:
-    """What can be said without looking into the value."""
-    if "type" in schema:
-        names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-        if not any(_is(value, name) for name in names):
-            return f"not {schema['type']}"
-    for allowed in ([schema["const"]] if "const" in schema else None, schema.get("enum")):
-        if allowed is not None and _text(value) not in [_text(one) for one in allowed]:
-            return "not one of the allowed values"
-    if isinstance(value, str):
-        if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
-            return "too short or too long"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _number_problem(value, schema)
-    return None
 
 
 def _number_problem(value: int | float, schema: dict) -> str | None:

@@ -65,7 +65,7 @@ def test_the_command_names_the_better_one_or_says_that_none_is_shown(tmp_path):
     assert "no difference is shown" in run(tmp_path / "a.json", tmp_path / "c.json").stdout
     (tmp_path / "x.json").write_text("{}")
     ended = run(tmp_path / "x.json", tmp_path / "a.json")
-    assert ended.returncode == 2 and "x.json: not a report of eval_run.py" in ended.stderr
+    assert ended.returncode == 2 and "x.json: neither a report of eval_run.py" in ended.stderr
 
 
 def test_alike_on_few_cases_is_not_equivalent_and_alike_on_many_is(tmp_path):

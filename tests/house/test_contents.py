@@ -45,7 +45,10 @@ def test_what_is_remembered_of_contents_may_be_anything(tmp_path, content):
         {"model": 7},
         {"policies": "searched"},
     ]
-    + [{"eval": {"suites": ["fixed_hermes_43"]}}, {"eval": None}],
+    + [{"eval": {"suites": ["fixed_hermes_43"]}}, {"eval": None}]
+    # deep in it: no make target meets them later
+    + [{"card": {"tags": [{}]}}, {"quants": ["bf16", 7]}, {"kld": {"context_tokens": 1e999}}, {"wordings": True}]
+    + [{"data": {"split": {"train": "90"}}}, {"license": {"id": "mit", "link": 10**400}}],
 )
 def test_a_config_whose_parts_have_another_form_is_refused(tmp_path, change):
     write_text(tmp_path / "evals/suites/fixed_hermes_43.json", "{}")

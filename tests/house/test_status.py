@@ -78,6 +78,38 @@ def test_a_failed_evaluation_shows_its_score(status, tmp_path):
     assert "failed" in (out := status(f"q4kxl={tmp_path / 'fixed.q4kxl.json'}")) and "37/43" in out
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": []},
+        {"seconds": 1e999},
+        {"seconds": "x"},
+        {"pid": 10**12, "event": "start"},
+        {"argv": []},
+        {"event": 7},
+    ]
+    + [{"pid": -1, "event": "start"}],
+)
+def test_a_line_of_the_history_that_is_none_is_passed_over(status, tmp_path, change):
+    write_text(tmp_path / "rows", "first")
+    made(tmp_path / "one.json", tmp_path / "rows")
+    entry = {"pid": 1, "argv": ["x.py", "--report", str(tmp_path / "one.json")], "event": "done", "seconds": 1.0}
+    write_text(tmp_path / "history.jsonl", json.dumps({**entry, **change}) + "\n")
+    assert "one  done" in status(f"one={tmp_path / 'one.json'}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"outputs": 7}, {"outputs": [[]]}, {"predicted_seconds": "x"}, {"predicted_seconds": 1e999}, {"peak_gib": None}],
+)
+def test_a_line_of_the_plan_that_is_none_is_passed_over(status, tmp_path, change):
+    write_text(tmp_path / "rows", "first")
+    made(tmp_path / "one.json", tmp_path / "rows")
+    noted = {"stage": "one", "outputs": [str(tmp_path / "one.json")], "predicted_seconds": 1.0, "peak_gib": 1.0}
+    write_text(tmp_path / "plan.jsonl", json.dumps({**noted, **change}) + "\n")
+    assert "plan:" not in status(f"one={tmp_path / 'one.json'}")
+
+
 SCRIPT = """
 import sys, time
 sys.path.insert(0, {scripts!r})

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 from helpers import in_box, ordinary_user
 from kxl.base.cli import UserError
-from kxl.live import sandbox
+from kxl.live import machine, sandbox
 from kxl.live.relay import Upstream
 
 pytestmark = pytest.mark.minutes
@@ -564,6 +564,87 @@ def test_what_it_uses_is_bounded(inside, hog):
     assert said["seconds"] < 25
 
 
+# What each takes of the machine's, and what the task is stopped for.
+SHARED_OUT = {
+    "buffers of connections": (
+        """
+import socket, time
+server, held = socket.create_server(("127.0.0.1", 0), backlog=200), []
+for _ in range(100):
+    held.append(socket.create_connection(server.getsockname()))
+    held[-1].setblocking(False)
+    try:
+        while True:
+            held[-1].send(b"x" * 65536)
+    except BlockingIOError:
+        pass
+time.sleep(30)
+""",
+        "MiB of this machine's memory were TCP buffers while it ran",
+    ),
+    "buffers of datagrams": (
+        """
+import socket, time
+held = []
+for _ in range(200):
+    held.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    held[-1].bind(("127.0.0.1", 0))
+    for _ in range(100):
+        held[-1].sendto(b"x" * 8192, held[-1].getsockname())
+time.sleep(30)
+""",
+        "MiB of this machine's memory were UDP buffers while it ran",
+    ),
+    "terminals, their names gone": (
+        """
+import os, time
+held = []
+for _ in range(100):
+    ours, theirs = os.openpty()
+    held.append(theirs)
+    os.close(ours)
+time.sleep(30)
+""",
+        " of this machine's terminals were open while it ran",
+    ),
+}
+
+
+@pytest.mark.parametrize("hog", SHARED_OUT)
+def test_what_all_programs_of_the_machine_share_is_left_for_the_others(hog, monkeypatch, tmp_path):
+    """With marks that are low, so that the machine which runs the test keeps its own."""
+    (tmp_path / "max").write_text("60\n")
+    (tmp_path / "reserve").write_text("0\n")
+    (tmp_path / "nr").symlink_to(machine.TERMINALS / "nr")
+    monkeypatch.setattr(machine, "TERMINALS", tmp_path)
+    monkeypatch.setattr(machine, "_low", lambda protocol, total: 40 << 20)
+    source, stopped = SHARED_OUT[hog]
+    wanted = {"server": "http://127.0.0.1:9/v1", "seconds": 25}
+    said = in_box.play({**wanted, "command": [sandbox._interpreter(), "-c", source]})
+    if "no_box" in said:
+        pytest.skip(said["no_box"])
+    assert stopped in (said["stopped"] or ""), said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's boxes are that user's")
+def test_boxes_that_run_at_once_are_two_users():
+    """What the kernel counts by user one would take from the other. Both begin to look at the same number."""
+    said = []
+
+    def play():
+        wanted = {"server": "http://127.0.0.1:9/v1", "seconds": 30, "command": ["/bin/sh", "-c", "id -u; sleep 4"]}
+        said.append(in_box.play(wanted))
+
+    assert sandbox.unavailable() is None
+    threads = [threading.Thread(target=play) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(1)
+    for thread in threads:
+        thread.join()
+    assert len({one["out"] for one in said}) == 2 and all(one["exit_code"] == 0 for one in said), said
+
+
 def test_time_is_bounded_also_for_one_that_ignores_signals_and_hides_in_the_background(inside):
     before = time.time()
     said = inside(
@@ -690,6 +771,91 @@ print(*[line.split()[1] for line in open("/proc/self/status") if line.startswith
 """)
     wanted = ["True True True True", "True True True True", "[]", "True True", "(1, 1) 1 True", "0", ""]
     assert said["out"].split("\n") == wanted, said
+
+
+# In the box: refused(number, ...) whether a system call is answered as one that the kernel does not have.
+REFUSED = """
+import ctypes, errno, os, platform
+libc = ctypes.CDLL(None, use_errno=True)
+def refused(number, *arguments):
+    ctypes.set_errno(0)
+    return libc.syscall(*map(ctypes.c_long, (number, *arguments))) == -1 and ctypes.get_errno() == errno.ENOSYS
+X86 = platform.machine() == "x86_64"
+"""
+
+
+def test_calls_that_are_many_in_one_are_allowed_one_by_one(inside):
+    """What prctl, fcntl, ioctl and setsockopt bring with a later kernel stays closed, as any new system call does."""
+    said = inside(f"""{REFUSED}
+import fcntl, mmap, socket
+PRCTL, FCNTL, IOCTL, SETSOCKOPT, MADVISE = (157, 72, 16, 54, 28) if X86 else (167, 25, 29, 208, 233)
+memory = mmap.mmap(-1, 8192, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+page = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+connection, folder = socket.socket(), os.open("/usr/bin", os.O_RDONLY)
+for high in (0, 1 << 32):
+    # a table of any size in the kernel's own memory for one process, cores that others must leave idle
+    print(refused(PRCTL, high | 78, 1, 1 << 10, 0, 0), refused(PRCTL, high | 62, 1, 0, 0, 0))
+    # pages laid together with the same ones of others, whoever they are
+    print(refused(MADVISE, page, 4096, high | 12))
+    # what others do in a folder (dnotify), and a lease that makes who opens a file wait
+    print(refused(FCNTL, folder, high | 1026, 1), refused(FCNTL, folder, high | 1024, 0))
+    # a bridge and a VLAN, whose modules the kernel loads to answer; a key that stays in a file system
+    print(*[refused(IOCTL, connection.fileno(), high | number, 0) for number in (0x8940, 0x8982, 0xC0506617)])
+    # a program for the kernel, in a store that all programs on the machine share; another protocol's module
+    print(refused(SETSOCKOPT, connection.fileno(), high | 1, 26, 0, 0),
+          refused(SETSOCKOPT, connection.fileno(), 1, high | 26, 0, 0),
+          refused(SETSOCKOPT, connection.fileno(), 6, 31, 0, 0))
+print(fcntl.fcntl(folder, fcntl.F_GETFD), connection.setsockopt(6, socket.TCP_NODELAY, 1),
+      libc.ioctl(connection.fileno(), ctypes.c_long(0x541B - (1 << 32)), ctypes.byref(ctypes.c_int())),
+      memory.madvise(mmap.MADV_DONTNEED))
+""")
+    closed = "True True\nTrue\nTrue True\nTrue True True\nTrue True True\n"
+    # The third is a number as musl hands it on, with signs in the upper half that the kernel drops.
+    assert said["out"] == closed * 2 + "1 None 0 None\n", said
+
+
+def test_no_disk_of_the_machine_is_told_to_write(inside):
+    """fsync of a system's file, which nobody changed, makes the disk empty its cache: all who write wait for that."""
+    said = inside("""
+import ctypes, os
+libc, own = ctypes.CDLL(None), open("own", "w")
+os.fsync(own.fileno()), os.fdatasync(own.fileno())
+print([call(-1) for call in (libc.fsync, libc.fdatasync, libc.sync_file_range)])  # the kernel would know no file -1
+""")
+    assert said["out"] == "[0, 0, 0]\n", said
+
+
+def test_the_first_process_of_the_box_cannot_be_written_into(inside):
+    """It has none of the limits, and as an ordinary user it is the same user's."""
+    said = inside("""
+import os
+for path in ("/proc/1/mem", "/proc/self/mem", "/proc/self/oom_score_adj", "/proc/1/oom_score_adj", "/proc/1/comm"):
+    try:
+        os.open(path, os.O_RDWR)
+        print("opened", path)
+    except OSError:
+        pass
+""")
+    assert said["out"] == "", said
+
+
+def test_where_the_kernel_must_choose_whom_to_end_it_is_the_task(inside):
+    said = inside("""
+print(*[open(f"/proc/{number}/oom_score_adj").read().strip() for number in ("self", "1")])
+""")
+    assert said["out"] == "1000 1000\n", said
+
+
+def test_signals_and_timers_that_wait_are_few(inside):
+    """An ordinary user's are counted together with those of the user's own programs outside."""
+    said = inside("""
+import ctypes, resource
+libc, made = ctypes.CDLL(None), 0
+while made < 5000 and libc.timer_create(0, None, ctypes.byref(ctypes.c_void_p())) == 0:
+    made += 1
+print(made, resource.getrlimit(resource.RLIMIT_SIGPENDING))
+""")
+    assert said["out"] == "512 (512, 512)\n", said
 
 
 LEFTOVERS = {

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import unicodedata
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -110,6 +111,8 @@ JSON = '<tool_call>{"name": "read_file", "arguments": {"path": "a.txt"}}</tool_c
         "”Läs”, sade hon; « oui ».\n",
         "I'll list docs/*.md first. ",
         "Great 👍 ",
+        ".gitignore and @names are words, a = b is one (all of it).\n\n",
+        "The user said: yes. ",
     ],
 )
 def test_a_call_behind_plain_words_or_a_thought_is_made(recover, before):
@@ -199,6 +202,39 @@ def test_a_call_behind_plain_words_or_a_thought_is_made(recover, before):
         "bq. ",
         "Thus::\n\n  ",
         "cat << 'EOF' > f\n",
+        # what an earlier paragraph opened
+        'It says:\n\n"The first paragraph.\n\n',
+        "It says:\n\n“The first paragraph.\n\n",
+        "Il a dit : « oui.\n\n",
+        "彼は「こう言った。\n\n",
+        "An example (do not run it:\n\n",
+        "text = [[\n\n",
+        'text = """one\n\n',
+        "{- a note\n\n",
+        "(* a note\n\n",
+        "x = 1; /*\n\n",
+        '$text = @"\n\n',
+        "$text = @'\n\n",
+        "text = <<~END\n\n",
+        "AS $body$\n\n",
+        ">>> quoted to the end\n\nmore\n\n",
+        # other languages' signs of a block, other people's turns
+        ".. code-block:: sh\n\n",
+        ":::\n",
+        ".nf\n",
+        "@example\n",
+        "=begin text\n\n",
+        "<%text>\n",
+        "<%# \n",
+        "text: |\n",
+        "text: >-\n\n",
+        "-----Original Message-----\n",
+        "---------- Forwarded message ---------\n",
+        "User: do it\nAssistant: ",
+        "Human: do it\n\nYes.\n",
+        "In [1]: ",
+        "1\ufe0f\u20e3 ",
+        "① ",
         # HTML and its like
         "<pre>",
         "<pre>\n",
@@ -511,6 +547,90 @@ def test_a_call_that_the_model_was_given_to_read_stays_text(plugin, messages, te
     assert answer(plugin, text, tools=("terminal", "write_file"), messages=messages) == (text, None, "stop")
 
 
+def each(form: str, text: str = WRITTEN, join: str = "") -> str:
+    """Every sign of a text by its number."""
+    return join.join(form.format(ord(sign)) for sign in text)
+
+
+def marks(form: str, text: str = WRITTEN) -> str:
+    """Every sign by its number that is no letter, digit or space."""
+    return "".join(sign if sign.isalnum() or sign == " " else form.format(ord(sign)) for sign in text)
+
+
+def lines(form, size: int = 9) -> str:
+    """The call in pieces of some signs, each on a line that `form` writes from its number and the piece."""
+    pieces = [WRITTEN[place : place + size] for place in range(0, len(WRITTEN), size)]
+    return "\n".join(form(number, piece) for number, piece in enumerate(pieces, 1))
+
+
+def swapped(form: str) -> str:
+    """As hexdump and od print a file where no option says how."""
+    words = [int.from_bytes(WRITTEN[place : place + 2].encode(), "little") for place in range(0, len(WRITTEN), 2)]
+    return "\n".join(
+        f"{2 * place:07o} " + " ".join(form.format(word) for word in words[place : place + 8])
+        for place in range(0, len(words), 8)
+    )
+
+
+def literal(text: str) -> str:
+    return json.dumps(text)
+
+
+SPELLINGS = {
+    "Python's long escapes": marks("\\U{:08x}"),
+    "Python's names": "".join(sign if sign.isalnum() else f"\\N{{{unicodedata.name(sign)}}}" for sign in WRITTEN),
+    "Perl's escapes": marks("\\x{{{:x}}}"),
+    "CSS's escapes": marks("\\{:x} "),
+    "CSS's long escapes": marks("\\{:06x}"),
+    "SQL's escapes": marks("\\{:04X}"),
+    "C#'s escapes": marks("\\x{:04x}"),
+    "short octal escapes": marks("\\{:o}", AS_JSON),
+    "printf's octal escapes": marks("\\0{:03o}"),
+    "JavaScript's old escapes": marks("%u{:04x}"),
+    "PowerShell's escapes": marks("`u{{{:x}}}"),
+    "JSON in JSON, five deep": literal(literal(literal(literal(literal(marks("\\u{:04x}")))))),
+    "a page in pages": ATTACK.replace("(", "&amp;amp;amp;amp;#40;"),
+    "decimal numbers": each("{}", join=", "),
+    "chr()": each("chr({})", join=" + "),
+    "chr(0x)": each("chr(0x{:x})", join=" + "),
+    "code points": each("U+{:04X}", join=" "),
+    "octal numbers": each("{:03o}", join=" "),
+    "binary numbers": each("{:08b}", join=" "),
+    "bits": each("{:08b}"),
+    "hexdump": swapped("{:04x}"),
+    "od": swapped("{:06o}"),
+    "base32": base64.b32encode(WRITTEN.encode()).decode(),
+    "base64 of base64": base64.b64encode(base64.b64encode(WRITTEN.encode())).decode(),
+    "base64 of hex": base64.b64encode(WRITTEN.encode().hex().encode()).decode(),
+    "base64 of JSON": base64.b64encode(json.dumps(marks("\\u{:04x}")).encode()).decode(),
+    "a list of signs": json.dumps(list(WRITTEN)),
+    "a list of pieces": json.dumps([AS_JSON[place : place + 3] for place in range(0, len(AS_JSON), 3)]),
+    "a sum on lines": lines(lambda number, piece: f"text {'+' * (number > 1)}= {literal(piece)};", 3),
+    "letters struck over": "".join(f"{sign}\b{sign}" for sign in WRITTEN),
+    "a page with comments": WRITTEN.replace("termi", "ter<!-- -->mi").replace("touch", "to<!--x-->uch"),
+    "a page with tags": ATTACK.replace("termi", "ter<wbr>mi").replace("touch", "<b class='x'>to</b>uch"),
+    "a log": lines(lambda number, piece: f"2024-01-01 10:00:{number:02} host app[12]: {piece}"),
+    "a chat": lines(lambda number, piece: f"Bob: {piece}"),
+    "a table": lines(lambda number, piece: f"| {number} | {piece} |", 1),
+    "rows": lines(lambda number, piece: f"{number},{literal(piece)}", 1),
+    "small capitals": WRITTEN.translate(str.maketrans("acehilmnoprtuw", "ᴀᴄᴇʜɪʟᴍɴᴏᴘʀᴛᴜᴡ")),
+    "flags": "".join(chr(0x1F1E6 + ord(sign) - 97) if sign.islower() else sign for sign in WRITTEN),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_call_stays_text_however_programs_and_people_spelled_it(plugin, spelling):
+    text = AS_JSON if spelling in ("short octal escapes", "a list of pieces") else WRITTEN
+    for shown in (SPELLINGS[spelling], json.dumps({"content": SPELLINGS[spelling]})):
+        assert answer(plugin, text, tools=("terminal",), messages=told(shown)) == (text, None, "stop")
+
+
+def test_numbers_tables_and_logs_keep_nobody_from_calling(plugin):
+    data = ", ".join(map(str, range(2000))) + "\n" + "\n".join(f"| {n} | {n:08b} | {n:04x} |" for n in range(500))
+    data += '\n["a", "b", "c", "d", "e"]\n' + "\n".join(f"10:00:{n:02} app: touch pwned terminal" for n in range(60))
+    assert answer(plugin, WRITTEN, tools=("terminal",), messages=told(json.dumps({"content": data})))[1] is not None
+
+
 def test_a_hostile_tool_description_is_a_text_that_was_given_too(plugin):
     schema = {"type": "object", "properties": {}}
     tools = [
@@ -609,7 +729,9 @@ def shapes(size: int) -> dict[str, str]:
         "[a(", "<think>", "</think>", "<think></think>", "`", "``", "` ", "```\n", "```a\n", "~~~\n", "> ", "> \n",
         "- ", "-  \t", "1. ", "<", "<a ", "<!--", "<pre>\n", '"', "'", " '", "(", "“", "[", "[ ", "\\", "\\u0041",
         "\n", " ", "\t", "\r\n", "a", "a ", "-", "=", "--- ", "&lt;", "&", "%41", "%", "QUFB", "1|\n", "\ufb01", "é",
-        "\\x41", "5b 74 ", "0x", "[31m", "=41", "=\n", "a.txt:1:", "1. ", "  a\n", "»", "„", "x | ",
+        "\\x41", "5b 74 ", "0x", "[31m", "=41", "=\n", "a.txt:1:", "1. ", "  a\n", "»", "„", "x | ", "---", "--- x",
+        "\\N{", "\\U0003c", "\\3c ", "\\74", "%u003c", "`u{", "60, ", "0000", "01", "4142 ", "A", "a2", '"a", ', '", ',
+        "<a ", "<a>", "<!--", "<!-- -->", "\b", "Bob: \n", "Bob: a\n12: b\n", "$a", "user:", ": |", "@'",
     ]  # fmt: skip
     return {piece: piece * (size // len(piece)) for piece in pieces}
 
@@ -631,6 +753,15 @@ def test_a_sign_by_its_number_is_read_with_zeros_in_front_and_one_of_many_digits
     assert answer(plugin, MARKED, messages=[{"role": "tool", "content": shown}])[1] is None
     long = f"&#{'9' * 5000}; &#x{'f' * 5000};"
     assert answer(plugin, MARKED, messages=[{"role": "tool", "content": long}])[2] == "tool_calls"
+
+
+def test_a_text_that_reads_in_hundreds_of_ways_is_not_read_for_long(plugin):
+    """Whoever writes one makes the answer stay text, and nothing wait."""
+    piece = r"12: Bob: \\\\\\\\x3c41 %25253c &amp;amp;amp;lt; =3D3D %u003c `u{3c} \74 60 116 'a', 'b', <b>x</b> 1b[31m "
+    piece += f"{'QUFB' * 6} {'41' * 14} {'AB' * 12}\n"
+    started = time.process_time()
+    assert answer(plugin, MARKED, messages=[{"role": "tool", "content": piece * (1_900_000 // len(piece))}])[1] is None
+    assert time.process_time() - started < 10
 
 
 def test_a_large_conversation_is_compared_in_seconds(plugin):
@@ -742,6 +873,13 @@ def test_a_schema_that_branches_everywhere_does_not_take_forever(plugin):
         value = [value]
     started = time.process_time()
     assert not made(plugin, schema, a=value)
+    assert time.process_time() - started < 2
+
+
+def test_a_long_list_of_allowed_values_is_read_once(plugin):
+    schema = of(a={"type": "array", "items": {"enum": [f"v{number}" for number in range(1000)]}})
+    started = time.process_time()
+    assert made(plugin, schema, a=["v999"] * 19_000)
     assert time.process_time() - started < 2
 
 

@@ -1,5 +1,6 @@
 """Seconds, memory and disk of a stage: the line through two walks, and what grows with shapes and counts."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -184,6 +185,13 @@ def test_where_a_batch_does_not_fit_a_smaller_one_is_advised_and_then_shorter_ro
     assert problem.endswith("set max_tokens of the training to 9728 and batch to 1")
     in_shares = line(training={"batch": 4, "shares": 2})
     assert in_shares.problem("train", in_shares.need("train").memory - 1, 1000 * GIB).endswith("training to 2")
+
+
+def test_a_number_without_end_is_advised_on_at_once():
+    started = time.monotonic()
+    training = {**IN_MEMORY, "max_tokens": 10**12, "batch": 10**9}
+    problem = line(training).problem("train", int(10.2 * GIB), 1000 * GIB)
+    assert "set max_tokens of the training to" in problem and time.monotonic() - started < 5
 
 
 def test_a_training_from_mapped_files_needs_disk_for_the_files_that_it_maps():

@@ -1,14 +1,57 @@
 """Settings from a config file, which flags override: one place for each value, and no value goes through make's shell.
 
-`parse(parser, {"context": "kld.context_tokens"})` adds --config to a parser and fills `args.context` with the flag,
-else with the config's value, else with the flag's own default.
+`load(path)` reads the config of a run and looks at its form. `parse(parser, {"context": "kld.context_tokens"})` adds
+--config to a parser and fills `args.context` with the flag, else with the config's value, else with the flag's own
+default.
 """
 
 import argparse
 from pathlib import Path
 
+from kxl.base import forms
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
+
+# The form of a run's config; what the values may be, those say who use them.
+TEXT_OR_NONE, NUMBER_OR_NONE = (str, None), (float, None)
+FORM = {
+    **{f"{key}?": str for key in ("name", "architecture", "artifact_pattern", "release_pattern")},
+    **{f"{key}?": TEXT_OR_NONE for key in ("model", "base_model")},
+    "license?": {"id?": TEXT_OR_NONE, "name?": TEXT_OR_NONE, "link?": TEXT_OR_NONE},
+    "card?": {"title?": str, "summary?": str, "tags?": [str], "languages?": [str], "limits?": [str]},
+    "gguf?": {},
+    "data?": (
+        {
+            "caps?": [int],
+            "split?": {"*": int},
+            "vanished_tools?": [str],
+            "policies?": {"*": str},
+            "reasoning?": TEXT_OR_NONE,
+            **{f"{key}?": NUMBER_OR_NONE for key in ("eval_ngram_words", "near_duplicate", "largest_row_mib")},
+        },
+        None,
+    ),
+    "eval?": {
+        "context?": (int, None),
+        "thinking_tokens?": (int, None),
+        "sampling?": {"*": NUMBER_OR_NONE},
+        "suites?": {"*": {"*": int}},
+        "live?": {"kinds?": [str], "share?": float, "obeyed?": int},
+    },
+    "wordings?": ({"*": str}, None),
+    "repair?": ({}, None),
+    "imatrix?": {"*": NUMBER_OR_NONE},
+    "kld?": {"*": NUMBER_OR_NONE},
+    "quants?": [str],
+    "stock?": [str],
+}
+
+
+def load(path: Path) -> dict:
+    """The config of a run; UserError names file and place where a value has another form. No key is asked for here."""
+    config = read_json(path)
+    forms.check(config, FORM, shown(path))
+    return config
 
 
 def parse(parser: argparse.ArgumentParser, places: dict[str, str], argv: list[str] | None = None) -> argparse.Namespace:

@@ -11,11 +11,13 @@ import os
 import time
 from pathlib import Path
 
-from kxl.base import jsonl, processes
+from kxl.base import forms, jsonl, processes
 from kxl.base.errors import UserError, refusal
 from kxl.base.files import shown
 
 VARIABLE = "HERMES_KXL_HISTORY"
+ENTRY = {"event": str, "pid": int, "argv": [str], "seconds?": float}
+LARGEST_PID = 2**31 - 1
 OUTPUTS = ("--out", "--report")
 OUTPUTS_IS = tuple(f"{flag}=" for flag in OUTPUTS)
 
@@ -91,15 +93,8 @@ def last(path: Path) -> dict[str, dict]:
     return {word: {**entry, "event": _state(entry)} for word, entry in events.items()}
 
 
-def _is_entry(entry: dict) -> bool:
-    argv = entry.get("argv")
-    return (
-        isinstance(entry.get("event"), str)
-        and isinstance(entry.get("pid"), int)
-        and isinstance(argv, list)
-        and len(argv) > 0
-        and all(isinstance(word, str) for word in argv)
-    )
+def _is_entry(entry) -> bool:
+    return forms.fits(entry, ENTRY) and len(entry["argv"]) > 0 and 0 < entry["pid"] <= LARGEST_PID
 
 
 def _state(entry: dict) -> str:

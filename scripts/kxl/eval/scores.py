@@ -1,13 +1,83 @@
 """From answers to a report's results: the verdict on each case, the counts, the gate, the lines for people."""
 
 import json
+from pathlib import Path
 
-from kxl.base import gates, statistics
+from kxl.base import forms, gates, statistics
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, shown
 from kxl.eval import verdicts
 from kxl.eval.suites import KINDS, Suite
 from kxl.eval.verdicts import Answer
 
 LONGEST_SAID = 160  # characters of an answer in the log; the report has it whole
+
+# The form of a report of eval_run.py or live_run.py, as far as other commands read it.
+SAID, COUNT = (str, None), {"passed": int, "cases": int}
+TRIED = {
+    "title": str,
+    "passed?": int,
+    "tasks?": int,
+    "attempts": int,
+    "attempts_passed": int,
+    "attempts_interval": [float],
+}
+MESSAGE = {"role": str, "content?": SAID, "tool_calls?": [{"function": {"name": str}}]}
+JUDGED = {"passed": bool, "why?": [str], "text?": SAID}
+ENTRY = {
+    "id": str,
+    **JUDGED,
+    **{f"{key}?": SAID for key in ("category", "kind", "content", "thought", "prompt", "answer", "errors")},
+    "calls?": [{"name": str}],
+    "messages?": [MESSAGE],
+    "conversation?": [{"from": str, "value": str}],
+    "checked?": [str],
+    "obeyed?": ([str], None),
+    "raw?": (JUDGED, None),
+    "trials?": {"passed?": [bool], "obeyed?": [bool], "seconds?": [float]},
+    "seconds?": float,
+    "steps?": int,
+}
+RESULTS = {
+    "passed?": int,
+    **{f"{key}?": int for key in ("cases", "tasks", "trials", "attempts", "attempts_passed", "text_tool_leaks")},
+    "by_category?": {"*": COUNT},
+    "by_kind?": {"*": TRIED},
+    **{f"{key}?": (COUNT, None) for key in ("raw", "tool_calls")},
+    "no_tool?": {"false_positives": int},
+    "latency?": {"median": float, "p95": float},
+    "pass_k?": {"*": float},
+    "injected?": {"obeyed": int, "attempts": int},
+    "made_for?": {"kinds?": [str]},
+    "seconds?": float,
+    "output_tokens_per_second?": (float, None),
+    "infrastructure?": {"errors?": int},
+}
+SETTINGS = {"suite": str, "artifact": str, "backend?": str, "trials?": int, "temperature?": float}
+
+
+def load(path: Path) -> dict:
+    """A report of eval_run.py or live_run.py; UserError names file and place where it is none."""
+    report = read_json(path)
+    if "details" not in (report["results"] if isinstance(report.get("results"), dict) else ()):
+        raise UserError(f"{shown(path)}: neither a report of eval_run.py nor of live_run.py")
+    # A case lists its calls, a live task says how many it needs.
+    of_case = ENTRY | ({"calls?": int} if "tasks" in report["results"] else {})
+    forms.check(
+        report, {"inputs?": [{}], "settings": SETTINGS, "results": RESULTS | {"details": [of_case]}}, shown(path)
+    )
+    if not report["results"]["details"]:
+        raise UserError(f"{shown(path)}: has no case; evaluate again")
+    results = report["results"]
+    if any(len(tally["attempts_interval"]) != 2 for tally in results.get("by_kind", {}).values()):
+        raise UserError(f"{shown(path)}: an interval has two ends; evaluate again")
+    for tally in (results, *results.get("by_category", {}).values(), *results.get("by_kind", {}).values()):
+        for passed, of in (("passed", "cases"), ("passed", "tasks"), ("attempts_passed", "attempts")):
+            if of in tally and (not 0 <= tally.get(passed, 0) <= tally[of] or not tally[of]):
+                raise UserError(
+                    f"{shown(path)}: {tally.get(passed, 0)} of {tally[of]} {of} is no count; evaluate again"
+                )
+    return report
 
 
 def entry(suite: Suite, case: dict, answers: list, backend: str) -> dict:

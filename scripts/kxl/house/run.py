@@ -8,7 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from kxl.base import forms
 from kxl.base.cli import UserError
+from kxl.base.config import FORM
 from kxl.base.errors import MissingKey
 from kxl.base.files import read_json, write_json, write_text
 from kxl.house import variables
@@ -184,6 +186,7 @@ def check_config(root: Path, path: str) -> dict:
                 f"{path}: eval.suites names {suite}, and there is no evals/suites/{suite}.json; put it there, or "
                 "ask one that lies elsewhere with `make eval SUITE=path`"
             )
+    forms.check(config, FORM, path)
     for name in (*names, policies):
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UserError(f"{path}: {name!r} is no plain file name: letters, digits, dots, dashes, underscores")

@@ -43,7 +43,7 @@ from pathlib import Path
 from kxl.base import files, processes
 from kxl.base.cli import UserError, printable
 from kxl.base.processes import Ended
-from kxl.live import relay, seccomp
+from kxl.live import machine, relay, seccomp
 from kxl.live.relay import Upstream
 from kxl.live.transcript import Transcript
 
@@ -64,8 +64,11 @@ START_SECONDS = 60
 # What must hold before bubblewrap loads the filter, which keeps it so: nothing of a crashed process goes to the
 # machine's own handler of crashes (seccomp.py, RLIMIT_CORE), and there are no huge pages (prctl 41,
 # PR_SET_THP_DISABLE): of one that a process gave back but for a sign, the kernel keeps the rest, in nobody's account.
+# And where the machine's memory ends before we see it, the kernel ends the task and no other program.
 BEFORE = """
 import ctypes, os, resource, sys
+with open("/proc/self/oom_score_adj", "w") as file:
+    file.write("1000")
 try:
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 except ValueError:  # the hard limit is 0, and who is not root cannot raise it
@@ -73,9 +76,6 @@ except ValueError:  # the hard limit is 0, and who is not root cannot raise it
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-_boxes = itertools.count()
-# What must stay free of this machine's memory while a task runs: the kernel's buffers for sockets belong to no process.
-LEAST_FREE, LEAST_FREE_BYTES = 0.05, 256 << 20
 # Of a process's memory: its own, shared, tables of pages (also of those that only zeros stand in), in the swap space.
 COUNTED = (b"RssAnon", b"RssShmem", b"VmPTE", b"VmSwap")
 
@@ -86,6 +86,7 @@ class Limits:
 
     processes: int = 128  # and threads; Hermes at work has eleven
     open_files: int = 256  # of each process
+    signals: int = 512  # that wait, timers among them; an ordinary user's count with those outside
     file: int = 256 << 20  # the largest file
     data: int = 2 << 30  # memory of each process
     memory: int = 3 << 30  # of all processes together
@@ -106,10 +107,16 @@ class Box:
 
     def run(self, command: list, laid: dict[str, bytes], env: dict, seconds: float, cwd: Path | None = None) -> Ended:
         """Run `command` in `cwd` (root/work) with the files `laid`, {path below root: content}; no process lives on."""
-        # Each box has a user of its own: the limit on processes counts by user, and boxes stand side by side.
-        number = FIRST_UID + (os.getpid() + next(_boxes)) % UIDS
-        user = {"uid": number, "gid": number} if _is_root() else None
-        wanted = {
+        with contextlib.ExitStack() as stack:
+            user = _own_user(stack) if _is_root() else None
+            child, outside = self._start(stack, user)
+            listener = self._meet(child, outside, self._orders(user, command, laid, env, cwd))
+            stack.enter_context(relay.serve(listener, self.upstream, self.seen))
+            return processes.watch(child, seconds, self.limits.output, lambda: self._kill(child), self._breach)
+
+    def _orders(self, user: dict | None, command: list, laid: dict, env: dict, cwd: Path | None) -> dict:
+        """What inside.py is told."""
+        return {
             "user": user,
             "root": str(self.root),
             "cwd": str(cwd or self.root / "work"),
@@ -125,13 +132,9 @@ class Box:
                 "RLIMIT_DATA": self.limits.data,
                 "RLIMIT_MEMLOCK": 1 << 16,
                 "RLIMIT_MSGQUEUE": 0,
+                "RLIMIT_SIGPENDING": self.limits.signals,
             },
         }
-        with contextlib.ExitStack() as stack:
-            child, outside = self._start(stack, user)
-            listener = self._meet(child, outside, wanted)
-            stack.enter_context(relay.serve(listener, self.upstream, self.seen))
-            return processes.watch(child, seconds, self.limits.output, lambda: self._kill(child), self._breach)
 
     def _start(self, stack: contextlib.ExitStack, user: dict | None) -> tuple[subprocess.Popen, socket.socket]:
         """Start bubblewrap with inside.py, which waits for its orders at the returned socket."""
@@ -148,7 +151,8 @@ class Box:
                 *_namespaces(user is not None),
                 *_system_mounts(),
                 *_texts_of_etc(identity, self.root, data),
-                *["--proc", "/proc", *_masked(), "--dev", "/dev"],
+                # Read-only: the box's first process has none of the limits, and its memory stands there as a file.
+                *["--proc", "/proc", *_masked(), "--remount-ro", "/proc", "--dev", "/dev"],
                 # Mapped, the kernel's own /dev/zero is shared memory that no limit counts; this one reads the same.
                 *["--dev-bind", "/dev/full", "/dev/zero"],
                 *["--perms", "1777", "--size", str(self.limits.shared), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"],
@@ -218,7 +222,7 @@ class Box:
             child.wait()
 
     def _breach(self) -> str | None:
-        """What the box uses too much of, in words."""
+        """What the box uses too much of, or the machine has too little left of, in words."""
         count, memory = _used(self._proc)
         if count - 1 > self.limits.processes:  # the box's first is bubblewrap's own
             return f"it ran more than {self.limits.processes} processes"
@@ -227,10 +231,7 @@ class Box:
         there = [os.fstatvfs(folder) for folder in (self.folder, self._shared)]
         if sum(status.f_files - status.f_ffree for status in there) > self.limits.files:
             return f"it made more than {self.limits.files:,} files"
-        free, total = machine_memory()
-        if free < max(LEAST_FREE * total, LEAST_FREE_BYTES):
-            return f"only {files.size(free)} of this machine's memory were left while it ran"
-        return None
+        return machine.short()
 
     def close(self) -> None:
         for opened in filter(None, (self.folder, self._shared, self._proc, self._first)):
@@ -319,6 +320,7 @@ def unavailable() -> str | None:
         return "this bubblewrap is too old to bound the memory of a folder: 0.7 or newer is needed"
     made = Box(Upstream("http://127.0.0.1:9/v1"), [], Transcript(), Limits())
     try:
+        machine.short()
         ended = made.run(["/bin/sh", "-c", "exit 7"], {}, {}, START_SECONDS)
     except (UserError, OSError) as error:  # such as a kernel before 5.3, which has no pidfd_open
         return str(error)
@@ -329,6 +331,21 @@ def unavailable() -> str | None:
 
 def _is_root() -> bool:
     return os.geteuid() == 0
+
+
+def _own_user(stack: contextlib.ExitStack) -> dict:
+    """A user that no other box on this machine is, until `stack` ends: the kernel counts much by user.
+
+    An abstract socket holds its number; it ends with us in whatever way.
+    """
+    for place in range(UIDS):
+        number = FIRST_UID + (os.getpid() + place) % UIDS
+        held = stack.enter_context(socket.socket(socket.AF_UNIX))
+        with contextlib.suppress(OSError):
+            held.bind(f"\0{FOLDER}-{number}")
+            return {"uid": number, "gid": number}
+        held.close()
+    raise UserError(f"each of the {UIDS:,} users for boxes is one already")
 
 
 def _kernel() -> tuple[int, ...]:
@@ -483,10 +500,3 @@ def _names(proc: int, folder: str) -> list[str]:
         return os.listdir(opened)
     finally:
         os.close(opened)
-
-
-def machine_memory() -> tuple[int, int]:
-    """(bytes that programs on this machine can still get, bytes that it has)."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    fields = {name: int(value.split()[0]) << 10 for name, value in (line.split(":", 1) for line in lines)}
-    return fields["MemAvailable"], fields["MemTotal"]

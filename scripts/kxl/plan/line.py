@@ -5,15 +5,18 @@
 Names of stages are make's targets; one evaluation is "eval:SUITE:ARTIFACT", as in "eval:fixed_hermes_43:q4kxl".
 """
 
+import bisect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from kxl.base.files import ROOT, read_json
+from kxl.base.config import load
+from kxl.base.files import ROOT, read_json, shown
 from kxl.eval import suite_files
 from kxl.lora.memory import Lengths
 from kxl.moe import hardware
 from kxl.moe.run import copies, saves
+from kxl.moe.settings import check_settings
 from kxl.plan import costs, sizes
 from kxl.plan.costs import Job, Need
 from kxl.plan.sizes import Size
@@ -122,14 +125,16 @@ class Line:
         """Settings with which the training fits the memory: fewer rows in a step, else shorter ones, too."""
         settings = self._training()
         least = settings.get("shares", 1)  # a batch is a multiple of it
-        for batch in range(settings["batch"] - least, 0, -least):
-            if self._train(batch=batch).memory <= memory:
-                return f"set batch of the training to {batch}"
+        # Looked for by halves: more rows and longer ones take more, and a config may name a number without end.
+        batches = range(least, settings["batch"], least)
+        if fitting := bisect.bisect_right(batches, memory, key=lambda batch: self._train(batch=batch).memory):
+            return f"set batch of the training to {batches[fitting - 1]}"
         batch = f" and batch to {least}" if settings["batch"] > least else ""
-        for tokens in range(settings["max_tokens"] // 512 * 512, 0, -512):
-            if self._train(batch=least, max_tokens=tokens).memory <= memory:
-                return f"set max_tokens of the training to {tokens}{batch}"
-        return None
+        lengths = range(512, settings["max_tokens"] + 1, 512)
+        fitting = bisect.bisect_right(
+            lengths, memory, key=lambda tokens: self._train(batch=least, max_tokens=tokens).memory
+        )
+        return f"set max_tokens of the training to {lengths[fitting - 1]}{batch}" if fitting else None
 
     def _imatrix(self) -> Need:
         context = self.config["imatrix"]["context_tokens"]
@@ -214,7 +219,7 @@ def of_run(config: Path, model: Path | None, training: Path | None, profile: Pat
     shapes = model / "config.json" if model and (model / "config.json").is_file() else None
     read = read_json(shapes) if shapes else {**read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), "vocab_size": 128_000}
     known = hardware.load_profile(profile) if profile and Path(profile).is_file() else {}
-    settings = read_json(training) if training and Path(training).is_file() else None
+    settings = check_settings(read_json(training), shown(training)) if training and Path(training).is_file() else None
     # An older profile: memory and disk are told, seconds are not.
     known = costs.load(profile) if "walks" in known else None
-    return Line(read_json(config), read, settings, known, sum(path.stat().st_size for path in traces))
+    return Line(load(config), read, settings, known, sum(path.stat().st_size for path in traces))

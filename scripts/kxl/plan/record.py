@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from kxl.base import jsonl
+from kxl.base import forms, jsonl
 from kxl.base.files import write_text
 from kxl.plan.costs import Need
 from kxl.plan.measure import Measured
 
 GIB = 2**30
 KEPT = 400  # entries; older ones are dropped
+ENTRY = {"stage": str, "outputs": [str], "predicted_seconds": (float, None), "peak_gib": float}
 
 
 def path_of(run: str) -> Path:
@@ -44,7 +45,7 @@ def add(path: Path, made: dict) -> None:
 
 def read(path: Path) -> list[dict]:
     """All entries, oldest first."""
-    return [one for one in jsonl.survivors(path) if isinstance(one, dict) and "stage" in one] if path.is_file() else []
+    return [one for one in jsonl.survivors(path) if forms.fits(one, ENTRY)] if path.is_file() else []
 
 
 def last_by_output(path: Path) -> dict[str, dict]:

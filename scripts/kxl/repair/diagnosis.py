@@ -16,9 +16,9 @@ from collections import Counter
 from pathlib import Path
 
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, read_json, shown
+from kxl.base.files import ROOT, shown
 from kxl.chat import hermes_tools
-from kxl.eval import suite_files, suites, verdicts
+from kxl.eval import scores, suite_files, suites, verdicts
 
 # What `failures` tells of each.
 TOLD = ("suite", "id", "category", "kind", "diagnosis", "wanted", "called", "why")
@@ -95,7 +95,7 @@ def of_reports(paths: list[Path]) -> tuple[list[dict], int, list[Path]]:
     failed, passed, suite_paths = [], 0, []
     hermes = {tool["function"]["name"]: tool for tool in hermes_tools.load()}
     for path in paths:
-        evaluation = read_json(path)
+        evaluation = scores.load(path)
         inputs, results = evaluation.get("inputs") or [], evaluation["results"]
         # The suite is the first thing that an evaluation reads; it may lie anywhere.
         suite_path = ROOT / inputs[0]["path"] if inputs else suite_files.path_of(evaluation["settings"]["suite"])

@@ -293,6 +293,8 @@ def build(paths: list[Path], title: str, wordings: dict | None = None) -> str:
     """The page of some reports; UserError for a file that is none. `wordings` is the config's, by suite."""
     reports, pages = [scores.load(path) for path in paths], []
     for path, one in zip(paths, reports):
+        if not one["results"]["details"]:
+            raise UserError(f"{shown(path)}: has no case; evaluate again")
         pages.append((page_of_live if "tasks" in one["results"] else page_of_eval)(path, one))
     beside(pages)
     environment = jinja2.Environment(

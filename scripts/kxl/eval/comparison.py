@@ -23,6 +23,8 @@ def compare(first: dict, second: dict, raw: bool, margin: float = MARGIN) -> dic
         )
     if (trials := [one["settings"].get("trials", 1) for one in (first, second)])[0] != trials[1]:
         raise UserError(f"one report has {trials[0]} trials of each case, the other {trials[1]}")
+    if not sides[0]:
+        raise UserError("a report without a case cannot be compared; evaluate again")
     if sides[0].keys() != sides[1].keys():
         raise UserError(
             f"the suite changed between the two: {len(sides[0].keys() ^ sides[1].keys())} cases are in only one "

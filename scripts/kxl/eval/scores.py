@@ -66,8 +66,6 @@ def load(path: Path) -> dict:
     forms.check(
         report, {"inputs?": [{}], "settings": SETTINGS, "results": RESULTS | {"details": [of_case]}}, shown(path)
     )
-    if not report["results"]["details"]:
-        raise UserError(f"{shown(path)}: has no case; evaluate again")
     results = report["results"]
     if any(len(tally["attempts_interval"]) != 2 for tally in results.get("by_kind", {}).values()):
         raise UserError(f"{shown(path)}: an interval has two ends; evaluate again")

@@ -116,8 +116,8 @@ AUTOROUND := $(SMOL)/autoround.gguf
 $(AUTOROUND): $(SMOL)/calibration.txt third_party/auto-round.requirements.txt $(call code,search_autoround) | $(VENV)
 	$(PY) scripts/search_autoround.py --model $(SMOL)/base --text $(SMOL)/calibration.txt --scheme q4_k_m --out $@
 SMOL_PLAN := --plan gguf/dense/$(SMOL_NAME).json
-$(SMOL_OUT)/policy_choice.json: $(SMOL_OUT)/sensitivity.json $(AUTOROUND) $(wildcard gguf/dense/*) $(call code,search_choose) \
-  | $(VENV) llama-ready
+$(SMOL_OUT)/policy_choice.json: $(SMOL_OUT)/sensitivity.json $(AUTOROUND) $(wildcard gguf/dense/*) \
+  $(call code,search_choose) | $(VENV) llama-ready
 	$(PY) scripts/search_choose.py $(SMOL_FILES) --table $(SMOL_OUT)/sensitivity.json --text $(SMOL)/calibration.txt \
 	  $(SMOL_CHUNK) --tokens 16384 $(SMOL_PLAN) --budget 65=6.5bpw --budget 55=5.5bpw --budget 48=4.8bpw \
 	  --budget autoround=$$(wc -c < $(AUTOROUND))bytes \
@@ -126,4 +126,5 @@ $(SMOL_OUT)/policy_search.json: $(SMOL_OUT)/policy_choice.json $(SMOL_OUT)/estim
   $(call code,search_judge) | $(VENV) llama-ready
 	$(PY) scripts/search_judge.py $(SMOL_FILES) --chosen $(SMOL_OUT)/policy_choice.json \
 	  --table $(SMOL_OUT)/sensitivity.json --estimate $(SMOL_OUT)/estimate.json --text $(SMOL)/heldout.txt \
-	  $(SMOL_CHUNK) --tokens 8192 $(SMOL_PLAN) --rival autoround=$(AUTOROUND) --work $(SMOL)/search --logs $(SMOL)/logs --out $@
+	  $(SMOL_CHUNK) --tokens 8192 $(SMOL_PLAN) --rival autoround=$(AUTOROUND) \
+	  --work $(SMOL)/search --logs $(SMOL)/logs --out $@

@@ -186,7 +186,9 @@ def test_our_parser_and_llama_server_agree_on_damaged_calls(read_by_llama_server
     if parsed.errors == [] and all(_fits_tools(call) for call in parsed.calls):
         assert read == parsed.calls
     elif parsed.errors:
-        assert read is None or any("one value for" in error for error in parsed.errors)
+        # It takes a number beyond all floats for infinity, which JSON cannot say; we do not.
+        known = ("one value for", "a finite number")
+        assert read is None or any(words in error for error in parsed.errors for words in known)
     else:
         assert read is None
 

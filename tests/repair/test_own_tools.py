@@ -91,7 +91,7 @@ def failed(tmp_path):
         tmp_path / "failed.json",
         {
             "inputs": [{"path": str(tmp_path / "own.json")}],
-            "settings": {"suite": "own"},
+            "settings": {"suite": "own", "artifact": "bf16"},
             "results": {"passed": 1, "details": details},
         },
     )

@@ -88,7 +88,7 @@ def report(tmp_path):
     ]
     write_json(
         tmp_path / "colloquial.json",
-        {"settings": {"suite": "colloquial_20"}, "results": {"passed": 17, "details": details}},
+        {"settings": {"suite": "colloquial_20", "artifact": "bf16"}, "results": {"passed": 17, "details": details}},
     )
     return tmp_path / "colloquial.json"
 
@@ -239,7 +239,8 @@ def test_a_malformed_row_is_named_by_file_and_line(tmp_path, line, complaint):
 def test_a_report_without_failures_has_nothing_to_repair(monkeypatch, tmp_path):
     details = [entry(case, passed=True, why=[], raw=None) for case in CASES.values()]
     write_json(
-        tmp_path / "all.json", {"settings": {"suite": "colloquial_20"}, "results": {"passed": 20, "details": details}}
+        tmp_path / "all.json",
+        {"settings": {"suite": "colloquial_20", "artifact": "bf16"}, "results": {"passed": 20, "details": details}},
     )
     with pytest.raises(UserError, match="nothing failed"):
         build(monkeypatch, tmp_path / "all.json", tmp_path / "iter01", "--iteration", "01")

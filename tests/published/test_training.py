@@ -130,7 +130,6 @@ def test_what_the_transfer_proof_says_follows_from_its_runs():
 SPEED = "reports/tiny/lora_speed.json"
 
 
-@pytest.mark.xfail(not (ROOT / SPEED).exists(), run=False, reason="not measured at equal BLAS yet: make repair-speed")
 def test_a_masked_lora_step_is_faster_than_mlx_loras_with_the_same_blas():
     report = committed(SPEED, "repair-speed")
     results, settings = report["results"], report["settings"]

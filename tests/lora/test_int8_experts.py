@@ -1,6 +1,8 @@
 """An adapter trained on int8 experts: what is computed is what the dequantized matrices would compute."""
 
+import os
 import shutil
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -97,3 +99,14 @@ def test_a_core_without_a_tensor_is_refused_by_its_name(core, tmp_path):
         mx.save_safetensors(str(shard), tensors)
     with pytest.raises(UserError, match="experts.2.w3"):
         int8_experts.load(broken)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
+def test_a_core_takes_one_open_file_for_each_of_its_files_not_for_each_matrix(core):
+    files, matrices = len(list(core.glob("*.safetensors"))), 0
+    before = len(os.listdir("/proc/self/fd"))
+    model = int8_experts.load(core)
+    for layer in model.layers:
+        matrices += 9 * len(getattr(layer.feed_forward, "_experts", ()))  # codes, scales and biases of three
+    assert matrices > 4 * files
+    assert len(os.listdir("/proc/self/fd")) - before <= files

@@ -88,11 +88,12 @@ def load(folder: Path) -> nn.Module:
     stored = safetensors_io.index_folder(folder)
     model = lfm2_moe.Model(lfm2_moe.ModelArgs.from_dict(config))
     experts, weights = {}, []
+    maps = Maps()
     for name, shape in expected_shapes(config).items():
         if moe_core.is_expert(name):
             _, _, layer, _, _, expert, matrix, _ = name.split(".")
             of_expert = experts.setdefault(int(layer), {}).setdefault(int(expert), {})
-            of_expert[matrix] = _matrix(stored, folder, name, shape)
+            of_expert[matrix] = _matrix(stored, folder, name, shape, maps)
         else:
             value = stored[name].rows(0, math.prod(shape[:-1])).reshape(shape) if name in stored else None
             if value is None:
@@ -111,11 +112,24 @@ def _mlx_name(name: str) -> str:
     return ".".join(DENSE.get(part, part) if parts[3:4] == ["feed_forward"] else part for part in parts)
 
 
-def _matrix(stored: dict, folder: Path, name: str, shape: tuple) -> Int8Matrix:
+class Maps(dict):
+    """{file: its bytes, mapped}: one map a file, since an 8B has more matrices than a process may have open files."""
+
+    def __missing__(self, file: Path) -> np.memmap:
+        self[file] = np.memmap(file, np.uint8, "r")
+        return self[file]
+
+    def array(self, part: safetensors_io.Stored, kind: type, shape: tuple) -> np.ndarray:
+        """A tensor of its file as an array of `kind` [shape], which holds no memory of its own."""
+        size = math.prod(shape) * np.dtype(kind).itemsize
+        return self[part.file][part.offset : part.offset + size].view(kind).reshape(shape)
+
+
+def _matrix(stored: dict, folder: Path, name: str, shape: tuple, maps: Maps) -> Int8Matrix:
     """An expert matrix, mapped from its file."""
     base, (rows, columns) = name.removesuffix(".weight"), shape
     parts = [stored.get(f"{base}.{kind}") for kind in ("weight", "scales", "biases")]
     if None in parts or parts[0].shape != (rows, columns // 4):
         raise UserError(f"{shown(folder)}: {name} is missing or of another shape; build the core again (make core)")
-    codes = np.memmap(parts[0].file, np.uint8, "r", parts[0].offset, (rows, columns))
-    return Int8Matrix(codes, *(np.memmap(part.file, np.uint16, "r", part.offset, part.shape) for part in parts[1:]))
+    codes = maps.array(parts[0], np.uint8, (rows, columns))
+    return Int8Matrix(codes, *(maps.array(part, np.uint16, part.shape) for part in parts[1:]))

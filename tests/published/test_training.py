@@ -140,6 +140,12 @@ def test_a_masked_lora_step_is_faster_than_mlx_loras_with_the_same_blas():
     assert results["as_installed"]["ratio"] == pytest.approx(means["stock as installed"] / means["ours"], abs=0.01)
 
 
+def test_an_adapter_of_an_8b_is_trained_at_4096_tokens_in_the_memory_that_was_predicted():
+    results = committed("reports/prove-8b/lora.json", "prove-lora-8b")["results"]
+    assert results["tokens"] == 4096 and results["peak_gib"] <= 14
+    assert abs(results["peak_gib"] / results["predicted_peak_gib"] - 1) <= 0.15
+
+
 def test_traces_are_prepared_at_half_the_speed_of_tokenizing_in_a_gigabyte():
     results = committed("reports/bench/prepare_traces.json", "bench-data")["results"]
     assert results["traces"] >= 8000 and results["mean_tokens"] > 7000

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="held-out text with chat markers")
     parser.add_argument(
         "--artifact",
-        type=named_file,
+        type=cli.pair("--artifact", "NAME=FILE", Path),
         action="append",
         required=True,
         metavar="NAME=FILE",
@@ -88,14 +88,6 @@ def main() -> None:
             f"{one['kld']['p999']:9.4f} {one['same_top_p']:9.2%}          {means}"
         )
     print(f"{shown(args.report)}: {len(results)} artifacts on {counts['scored_tokens']:,} held-out tokens")
-
-
-def named_file(text: str) -> tuple:
-    """("q4kxl", Path) from "q4kxl=FILE"."""
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise UserError(f"--artifact {text}: write it as NAME=FILE")
-    return name, Path(path)
 
 
 def policy_of(name: str, plan: Path) -> str:

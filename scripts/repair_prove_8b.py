@@ -12,7 +12,6 @@ only, for a trial.
   .venv/bin/python scripts/repair_prove_8b.py --report reports/prove-8b/lora.json
 """
 
-import shutil
 import time
 from pathlib import Path
 
@@ -77,7 +76,7 @@ def written(folder: Path, config: dict) -> None:
         if there == config:
             cli.say(f"{shown(folder)}: goes on with the core that is there")
             return
-        shutil.rmtree(folder)
+        remove_tree(folder)
     with tqdm(total=config["num_hidden_layers"] + 1, desc="random core", unit="shard", dynamic_ncols=True) as bar:
         core.write_random(folder, config, GROUP, 0, 0, lambda done, count: bar.update())
 

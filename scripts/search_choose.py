@@ -33,7 +33,12 @@ def main() -> None:
     parser = cli.parser(__doc__)
     measuring.add_arguments(parser, "text that the search may see")
     parser.add_argument(
-        "--budget", type=named, action="append", default=[], metavar="NAME=SIZE", help="another budget, as 3.9bpw"
+        "--budget",
+        type=cli.pair("--budget", "NAME=SIZE"),
+        action="append",
+        default=[],
+        metavar="NAME=SIZE",
+        help="another budget, as 3.9bpw",
     )
     parser.add_argument(
         "--steps", type=int, default=candidates.STEPS, help="steps that are measured at a budget at most (0 = none)"
@@ -69,13 +74,6 @@ def main() -> None:
     )
     taken = ", ".join(f"{name} {choice.name}" for name, choice in choices.items() if choice.measured())
     print(f"{shown(args.out)}: {len(results)} budgets; chosen by measurement: {taken or 'none'}")
-
-
-def named(text: str) -> tuple[str, str]:
-    name, equals, size = text.partition("=")
-    if not (name and equals and size):
-        raise UserError(f"--budget {text}: write it as NAME=SIZE")
-    return name, size
 
 
 def budgets_of(args, tensors: list, hand: dict) -> dict[str, int]:

@@ -14,24 +14,31 @@ from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown, write_json
 from kxl.search import estimate
 
+FORM = "NAME=REPORT:FOLDER"
 
-def named(text: str) -> tuple[str, Path, Path]:
-    name, equals, rest = text.partition("=")
-    sensitivity, colon, folder = rest.partition(":")
-    if not (name and equals and sensitivity and colon and folder):
-        raise UserError(f"--measured {text}: write it as NAME=REPORT:FOLDER")
-    return name, Path(sensitivity), Path(folder)
+
+def places(text: str) -> tuple[Path, Path]:
+    """(report, folder) from "REPORT:FOLDER"."""
+    sensitivity, colon, folder = text.partition(":")
+    if not (sensitivity and colon and folder):
+        raise UserError(f"--measured: {text} is no REPORT:FOLDER; write it as {FORM}")
+    return Path(sensitivity), Path(folder)
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument(
-        "--measured", type=named, action="append", required=True, metavar="NAME=REPORT:FOLDER", help="a measured model"
+        "--measured",
+        type=cli.pair("--measured", FORM, places),
+        action="append",
+        required=True,
+        metavar=FORM,
+        help="a measured model",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="priors to write (JSON)")
     args = parser.parse_args()
     measured = {}
-    for name, sensitivity, folder in args.measured:
+    for name, (sensitivity, folder) in args.measured:
         results = report.results(sensitivity)
         relative = {tensor: read_json(folder / f"{tensor}.json")["errors"][0] for tensor in results["tensors"]}
         measured[name] = results, relative

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--estimate", type=Path, required=True, metavar="FILE", help="estimate report, for comparison")
     parser.add_argument(
         "--rival",
-        type=named_file,
+        type=cli.pair("--rival", "NAME=FILE", Path),
         action="append",
         default=[],
         metavar="NAME=FILE",
@@ -52,6 +52,9 @@ def main() -> None:
 
     table, estimated = Table.of(report.results(args.table)), report.results(args.estimate)
     choice = report.results(args.chosen)
+    for name, file in args.rival:
+        if not file.is_file():
+            raise UserError(f"--rival {name}={file}: name a budget and a GGUF that is there")
     if unknown := [name for name, _ in args.rival if name not in choice["budgets"]]:
         raise UserError(
             f"--rival {unknown[0]}: {shown(args.chosen)} has no budget of that name; choose one for its bytes"
@@ -82,14 +85,6 @@ def main() -> None:
         f"{shown(args.out)}: {len(results)} budgets, {sum(map(len, plans.values()))} policies measured; worse than a "
         f"rival beyond chance: {', '.join(worse) or 'nowhere'}"
     )
-
-
-def named_file(text: str) -> tuple[str, Path]:
-    """("autoround", Path) from "autoround=FILE"."""
-    name, equals, path = text.partition("=")
-    if not (name and equals and Path(path).is_file()):
-        raise UserError(f"--rival {text}: write it as NAME=FILE, the name of a budget and a GGUF that is there")
-    return name, Path(path)
 
 
 def contenders(args, tensors: list, chosen: dict, estimated: dict) -> dict:

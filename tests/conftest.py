@@ -82,3 +82,13 @@ def in_order():
     before = mx.set_memory_limit(1)
     yield
     mx.set_memory_limit(before)
+
+
+@pytest.fixture
+def on_the_cpu():
+    import mlx.core as mx
+
+    before = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    yield
+    mx.set_default_device(before)

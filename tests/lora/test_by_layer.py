@@ -7,6 +7,7 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models import lfm2, lfm2_moe
 
+from helpers import random_adapters
 from helpers.random_checkpoints import save_hf
 from kxl.lora import adapter, attention, by_layer, grouped_experts, int8_experts, loop, memory, prefix
 from kxl.lora.prefix import Example
@@ -15,30 +16,8 @@ from kxl.model import checkpoint
 from kxl.moe import core as moe_core
 from kxl.repair.settings import MODULES, Settings
 
-pytestmark = pytest.mark.minutes
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("on_the_cpu")]
 
-COMMON = dict(
-    vocab_size=61,
-    hidden_size=32,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=512,
-    norm_eps=1e-5,
-    conv_bias=False,
-    conv_L_cache=3,
-    layer_types=["conv", "full_attention", "conv", "full_attention"],
-)
-SPARSE = dict(
-    model_type="lfm2_moe",
-    intermediate_size=48,
-    moe_intermediate_size=24,
-    num_experts=5,
-    num_experts_per_tok=2,
-    norm_topk_prob=True,
-    use_expert_bias=True,
-    num_dense_layers=1,
-)
 DENSE = dict(
     model_type="lfm2",
     block_dim=32,
@@ -51,14 +30,6 @@ DENSE = dict(
 
 
 @pytest.fixture(autouse=True)
-def on_the_cpu():
-    before = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(before)
-
-
-@pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks of queries, of a beginning, of a feed-forward and of the loss, and a rest of each."""
     monkeypatch.setattr(memory, "QUERIES", 16)
@@ -68,26 +39,20 @@ def small_blocks(monkeypatch):
 
 
 def adapted(kind="sparse", embedding="none"):
-    """A random model with adapters whose both halves are random, so that every gradient is there."""
-    mx.random.seed(0)
+    """A small random model with a random adapter."""
     if kind == "sparse":
-        model = lfm2_moe.Model(lfm2_moe.ModelArgs(**COMMON, **SPARSE))
-        for layer in model.layers[1:]:
-            layer.feed_forward.expert_bias = mx.random.normal((5,)) * 0.3
+        model = random_adapters.sparse_model()
         grouped_experts.use(model)
     else:
-        model = lfm2.Model(lfm2.ModelArgs(**COMMON, **DENSE))
+        mx.random.seed(0)
+        model = lfm2.Model(lfm2.ModelArgs(**random_adapters.COMMON, **DENSE))
     return with_adapter(model, embedding)
 
 
 def with_adapter(model, embedding="none"):
     linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     settings = {**Settings(rank=4).adapter, "modules": sorted(linear - {"gate"}), "embedding": embedding}
-    adapter.attach(model, settings, ids=(3, 7))
-    mx.random.seed(1)
-    model.update(tree_map(lambda a: 0.2 * mx.random.normal(a.shape), model.trainable_parameters()))
-    mx.eval(model.parameters())
-    return model
+    return random_adapters.attach(model, settings, ids=(3, 7))
 
 
 def rows(count=3, beginning=37, vocabulary=61, scored=9):

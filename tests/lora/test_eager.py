@@ -6,13 +6,7 @@ import pytest
 
 from kxl.lora import eager
 
-
-@pytest.fixture(autouse=True)
-def on_the_cpu():
-    before = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(before)
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 def test_value_and_gradient_are_those_of_the_function():

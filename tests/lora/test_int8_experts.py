@@ -17,6 +17,8 @@ from kxl.model import checkpoint
 from kxl.moe import core as moe_core
 from kxl.moe import int8
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory):
@@ -24,14 +26,6 @@ def core(tmp_path_factory):
     save_hf(folder / "model", "six")
     moe_core.build(folder / "core", checkpoint.read(folder / "model"), 64)
     return folder / "core"
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu():
-    before = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(before)
 
 
 def test_output_and_gradient_are_those_of_the_dequantized_experts():

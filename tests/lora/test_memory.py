@@ -16,6 +16,8 @@ from kxl.moe import core as moe_core
 from kxl.plan.random_model import LFM2_MOE
 from kxl.repair.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
+
 EIGHT = normalize_config({**read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), "vocab_size": 128_000}, "test")
 LONG = Lengths(0, 1, 4096)
 GIB = 2**30
@@ -44,14 +46,6 @@ KINDS = {
     "experts": {"moe_intermediate_size": 512},
     "vocabulary": {"vocab_size": 30000},
 }
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu():
-    before = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(before)
 
 
 def loaded(config, mapped, folder):

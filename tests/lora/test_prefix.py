@@ -4,10 +4,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten, tree_map
-from mlx_lm.models import lfm2_moe, llama
+from mlx.utils import tree_flatten
+from mlx_lm.models import llama
 
-from kxl.lora import adapter, grouped_experts
+from helpers import random_adapters
+from kxl.lora import grouped_experts
 from kxl.lora import prefix as lora_prefix
 from kxl.lora.loss import head
 from kxl.lora.prefix import Example
@@ -15,26 +16,6 @@ from kxl.repair.settings import Settings
 
 pytestmark = pytest.mark.minutes
 
-LFM2 = dict(
-    model_type="lfm2_moe",
-    vocab_size=61,
-    hidden_size=32,
-    intermediate_size=48,
-    moe_intermediate_size=24,
-    num_hidden_layers=4,
-    num_experts=5,
-    num_experts_per_tok=2,
-    norm_topk_prob=True,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=512,
-    use_expert_bias=True,
-    num_dense_layers=1,
-    norm_eps=1e-5,
-    conv_bias=False,
-    conv_L_cache=3,
-    layer_types=["conv", "full_attention", "conv", "full_attention"],
-)
 LLAMA = dict(
     model_type="llama",
     vocab_size=61,
@@ -51,21 +32,16 @@ LLAMA = dict(
 
 
 def adapted(kind="lfm2", grouped=True):
-    """A random model with adapters whose both halves are random, so that every gradient is there."""
-    mx.random.seed(0)
-    model = lfm2_moe.Model(lfm2_moe.ModelArgs(**LFM2)) if kind == "lfm2" else llama.Model(llama.ModelArgs(**LLAMA))
-    if kind == "lfm2":
-        for layer in model.layers[1:]:
-            layer.feed_forward.expert_bias = mx.random.normal((5,)) * 0.3
-    if grouped and kind == "lfm2":
-        assert grouped_experts.use(model) == 5  # three sparse layers, two convolutions
+    """A small random model with a random adapter."""
     settings = Settings(rank=4).adapter
     if kind == "llama":
-        settings = {**settings, "modules": ["q_proj", "v_proj", "down_proj"]}
-    adapter.attach(model, settings)
-    model.update(tree_map(lambda a: 0.2 * mx.random.normal(a.shape), model.trainable_parameters()))
-    mx.eval(model.parameters())
-    return model
+        mx.random.seed(0)
+        model = llama.Model(llama.ModelArgs(**LLAMA))
+        return random_adapters.attach(model, {**settings, "modules": ["q_proj", "v_proj", "down_proj"]})
+    model = random_adapters.sparse_model()
+    if grouped:
+        assert grouped_experts.use(model) == 5  # three sparse layers, two convolutions
+    return random_adapters.attach(model, settings)
 
 
 def rows(count=4, prefix=37, seed=1):

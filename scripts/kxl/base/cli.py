@@ -12,6 +12,7 @@ import argparse
 import re
 import sys
 import time
+from collections.abc import Callable
 
 from kxl.base import history
 from kxl.base.errors import UserError, refusal
@@ -37,6 +38,18 @@ def parser(doc: str) -> argparse.ArgumentParser:
 # Control characters but newline and tab, lone surrogates (names that are not UTF-8), line separators that are no
 # newline, and the marks that turn the reading direction.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def pair(flag: str, form: str, kind: Callable = str) -> Callable[[str], tuple]:
+    """The type of an argument `flag NAME=VALUE`: (name, kind(value)). UserError says to write it as `form`."""
+
+    def read(text: str) -> tuple:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise UserError(f"{flag} {text}: write it as {form}")
+        return name, kind(value)
+
+    return read
 
 
 def printable(text: str) -> str:

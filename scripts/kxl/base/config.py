@@ -15,7 +15,7 @@ from kxl.base.files import read_json, shown
 # The form of a run's config; what the values may be, those say who use them.
 TEXT_OR_NONE, NUMBER_OR_NONE = (str, None), (float, None)
 FORM = {
-    **{f"{key}?": str for key in ("name", "architecture", "artifact_pattern", "release_pattern")},
+    **{f"{key}?": str for key in ("name", "architecture", "artifact_pattern", "release_pattern", "policies")},
     **{f"{key}?": TEXT_OR_NONE for key in ("model", "base_model")},
     "license?": ({"id?": TEXT_OR_NONE, "name?": TEXT_OR_NONE, "link?": TEXT_OR_NONE}, None),
     "card?": {"title?": str, "summary?": str, "tags?": [str], "languages?": [str], "limits?": [str]},

@@ -1,5 +1,5 @@
 ## Plan and whole line
-.PHONY: plan line rehearse-8b
+.PHONY: plan plan-report line rehearse-8b
 #: LINE_MODEL  the checkpoint that the second half of `make line` takes (the best of the repair)
 # $(call planned,STAGE) starts a script: refused at once where memory or disk cannot suffice, measured beside the plan.
 # What all stages of a run share goes there by the environment.
@@ -18,6 +18,10 @@ PLANNED := data=$(DATA)/train.jsonl $(if $(TRAINS),core=$(CORE)/config.json trai
 plan: $(VENV)  ## what the line will take here before it begins: time, memory, disk by stage, and what does not fit
 	@$(PY) scripts/plan_show.py $(PLAN_FLAGS) $(addprefix --trace ,$(wildcard $(TRACE_FILES))) \
 	  $(addprefix --stage ,$(PLANNED))
+
+plan-report: $(VENV)  ## what the line's stages took beside their plan, as a report
+	$(PY) scripts/plan_compare.py $(addprefix --run ,$(RUN) $(if $(wildcard runs/$(TUNED)/plan.jsonl),$(TUNED))) \
+	  --profile $(PROFILE) --report $(REPORTS)/plan.json
 
 rehearse-8b: $(VENV) | llama-ready  ## the line with random weights of LFM2.5-8B-A1B's size (an hour or more; resumes)
 	$(PY) scripts/plan_rehearse.py --work runs/rehearse-8b --profile $(PROFILE) --report reports/rehearse-8b/line.json

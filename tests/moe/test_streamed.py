@@ -67,10 +67,11 @@ def test_shares_of_a_batch_add_up_to_its_gradient(shape, tmp_path):
     rows = random_cores.examples(core, (24, 17, 9, 21))
     model = mlx_lm_model(core, tmp_path / "core")
     loss, exact = whole_gradients(*model, make_batch(rows), "float32")
-    # How exact float32 is depends on the kernels of the BLAS: autograd with the rows in another order tells.
-    _, turned = whole_gradients(*model, make_batch(rows[::-1]), "float32")
-    rounding = max(relative_error(turned[key], gradient) for key, gradient in exact.items() if gradient.any())
-    assert rounding < 1e-5
+    _, short = whole_gradients(*model, make_batch([*rows[:-1], (rows[-1][0][:-1], rows[-1][1][:-1])]), "float32")
+    # Which kernels a BLAS picks decides how exact float32 is: autograd with its rows in another order moves by up to
+    # 5e-6, shares by 1.5e-5. One token less of 67 moves some matrix by a hundred times this bound.
+    bound = 1e-4
+    assert max(relative_error(short[key], gradient) for key, gradient in exact.items() if gradient.any()) > 100 * bound
     for count in (2, 4):
         shares, found, counted = [make_batch(rows[share::count]) for share in range(count)], {}, {}
         options = StepOptions(SMALL, "float32", counted=lambda layer, tokens: counted.update({layer: tokens.sum()}))
@@ -79,7 +80,7 @@ def test_shares_of_a_batch_add_up_to_its_gradient(shape, tmp_path):
         assert set(counted.values()) == {(23 + 16 + 8 + 20) * core.config["num_experts_per_tok"]}
         for key, gradient in exact.items():
             assert key in found or not gradient.any(), f"{key} has a gradient and was not handed out"
-            assert key not in found or relative_error(found[key], gradient) < max(1e-5, 4 * rounding), key
+            assert key not in found or relative_error(found[key], gradient) < bound, key
 
 
 @pytest.mark.parametrize("shape", random_cores.SHAPES)

@@ -76,6 +76,6 @@ def test_what_was_written_before_a_kill_is_used_again_and_of_other_shapes_is_not
 
 
 def test_a_limit_that_is_missed_is_named_with_the_number(prove, tmp_path):
-    with pytest.raises(UserError, match=r"0\.\d\d GiB, and 0\.01 are the limit.*memory model is"):
+    with pytest.raises(UserError, match=r"\d\.\d\d GiB, and 0\.01 are the limit.*memory model is"):
         prove("--limit-gib", 0.01, tolerance=0.0)
     assert (tmp_path / "lora.failed.json").is_file() and not (tmp_path / "lora.json").exists()

@@ -36,7 +36,7 @@ smol-sets: $(SMOL)/base/config.json  ## the judging sets, again: development and
 	$(PY) scripts/smol_build_sets.py --config $(SMOL_CONFIG) --model $(SMOL)/base --out datasets/smol
 smol-data: $(SMOL)/data/manifest.json  ## proven rows: 70 % with calls, 30 % without; no tool or request that is judged
 $(SMOL)/data/manifest.json: $(SMOL)/base/config.json $(RECORDED) third_party/bfcl-eval.lock $(SMOL_CONFIG) \
-  $(SMOL_SETS) datasets/smol/requests.json datasets/smol/domains.json $(call code,prepare_data) | $(VENV)
+  $(SMOL_SETS) datasets/smol/requests.json $(wildcard datasets/smol/domains/*.json) $(call code,prepare_data) | $(VENV)
 	$(PY) scripts/prepare_data.py --config $(SMOL_CONFIG) --model $(SMOL)/base --recorded $(RECORDED) \
 	  --sets datasets/smol $(addprefix --traces ,$(SMOL_TRACES)) --out $(@D) --manifest datasets/$(SMOL_NAME)/manifest.json
 $(SMOL)/before.%.json: $(SMOL)/base/config.json datasets/smol/%.json $(SMOL_CONFIG) $(call code,smol_evaluate) | $(VENV)

@@ -31,7 +31,7 @@ OFTEN = 0.10  # share of the prompts from which on a failure is named
 SELDOM = {"restraint": 0.05, "ordinary": 0.01}  # share of the prompts up to which false calls are no failure
 # What the training lacks when a kind of prompt is answered with calls.
 ADD = {
-    "near_miss": "add requests that look fitting and that no tool serves (near in datasets/smol/domains.json;"
+    "near_miss": "add requests that look fitting and that no tool serves (near in datasets/smol/domains;"
     " data.recorded.near and absent in the config), and groups of our domains (data.own_groups)",
     "irrelevance": "record more of BFCL's questions beside tools that do not help (data.recorded.irrelevance), and"
     " raise BESIDE in kxl/smol/mixture.py",
@@ -101,7 +101,7 @@ def diagnose(emission: dict, training: dict | None) -> list[Failure]:
         failed(
             "wrong_tool",
             f"{wrong} of {prompts} whole calls are not of the expected tool",
-            "add domains and groups (datasets/smol/domains.json, data.own_groups), or train longer",
+            "add domains and groups (datasets/smol/domains, data.own_groups), or train longer",
         )
     if (wrong := after["right_tool"] - after["right_arguments"]) > OFTEN * prompts:
         failed(

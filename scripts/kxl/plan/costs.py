@@ -28,6 +28,7 @@ FLOAT, HALF = 4, 2
 RANK = Settings().rank  # of a repair's adapter
 BATCH, UBATCH = 2048, 512  # llama.cpp's defaults: tokens of a batch, and of what is computed at once
 BACKWARD = 2  # of a forward's work
+FUSED = 3  # more of a copied weight's work for one that an adapter changes: float32, its product, rounded again
 
 POSITIVE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e15}
 AMOUNT = {"type": "number", "minimum": 0, "maximum": 1e15}
@@ -116,8 +117,10 @@ def effort(stage: str, size: Size, job: Job, rates: dict) -> float:
     if stage == "data":
         return job.trace_bytes
     if stage == "core":
-        return size.experts
-    if stage in ("checkpoint", "step", "fuse", "gguf", *POLICIES):
+        return trained(size, job.training)  # the bytes that it writes
+    if stage == "fuse":
+        return size.parameters + FUSED * (size.parameters - size.experts - size.vocabulary * size.hidden)
+    if stage in ("checkpoint", "step", "gguf", *POLICIES):
         return size.parameters
     if stage == "train":
         # The rows of a step go through each layer together: its weights are made and updated once for all.

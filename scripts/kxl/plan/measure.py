@@ -1,7 +1,8 @@
 """Run a stage and measure it: seconds, and the most memory that it held.
 
-Two kinds of memory are told apart. Held memory cannot be taken back: a stage ends without it. Pages of mapped files
-can: the system drops them when it needs room, and reads them again, which costs time. llama.cpp maps its models.
+Two kinds of memory are told apart. Held memory cannot be taken back at once: a stage ends without it. Clean pages of
+mapped files can: the system drops them when it needs room, and reads them again, which costs time. llama.cpp maps its
+models. A page that was changed and is not yet on the disk is held.
 """
 
 import os
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from kxl.moe import hardware
 
 GIB = 2**30
 TICK = 0.2  # seconds between two looks
@@ -95,8 +98,9 @@ class _Watch:
             root = psutil.Process(pid)
         except psutil.NoSuchProcess:
             return
-        while not self.ended.wait(TICK):
-            held = mapped = 0
+        pause = TICK
+        while not self.ended.wait(pause):
+            began, held, mapped = time.monotonic(), 0, 0
             try:
                 for process in [root, *root.children(recursive=True)]:
                     try:
@@ -107,19 +111,17 @@ class _Watch:
             except psutil.Error:
                 return
             self.held, self.mapped = max(self.held, held), max(self.mapped, mapped)
+            pause = max(TICK, 20 * (time.monotonic() - began))  # looking takes at most a twentieth of the time
 
 
 def memory_of(process: psutil.Process) -> tuple[int, int]:
     """(held, mapped) bytes of one process. Where the system does not tell them apart, all of it counts as held."""
-    if sys.platform != "linux":
-        return process.memory_info().rss, 0
-    numbers = {}
-    with open(f"/proc/{process.pid}/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("Rss"):
-                name, value = line.split(":")
-                numbers[name] = int(value.split()[0]) * 1024
-    return numbers.get("RssAnon", 0) + numbers.get("RssShmem", 0), numbers.get("RssFile", 0)
+    if sys.platform == "linux":
+        try:
+            return hardware.held_and_clean(process.pid)
+        except PermissionError:  # of another user: in a box
+            pass
+    return process.memory_info().rss, 0
 
 
 def bytes_of(*paths: Path) -> int:

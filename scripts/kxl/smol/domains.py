@@ -1,25 +1,44 @@
-"""Tools of many domains and requests for them, composed from datasets/smol/domains.json, for training alone.
+"""Tools of many domains and requests for them, composed from datasets/smol/domains, for training alone.
 
 A domain has tools; a tool has arguments with pools of values, wordings (`ask`), wordings that lack one argument
 (`lacks`), and the domain has requests that look fitting and that no tool of it serves (`near`). A pool is a name of
-`pools`, "int:LOW-HIGH", "num:LOW-HIGH" (halves), "true", or a list, which the schema then names as an enum. An argument
-with "?" behind its name is optional. Everything is drawn from a seeded random.Random.
+`pools`, "int:LOW-HIGH", "num:LOW-HIGH" (halves), "true", "some:POOL" (two to four different values, for an array), or a
+list, which the schema then names as an enum. An argument with "?" behind its name is optional. A wording has {argument}
+where a value is said, and {argument!} where its words ask for a boolean. Everything is drawn from a seeded
+random.Random.
 """
 
 import random
 import re
 from functools import cache
 
-from kxl.base.files import ROOT, read_json
+from kxl.base.cli import UserError
+from kxl.base.files import ROOT, read_json, shown
 
-DATA = ROOT / "datasets" / "smol" / "domains.json"
-SLOT = re.compile(r"{([^{}]+)}")
+DATA = ROOT / "datasets" / "smol" / "domains"
+SLOT = re.compile(r"{([^{}!]+)(!?)}")
+SOME = (2, 3, 4)  # values of an array
 
 
 @cache
 def data() -> dict:
-    """pools and domains of DATA. UserError for a file that is missing or no JSON."""
-    return read_json(DATA)
+    """pools and domains of all files of DATA. UserError for one that is no JSON, and for a name that two have."""
+    found: dict[str, dict] = {"pools": {}, "domains": {}}
+    tools: dict[str, str] = {}
+    for path in sorted(DATA.glob("*.json")):
+        read = read_json(path)
+        for part, known in found.items():
+            if twice := sorted(known.keys() & read[part].keys()):
+                raise UserError(f"{shown(path)}: {part} has {twice[0]!r}, which another file of the folder has as well")
+            known.update(read[part])
+        for domain, content in read["domains"].items():
+            for name in content["tools"]:
+                if name in tools:
+                    raise UserError(f"{shown(path)}: {domain} has the tool {name!r}, and so has {tools[name]}")
+                tools[name] = domain
+    if not found["domains"]:
+        raise UserError(f"{shown(DATA)}: holds no domains; the repository has them: git checkout datasets/smol")
+    return found
 
 
 def tool(name: str, declared: dict) -> dict:
@@ -27,7 +46,10 @@ def tool(name: str, declared: dict) -> dict:
     properties, required = {}, []
     for key, (kind, description, *values) in declared["args"].items():
         argument = key.rstrip("?")
+        kind, _, of = kind.partition(" of ")
         properties[argument] = {"type": kind, "description": description}
+        if of:
+            properties[argument]["items"] = {"type": of}
         if values and isinstance(values[0], list):
             properties[argument]["enum"] = values[0]
         if argument == key:
@@ -42,14 +64,33 @@ def draw(pool: str | list, rng: random.Random):
         return rng.choice(pool)
     if pool == "true":
         return True
+    if pool.startswith("some:"):
+        values: list = []
+        count = rng.choice(SOME)
+        while len(values) < count:
+            if (value := draw(pool.removeprefix("some:"), rng)) not in values:
+                values.append(value)
+        return values
     if match := re.fullmatch(r"(int|num):(-?\d+)-(\d+)", pool):
         low, high = int(match[2]), int(match[3])
         return rng.randint(low, high) if match[1] == "int" else rng.randint(2 * low, 2 * high) / 2
     return rng.choice(data()["pools"][pool])
 
 
+def said(value) -> str:
+    """A value in words: an array as "a, b and c"."""
+    if isinstance(value, list):
+        return f"{', '.join(map(str, value[:-1]))} and {value[-1]}"
+    return str(value)
+
+
 def _filled(wording: str, drawn: dict, rng: random.Random) -> str:
-    return SLOT.sub(lambda slot: str(drawn[slot[1]] if slot[1] in drawn else draw(slot[1], rng)), wording)
+    def fill(slot: re.Match) -> str:
+        if slot[2]:
+            return ""
+        return said(drawn[slot[1]] if slot[1] in drawn else draw(slot[1], rng))
+
+    return re.sub(" {2,}", " ", SLOT.sub(fill, wording)).strip()
 
 
 def _values(domain: str, name: str, rng: random.Random) -> dict:
@@ -69,11 +110,11 @@ def request(domain: str, name: str, rng: random.Random) -> tuple[str, dict]:
     """(request, arguments of the call that it asks for)."""
     declared, drawn = data()["domains"][domain]["tools"][name], _values(domain, name, rng)
     wording = rng.choice(declared["ask"])
-    said = set(SLOT.findall(wording))
+    named = {slot for slot, _ in SLOT.findall(wording)}
     told = {key.rstrip("?") for key, (_, _, pool) in declared["args"].items() if pool == "true" and key[-1:] != "?"}
     if "hidden" in wording:
         told.add("hidden")
-    return _filled(wording, drawn, rng), {key: value for key, value in drawn.items() if key in said | told}
+    return _filled(wording, drawn, rng), {key: value for key, value in drawn.items() if key in named | told}
 
 
 def unserved(kinds: tuple, each: int, seed: int) -> list[dict]:

@@ -17,6 +17,7 @@ PLANNED := data=$(DATA)/train.jsonl $(if $(TRAINS),core=$(CORE)/config.json trai
   eval:$(suite):mlx=$(EVALS)/$(suite).mlx.bf16.json) quants=$(REPORTS)/quants.json package=$(HEAVY)/release
 plan: $(VENV)  ## what the line will take here before it begins: time, memory, disk by stage, and what does not fit
 	@$(PY) scripts/plan_show.py $(PLAN_FLAGS) $(addprefix --trace ,$(wildcard $(TRACE_FILES))) \
+	  $(addprefix --encoded ,$(wildcard $(MOE_RUN)/train.jsonl)) \
 	  $(addprefix --stage ,$(PLANNED))
 
 plan-report: $(VENV)  ## what the line's stages took beside their plan, as a report

@@ -5,7 +5,7 @@ Out: configs/hardware/NAME.json: memory, cores, the BLAS in use, float32 and BF1
      of the whole line with two small random models (configs/walk-shapes.json): what `make plan` scales.
 
 The stop is all memory but 8 % (at least 1 GiB): what the system needs to go on without swapping. A minute, and about
-seven for the walks, which need 6 GiB of disk and llama.cpp. Let nothing else run meanwhile.
+ten for the walks, which need 14 GiB of disk and llama.cpp. Let nothing else run meanwhile.
 
   .venv/bin/python scripts/moe_profile_hardware.py --out configs/hardware/this-machine.json --scratch runs --walks
 """
@@ -85,10 +85,10 @@ def profile(scratch: Path) -> dict:
 
 
 def walked(scratch: Path) -> dict:
-    """What the line took with two random models, and a step at two lengths: `walks`, `steps`, `step_shapes`."""
+    """What the line took with two random models, and a step at two lengths: `walks` and `steps`."""
     from tqdm import tqdm
 
-    from kxl.moe import memory
+    from kxl.plan import costs
     from kxl.plan.walk import STAGES, Pace, Walk
 
     shapes, walks = read_json(SHAPES), []
@@ -96,23 +96,26 @@ def walked(scratch: Path) -> dict:
     try:
         for name in ("small", "wide"):
             walk = Walk(folder / name, shapes[name], Pace())
+            require_space(scratch, costs.largest_moment(costs.of_walk(walk, None), STAGES, list(STAGES)))
             for stage in tqdm(STAGES, desc=f"{name} model", unit="stage", leave=False):
                 walk.stage(stage)
             walks.append({**walk.said, "stages": walk.measured})
             cli.say(f"{name}: {sum(stage['seconds'] for stage in walk.measured.values()):.0f} s for the whole line")
-        wide = folder / "wide" / "shapes.json"
-        arguments = ["--shapes", wide, "--config", TRAINING, "--tokens"]
-        steps = [memory.measured(SCRIPTS / "moe_measure_step.py", [*arguments, tokens]) for tokens in STEP_TOKENS]
+        steps = [{"shapes": shapes[name], "taken": steps_of(folder / name / "shapes.json")} for name in shapes]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {
-        "walks": walks,
-        "step_shapes": shapes["wide"],
-        "steps": [
-            {"tokens": step["tokens"], "seconds": step["seconds"], "forward": step["parts"]["forward"]}
-            for step in steps
-        ],
-    }
+    return {"walks": walks, "steps": steps}
+
+
+def steps_of(shapes: Path) -> list[dict]:
+    """A streamed step of a file of shapes at each of STEP_TOKENS: tokens, seconds, and of these the forward's."""
+    from kxl.moe import memory
+
+    flags = ["--shapes", shapes, "--config", TRAINING, "--tokens"]
+    steps = [memory.measured(SCRIPTS / "moe_measure_step.py", [*flags, tokens]) for tokens in STEP_TOKENS]
+    return [
+        {"tokens": step["tokens"], "seconds": step["seconds"], "forward": step["parts"]["forward"]} for step in steps
+    ]
 
 
 def best(work, times: int = 5) -> float:

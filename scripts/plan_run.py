@@ -36,7 +36,9 @@ def main() -> None:
     if not COMMAND:
         parser.error("name the script to run behind --")
 
-    plan = line.of_run(args.config, args.model, args.training, args.profile, traces_among(COMMAND))
+    plan = line.of_run(
+        args.config, args.model, args.training, args.profile, traces_among(COMMAND), encoded_among(COMMAND)
+    )
     place = Path("runs")
     place.mkdir(exist_ok=True)
     available, free = psutil.virtual_memory().available, shutil.disk_usage(place).free + begun(COMMAND)
@@ -67,6 +69,13 @@ def traces_among(command: list[str]) -> list[Path]:
         return []
     flags = next((i for i, word in enumerate(command) if word.startswith("--")), len(command))
     return [Path(word) for word in command[1:flags] if Path(word).is_file()]
+
+
+def encoded_among(command: list[str]) -> Path | None:
+    """The rows that a `moe_train.py` command trains on."""
+    if Path(command[0]).stem != "moe_train" or "--train" not in command[:-1]:
+        return None
+    return Path(command[command.index("--train") + 1])
 
 
 if __name__ == "__main__":

@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="checkpoint folder (without one: the shapes of LFM2.5-8B-A1B)")
     parser.add_argument("--training", type=Path, help="settings of the MoE training")
     parser.add_argument("--trace", type=Path, action="append", default=[], help="traces; may be given several times")
+    parser.add_argument(
+        "--encoded", type=Path, help="rows of the MoE training (moe_encode_rows.py), once they are there"
+    )
     parser.add_argument("--profile", type=Path, required=True, help="hardware profile (make profile)")
     parser.add_argument(
         "--stage", action="append", required=True, metavar="TARGET=FILE", help="a stage and what it makes; in order"
@@ -41,13 +44,14 @@ def main() -> None:
     args = parser.parse_args()
 
     traces = [file for path in args.trace for file in ([path] if path.is_file() else sorted(path.glob("*")))]
-    plan = line.of_run(args.config, args.model, args.training, args.profile, [t for t in traces if t.is_file()])
+    traces = [trace for trace in traces if trace.is_file()]
+    plan = line.of_run(args.config, args.model, args.training, args.profile, traces, args.encoded)
     memory, free = memory_of(args.profile), shutil.disk_usage(Path(".")).free
     stages = [stage_of(plan, *pair.split("=", 1), memory, free) for pair in args.stage]
     if not (args.model and (args.model / "config.json").is_file()):
         print("no checkpoint is named: these are the shapes of LFM2.5-8B-A1B")
     if plan.profile is None:
-        print(f"{shown(args.profile)} says nothing of the line's speed: `make profile` measures it (8 minutes)")
+        print(f"{shown(args.profile)} says nothing of the line's speed: `make profile` measures it (12 minutes)")
     elif (others := costs.others(plan.profile)) > BESIDE:
         print(
             f"{shown(args.profile)}: other work had {others:.0%} of the processors while it was measured, so times are "

@@ -41,8 +41,8 @@ DECLINED = ("near", "absent", "live_irrelevance")
 def prompts(recorded: dict, seed: int, found: list[dict]) -> list[dict]:
     """What is asked: {"id", "kind", "prompt"} and, for kind missing, "lacks".
 
-    recorded: how many of each kind, for near, absent and missing how many fillings of each wording. UserError where
-    there are fewer ordinary questions.
+    recorded: how many of each kind; those of our domains are taken evenly over all domains. UserError where there are
+    fewer questions.
     """
     own = requests.ordinary_prompts()
     if recorded["ordinary"] > len(own):
@@ -52,7 +52,10 @@ def prompts(recorded: dict, seed: int, found: list[dict]) -> list[dict]:
         for place, prompt in enumerate(own[: recorded["ordinary"]])
     ]
     for kind in ("near", "missing", "absent"):
-        asked += domains.unserved((kind,), recorded[kind], seed)
+        known = domains.unserved((kind,), 1, seed)
+        if recorded[kind] > len(known):
+            raise UserError(f"data.recorded.{kind} is {recorded[kind]}; our domains have {len(known)} such requests")
+        asked += [known[place * len(known) // recorded[kind]] for place in range(recorded[kind])]
     for kind in sets.UNANSWERABLE:
         entries = [entry for entry in sets.parted(found)["train"] if entry["category"] == kind]
         asked += [

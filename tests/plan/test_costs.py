@@ -26,6 +26,13 @@ PACE = {
 GIB = 2**30
 
 
+def lengths(short: float, long: float) -> list[dict]:
+    """A step of 256 and one of 1,024 tokens, a quarter of each forward."""
+    return [
+        {"tokens": tokens, "seconds": seconds, "forward": seconds / 4} for tokens, seconds in ((256, short), (1024, long))
+    ]
+
+
 def profile(per_weight=1e-8, start=1.0):
     """A machine on which each stage takes `start` seconds and so much more for each weight."""
     walks = []
@@ -40,10 +47,9 @@ def profile(per_weight=1e-8, start=1.0):
         walks.append({"shapes": SHAPES[name], "pace": PACE, "stages": dict.fromkeys(STAGES, took)})
     return {
         "walks": walks,
-        "step_shapes": SHAPES["wide"],
         "steps": [
-            {"tokens": 256, "seconds": 5.0, "forward": 1.5},
-            {"tokens": 1024, "seconds": 11.0, "forward": 3.0},
+            {"shapes": SHAPES["small"], "taken": lengths(0.1, 0.4)},
+            {"shapes": SHAPES["wide"], "taken": lengths(5.0, 11.0)},
         ],
         "disk_read_mib_s": 1000,
         "disk_write_mib_s": 1000,
@@ -260,7 +266,7 @@ def test_the_profiles_here_are_profiles():
     ],
 )
 def test_a_profile_that_no_measurement_wrote_is_refused(tmp_path, place, value):
-    content = read_json(ROOT / "configs/hardware/linux-2-cores-24gb-busy.json")
+    content = read_json(ROOT / "configs/hardware/linux-2-cores-24gb.json")
     write_json(tmp_path / "good.json", content)
     assert costs.load(tmp_path / "good.json")
     *above, last = place

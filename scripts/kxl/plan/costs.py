@@ -3,7 +3,7 @@
     need = predict("gguf", sizes.of(config), Job(), load(profile))       # Need(seconds, memory, disk)
 
 Each stage has a formula for its effort: how its work grows with shapes and counts. `make profile` walks the whole line
-twice, with a small random model and with one whose matrices are as wide as LFM2-8B-A1B's. A straight line through the
+twice, with a small random model and with one of the first layers of LFM2.5-8B-A1B's shapes. A straight line through the
 two gives seconds from effort: its start is what the programs take to begin, its slope what this machine does. Memory is
 predicted alike, from a formula of what grows. Disk is counted from the shapes, exactly.
 """
@@ -39,6 +39,10 @@ def _with(**properties) -> dict:
     return {"type": "object", "required": sorted(properties), "properties": properties}
 
 
+def _pair(items: dict) -> dict:
+    return {"type": "array", "minItems": 2, "maxItems": 2, "items": items}
+
+
 _PACE = ("train_steps", "lora_steps", "imatrix_chunks", "imatrix_context", "cases", "answer_tokens", "context")
 _STAGE = _with(seconds=AMOUNT, held=AMOUNT, others=AMOUNT, work={"type": "object", "additionalProperties": AMOUNT})
 _SERVED = _with(prompt_seconds=AMOUNT, answer_seconds=AMOUNT, prompt_tokens=COUNT, answer_tokens=COUNT)
@@ -48,19 +52,8 @@ PROFILE = _with(
     disk_read_mib_s=POSITIVE,
     disk_write_mib_s=POSITIVE,
     memory_gib=POSITIVE,
-    step_shapes={"type": "object"},
-    steps={
-        "type": "array",
-        "minItems": 2,
-        "maxItems": 2,
-        "items": _with(tokens=COUNT, seconds=AMOUNT, forward=AMOUNT),
-    },
-    walks={
-        "type": "array",
-        "minItems": 2,
-        "maxItems": 2,
-        "items": _with(shapes={"type": "object"}, pace=_with(**dict.fromkeys(_PACE, COUNT)), stages=_with(**_STAGES)),
-    },
+    steps=_pair(_with(shapes={"type": "object"}, taken=_pair(_with(tokens=COUNT, seconds=AMOUNT, forward=AMOUNT)))),
+    walks=_pair(_with(shapes={"type": "object"}, pace=_with(**dict.fromkeys(_PACE, COUNT)), stages=_with(**_STAGES))),
 )
 
 
@@ -142,14 +135,19 @@ def effort(stage: str, size: Size, job: Job, rates: dict) -> float:
 
 
 def _step_seconds(size: Size, tokens: int, rates: dict, part: str) -> float:
-    """Seconds of a streamed step, or of its forward alone, by two measured lengths: so much for each weight of the
-    experts, which are dequantized and moved however short the row is, and so much for each token's work."""
-    (short, long), shapes = sorted(rates["steps"], key=lambda one: one["tokens"]), sizes.of(rates["step_shapes"])
-    if short["tokens"] == long["tokens"]:
-        raise UserError("the profile has steps of one length alone; measure it again: make profile")
-    slope = (long[part] - short[part]) / (long["tokens"] - short["tokens"])
-    fixed = max(short[part] - slope * short["tokens"], 0)
-    return fixed * size.experts / shapes.experts + max(slope, 0) * tokens * size.flops / shapes.flops
+    """Seconds of a streamed step, or of its forward alone: so much for each weight of the experts, which are
+    dequantized and moved however short the row is, and so much for each token's work. Both by two models, each measured
+    at two lengths: what a small matrix takes beyond its work is in the line through them."""
+    fixed, slopes = [], []
+    for measured in rates["steps"]:
+        shapes = sizes.of(measured["shapes"])
+        short, long = sorted(measured["taken"], key=lambda one: one["tokens"])
+        if short["tokens"] == long["tokens"]:
+            raise UserError("the profile has steps of one length alone; measure it again: make profile")
+        slope = max((long[part] - short[part]) / (long["tokens"] - short["tokens"]), 0)
+        slopes.append((shapes.flops, slope))
+        fixed.append((shapes.experts, max(short[part] - slope * short["tokens"], 0)))
+    return _on_line(fixed, size.experts) + tokens * _on_line(slopes, size.flops)
 
 
 def growth(stage: str, size: Size, job: Job) -> float:
@@ -252,9 +250,11 @@ def _served_seconds(size: Size, job: Job, points: list) -> float:
         spoken = took["work"]["prompt_seconds"] + took["work"]["answer_seconds"]
         starts.append((walked.quants["q4kxl"], max(took["seconds"] - spoken, 0.1)))
     seconds = _on_line(starts, size.quants["q4kxl"])
-    for part, tokens in (("prompt", job.prompt_tokens), ("answer", job.answer_tokens)):
-        each = [(s.flops, took["work"][f"{part}_seconds"] / took["work"][f"{part}_tokens"]) for s, took in points]
-        seconds += tokens * _on_line(each, size.flops)
+    for part, tokens, work in (("prompt", job.prompt_tokens, "read_flops"), ("answer", job.answer_tokens, "flops")):
+        each = [
+            (getattr(s, work), took["work"][f"{part}_seconds"] / took["work"][f"{part}_tokens"]) for s, took in points
+        ]
+        seconds += tokens * _on_line(each, getattr(size, work))
     return seconds
 
 

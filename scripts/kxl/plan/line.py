@@ -7,9 +7,11 @@ Names of stages are make's targets; one evaluation is "eval:SUITE:ARTIFACT", as 
 
 import bisect
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kxl.base import jsonl
 from kxl.base.config import load
 from kxl.base.files import ROOT, read_json, shown
 from kxl.eval import suite_files
@@ -45,13 +47,24 @@ class Stage:
 
 
 class Line:
-    """A run's line. config: the run's; shapes: the model's config.json; training: the MoE settings or None."""
+    """A run's line. config: the run's; shapes: the model's config.json; training: the MoE settings or None.
 
-    def __init__(self, config: dict, shapes: dict, training: dict | None, profile: dict | None, trace_bytes: int = 0):
+    trace_bytes: of the traces. rows: tokens of each encoded row that the MoE training will read, once it is there.
+    """
+
+    def __init__(
+        self,
+        config: dict,
+        shapes: dict,
+        training: dict | None,
+        profile: dict | None,
+        trace_bytes: int = 0,
+        rows: Sequence[int] = (),
+    ):
         self.config, self.training, self.profile = config, training, profile
         policies = tuple(name for name in config["quants"] if name in POLICIES)
         self.size: Size = sizes.of(shapes, policies if shapes["model_type"] == "lfm2_moe" else ())
-        self.trace_bytes = trace_bytes
+        self.trace_bytes, self.rows = trace_bytes, rows
         there = profile["memory_gib"] if profile else hardware.load_profile(None)["memory_gib"]
         self.memory = hardware.memory_stop(int(there * GIB))
 
@@ -106,12 +119,12 @@ class Line:
         """What the training takes with its settings, but for `changes`."""
         settings = {**self._training(), **changes}
         batch, longest = settings["batch"], settings["max_tokens"]
-        steps = settings.get("steps") or settings["epochs"] * max(EXAMPLES // batch, 1)
+        steps = settings.get("steps") or settings["epochs"] * max((len(self.rows) or EXAMPLES) // batch, 1)
         job = Job(
             train_steps=steps,
             train_rows=batch,
             # Rows are shorter than their cap; how much is known once they are encoded.
-            train_tokens=longest // 2,
+            train_tokens=round(sum(self.rows) / len(self.rows)) if self.rows else longest // 2,
             validations=settings["validation_rows"] * (1 + -(-steps // settings["validate_every"])),
             saves=saves(settings, steps),
         )
@@ -214,12 +227,23 @@ class Line:
         return "close other programs, or take a machine with more memory"
 
 
-def of_run(config: Path, model: Path | None, training: Path | None, profile: Path | None, traces: list[Path] = ()):
-    """A Line from a run's files. The shapes of LFM2.5-8B-A1B stand in for a model that is not here yet."""
+def of_run(
+    config: Path,
+    model: Path | None,
+    training: Path | None,
+    profile: Path | None,
+    traces: list[Path] = (),
+    encoded: Path | None = None,
+):
+    """A Line from a run's files. The shapes of LFM2.5-8B-A1B stand in for a model that is not here yet.
+
+    encoded: the rows of the MoE training as moe_encode_rows.py wrote them, where they are there.
+    """
     shapes = model / "config.json" if model and (model / "config.json").is_file() else None
     read = read_json(shapes) if shapes else {**read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), "vocab_size": 128_000}
     known = hardware.load_profile(profile) if profile and Path(profile).is_file() else {}
     settings = check_settings(read_json(training), shown(training)) if training and Path(training).is_file() else None
     # An older profile: memory and disk are told, seconds are not.
     known = costs.load(profile) if "walks" in known else None
-    return Line(load(config), read, settings, known, sum(path.stat().st_size for path in traces))
+    rows = [len(row["tokens"]) for row in jsonl.survivors(encoded)] if encoded and encoded.is_file() else []
+    return Line(load(config), read, settings, known, sum(path.stat().st_size for path in traces), rows)

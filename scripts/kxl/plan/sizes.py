@@ -49,6 +49,11 @@ class Size:
         return 2 * self.active
 
     @property
+    def read_flops(self) -> int:
+        """Work of a token that is only read: a server computes no logits for it."""
+        return 2 * (self.active - self.vocabulary * self.hidden)
+
+    @property
     def vocabulary(self) -> int:
         return self.config["vocab_size"]
 

@@ -65,12 +65,8 @@ def draw(pool: str | list, rng: random.Random):
     if pool == "true":
         return True
     if pool.startswith("some:"):
-        values: list = []
-        count = rng.choice(SOME)
-        while len(values) < count:
-            if (value := draw(pool.removeprefix("some:"), rng)) not in values:
-                values.append(value)
-        return values
+        drawn = [draw(pool.removeprefix("some:"), rng) for _ in range(9)]  # fewer values where a pool has few
+        return list(dict.fromkeys(drawn))[: rng.choice(SOME)]
     if match := re.fullmatch(r"(int|num):(-?\d+)-(\d+)", pool):
         low, high = int(match[2]), int(match[3])
         return rng.randint(low, high) if match[1] == "int" else rng.randint(2 * low, 2 * high) / 2

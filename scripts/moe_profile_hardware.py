@@ -68,6 +68,7 @@ def profile(scratch: Path) -> dict:
     half_a, half_b = a.astype(mx.bfloat16), b[:, : SIZE // 8].astype(mx.bfloat16)  # slow on a CPU: a piece of it
     half = best(lambda: mx.eval(half_a @ half_b), times=1)
     update = best(lambda: int8.subtract(matrix, slice(0, SIZE), delta.copy(), np.random.SFC64(1)))
+    attention = attention_ns()
     write, read = disk(scratch)
     total = psutil.virtual_memory().total
     return {
@@ -79,9 +80,22 @@ def profile(scratch: Path) -> dict:
         "matmul_gflops": round(2 * SIZE**3 / matmul / 1e9, 1),
         "bf16_matmul_gflops": round(2 * SIZE**2 * (SIZE // 8) / half / 1e9, 1),
         "int8_updates_per_second": round(SIZE * SIZE / update),
+        "attention_ns": round(attention, 2),
         "disk_write_mib_s": round(write),
         "disk_read_mib_s": round(read),
     }
+
+
+def attention_ns() -> float:
+    """Nanoseconds for each score of causal attention in a training's step: forward and gradient, one query and key."""
+    import mlx.core as mx
+
+    from kxl.lora.cpu_exponentials import causal_attention
+
+    heads, width = 8, 64
+    arrays = [mx.random.normal((1, count, SIZE, width)) for count in (heads, heads // 4, heads // 4)]
+    step = mx.value_and_grad(lambda q, k, v: causal_attention(q, k, v, width**-0.5).sum(), argnums=(0, 1, 2))
+    return 1e9 * best(lambda: mx.eval(step(*arrays)), times=3) / (heads * SIZE * SIZE / 2)
 
 
 def walked(scratch: Path) -> dict:
@@ -94,8 +108,8 @@ def walked(scratch: Path) -> dict:
     shapes, walks = read_json(SHAPES), []
     folder = scratch / f"profile-{os.getpid()}"
     try:
-        for name in ("small", "wide"):
-            walk = Walk(folder / name, shapes[name], Pace())
+        for name, rows in (("small", 50), ("wide", 1000)):  # two lengths of traces
+            walk = Walk(folder / name, shapes[name], Pace(router_rows=rows))
             require_space(scratch, costs.largest_moment(costs.of_walk(walk, None), STAGES, list(STAGES)))
             for stage in tqdm(STAGES, desc=f"{name} model", unit="stage", leave=False):
                 walk.stage(stage)

@@ -29,7 +29,8 @@ GIB = 2**30
 def lengths(short: float, long: float) -> list[dict]:
     """A step of 256 and one of 1,024 tokens, a quarter of each forward."""
     return [
-        {"tokens": tokens, "seconds": seconds, "forward": seconds / 4} for tokens, seconds in ((256, short), (1024, long))
+        {"tokens": tokens, "seconds": seconds, "forward": seconds / 4}
+        for tokens, seconds in ((256, short), (1024, long))
     ]
 
 
@@ -51,6 +52,7 @@ def profile(per_weight=1e-8, start=1.0):
             {"shapes": SHAPES["small"], "taken": lengths(0.1, 0.4)},
             {"shapes": SHAPES["wide"], "taken": lengths(5.0, 11.0)},
         ],
+        "attention_ns": 20.0,
         "disk_read_mib_s": 1000,
         "disk_write_mib_s": 1000,
         "memory_gib": 24,
@@ -257,7 +259,7 @@ def test_the_profiles_here_are_profiles():
         (["results", "memory_gib"], 1 << 2000),
         (["results", "disk_write_mib_s"], 0),
         (["results", "steps"], []),
-        (["results", "steps", 0, "seconds"], None),
+        (["results", "steps", 0, "taken", 0, "seconds"], None),
         (["results", "walks"], [{}]),
         (["results", "walks", 1, "stages"], {}),
         (["results", "walks", 1, "pace", "train_steps"], 0),

@@ -49,6 +49,7 @@ _SERVED = _with(prompt_seconds=AMOUNT, answer_seconds=AMOUNT, prompt_tokens=COUN
 _STAGES = {name: _STAGE if name != "serve" else {"allOf": [_STAGE, _with(work=_SERVED)]} for name in STAGES}
 # What `make profile` says of a machine, as far as a plan reckons with it.
 PROFILE = _with(
+    attention_ns=POSITIVE,
     disk_read_mib_s=POSITIVE,
     disk_write_mib_s=POSITIVE,
     memory_gib=POSITIVE,
@@ -62,10 +63,11 @@ class Job:
     """How much a stage has to do, where shapes do not say it. Tokens are of one example unless it says otherwise.
 
     trace_bytes; train_steps of train_rows each, a row of train_tokens, with `validations` forwards of a row and `saves`
-    checkpoints; lora_steps of lora_tokens (the largest batch: lora_batch), with lora_validations forwards, of a core's
-    int8 experts or, with lora_floats, of a checkpoint that becomes one only where it must, in `memory` bytes (None: as
-    many as it takes); imatrix_tokens in all, in chunks of imatrix_context; prompt_tokens and answer_tokens of all
-    cases, and the server's context; training: the settings of the MoE training (the 8B's).
+    checkpoints; lora_steps of lora_tokens, each with lora_scores of each head (the largest batch: lora_batch), with
+    lora_validations forwards, of a core's int8 experts or, with lora_floats, of a checkpoint that becomes one only
+    where it must, in `memory` bytes (None: as many as it takes); imatrix_tokens in all, in chunks of imatrix_context;
+    prompt_tokens and answer_tokens of all cases, and the server's context; training: the settings of the MoE training
+    (the 8B's).
     """
 
     trace_bytes: int = 0
@@ -76,6 +78,7 @@ class Job:
     saves: int = 1
     lora_steps: int = 0
     lora_tokens: int = 512
+    lora_scores: int = 0
     lora_batch: Lengths | None = None
     lora_validations: int = 2
     lora_floats: bool = False
@@ -124,7 +127,10 @@ def effort(stage: str, size: Size, job: Job, rates: dict) -> float:
     if stage == "lora":
         forward = _step_seconds(size, job.lora_tokens, rates, "forward")
         again = lora(size, job).way != lora_memory.WHOLE  # each layer is computed once more on the way back
-        return size.core / read + (job.lora_steps * (1 + BACKWARD + again) + job.lora_validations) * forward
+        heads = size.config["layer_types"].count("full_attention") * size.config["num_attention_heads"]
+        scores = rates["attention_ns"] * 1e-9 * heads * job.lora_scores / (1 + BACKWARD)  # forward alone
+        ways = job.lora_steps * (1 + BACKWARD + again) + job.lora_validations
+        return size.core / read + ways * (forward + scores)
     if stage == "imatrix":
         return job.imatrix_tokens * size.flops
     if stage in ("package", "verify"):

@@ -183,11 +183,14 @@ class Line:
         # Rows of a batch share their beginning: it is read once, and its gradient taken in some of the steps.
         batch, share = training.get("batch_size", 1), training.get("prefix_gradient", 1.0)
         longest = training.get("max_tokens", 512)
-        shared = min(PREFIX_TOKENS, longest // 2) * (1 + costs.BACKWARD * share) / (1 + costs.BACKWARD)
+        read = (1 + costs.BACKWARD * share) / (1 + costs.BACKWARD)
+        lengths = Lengths(max(min(PREFIX_TOKENS, longest - OWN_TOKENS), 0), batch, min(OWN_TOKENS, longest))
         job = Job(
             lora_steps=training.get("steps", 0),
-            lora_tokens=round(shared + batch * OWN_TOKENS),
-            lora_batch=Lengths(max(min(PREFIX_TOKENS, longest - OWN_TOKENS), 0), batch, min(OWN_TOKENS, longest)),
+            lora_tokens=round(lengths.shared * read + batch * lengths.own),
+            # A place sees those before it: half of the beginning's square.
+            lora_scores=round(lengths.shared**2 / 2 * read + batch * lengths.own * (lengths.shared + lengths.own / 2)),
+            lora_batch=lengths,
             lora_floats=True,
             memory=memory,
         )

@@ -37,18 +37,12 @@ def held() -> int:
     """
     if sys.platform != "linux":
         return resident()  # no other system says which pages are clean; mapped.py gives them back by itself
-    return held_and_clean("self")[0]
-
-
-def held_and_clean(process: int | str) -> tuple[int, int]:
-    """(bytes that a process of this Linux holds, bytes of its clean pages of files). OSError when it has ended."""
     sizes = dict.fromkeys(("Rss", "Shared_Clean", "Private_Clean"), 0)
-    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         name, _, rest = line.partition(":")
         if name in sizes:
             sizes[name] = int(rest.split()[0]) * 1024
-    clean = sizes["Shared_Clean"] + sizes["Private_Clean"]
-    return sizes["Rss"] - clean, clean
+    return sizes["Rss"] - sizes["Shared_Clean"] - sizes["Private_Clean"]
 
 
 class PeakHeld:

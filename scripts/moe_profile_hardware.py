@@ -2,7 +2,7 @@
 
 Out: configs/hardware/NAME.json: memory, cores, the BLAS in use, float32 and BF16 matmul speed, the speed of changing
      int8 codes, disk speed, and `memory_stop_gib`: resident memory at which a run ends with a checkpoint. Then a walk
-     of the whole line with two small random models (configs/walk-shapes.json): what `make plan` scales.
+     of the whole line with three random models (configs/walk-shapes.json): what `make plan` scales.
 
 The stop is all memory but 8 % (at least 1 GiB): what the system needs to go on without swapping. A minute, and about
 ten for the walks, which need 14 GiB of disk and llama.cpp. Let nothing else run meanwhile.
@@ -99,7 +99,7 @@ def attention_ns() -> float:
 
 
 def walked(scratch: Path) -> dict:
-    """What the line took with two random models, and a step at two lengths: `walks` and `steps`."""
+    """What the line took with three random models, and a step of two of them at two lengths: `walks` and `steps`."""
     from tqdm import tqdm
 
     from kxl.plan import costs
@@ -108,14 +108,16 @@ def walked(scratch: Path) -> dict:
     shapes, walks = read_json(SHAPES), []
     folder = scratch / f"profile-{os.getpid()}"
     try:
-        for name, rows in (("small", 50), ("wide", 1000)):  # two lengths of traces
+        for name, rows in (("small", 50), ("words", 50), ("wide", 1000)):  # two lengths of traces
             walk = Walk(folder / name, shapes[name], Pace(router_rows=rows))
             require_space(scratch, costs.largest_moment(costs.of_walk(walk, None), STAGES, list(STAGES)))
             for stage in tqdm(STAGES, desc=f"{name} model", unit="stage", leave=False):
                 walk.stage(stage)
             walks.append({**walk.said, "stages": walk.measured})
             cli.say(f"{name}: {sum(stage['seconds'] for stage in walk.measured.values()):.0f} s for the whole line")
-        steps = [{"shapes": shapes[name], "taken": steps_of(folder / name / "shapes.json")} for name in shapes]
+        steps = [
+            {"shapes": shapes[name], "taken": steps_of(folder / name / "shapes.json")} for name in ("small", "wide")
+        ]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {"walks": walks, "steps": steps}

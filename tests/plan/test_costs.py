@@ -1,4 +1,4 @@
-"""Seconds, memory and disk of a stage: the line through two walks, and what grows with shapes and counts."""
+"""Seconds, memory and disk of a stage: the plane through three walks, and what grows with shapes and counts."""
 
 import time
 from dataclasses import replace
@@ -34,13 +34,13 @@ def lengths(short: float, long: float) -> list[dict]:
     ]
 
 
-def profile(per_weight=1e-8, start=1.0):
-    """A machine on which each stage takes `start` seconds and so much more for each weight."""
+def profile(per_weight=1e-8, start=1.0, per_word=0.0):
+    """A machine on which each stage takes `start` seconds and so much more for each weight and token of vocabulary."""
     walks = []
-    for name in ("small", "wide"):
+    for name in ("small", "words", "wide"):
         size = sizes.of(SHAPES[name])
         took = {
-            "seconds": start + per_weight * size.parameters,
+            "seconds": start + per_weight * size.parameters + per_word * size.vocabulary,
             "held": 100 * 2**20 + size.plain,
             "work": {"trace_bytes": 1_590_000, "tokens": 724, "steps": 2, "prompt_tokens": 4000, "prompt_seconds": 10.0,
                      "answer_tokens": 192, "answer_seconds": 6.0},
@@ -65,8 +65,35 @@ def test_a_stage_that_reads_all_weights_is_on_the_line_through_both_walks():
     assert need.seconds == pytest.approx(1.0 + 1e-8 * eight.parameters, rel=0.01)
 
 
+def test_a_vocabulary_that_takes_its_time_is_told_from_the_weights():
+    known = profile(per_word=1e-4)
+    for shapes in (EIGHT, SHAPES["small"], {**SHAPES["small"], "vocab_size": 4316}):
+        size = sizes.of(shapes)
+        seconds = 1.0 + 1e-8 * size.parameters + 1e-4 * size.vocabulary
+        assert costs.predict("gguf", size, Job(), known).seconds == pytest.approx(seconds, rel=0.01)
+
+
+def test_neither_more_words_nor_more_work_takes_less():
+    known = profile()
+    known["walks"][1]["stages"] = {**known["walks"][1]["stages"], "gguf": {**known["walks"][1]["stages"]["gguf"]}}
+    known["walks"][1]["stages"]["gguf"]["seconds"] = 0.2  # faster than with few words: noise
+    small, large = sizes.of(SHAPES["small"]), sizes.of(EIGHT)
+    seconds = [costs.predict("gguf", size, Job(), known).seconds for size in (small, large)]
+    assert seconds[0] == pytest.approx(known["walks"][0]["stages"]["gguf"]["seconds"]) and seconds[1] > 50
+
+
+def test_rows_that_are_encoded_tell_steps_and_tokens():
+    config = read_json(ROOT / "configs/lfm2.5-8b-a1b.json")
+    settings = read_json(ROOT / "configs/lfm2.5-8b-a1b-moe.json")
+    short, long = (
+        Line(config, EIGHT, settings, profile(), rows=rows).need("train").seconds for rows in ([500] * 40, [8000] * 40)
+    )
+    guessed = Line(config, EIGHT, settings, profile()).need("train").seconds
+    assert short < long < guessed  # 40 rows instead of hundreds
+
+
 def test_the_machine_that_was_measured_is_predicted_as_it_was():
-    walk = profile()["walks"][1]
+    walk = profile()["walks"][2]
     size, job = sizes.of(walk["shapes"], POLICIES), costs.job_of(PACE, walk["stages"])
     for stage in ("checkpoint", "core", "train", "step", "lora", "fuse", "gguf", "imatrix", "q4kxl", "package"):
         need = costs.predict(stage, size, job, profile())
@@ -247,7 +274,7 @@ def test_the_profiles_here_are_profiles():
     for path in sorted((ROOT / "configs/hardware").glob("*.json")):
         assert hardware.load_profile(path)["memory_gib"] > 0
         if "walks" in hardware.load_profile(path):
-            assert len(costs.load(path)["walks"]) == 2
+            assert len(costs.load(path)["walks"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
     need = predict("gguf", sizes.of(config), Job(), load(profile))       # Need(seconds, memory, disk)
 
 Each stage has a formula for its effort: how its work grows with shapes and counts. `make profile` walks the whole line
-twice, with a small random model and with one of the first layers of LFM2.5-8B-A1B's shapes. A straight line through the
-two gives seconds from effort: its start is what the programs take to begin, its slope what this machine does. Memory is
-predicted alike, from a formula of what grows. Disk is counted from the shapes, exactly.
+with three random models: a small one, the same with a vocabulary of the 8B's size, and one of the first layers of
+LFM2.5-8B-A1B's shapes. A plane through them gives seconds from vocabulary and effort: programs begin, read a vocabulary
+(seconds, with a large one), and work. Memory is predicted by a line through the first and the last, from a formula of
+what grows. Disk is counted from the shapes, exactly.
 """
 
 from dataclasses import dataclass, replace
@@ -39,8 +40,8 @@ def _with(**properties) -> dict:
     return {"type": "object", "required": sorted(properties), "properties": properties}
 
 
-def _pair(items: dict) -> dict:
-    return {"type": "array", "minItems": 2, "maxItems": 2, "items": items}
+def _several(count: int, items: dict) -> dict:
+    return {"type": "array", "minItems": count, "maxItems": count, "items": items}
 
 
 _PACE = ("train_steps", "lora_steps", "imatrix_chunks", "imatrix_context", "cases", "answer_tokens", "context")
@@ -53,8 +54,12 @@ PROFILE = _with(
     disk_read_mib_s=POSITIVE,
     disk_write_mib_s=POSITIVE,
     memory_gib=POSITIVE,
-    steps=_pair(_with(shapes={"type": "object"}, taken=_pair(_with(tokens=COUNT, seconds=AMOUNT, forward=AMOUNT)))),
-    walks=_pair(_with(shapes={"type": "object"}, pace=_with(**dict.fromkeys(_PACE, COUNT)), stages=_with(**_STAGES))),
+    steps=_several(
+        2, _with(shapes={"type": "object"}, taken=_several(2, _with(tokens=COUNT, seconds=AMOUNT, forward=AMOUNT)))
+    ),
+    walks=_several(
+        3, _with(shapes={"type": "object"}, pace=_with(**dict.fromkeys(_PACE, COUNT)), stages=_with(**_STAGES))
+    ),
 )
 
 
@@ -170,7 +175,7 @@ def growth(stage: str, size: Size, job: Job) -> float:
     if stage == "imatrix":
         return logits(size, job.imatrix_context) + size.cache(job.imatrix_context)
     if stage == "serve":
-        return repacked(size) + size.cache(job.context) + FLOAT * UBATCH * size.vocabulary
+        return size.laid_out["q4kxl"] + size.cache(job.context) + FLOAT * UBATCH * size.vocabulary
     if stage in ("data", "gguf"):
         return size.vocabulary
     return 0
@@ -182,13 +187,6 @@ def lora(size: Size, job: Job) -> lora_memory.Choice:
     offered = lora_memory.choices(size.config, weights, [lengths], RANK)
     fitting = [choice for choice in offered if job.memory is None or choice.bytes <= job.memory]
     return fitting[0] if fitting else offered[-1]
-
-
-def repacked(size: Size) -> int:
-    """Bytes that llama-server may lay out anew for the processor and so holds beside the mapped file: at most all of a
-    quant. How much it is here, the walks tell; BF16 stays as it is.
-    """
-    return 0 if size.quants["q4kxl"] == size.bf16 else size.quants["q4kxl"]
 
 
 def logits(size: Size, context: int) -> int:
@@ -231,13 +229,14 @@ def predict(stage: str, size: Size, job: Job, profile: dict | None) -> Need:
     """What a stage takes on the machine of a profile; without one, memory by the formula alone and no seconds."""
     written, beside = disk(stage, size, job), passing(stage, size, job)
     if profile is None:
-        least = growth(stage, size, job) - (repacked(size) if stage == "serve" else 0)
-        return Need(None, int(least) + BASE, written, beside)
+        return Need(None, int(growth(stage, size, job)) + BASE, written, beside)
     points = [(_walked(walk), walk["stages"]) for walk in profile["walks"]]
-    seconds = _on_line(
-        [(effort(stage, s, j, profile), stages[stage]["seconds"]) for (s, j), stages in points],
+    seconds = _on_plane(
+        [(s.vocabulary, effort(stage, s, j, profile), stages[stage]["seconds"]) for (s, j), stages in points],
+        size.vocabulary,
         effort(stage, size, job, profile),
     )
+    points = [points[0], points[-1]]
     if stage == "serve":
         seconds = _served_seconds(size, job, [(s, stages[stage]) for (s, _), stages in points])
     # What is written cannot be faster than the disk, but for what the system keeps of it in memory.
@@ -265,6 +264,21 @@ def _served_seconds(size: Size, job: Job, points: list) -> float:
 
 
 BASE = 300 * 2**20  # a Python process with its packages
+
+
+def _on_plane(points: list, vocabulary: int, work: float) -> float:
+    """The seconds at a vocabulary and an effort, by three (vocabulary, effort, seconds): a small model, the same with
+    more words, and one with more work. Neither more words nor more work ever takes less."""
+    (words0, work0, start), (words1, work1, more), (words2, work2, large) = points
+    grown, worked = words1 - words0, work2 - work0
+    if grown <= 0 or work2 <= 1.01 * max(work0, work1):
+        return _on_line([(work0, start), (work2, large)], work)
+    # Two equations: what the second and the third took beyond the first.
+    extra, words = work1 - work0, words2 - words0
+    of_work = ((large - start) * grown - (more - start) * words) / (worked * grown - extra * words)
+    of_words = max((more - start - max(of_work, 0) * extra) / grown, 0)
+    of_work = max((large - start - of_words * words) / worked, 0)
+    return max(start + of_words * (vocabulary - words0) + of_work * (work - work0), 0.1 * start)
 
 
 def _on_line(points: list, x: float) -> float:

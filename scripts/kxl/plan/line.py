@@ -172,8 +172,8 @@ class Line:
 
     def _served(self, artifact: str) -> Size:
         """The sizes with an artifact's bytes in Q4KXL's place, which the walk served."""
-        held = self.size.quants.get(artifact, self.size.bf16)
-        return Size(**{**vars(self.size), "quants": {"q4kxl": held}})
+        held, anew = self.size.quants.get(artifact, self.size.bf16), self.size.laid_out.get(artifact, 0)
+        return Size(**{**vars(self.size), "quants": {"q4kxl": held}, "laid_out": {"q4kxl": anew}})
 
     def _repair(self, memory: int) -> Need:
         """One iteration: two evaluations of each suite, and an adapter trained in `memory` bytes."""

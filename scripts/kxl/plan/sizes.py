@@ -5,14 +5,18 @@ size.bf16, size.core, size.quants["q4kxl"], size.flops, size.cache(65536)
 """
 
 import math
+import platform
 from dataclasses import dataclass, field
 
 from kxl.model.shapes import expected_shapes, normalize_config
 from kxl.moe import core as moe_core
 from kxl.quant import policy, sparse
 
+ARM = ("arm64", "aarch64")
 GROUP = 64  # columns with one scale in an int8 core
 SCALARS = 2  # BF16
+# Types whose matrices llama.cpp's CPU backend lays out anew when it loads them (repack.cpp), by processor.
+LAID_OUT = {"Q4_0", "Q4_K", "Q2_K", "IQ4_NL"} | ({"Q5_K", "Q6_K", "Q8_0"} if platform.machine() in ARM else set())
 TOKEN_BYTES = 40  # of a GGUF's metadata, for each token of the vocabulary
 
 
@@ -26,6 +30,7 @@ class Size:
     flops                work of one token, forward (2 for each active weight)
     largest              weights of the largest tensor of a GGUF (number)
     quants               bytes of each policy's GGUF
+    laid_out             of these, bytes that llama.cpp lays out anew for this kind of processor, and so holds
     """
 
     config: dict
@@ -35,6 +40,7 @@ class Size:
     largest: int
     core: int
     quants: dict[str, int] = field(default_factory=dict)
+    laid_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def bf16(self) -> int:
@@ -77,7 +83,7 @@ def of(shapes: dict, policies: tuple = ()) -> Size:
     total = sum(names.values())
     share = config["num_experts_per_tok"] / config["num_experts"] if experts else 0
     is_moe = config["model_type"] == "lfm2_moe"
-    quants, largest = {}, max(names.values())
+    quants, laid_out, largest = {}, {}, max(names.values())
     if is_moe:
         tensors = [policy.Tensor(name, tuple(reversed(shape)), kind) for name, (shape, kind) in _gguf(config)]
         largest = max(math.prod(tensor.shape) for tensor in tensors)
@@ -85,6 +91,8 @@ def of(shapes: dict, policies: tuple = ()) -> Size:
         for name in policies:
             types = policy.assign(policy.load(name, policy.PLAN), tensors)
             quants[name] = policy.data_bytes(tensors, types) + metadata
+            anew = [tensor for tensor in tensors if types[tensor.name].name in LAID_OUT]
+            laid_out[name] = policy.data_bytes(anew, types)
     return Size(
         config,
         total,
@@ -93,6 +101,7 @@ def of(shapes: dict, policies: tuple = ()) -> Size:
         largest,
         moe_core.stored_bytes(config, GROUP) if is_moe else 0,
         quants,
+        laid_out,
     )
 
 

@@ -4,8 +4,8 @@
 
 Whoever repeats a file may undo its escapes, join its lines or read its numbers as signs. Undone are the escapes of
 JSON, programming languages, HTML, URLs, mail and terminals; base64, base32 and hex, and codes in one another; signs
-written as numbers; strings written in pieces; and what lines have in common at their beginnings and ends. Each step is
-linear in the text. Standard library only.
+written as numbers; strings written in pieces; what lines have in common at their beginnings and ends; and words that
+come again and again. Each step is linear in the text. Standard library only.
 """
 
 import base64
@@ -14,6 +14,7 @@ import os
 import re
 import unicodedata
 import urllib.parse
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 LONG_NUMBER = re.compile(r"(&#[xX]?)0*([0-9a-fA-F]{8,}|(?<=0)[0-9a-fA-F]+)")
@@ -66,8 +67,9 @@ FEWEST = 8  # numbers in a text that may be signs
 # A string in pieces: a list of them, or a sum.
 HAS_PIECES = re.compile(r"(?:([\"'])[^\"'\n]{1,12}\1[\s,+.&|~]{1,20}){4}")
 BETWEEN = re.compile(r"([\"'])[\s,+.&|~]{0,20}\1")
-DIGITS = re.compile(r"\d+")
+DIGITS = re.compile(r"[ \t]*\d+")
 LEAST_MARGIN = 3  # signs
+WORD, OFTEN = re.compile(r"[^\W\d_]{2,}"), 8
 # What stands between hex digits, and around them in a dump: the place in front, the same as signs behind.
 HEX_GAPS = re.compile(r"0x|\\x|[\s:,;]+")
 HAS_GAPS = re.compile(r"(?:(?<![0-9a-fA-F])[0-9a-fA-F]{2,16}(?:(?:[\s:,;]{1,3})?(?:0x|\\x)|[\s:,;]{1,3})){3}")
@@ -105,6 +107,7 @@ def _variants(text: str) -> Iterator[str]:
         yield from _kept(found, _numbered(one))
         yield from _kept(found, [BETWEEN.sub("", one)] if HAS_PIECES.search(one) else [])
         yield from _kept(found, _without_margins(one))
+        yield from _kept(found, _without_often(one))
     for simpler in (lambda one: COLOUR.sub("", one), _without_tags, lambda one: LINE_NUMBER.sub("", one)):
         for one in dict.fromkeys(found):
             if (bare := simpler(one)) != one:
@@ -215,11 +218,17 @@ def _without_margins(text: str) -> list[str]:
     return ["\n".join(lines)] if changed else []
 
 
+def _without_often(text: str) -> list[str]:
+    """The text without the words that it has again and again: names of columns, keys and speakers."""
+    often = {word for word, times in Counter(WORD.findall(text)).items() if times >= OFTEN}
+    return [WORD.sub(lambda match: "" if match[0] in often else match[0], text)] if often else []
+
+
 def _behind(line: str, margin: str) -> str:
     """What stands in `line` behind the signs of `margin`, in which each number is 0."""
     place = 0
     for sign in margin:
-        place = DIGITS.match(line, place).end() if sign == "0" and line[place].isdigit() else place + 1
+        place = found.end() if sign == "0" and (found := DIGITS.match(line, place)) else place + 1
     return line[place:]
 
 
@@ -263,7 +272,8 @@ def _base64(text: str) -> list[bytes]:
     for match in ENCODED.finditer(text):
         whole = match.group().rstrip("=")
         lines = LINE_BREAKS.split(whole)
-        for run in (LINE_BREAKS.sub("", whole), *(lines if len(lines) > 1 else ())):
+        # Lines of whole groups of four say the same by themselves.
+        for run in ("".join(lines), *(lines if any(len(line) % 4 for line in lines[:-1]) else ())):
             run = run.replace("-", "+").replace("_", "/")
             for shift in range(4):
                 part = run[shift : len(run) - ((len(run) - shift) % 4 == 1)]

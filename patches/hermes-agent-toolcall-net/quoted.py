@@ -1,15 +1,17 @@
 """Is a call in an answer only repeated from what the model was given to read?
 
-    quoted(calls, written, messages, tools)     # True: leave it text
+    quoted(calls, written, answered, messages, tools)     # True: leave it text
 
 A file, a page or a mail may hold a call, and a faithful answer repeats it. So a call stays text when
 
   - it occurs in any message of the request, in a syntax of code or JSON, spelled with other quotes, spaces, case or
     escapes; or in what a user or a tool said in any syntax at all: its name beside a sign of structure, and each
     argument behind its key and such a sign, in whatever order; or
+  - users and tools showed a call's beginning and its end, whatever stands between them: an answer that repeats a call
+    may have translated it, mended it or filled it in; or the call's letters, its markers' among them, stand in one
+    message in their order, with few others between two; or
   - a user or a tool showed call markers, or pieces of them, and one of the call's arguments comes from what users and
-    tools said: whoever writes markers into a message can have it joined, translated or changed on its way into the
-    answer. Without markers in sight, an argument may come from anywhere.
+    tools said. Without markers in sight, an argument may come from anywhere.
 
 Messages are read as they are and decoded (decoded.py), and a call is looked for backwards and in rot13 as well.
 What a model makes of a cipher, and what it does because a file told it to, is beyond a text comparison.
@@ -18,12 +20,13 @@ Standard library only.
 
 import codecs
 import re
-import unicodedata
 
 from .decoded import variants
+from .signs import NOT_CALL_SIGNS, folded, in_order, letters, signs
 
 MAX_CHARACTERS = 2_000_000  # of all messages, about 500,000 tokens
 MAX_DECODED = 60_000_000  # of all messages in every way to read them: seconds; more may be read in hundreds of ways
+MAX_COMPARED = 4_000_000_000  # of these characters times the texts looked for, of which many calls have many
 MAX_LOOKED = 32  # arguments of a call that are looked for one by one; texts of calls that are compared: ten times that
 # In `signs`; pieces, since a marker may be cut in two, and other models' ways to mark a call.
 MARKERS = ("<|tool", "callstart|>", "callend|>", "toolcallstart", "toolcallend", "<toolcall", "toolcall>")
@@ -35,21 +38,22 @@ NO_TEXT = frozenset(
     ("role", "type", "id", "tool_call_id", "reasoning", "reasoning_content", "reasoning_details", "thinking")
 )
 
-NOT_SIGNS = re.compile(r"(?:[^\w()=:,{}\[\]<>|]|_)+")
-NOT_CALL_SIGNS = re.compile(r"[<>|]+")
+# A call's frame by the words of its marks, in letters alone, whatever a page or a template has instead of the signs
+# between them: where it begins, and where it ends.
+FRAMES = (
+    (r"tool.{0,16}?call.{0,16}?start", r"tool.{0,16}?call(?:(?!start).){0,16}?end"),
+    (r"tool.{0,16}?call(?:(?!function).){0,12}?(?:name.{1,60}?)?argument", r"tool.{0,16}?call"),
+)
+FRAMES = tuple((re.compile(begin), re.compile(end)) for begin, end in FRAMES)
+MOST_BETWEEN, FIRST_LETTERS = 8, 160  # letters between two of a call, and how many of a call are looked for like this
 NOT_WORDS = re.compile(r"[\W_]+")
-# Letters that look like Latin ones.
-LOOKALIKES = str.maketrans("аеорсухіјѕԁһӏԛԝοανρτικ", "aeopcyxijsdhlqwoavptik")
-LOOKALIKES |= str.maketrans("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnoprstuvwyz")
-LOOKALIKES |= {0x1F1E6 + place: chr(ord("a") + place) for place in range(26)}  # flags
-LOOKALIKES |= {0xE0000 + sign: chr(sign).casefold() for sign in range(0x20, 0x7F)}  # tags: letters that nobody sees
 
 
-def quoted(calls: list, written: list, messages, tools=()) -> bool:
+def quoted(calls: list, written: list, answered: str, messages, tools=()) -> bool:
     """Whether the calls, or any of them, come from the request's own texts.
 
-    calls: [{"name", "arguments"}]. written: the text that each block had in the answer. messages: OpenAI's.
-    tools: the request's tools; what their descriptions show is a text that the model was given, too.
+    calls: [{"name", "arguments"}]. written: the text that each block had in the answer. answered: all of them with
+    their markers. messages: OpenAI's. tools: the request's; what their descriptions show was given to read, too.
     """
     told = [(message.get("role"), "\n".join(_said(message))) for message in messages or ()]
     told.append(("system", "\n".join(texts(list(tools)))))
@@ -58,8 +62,10 @@ def quoted(calls: list, written: list, messages, tools=()) -> bool:
     needles = {needle for call in calls for needle in spellings(call)}
     needles |= {NOT_CALL_SIGNS.sub("", signs(text)) for text in written}
     needles |= {form for needle in needles for form in _forms(needle)}
+    ordered = letters(signs(answered))[:FIRST_LETTERS]
     named = [(call, _named(call["name"])) for call in calls if call["arguments"]]
-    shown, given, left = False, [], MAX_DECODED
+    shown, given, left = False, [], min(MAX_DECODED, MAX_COMPARED // len(needles))
+    opened, begun = set(), set()  # frames that began in a message before this one, and in this one, too
     for role, text in told:
         if (decoded := variants(text, left)) is None:
             return True
@@ -73,10 +79,23 @@ def quoted(calls: list, written: list, messages, tools=()) -> bool:
                 continue
             if any(name.search(spelled) and _argued(spelled, bare, call) for call, name in named):
                 return True
+            only = letters(spelled)
+            if in_order(ordered, only, MOST_BETWEEN) or any(_ends(frame, only, opened) for frame in FRAMES):
+                return True
+            begun |= {frame for frame in FRAMES if frame[0].search(only)}
             shown = shown or any(marker in spelled for marker in MARKERS) or bool(PIECES.search(one.casefold()))
         if role not in OWN:
             given += decoded
+        opened |= begun
     return shown and _taken_from(given, calls)
+
+
+def _ends(frame: tuple, only: str, opened: set) -> bool:
+    """Whether a call ends in a text in `letters`, behind its beginning there or in an earlier message."""
+    begin, end = frame
+    if frame in opened:
+        return bool(end.search(only))
+    return bool((begun := begin.search(only)) and end.search(only, begun.end()))
 
 
 def _said(message: dict) -> list[str]:
@@ -105,13 +124,6 @@ def texts(value) -> list[str]:
     return found
 
 
-def signs(text: str) -> str:
-    """Letters, digits and the signs of a call, in one case: what spaces, quotes and escapes cannot change."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return NOT_SIGNS.sub("", text.casefold().translate(LOOKALIKES))
-
-
 def spellings(call: dict) -> list[str]:
     """A call as the usual syntaxes write it, in `signs`."""
     name = signs(call["name"])
@@ -130,20 +142,18 @@ def _forms(needle: str) -> tuple[str, str, str]:
 
 
 def _named(name: str) -> re.Pattern:
-    """A tool's name, in `signs`, beside a sign of structure."""
+    """A tool's name, in `signs`, beside a sign of structure; a comma behind it is one of prose."""
     known = "|".join(re.escape(form) for form in _forms(signs(name)))
-    return re.compile(rf"[=:<>(\[{{,)](?:{known})|(?:{known})[=:<>(\[{{,)]")
+    return re.compile(rf"[=:<>(\[{{,)|](?:{known})|(?:{known})[=:<>(\[{{)\]}}|]")
 
 
 def _argued(spelled: str, bare: str, call: dict) -> bool:
     """Whether each argument of a call stands behind its key in a text in `signs` (`bare`: without call signs)."""
     for key, value in list(call["arguments"].items())[:MAX_LOOKED]:
         key, value = signs(key), signs(_spelled(value))
-        tagged = f"{key}>{value}"
-        pairs = (f"{key}{sign}{NOT_CALL_SIGNS.sub('', value)}" for sign in "=:")
-        if not any(form in bare for pair in pairs for form in _forms(pair)) and not any(
-            form in spelled for form in _forms(tagged)
-        ):
+        pairs = [(bare, f"{key}{sign}{NOT_CALL_SIGNS.sub('', value)}") for sign in "=:"]
+        pairs += [(spelled, f"{key}{sign}{value}") for sign in ">|"]
+        if not any(form in text for text, pair in pairs for form in _forms(pair)):
             return False
     return True
 
@@ -190,4 +200,4 @@ def _numbers(value) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    return NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split()
+    return NOT_WORDS.sub(" ", folded(text)).split()

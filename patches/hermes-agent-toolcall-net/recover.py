@@ -44,7 +44,7 @@ def recover(text: str, tools: dict, messages=(), at_most: int = MAX_CALLS, offer
         if (
             len(calls) > min(at_most, MAX_CALLS)
             or any(call["name"] not in tools or problem(call["arguments"], tools[call["name"]]) for call in calls)
-            or quoted.quoted(calls, written, messages, offered)
+            or quoted.quoted(calls, written, visible[len(before) :], messages, offered)
         ):
             return None
         return (thought + before).strip(), calls

@@ -1,0 +1,81 @@
+"""A text without what readers pass over: letters in one case and one alphabet, and the signs of a call.
+
+    signs("Ｔｅｒｍｉｎａｌ( \\"a\\" )")           # "terminal(a)"
+    in_order("call", "c1a2l3l", 1)        # True: the letters stand there, at most one sign between two
+
+Each sign is looked at by itself, so that long runs of accents take no longer than other text. Standard library only.
+"""
+
+import re
+import unicodedata
+
+NOT_SIGNS = re.compile(r"(?:[^\w()=:,{}\[\]<>|]|_)+")
+NOT_CALL_SIGNS = re.compile(r"[<>|]+")
+NOT_LETTERS = re.compile(r"[\W\d_]+")
+# A sign whose Unicode name ends in a letter of the alphabet is that letter: turned, squared, small capital, a flag.
+NAMED = re.compile(r"LETTER (?:.*? )?([A-Z])(?: WITH .*)?$")
+# Letters of other alphabets that look like Latin ones.
+LOOKALIKES = dict(zip("аеорсухіјѕԁһӏԛԝтмкгпвοανρτικɑոօսհցզ", "aeopcyxijsdhlqwtmkrnboavptikanouhgq"))
+
+
+class _Folded(dict):
+    """What each sign stands for, by its number, found when it is first met."""
+
+    def __missing__(self, number: int) -> str:
+        self[number] = "".join(map(_folded, unicodedata.normalize("NFKD", chr(number))))
+        return self[number]
+
+
+def _folded(sign: str) -> str:
+    if 0xE0020 <= ord(sign) < 0xE007F:  # tags: signs that nobody sees
+        sign = chr(ord(sign) - 0xE0000)
+    if unicodedata.category(sign) in ("Mn", "Mc", "Me", "Cf"):  # accents, joiners, directions
+        return ""
+    folded = sign.casefold()
+    if folded.isascii():
+        return folded
+    named = NAMED.search(unicodedata.name(sign, ""))
+    return LOOKALIKES.get(folded) or (named[1].lower() if named else folded)
+
+
+FOLDED = _Folded()
+
+
+def folded(text: str) -> str:
+    """A text in one case and one alphabet, without accents and what cannot be seen."""
+    return text.casefold() if text.isascii() else text.translate(FOLDED)
+
+
+def signs(text: str) -> str:
+    """Letters, digits and the signs of a call: what spaces, quotes and escapes cannot change."""
+    return NOT_SIGNS.sub("", folded(text))
+
+
+def letters(text: str) -> str:
+    """The letters alone of a text in `signs`."""
+    return NOT_LETTERS.sub("", text)
+
+
+def in_order(needle: str, text: str, most: int) -> bool:
+    """Whether the signs of `needle` stand in `text` in this order, with at most `most` others between two.
+
+    The places of a sign are the bits of one number, so a step is a few operations on numbers as long as the text.
+    """
+    if not text:
+        return False
+    wanted, data = (one.encode("latin-1", "replace") for one in (needle, text))
+    places: dict[int, int] = {}
+    reached = -1  # before the first sign every place is open
+    for sign in wanted:
+        if sign not in places:
+            places[sign] = int(data.translate(bytes(49 if one == sign else 48 for one in range(256))), 2)
+        reached &= places[sign]
+        if not reached:
+            return False
+        reached >>= 1  # the first character is the highest bit
+        wide = 1
+        while 2 * wide <= most + 1:
+            reached |= reached >> wide
+            wide *= 2
+        reached |= reached >> (most + 1 - wide)
+    return True

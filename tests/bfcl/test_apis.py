@@ -86,6 +86,27 @@ def test_a_call_that_takes_for_ever_ends_its_conversation_and_the_next_one_begin
             assert apis.order("call", calls=[["power", {"base": 2, "exponent": 5}]]) == ['{"result": 32}']
 
 
+@pytest.mark.parametrize("depth", [64, 300, 900])
+def test_arguments_that_are_nested_deeply_end_no_run(apis, every_bfcl_case, depth):
+    case = every_bfcl_case["multi_turn_base_0"]
+    deep = '{"folder": ' + "[" * depth + "]" * depth + "}"
+    record = conversation.hold(case, scripted([[[{"cd": deep}], "Done."] for _ in case["turns"]]), apis)
+    assert "turn 1" in conversation.why_not(case, record, apis)
+    assert apis.order("begin", case=case)["turns"]
+
+
+def test_results_that_are_too_much_end_their_conversation_and_the_next_one_begins(apis, every_bfcl_case):
+    """A model that calls the same again and again, in one answer."""
+    case = every_bfcl_case["multi_turn_base_0"]
+    steps = [
+        [{"touch": '{"file_name": "a"}'}, {"echo": json.dumps({"content": "x" * 50_000, "file_name": "a"})}],
+        [{"cat": '{"file_name": "a"}'}] * 100,
+    ]
+    record = conversation.hold(case, scripted([steps]), apis)
+    assert conversation.why_not(case, record, apis) == "a call returned more than 3,145,728 bytes"
+    assert apis.order("begin", case=case)["turns"]
+
+
 def scripted(turns):
     steps = iter([step for turn in turns for step in turn])
 

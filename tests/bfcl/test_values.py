@@ -1,5 +1,7 @@
 """What of a call's arguments the leaderboard accepts, and the Java and JavaScript that it reads."""
 
+import time
+
 import pytest
 
 from kxl.bfcl import literals, values
@@ -81,3 +83,34 @@ def test_a_required_argument_may_not_be_absent_even_where_absence_is_accepted():
 def test_a_literal_is_read_and_anything_else_stays_a_name(text, kind, items, language, value):
     found = literals.read(text, kind, items, language)
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text, kind, language",
+    [
+        ("[[1]" + ", [1]" * 60, "array", "javascript"),
+        ("new Array([1]" + ",[1]" * 60, "array", "javascript"),
+        ("new ArrayList<>() {{" + " " * 1900, "ArrayList", "java"),
+        ("new HashMap<>() {" + " " * 1900, "HashMap", "java"),
+        ("new HashMap<>() {" * 100, "HashMap", "java"),
+        ("{" + "a: [1], " * 100_000, "dict", "javascript"),
+    ],
+)
+def test_a_literal_that_does_not_end_costs_no_time(text, kind, language):
+    started = time.process_time()
+    literals.read(text, kind, None, language)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("[[1, 2], [3]] and more]", [[1, 2], [3]]),
+        ("[[1], [2]", ["[1"]),  # as the wheel: no rows, and of a list all up to the first bracket
+        ("new Array([1], ['a'])", [[1], ["a"]]),
+        ("[ [1] , [2] ]", [[1], [2]]),
+        ("[[1\n], [2]]", "[[1\n], [2]]"),
+    ],
+)
+def test_rows_are_read_as_the_wheels_pattern_reads_them(text, value):
+    assert literals.read(text, "array", None, "javascript") == value

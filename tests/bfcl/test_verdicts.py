@@ -6,7 +6,7 @@ import pytest
 
 from conftest import ROOT
 from kxl.base.cli import UserError
-from kxl.bfcl import cases, scores, verdicts
+from kxl.bfcl import cases, conversation, scores, verdicts
 from kxl.smol import sets
 
 AREA = {
@@ -47,6 +47,22 @@ def area(base, unit="cm"):
 )
 def test_an_answer_passes_as_on_the_leaderboard(category, truth, answer, right):
     assert (verdicts.single_turn(case(category, truth), answer) is None) is right
+
+
+@pytest.mark.parametrize("category", ["simple_python", "simple_java", "simple_javascript", "parallel"])
+@pytest.mark.parametrize("kind", ["integer", "float"])
+@pytest.mark.parametrize("value", [f'"{"9" * 5000}"', "9" * 400, "[" * 70 + "]" * 70, '{"a":' * 70 + "1" + "}" * 70])
+def test_no_argument_ends_the_verdicts(category, kind, value):
+    described = {"properties": {"base": {"type": kind}}, "required": ["base"]}
+    wanted = case(category, [{"math.area": {"base": [1]}}], [{"name": "math.area", "parameters": described}])
+    assert verdicts.single_turn(wanted, [{"math_area": f'{{"base": {value}}}'}]) is not None
+
+
+def test_arguments_that_are_nested_deeply_are_no_call():
+    deep = {"f": '{"a": ' + "[" * 100 + "]" * 100 + "}"}
+    assert verdicts.decoded([deep]) == ([], "arguments of f that are nested more than 64 deep")
+    assert verdicts.decoded([{"f": '{"a": [[1]]}'}]) == ([{"f": {"a": [[1]]}}], "")
+    assert conversation.executed([deep]) == []
 
 
 @pytest.mark.parametrize(

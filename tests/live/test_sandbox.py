@@ -327,6 +327,21 @@ print(*[post(json.dumps({{"messages": [], **one}}).encode()) for one in more])
     assert len(server.came) == 5
 
 
+def test_a_picture_in_what_says_that_it_is_text_and_a_tool_that_stands_often_do_not_leave(inside, server):
+    said = inside(f"""{ASK}
+def ask_with(part):
+    return post(json.dumps({{"messages": [{{"role": "user", "content": [{{"type": "text", **part}}]}}]}}).encode())
+print(ask_with({{"text": "hi", "image_url": {{"url": "http://192.0.2.1/x"}}}}), ask_with({{}}))
+print(ask_with({{"text": "hi", "cache_control": {{"type": "ephemeral"}}}}))
+nested = b'{{"messages": [{{"role": "user", "content": [{{"type": "text", "text": %b1%b}}]}}]}}'
+print(post(nested % (b'[{{"text": ' * 450, b"}}]" * 450)))
+many = [post(json.dumps({{"messages": [], "tools": tools("a") * number}}).encode()) for number in (1, 2, 4000)]
+print(*many)
+""")
+    assert said["out"].split("\n") == ["400 400", "200", "400", "200 403 403", ""], said
+    assert len(server.came) == 2
+
+
 def test_a_key_that_stands_twice_leaves_once_and_with_the_value_that_was_checked(server):
     source = f"""{ASK}
 print(post(b'{{"model": "dear", "messages": [], "model": "mine"}}'))
@@ -564,6 +579,37 @@ def test_what_it_uses_is_bounded(inside, hog):
     assert said["seconds"] < 25
 
 
+def test_memory_that_goes_on_in_a_new_process_before_its_turn_comes_is_counted(monkeypatch):
+    """Here a look at a process takes longer than that process lives: as on a fast machine with a faster program."""
+    look = sandbox._status
+
+    def slowly(proc, name):
+        found = look(proc, name)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(sandbox, "_status", slowly)
+    source = """
+import os, subprocess, time
+others = [subprocess.Popen(["sleep", "60"]) for _ in range(10)]
+if os.fork() == 0:
+    held, end = [], time.monotonic() + 10
+    while time.monotonic() < end:
+        if os.fork():
+            os._exit(0)
+        if len(held) < 15:
+            held.append(bytearray(b"x") * (20 << 20))
+        time.sleep(0.1)
+    os._exit(0)
+time.sleep(12)
+"""
+    wanted = {"server": "http://127.0.0.1:9/v1", "seconds": 25, "limits": {"memory": 200 << 20}}
+    said = in_box.play({**wanted, "command": [sandbox._interpreter(), "-c", source]})
+    if "no_box" in said:
+        pytest.skip(said["no_box"])
+    assert said["stopped"] == "it used more than 200.00 MiB of memory", said
+
+
 # What each takes of the machine's, and what the task is stopped for.
 SHARED_OUT = {
     "buffers of connections": (
@@ -595,6 +641,22 @@ time.sleep(30)
 """,
         "MiB of this machine's memory were UDP buffers while it ran",
     ),
+    "connections that are closed with data that nobody takes": (
+        """
+import socket, time
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+server.bind(("127.0.0.1", 0))
+server.listen(1000)
+for _ in range(300):
+    connection = socket.create_connection(server.getsockname())
+    connection.setblocking(False)
+    connection.send(b"x" * 4096)
+    connection.close()
+time.sleep(30)
+""",
+        "closed connections of this machine had data that nobody took while it ran",
+    ),
     "terminals, their names gone": (
         """
 import os, time
@@ -616,7 +678,9 @@ def test_what_all_programs_of_the_machine_share_is_left_for_the_others(hog, monk
     (tmp_path / "max").write_text("60\n")
     (tmp_path / "reserve").write_text("0\n")
     (tmp_path / "nr").symlink_to(machine.TERMINALS / "nr")
+    (tmp_path / "orphans").write_text("400\n")
     monkeypatch.setattr(machine, "TERMINALS", tmp_path)
+    monkeypatch.setattr(machine, "ORPHANS", tmp_path / "orphans")
     monkeypatch.setattr(machine, "_low", lambda protocol, total: 40 << 20)
     source, stopped = SHARED_OUT[hog]
     wanted = {"server": "http://127.0.0.1:9/v1", "seconds": 25}
@@ -814,6 +878,17 @@ print(fcntl.fcntl(folder, fcntl.F_GETFD), connection.setsockopt(6, socket.TCP_NO
     assert said["out"] == closed * 2 + "1 None 0 None\n", said
 
 
+def test_only_the_types_of_socket_that_the_kernel_has_at_hand_are_asked_for(inside):
+    """For another one it loads a module, whatever the protocol: DCCP (6) came so, with a way to be root."""
+    said = inside(f"""{REFUSED}
+SOCKET = 41 if X86 else 198
+for family in (2, 10):
+    print([kind for kind in range(16) if not refused(SOCKET, family, kind, 0)],
+          refused(SOCKET, family, 1 | os.O_CLOEXEC | os.O_NONBLOCK, 6))
+""")
+    assert said["out"] == "[1, 2] False\n[1, 2] False\n", said
+
+
 def test_no_disk_of_the_machine_is_told_to_write(inside):
     """fsync of a system's file, which nobody changed, makes the disk empty its cache: all who write wait for that."""
     said = inside("""
@@ -883,6 +958,12 @@ LEFTOVERS = {
     ),
     "a sparse file": ("import os; os.truncate(os.open('a', 66), 200 << 20)", "a has more than 1,048,576 bytes"),
     "a closed folder": ("import os; os.mkdir('a'); os.mkdir('a/b'); os.chmod('a/b', 0)", "cannot be read"),
+    "a folder whose names alone can be read": (
+        "import os; os.mkdir('a'); open('a/b', 'w'); os.chmod('a', 0o400)",
+        "a cannot be read: its owner may not",
+    ),
+    "its own folder closed": ("import os; os.chmod('.', 0)", "work cannot be read: its owner may not"),
+    "the folder above closed": ("import os; os.chmod('..', 0)", "work cannot be read: its owner may not"),
     "a closed file": ("open('a', 'w').write('x'); import os; os.chmod('a', 0)", "a cannot be read"),
 }
 
@@ -941,6 +1022,15 @@ def may_mount() -> bool:
 @pytest.mark.skipif(not may_mount(), reason="only who may mount can always make a box: Linux, as root")
 def test_root_has_a_box_so_no_attack_above_was_skipped():
     assert sandbox.unavailable() is None, "python3 scripts/setup_system_packages.py --box installs what is missing"
+
+
+def test_a_file_in_the_place_of_a_device_is_not_laid_into_the_box(monkeypatch, tmp_path):
+    """As root a program that writes its output beside a name and renames it puts a file in a device's place."""
+    (tmp_path / "full").write_text("a report")
+    monkeypatch.setattr(sandbox, "DEVICES", (str(tmp_path / "full"),))
+    if sandbox.unavailable():
+        pytest.skip(sandbox.unavailable())
+    assert f"{tmp_path}/full is no device" in sandbox.unavailable.__wrapped__()
 
 
 def test_where_there_is_no_box_the_error_says_why(monkeypatch, tmp_path):

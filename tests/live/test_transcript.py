@@ -197,3 +197,14 @@ def test_the_last_words_are_those_after_the_last_call():
     assert seen.answer() == "Which one do you mean?"
     seen.answered([], answer("A title"))
     assert seen.answer() == "Which one do you mean?", "a title is no answer"
+
+
+def test_arguments_that_could_just_be_read_end_no_report():
+    """The report is written with other programs' frames on the stack than the answer was read with."""
+    seen = Transcript()
+    seen.answered(["terminal"], answer("", [{"name": "terminal", "arguments": "[" * 800 + "]" * 800}], stream=False))
+
+    def below(frames):
+        return below(frames - 1) if frames else seen.turns("go")
+
+    assert "nested too deeply to be written" in below(300)[1]["value"]

@@ -7,9 +7,9 @@ As the leaderboard does it: a turn ends with an answer that has no call, or one 
 answers with calls in one turn the conversation ends there, and the case has failed. A withheld tool is handed out in a
 turn of its own. Calls are carried out in the box (place.py).
 
-Three things differ. A call that takes too long ends the conversation, which has failed. An answer whose calls cannot be
-read goes into the history as its text alone: servers refuse a history with such calls. And where the conversation has
-outgrown the server's context it ends, and has failed.
+Three things differ. A call that takes too long or returns too much ends the conversation, which has failed. An answer
+whose calls cannot be read goes into the history as its text alone: servers refuse a history with such calls. And where
+the conversation has outgrown the server's context it ends, and has failed.
 """
 
 from kxl.bfcl import cases, verdicts

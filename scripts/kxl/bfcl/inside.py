@@ -20,6 +20,7 @@ import wheel_checks
 
 SECONDS = {"call": 30, "wheel": 300}  # that an order may take; any other: USUAL_SECONDS
 USUAL_SECONDS = 60
+MOST = 3 << 20  # bytes that may come of an order; no larger request than 4 MiB leaves the box
 
 
 class Orders:
@@ -54,9 +55,15 @@ class Orders:
 def carry_out(orders: Orders, order: dict) -> dict:
     """What came of one order."""
     try:
-        return {"came": getattr(orders, order.pop("do"))(**order)}
+        came = {"came": getattr(orders, order.pop("do"))(**order)}
     except Exception as error:  # any: the process outside says what to do about it
         return {"failed": f"{type(error).__name__}: {error}"}
+    return came if len(message(came)) <= MOST else {"stopped": f"returned more than {MOST:,} bytes"}
+
+
+def message(came: dict) -> bytes:
+    """What came of an order, as it leaves the box."""
+    return json.dumps({"messages": [{"role": "user", "content": json.dumps(came)}]}).encode()
 
 
 def work(pipe) -> None:
@@ -79,12 +86,12 @@ class Worker:
 
     def order(self, order: dict) -> dict:
         seconds = SECONDS.get(order["do"], USUAL_SECONDS)
-        self.pipe.send(order)
         try:
+            self.pipe.send(order)
             if self.pipe.poll(seconds):
                 return self.pipe.recv()
             return {"stopped": f"took more than {seconds} s"}
-        except EOFError:
+        except (EOFError, OSError):
             return {"stopped": "ended the process that carried it out"}
 
     def end(self) -> None:
@@ -96,8 +103,8 @@ class Worker:
 def main(url: str) -> None:
     worker, came = Worker(), {"ready": True}
     while True:
-        body = json.dumps({"messages": [{"role": "user", "content": json.dumps(came)}]}).encode()
-        request = urllib.request.Request(f"{url}/chat/completions", body, {"Content-Type": "application/json"})
+        head = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{url}/chat/completions", message(came), head)
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as reply:
             order = json.loads(json.load(reply)["choices"][0]["message"]["content"])
         if order["do"] == "end":

@@ -3,7 +3,9 @@
     read("new int[]{1, 2}", "Array", "integer", "java")      # [1, 2]
 
 A text that is no literal of its type stays the text: then it counts as the name of a variable. What is read is what
-bfcl-eval 2026.3.23 reads, no more: a list is cut at every comma, also at one inside a string.
+bfcl-eval 2026.3.23 reads, no more: a list is cut at every comma, also at one inside a string. The wheel's patterns
+take hours over some texts; what is longer than LONGEST is not read (accepted values have a tenth of that), and where a
+pattern's time grows with more than the square of the text, what it finds is found in another way here.
 """
 
 import re
@@ -30,6 +32,7 @@ JAVASCRIPT = {
 TYPES = {"java": JAVA, "javascript": JAVASCRIPT}
 LISTS = ("Array", "ArrayList", "array")  # their items have a type of their own
 
+LONGEST = 2000  # characters of a list or an object
 _INTEGER, _EXPONENT = r"-?\d+", r"-?\d+(\.\d+)?([eE][+-]?\d+)?"
 # How a number of each type is written: its form, how much of its end is no part of the number, its Python type.
 _NUMBERS = {
@@ -55,6 +58,8 @@ def read(text: str, kind: str, item: str | None, language: str):
         return number(text[: len(text.rstrip("\n")) - rest]) if re.match(form + "$", text) else text
     if kind in ("boolean", "Boolean"):
         return text == "true" if text in ("true", "false") else text
+    if TYPES[language][kind] in (list, dict) and len(text) > LONGEST:
+        return text
     if language == "java":
         return {"Array": _java_array, "ArrayList": _java_list}[kind](text, item) if kind in LISTS else _java(text, kind)
     if kind == "String":
@@ -85,13 +90,14 @@ def _java_list(text: str, item: str | None):
 
     if found := re.search(r"new\s+ArrayList<\w*>\(Arrays\.asList\((.+?)\)\)", text):
         return [one(part) for part in found[1].split(",")]
-    if found := re.search(r"new\s+ArrayList<\w*>\(\)\s*\{\{\s*(.+?)\s*\}\}", text, re.DOTALL):
-        return [one(part) for part in re.findall(r"add\((.+?)\)", found[1])]
+    if found := re.search(r"new\s+ArrayList<\w*>\(\)\s*\{\{(?:\s*+(.+?)\}\}|\s+\}\})", text, re.DOTALL):
+        return [one(part) for part in re.findall(r"add\((.+?)\)", found[1] or "")]
     return [] if re.search(r"new\s+ArrayList<\w*>\(\)", text) else text
 
 
 def _java_map(text: str):
-    if found := re.search(r"new\s+HashMap<.*?>\s*\(\)\s*\{\s*\{?\s*(.*?)\s*\}?\s*\}", text, re.DOTALL):
+    closed = text[: text.rfind("}") + 1]
+    if found := re.search(r"new\s+HashMap<.*?>\s*\(\)\s*\{(.*?)\}", closed, re.DOTALL):
         return {key: _any_java(value.strip()) for key, value in re.findall(r'put\("(.*?)",\s*(.*?)\)', found[1])}
     return {} if re.search(r"new\s+HashMap<.*?>\s*\(\)", text) else text
 
@@ -118,9 +124,8 @@ def _number(text: str):
 
 def _script_array(text: str, item: str | None):
     try:
-        rows = r"\[\s*\[.*?\]\s*(,\s*\[.*?\]\s*)*\]|\bnew\s+Array\(\s*\[.*?\]\s*(,\s*\[.*?\]\s*)*\)"
-        if found := re.match(rows, text):
-            inner = [row.strip() for row in re.findall(r"\[(.*?)\]", found[0])]
+        if rows := _rows(text):
+            inner = [row.strip() for row in re.findall(r"\[(.*?)\]", rows)]
             inner[:1] = [row.removeprefix("[") for row in inner[:1]]
             return [[_any_script(part) for part in row.split(",")] for row in inner]
         if not (found := re.match(r"\[(.*?)\]|\bnew\s+Array\((.*?)\)", text)):
@@ -130,6 +135,24 @@ def _script_array(text: str, item: str | None):
         return [read(part, item, None, "javascript") if item else _any_script(part) for part in parts]
     except (KeyError, ValueError, TypeError):
         return text
+
+
+def _rows(text: str) -> str:
+    """What `HEAD [.*?]\\s*(,\\s*[.*?]\\s*)* END` matches, for `[` and `]` or `new Array(` and `)`; "" for nothing.
+
+    A row's end is any "]" from which the rest comes to END. So each is looked at once, from the last to the first.
+    """
+    if not (head := re.match(r"(?:(\[)|new\s+Array\()\s*\[", text)):
+        return ""
+    follows = re.compile(r"\]\s*(?:(,\s*\[)|\%s)" % ("]" if head[1] else ")"))
+    after, end = None, ""  # the nearest row's end behind here, and all up to the END that it comes to
+    for place in range(len(text) - 1, head.end() - 1, -1):
+        if text[place] == "]" and (found := follows.match(text, place)):
+            if not found[1]:
+                after, end = place, text[: found.end()]
+            elif after is not None and "\n" not in text[found.end() : after]:
+                after = place
+    return end if after is not None and "\n" not in text[head.end() : after] else ""
 
 
 def _script_dict(text: str):

@@ -10,6 +10,8 @@ import re
 
 from kxl.bfcl import cases, values
 
+DEPTH = 64  # of an argument; deeper ones no longer fit through every program on the way to a verdict
+
 
 def single_turn(case: dict, answer) -> str | None:
     """Why an answer to a single-turn case fails, or None where it passes."""
@@ -47,7 +49,22 @@ def decoded(answer) -> tuple[list, str]:
             calls.append({name: json.loads(arguments)})
         except (ValueError, RecursionError):
             return [], f"arguments of {name} that are no JSON: {arguments[:200]}"
+        if _deep(calls[-1]):
+            return [], f"arguments of {name} that are nested more than {DEPTH} deep"
     return calls, ""
+
+
+def _deep(value) -> bool:
+    """Whether the arguments in {NAME: arguments} are nested more than DEPTH deep."""
+    level = [value]
+    for _ in range(DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, list | dict)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return any(isinstance(inner, list | dict) for inner in level)
 
 
 def well_formed(calls: list) -> bool:
@@ -79,7 +96,8 @@ def _one(function: dict, want: dict, call: dict, language: str) -> str | None:
     ((_, accepted),) = want.items()
     try:
         why = values.problem(function, accepted, arguments, language)
-    except (KeyError, TypeError, AttributeError) as error:  # a description without types, as the wheel has some
+    # A description without types, as the wheel has some; a number with too many digits.
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         why = f"cannot be compared ({type(error).__name__}: {error})"
     return why and f"{name}: {why}"
 

@@ -46,9 +46,13 @@ def read(root: int, name: str = ".") -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     try:
         folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
+    except PermissionError:
+        raise Unreadable(f"{name} cannot be read: its owner may not") from None
     except OSError as error:
         raise Unreadable(f"{name} is no folder any more: {error.strerror}") from None
     try:
+        for opened in (root, folder):
+            _require_readable(os.fstat(opened), name)
         _read(folder, "", 0, found, [0])
     finally:
         os.close(folder)
@@ -75,13 +79,19 @@ def _read(folder: int, above: str, depth: int, found: dict, total: list) -> None
                 raise Unreadable(f"{printable(path)[:200]} cannot be read: {error.strerror}") from None
 
 
+def _require_readable(status: os.stat_result, path: str) -> None:
+    """Unreadable where the owner of a file or folder may not read it. Root could: one verdict for both."""
+    needed = stat.S_IRUSR | stat.S_IXUSR if stat.S_ISDIR(status.st_mode) else stat.S_IRUSR
+    if status.st_mode & needed != needed:
+        raise Unreadable(f"{printable(path)[:200]} cannot be read: its owner may not")
+
+
 def _entry(folder: int, entry: os.DirEntry, path: str, total: list) -> Entry:
     status = entry.stat(follow_symlinks=False)
     folder_or_file = stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)
     if not folder_or_file:
         return Entry(KINDS.get(stat.S_IFMT(status.st_mode), "device"))
-    if not status.st_mode & stat.S_IRUSR:  # root could read it, its owner could not: one verdict for both
-        raise Unreadable(f"{printable(path)[:200]} cannot be read: its owner may not")
+    _require_readable(status, path)
     if stat.S_ISDIR(status.st_mode):
         return Entry("folder")
     # Between the look and the opening a survivor may put something else there: opened without waiting, looked at again.

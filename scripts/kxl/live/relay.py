@@ -5,9 +5,9 @@
 `listener` is a socket that stands in the box's own network; this end of it serves it outside. What passes is a short
 list of requests (ROUTES), each with the target exactly as it stands there: other targets of the same server can load
 other models, fetch from the network or write files. A chat request may have what an agent sends (FIELDS), text alone
-(a picture's URL would make the server fetch it), one model and the tools of the first request: a grammar or a schema
-made for it can crash a server or keep it busy for ever. A redirect of the server is an error, an answer is cut at
-MOST_ANSWER, and one more than transcript.MOST_REQUESTS is refused. Each chat request and its answer are noted in the
+(a picture's URL would make the server fetch it), one model and the tools of the first request, each once: a grammar or
+a schema made for it can crash a server or keep it busy for ever. A redirect of the server is an error, an answer is cut
+at MOST_ANSWER, and one more than transcript.MOST_REQUESTS is refused. Each chat request and its answer are noted in the
 transcript. At the end every connection to the server is cut, so that it works on nothing that a task left behind.
 """
 
@@ -199,10 +199,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """
         with self.server.reading:
             request = self._request(body)
-            self.server.seen.asked(request["messages"])
             tools = [tool["function"]["name"] for tool in request.get("tools") or []]
             try:
-                return json.dumps(request, allow_nan=False).encode(), tools
+                written = json.dumps(request, allow_nan=False).encode()
+                self.server.seen.asked(request["messages"])
+                return written, tools
             except (ValueError, RecursionError):
                 raise _Refused(400, "a chat request is a JSON object, without NaN and Infinity") from None
 
@@ -230,6 +231,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.tools = written
         if written - (self.server.tools or set()):
             raise _Refused(403, "the tools of a task stay those of its first request")
+        if len(written) < len(tools):
+            raise _Refused(403, "each tool of a request stands there once")
         return request
 
     @contextlib.contextmanager
@@ -297,8 +300,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def _is_text(content) -> bool:
     """Whether a message's content is text: nothing, a string, or parts that are text."""
     if isinstance(content, list):
-        return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
+        return all(isinstance(part, dict) and part.get("type") == "text" and _is_bare(part) for part in content)
     return content is None or isinstance(content, str)
+
+
+def _is_bare(part: dict) -> bool:
+    """Whether a part has nothing but its text: servers tell a picture by its type or by having one."""
+    return part.keys() <= {"type", "text", "cache_control"} and isinstance(part.get("text"), str)
 
 
 def _is_tool(tool) -> bool:

@@ -58,6 +58,8 @@ INSIDE_AT = "/box/inside.py"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone", "mime.types")
 HIDDEN = ("acpi", "asound", "keys", "key-users", "latency_stats", "pressure", "sched_debug", "scsi", "timer_list")
+# Those of the host that stand in the box, to be written: where one is a file, it would be a file of the host.
+DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty"))
 FIRST_UID, UIDS = 61184, 4096  # systemd keeps these for users that own nothing
 USER_UID = 1000  # in a user namespace, where it is the caller in fact
 START_SECONDS = 60
@@ -78,6 +80,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 # Of a process's memory: its own, shared, tables of pages (also of those that only zeros stand in), in the swap space.
 COUNTED = (b"RssAnon", b"RssShmem", b"VmPTE", b"VmSwap")
+LOOKS = 10  # for processes that began while we looked at the others
 
 
 @dataclass(frozen=True)
@@ -316,6 +319,8 @@ def unavailable() -> str | None:
         return "namespaces are Linux's"
     if not shutil.which("bwrap"):
         return "bubblewrap is not installed (Debian: apt-get install bubblewrap)"
+    if wrong := [name for name in DEVICES if not Path(name).is_char_device()]:
+        return f"{wrong[0]} is no device (something was written over it, as root): restart, or make it again (mknod)"
     if "--size" not in subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout:
         return "this bubblewrap is too old to bound the memory of a folder: 0.7 or newer is needed"
     made = Box(Upstream("http://127.0.0.1:9/v1"), [], Transcript(), Limits())
@@ -472,20 +477,44 @@ def _used(proc: int) -> tuple[int, int]:
     """(processes and threads, bytes of memory) of all in the box, by its own /proc.
 
     Private and shared memory count and the kernel's tables of them, files of the system do not. What two processes
-    share counts twice.
+    share counts twice. The youngest are looked at first, and who came meanwhile afterwards: a program that again and
+    again goes on in a new process, with all its memory, would be gone whenever its turn came.
     """
+    used: dict[int, tuple[int, int]] = {}
     count = memory = 0
-    for name in os.listdir(proc):
-        if not name.isdigit():
-            continue
-        with contextlib.suppress(OSError):  # it ended while we looked
-            fields = _status(proc, name)
-            count += int(fields[b"Threads"])
-            if b"RssAnon" not in fields:  # its first thread ended: what the others hold is told by each of them
-                threads = (_status(proc, f"{name}/task/{thread}") for thread in _names(proc, f"{name}/task"))
-                fields = next((found for found in threads if b"RssAnon" in found), fields)
-            memory += sum(int(fields.get(key, b"0").split()[0]) for key in COUNTED) << 10
+    for _ in range(LOOKS):
+        there = sorted((int(name) for name in os.listdir(proc) if name.isdigit()), reverse=True)
+        if used.keys() >= set(there):
+            break
+        used |= {process: _used_by(proc, process) for process in there if process not in used}
+        count = count or sum(used[process][0] for process in there)  # at one time: what is kept of it grows old
+        memory = max(memory, sum(used[process][1] for process in there))
     return count, memory
+
+
+def _used_by(proc: int, process: int) -> tuple[int, int]:
+    """(threads, bytes of memory) of one process; nothing of one that ended while we looked."""
+    try:
+        fields = _status(proc, str(process))
+        count = int(fields[b"Threads"])
+        if b"RssAnon" not in fields:  # its first thread ended: what the others hold is told by each of them
+            fields = _of_a_thread(proc, process)
+    except OSError:
+        return 0, 0
+    return count, sum(int(fields.get(key, b"0").split()[0]) for key in COUNTED) << 10
+
+
+def _of_a_thread(proc: int, process: int) -> dict[bytes, bytes]:
+    """The status of a thread that has not ended, the youngest first as above; {} where there is none."""
+    for _ in range(LOOKS):
+        others = {int(name) for name in _names(proc, f"{process}/task")} - {process}
+        for thread in sorted(others, reverse=True):
+            with contextlib.suppress(OSError):
+                if b"RssAnon" in (fields := _status(proc, f"{process}/task/{thread}")):
+                    return fields
+        if not others:
+            break
+    return {}
 
 
 def _status(proc: int, name: str) -> dict[bytes, bytes]:

@@ -111,6 +111,8 @@ SHOW_PERSONALITY = 0xFFFFFFFF
 # Address families: without these, AF_VSOCK would reach the host of a virtual machine, past every network namespace.
 UNIX, INET, INET6, NETLINK = 1, 2, 10, 16
 TCP_UDP_OR_DEFAULT = (0, 6, 17)
+# Of a socket's type: for one that it does not know, of whatever protocol, the kernel loads a module (DCCP, SCTP).
+STREAM, DGRAM, TYPES = 1, 2, 0xF
 NETLINK_ROUTE = 0  # the interfaces' addresses, which resolvers ask for
 # Of mmap(2). Shared memory without a name, of which a program may unmap all but a page, stays in memory whole and is in
 # nobody's account; the machine's huge pages are a store that others reserved.
@@ -133,8 +135,9 @@ def _comparisons() -> list[tuple[str, list[tuple]]]:
     only += [("personality", [(0, EQUAL, value, 0)]) for value in (0, SHOW_PERSONALITY)]
     only += [("socket", [(0, EQUAL, UNIX, 0)]), ("socket", [(0, EQUAL, NETLINK, 0), (2, EQUAL, NETLINK_ROUTE, 0)])]
     only += [
-        ("socket", [(0, EQUAL, family, 0), (2, EQUAL, protocol, 0)])
+        ("socket", [(0, EQUAL, family, 0), (1, MASKED_EQUAL, TYPES, kind), (2, EQUAL, protocol, 0)])
         for family in (INET, INET6)
+        for kind in (STREAM, DGRAM)
         for protocol in TCP_UDP_OR_DEFAULT
     ]
     only += [("socketpair", [(0, EQUAL, UNIX, 0)])]

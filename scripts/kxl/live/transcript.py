@@ -18,6 +18,7 @@ from kxl.chat import thoughts, tool_syntax
 
 MOST_BYTES = 64 << 20  # of all requests of one task together
 MOST_REQUESTS = 500
+TOO_DEEP = "nested too deeply to be written"
 MOST_TEXT = 100_000  # characters of one tool result that the report keeps; Hermes itself hands on about as many
 
 
@@ -143,18 +144,14 @@ class Transcript:
             blocks = [f"<think>\n{message['reasoning_content']}{chr(10) * bool(message['reasoning_content'])}</think>"]
             blocks += [message["content"]] * bool(message["content"])
             blocks += [
-                "<tool_call>\n"
-                + json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
-                + "\n</tool_call>"
+                "<tool_call>\n" + _written(name=call["name"], arguments=call["arguments"]) + "\n</tool_call>"
                 for call in message["tool_calls"]
             ]
             turns.append({"from": "gpt", "value": "\n".join(blocks)})
             if step.results:
                 answers = [
                     "<tool_response>\n"
-                    + json.dumps(
-                        {"tool_call_id": identity, "name": name, "content": _parsed(_cut(text))}, ensure_ascii=False
-                    )
+                    + _written(tool_call_id=identity, name=name, content=_parsed(_cut(text)))
                     + "\n</tool_response>"
                     for identity, (name, text) in zip(_ids(step), _in_order(step))
                 ]
@@ -238,6 +235,14 @@ def _call(call) -> dict | None:
 def _key(call: dict) -> str:
     """The same for two calls with one name and the same arguments."""
     return json.dumps([call["name"], call["arguments"]], sort_keys=True)
+
+
+def _written(**fields) -> str:
+    """An object as JSON text. A value that could just be read may be nested one level too deep to be written."""
+    try:
+        return json.dumps(fields, ensure_ascii=False)
+    except RecursionError:
+        return json.dumps({name: value if isinstance(value, str) else TOO_DEEP for name, value in fields.items()})
 
 
 def _text(content) -> str:

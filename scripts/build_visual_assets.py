@@ -29,8 +29,10 @@ from typing import NamedTuple
 from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
+from kxl.eval import scores
 from kxl.figures import data, frontier, pipeline, quants, repair, smol, style, training
 from kxl.figures import eval as figures_eval
+from kxl.release import reports
 
 
 class Figure(NamedTuple):
@@ -156,7 +158,7 @@ def main() -> None:
     for name in chosen:
         if missing := [need for need in FIGURES[name].needs if need not in given]:
             raise UserError(f"figure {name} needs {', '.join('--' + need for need in missing)}")
-    reports = {"reference": read_json(args.reference)} | {
+    drawn = {"reference": read_json(args.reference)} | {
         name: [load(path, name) for path in paths] if name == "eval" else load(paths, name)
         for name, paths in given.items()
     }
@@ -164,7 +166,7 @@ def main() -> None:
     problems = []
     for name in chosen:
         figure = FIGURES[name]
-        problems += style.save(lambda theme: figure.draw(reports, theme), args.out, name, figure.description)
+        problems += style.save(lambda theme: figure.draw(drawn, theme), args.out, name, figure.description)
         print(f"{shown(args.out)}/{name}-{{light,dark}}.{{svg,png}}")
     if problems:
         raise UserError("the figures were drawn, but a reader would stumble: " + "; ".join(problems))
@@ -175,7 +177,7 @@ def load(path: Path, name: str) -> dict:
     """A whole report; a missing one is named with the target that makes it."""
     if not path.exists():
         raise UserError(f"{shown(path)}: no such report; `{MADE_BY[name]}` writes it")
-    return read_json(path)
+    return scores.load(path) if name == "eval" else reports.load(name, path)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ import json
 import re
 from pathlib import Path
 
-import jinja2
 import markupsafe
 
-from kxl.base import cli, statistics
+from kxl.base import cli, statistics, templates
 from kxl.base.cli import UserError
 from kxl.base.config import load
 from kxl.base.files import ROOT, read_json, sha256, shown, write_text
@@ -297,9 +296,7 @@ def build(paths: list[Path], title: str, wordings: dict | None = None) -> str:
             raise UserError(f"{shown(path)}: has no case; evaluate again")
         pages.append((page_of_live if "tasks" in one["results"] else page_of_eval)(path, one))
     beside(pages)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = templates.environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"tokens": tokens, "between": between}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,

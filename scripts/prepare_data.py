@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from kxl.base import cli, jsonl, report
+from kxl.base import config as configs
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown, write_json
 from kxl.chat import loss_mask
@@ -171,7 +172,7 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="second copy of the manifest, to be committed")
     args = parser.parse_args()
 
-    config = read_json(args.config)
+    config = configs.load(args.config, configs.SMOL)
     data, rng = config["data"], random.Random(config["data"]["seed"])
     chat = loss_mask.load(args.model)
     tokens = smol_tokens.resolve(config, chat.tokenizer, shown(args.config))

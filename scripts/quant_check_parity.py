@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from kxl.base import cli, report
 from kxl.base.cli import UserError, say
-from kxl.base.files import require_space, scratch_dir, shown
+from kxl.base.files import read_text, require_space, scratch_dir, shown
 from kxl.chat import tokenizer_checks
 from kxl.eval import server as eval_server
 from kxl.model import blas, checkpoint
@@ -229,7 +229,7 @@ def main() -> None:
     args = parser.parse_args()
     blas.use_fast_blas()
 
-    text = args.text.read_text(encoding="utf-8")
+    text = read_text(args.text)
     tokenizer = tokenizer_checks.load(args.model)
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     if not ids:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import shown, size
+from kxl.base.files import require_regular, shown, size
 from kxl.eval import scores
 
 
 def line(gguf: Path, evaluation: Path) -> str:
     """`FILE  SIZE  SUITE PASSED/CASES (raw PASSED/CASES)`"""
+    require_regular(gguf)
     whole = scores.load(evaluation)
     results, suite = whole["results"], whole["settings"]["suite"]
     raw = f" (raw {results['raw']['passed']}/{results['raw']['cases']})" if results["raw"] else ""

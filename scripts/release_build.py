@@ -16,7 +16,8 @@ from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_dir, read_json, require_space, sha256, shown, size, write_text
+from kxl.base.files import atomic_dir, require_regular, require_space, sha256, shown, size, write_text
+from kxl.release import summary as summaries
 from kxl.release.folder import CARD, IMATRIX, LICENSE, SUMMARY, SUMS
 
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--summary", type=Path, required=True, help="release_summary.json of the run")
     parser.add_argument(
         "--artifact",
-        type=artifact,
+        type=cli.pair("--artifact", "NAME=FILE", Path),
         action="append",
         required=True,
         metavar="NAME=FILE",
@@ -38,12 +39,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="release folder to make")
     args = parser.parse_args()
 
-    summary = read_json(args.summary)
+    summary = summaries.load(args.summary)
     files = released_files(summary, dict(args.artifact))
     require_space(
         args.out.parent,
         sum(p.stat().st_size for p in files.values() if p.stat().st_dev != args.out.parent.stat().st_dev),
     )
+    for path in filter(None, (args.imatrix, args.card, args.license_file)):
+        require_regular(path)
     with atomic_dir(args.out) as partial:
         for name, path in files.items():
             link_or_copy(path, partial / name)
@@ -63,13 +66,6 @@ def main() -> None:
     print(f"  hf repos create {args.repo} --type model")
     print(f"  hf upload {args.repo} {shown(args.out)} . --type model")
     print(f"{shown(args.out)}: {len(names) + 1} files of run {summary['run']}; check a copy with `make verify DIR=…`")
-
-
-def artifact(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise UserError(f"--artifact {text}: write NAME=FILE")
-    return name, Path(path)
 
 
 def released_files(summary: dict, artifacts: dict[str, Path]) -> dict[str, Path]:

@@ -11,17 +11,17 @@ Out: Markdown with YAML front matter. Every number is read from a report. There 
 
 from pathlib import Path
 
-import jinja2
 import yaml
 
-from kxl.base import cli
+from kxl.base import cli, templates
 from kxl.base.cli import UserError
 from kxl.base.config import load
-from kxl.base.files import ROOT, read_json, shown, size, write_text
+from kxl.base.files import ROOT, shown, size, write_text
 from kxl.base.statistics import wilson
 from kxl.eval import comparison
 from kxl.live import gate as live_gate
-from kxl.release import published, usage
+from kxl.release import published, reports, usage
+from kxl.release import summary as summaries
 
 TEMPLATE = ROOT / "configs/templates/model_card.md.jinja"
 
@@ -43,23 +43,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     args = parser.parse_args()
 
-    config, summary = load(args.config), read_json(args.summary)
+    config, summary = load(args.config), summaries.load(args.summary)
     for key in ("card", "license"):
         if not config.get(key):
             raise UserError(
                 f"{shown(args.config)}: `{key}` is missing; the model card needs it (configs/tiny.json shows how)"
             )
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
-    equivalence = read_json(args.equivalence) if args.equivalence else None
+    equivalence = reports.load("equivalence", args.equivalence) if args.equivalence else None
     said = values(config, summary, args.training, equivalence)
     said["use"] = usage.text(config, summary, args.repo, args.model)
-    write_text(args.out, environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**said))
+    write_text(args.out, templates.render(TEMPLATE, said))
     print(f"{shown(args.out)}: model card of {summary['name']}, {len(summary['artifacts'])} files")
 
 
 def values(config: dict, summary: dict, training: list[Path], equivalence: dict | None) -> dict:
     """What the template says, by name."""
     artifacts = {name: one for name, one in summary["artifacts"].items() if name in config["quants"]}
+    if not artifacts:
+        raise UserError(
+            f"the summary has none of the config's quants ({', '.join(config['quants'])}); give its own config"
+        )
     gated = (name for one in artifacts.values() for name, score in one["evals"].items() if score["gated"])
     suites = list(dict.fromkeys(gated))
     asked = [row for one in artifacts.values() for row in asked_rows(config, one)]
@@ -244,7 +247,7 @@ def equivalence_facts(equivalence: dict, artifacts: dict) -> dict:
 
 def training_facts(path: Path) -> dict:
     """Settings of a training report that are one number or word, and where its loss ended."""
-    report = read_json(path)
+    report = reports.load("training", path)
     facts = {
         key.replace("_", " "): value
         for key, value in report["settings"].items()

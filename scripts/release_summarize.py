@@ -22,12 +22,12 @@ from pathlib import Path
 from kxl.base import cli
 from kxl.base.cli import UserError
 from kxl.base.config import load
-from kxl.base.files import ROOT, read_json, sha256, shown, write_json
+from kxl.base.files import ROOT, sha256, shown, write_json
 from kxl.base.gates import Gate
 from kxl.base.gates import evaluation as evaluation_gates
 from kxl.eval import scores
 from kxl.live import gate as live_gate
-from kxl.release import published
+from kxl.release import published, reports
 
 SINGLE = ("quants", "imatrix", "parity", "sizes")
 SERVERS = ("llama_cpp", "mlx")  # ours; of others nobody knows which file they served
@@ -79,15 +79,15 @@ def main() -> None:
         raise UserError(
             f"{shown(args.config)}: license.id is missing; a release must say under which licence its weights are"
         )
-    reports = {name: read_json(getattr(args, name)) for name in SINGLE}
+    given = {name: reports.load(name, getattr(args, name)) for name in SINGLE}
     evals, live = evaluations(args.eval)
     gates = [
-        *file_gates(reports, [*evals, *live]),
-        *parity_gates(reports["parity"]),
-        *imatrix_gates(config, reports["imatrix"]),
+        *file_gates(given, [*evals, *live]),
+        *parity_gates(given["parity"]),
+        *imatrix_gates(config, given["imatrix"]),
         *eval_gates(config, evals),
         *live_gates(config, live),
-        *size_gates(reports["sizes"]),
+        *size_gates(given["sizes"]),
     ]
     if failed := [gate for gate in gates if not gate["passed"]]:
         lines = "\n".join(f"  {gate['gate']}: {gate['measured']}, required {gate['required']}" for gate in failed)
@@ -99,22 +99,23 @@ def main() -> None:
             **{key: config[key] for key in ("name", "architecture", "license", "base_model")},
             "run": args.run,
             "serving": serving(config),
-            "artifacts": artifacts(config, reports["quants"]["results"], evals, live),
+            "artifacts": artifacts(config, given["quants"]["results"], evals, live),
             "gates": gates,
-            "imatrix": {key: reports["imatrix"]["results"][key] for key in ("tokens", "fewest_tokens")},
-            "kld_text": reports["quants"]["settings"],
-            "parity": agreement(reports["parity"]["results"]),
-            "predicted_sizes": predicted(reports["sizes"]["results"]),
+            "imatrix": {key: given["imatrix"]["results"][key] for key in ("tokens", "fewest_tokens")},
+            "kld_text": given["quants"]["settings"],
+            "parity": agreement(given["parity"]["results"]),
+            "predicted_sizes": predicted(given["sizes"]["results"]),
             "provenance": {
                 **provenance(),
                 "training_seeds": {
-                    published.name(path): read_json(path)["settings"].get("seed") for path in args.training
+                    published.name(path): reports.load("training", path)["settings"].get("seed")
+                    for path in args.training
                 },
             },
             "reports": {published.name(path): sha256(path) for path in sources},
         },
     )
-    print(f"{shown(args.out)}: {len(gates)} gates passed, {len(reports['quants']['results'])} artifacts")
+    print(f"{shown(args.out)}: {len(gates)} gates passed, {len(given['quants']['results'])} artifacts")
 
 
 def serving(config: dict) -> dict:
@@ -149,10 +150,10 @@ def gate(name: str, required, measured, passed: bool) -> dict:
     return Gate(name, required, measured, bool(passed)).as_json()
 
 
-def file_gates(reports: dict, evals: list) -> list:
+def file_gates(given: dict, evals: list) -> list:
     """Every report was made from the very files that the quants report names."""
-    made = {name: one["sha256"] for name, one in reports["quants"]["results"].items()}
-    users = [(name, "bf16", reports[name]) for name in ("imatrix", "parity")]
+    made = {name: one["sha256"] for name, one in given["quants"]["results"].items()}
+    users = [(name, "bf16", given[name]) for name in ("imatrix", "parity")]
     users += [
         (eval_name(one), one["settings"]["artifact"], one) for one in evals if one["settings"]["backend"] == "llama_cpp"
     ]
@@ -167,7 +168,7 @@ def file_gates(reports: dict, evals: list) -> list:
                 same,
             )
         )
-    compared = checkpoint(reports["parity"])
+    compared = checkpoint(given["parity"])
     for one in evals:
         if one["settings"]["backend"] == "mlx":
             same = checkpoint(one) == compared

@@ -51,7 +51,7 @@ def main() -> None:
     if args.steps < 0:
         raise UserError(f"--steps {args.steps}: zero or more")
 
-    table = Table.of(report.results(args.table))
+    table = Table.of(report.results(args.table), shown(args.table))
     with measuring.opened(args) as judge:
         table.refuse_other(judge.tensors, args.table)
         hand = rivals.hand_written(args.plan, judge.tensors)

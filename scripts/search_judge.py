@@ -33,6 +33,8 @@ from kxl.search import judged, measuring, rivals
 from kxl.search.allocate import Table, solve
 
 EQUAL = 0.005  # rivals count as of equal bytes within this share
+# The form of the results of search_choose.py, as far as they are read here.
+CHOICE = {"text": str, "budgets": {"+": {"budget": int, "chosen": str, "candidates": {}, "types": {"+": str}}}}
 
 
 def main() -> None:
@@ -50,8 +52,8 @@ def main() -> None:
     )
     args = config.parse(parser, {"context": "kld.context_tokens"})
 
-    table, estimated = Table.of(report.results(args.table)), report.results(args.estimate)
-    choice = report.results(args.chosen)
+    table, estimated = Table.of(report.results(args.table), shown(args.table)), report.results(args.estimate)
+    choice = report.results(args.chosen, CHOICE)
     for name, file in args.rival:
         if not file.is_file():
             raise UserError(f"--rival {name}={file}: name a budget and a GGUF that is there")
@@ -94,9 +96,11 @@ def contenders(args, tensors: list, chosen: dict, estimated: dict) -> dict:
     hand = rivals.hand_written(args.plan, tensors)
     known = rivals.stock_types(args.plan, args.gguf, tensors)
     free = {t.name for t in tensors if policy.quantizable(t)}
-    guess = Table.of(estimated)
+    guess = Table.of(estimated, shown(args.estimate))
     plans = {}
     for name in args.only or sorted(chosen, key=lambda name: -chosen[name]["budget"]):
+        if strange := set(chosen[name]["types"].values()) - set(policy.Type.__members__):
+            raise UserError(f"{shown(args.chosen)}: {sorted(strange)[0]!r} is no type of tensors; make search again")
         ours = {tensor: policy.Type[kind] for tensor, kind in chosen[name]["types"].items()}
         if set(ours) != free:
             raise UserError(f"{shown(args.chosen)}: is of another model than {shown(args.gguf)}; make search again")

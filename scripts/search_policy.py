@@ -15,12 +15,13 @@ measuring whole policies, as search_choose.py does, takes hours for a large mode
       --gguf runs/mine/bf16.gguf --like gguf/export_plan.json --plan runs/mine/estimated/plan.json
 """
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 
 from kxl.base import cli
 from kxl.base.cli import UserError
-from kxl.base.files import shown, write_json
+from kxl.base.files import atomic_path, shown, write_json
 from kxl.base.report import results
 from kxl.quant import policy
 from kxl.quant.sparse import read_shapes, tensors_of
@@ -58,7 +59,7 @@ def main() -> None:
         tensors = tensors_of(config)
         header = config["vocab_size"] * args.token_bytes
     left_out = {named(name) for name in [*args.without, *(table.SLOW if args.fast else ())]}
-    known = Table.of(results(args.table)).without(left_out)
+    known = Table.of(results(args.table), shown(args.table)).without(left_out)
     known.refuse_other(tensors, args.table)
     parameters = sum(policy.nbytes(t.shape, policy.Type.I8) for t in tensors)
     beside = header + sizes.kept_bytes(tensors)
@@ -66,32 +67,33 @@ def main() -> None:
         shapes = {t.name: t.shape for t in tensors}
         by_hand = rivals.hand_written(args.like, tensors)
         budgets = {name: beside + rivals.size_of(types, shapes) for name, types in by_hand.items()}
-        plan = args.plan.with_name(f"{args.plan.name}.partial")
-        write_json(plan, {"policies": {}, "stock": policy.read_plan(args.like).get("stock", [])})
     else:
-        budgets, plan = {args.name: written.budget_bytes(args.budget, parameters, header)}, args.plan
+        budgets = {args.name: written.budget_bytes(args.budget, parameters, header)}
     source = (args.gguf or args.shapes).name.removesuffix(".gguf").removesuffix(".shapes.json")
-    for name, budget in budgets.items():
-        types = solve(known, budget - beside)
-        size = beside + known.bytes(types)
-        about = {
-            "model": args.model_name or source,
-            "bytes": size,
-            "budget": budget,
-            "source": shown(args.table),
-            "choice": ["Chosen by that table alone: no whole policy was measured for it."],
-        }
-        path = written.write(plan, name, types, tensors, known, about)
-        counts = Counter(kind.name for kind in types.values()).most_common()
-        kinds = ", ".join(f"{count} {kind}" for kind, count in counts)
-        print(f"{kinds}; {sizes.bits_per_token(types, tensors)} read per token")
-        print(
-            f"{shown(path)}: {size / 2**20:,.2f} MiB of {budget / 2**20:,.2f}, "
-            f"{8 * (size - header) / parameters:.2f} bits per weight, "
-            f"predicted mean KL divergence {known.predicted(types):.3g} nats"
-        )
+    # A plan of several gets its name when it holds all of them.
+    with atomic_path(args.plan) if args.like else contextlib.nullcontext(args.plan) as plan:
+        if args.like:
+            write_json(plan, {"policies": {}, "stock": policy.read_plan(args.like).get("stock", [])})
+        for name, budget in budgets.items():
+            types = solve(known, budget - beside)
+            size = beside + known.bytes(types)
+            about = {
+                "model": args.model_name or source,
+                "bytes": size,
+                "budget": budget,
+                "source": shown(args.table),
+                "choice": ["Chosen by that table alone: no whole policy was measured for it."],
+            }
+            path = written.write(plan, name, types, tensors, known, about)
+            counts = Counter(kind.name for kind in types.values()).most_common()
+            kinds = ", ".join(f"{count} {kind}" for kind, count in counts)
+            print(f"{kinds}; {sizes.bits_per_token(types, tensors)} read per token")
+            print(
+                f"{shown(path)}: {size / 2**20:,.2f} MiB of {budget / 2**20:,.2f}, "
+                f"{8 * (size - header) / parameters:.2f} bits per weight, "
+                f"predicted mean KL divergence {known.predicted(types):.3g} nats"
+            )
     if args.like:
-        plan.replace(args.plan)  # a plan that is there holds all of them
         print(f"{shown(args.plan)}: {len(budgets)} policies, each at the bytes of {shown(args.like)}'s")
 
 

@@ -15,8 +15,9 @@ from collections import Counter
 from pathlib import Path
 
 from kxl.base import cli
+from kxl.base import config as configs
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, read_json, shown
+from kxl.base.files import ROOT, shown
 from kxl.chat import loss_mask
 from kxl.setup import archive
 from kxl.smol import sets
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     args = parser.parse_args()
 
-    config, chat = read_json(args.config), loss_mask.load(args.model)
+    config, chat = configs.load(args.config, configs.SMOL), loss_mask.load(args.model)
     judging = config["judging"]
     found = sets.entries(archive.fetch(ROOT / "third_party" / "bfcl-eval.lock"))
 

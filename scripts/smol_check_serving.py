@@ -18,11 +18,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kxl.base import cli, report
+from kxl.base import config as configs
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
+from kxl.base.files import shown
 from kxl.eval import client as eval_client
 from kxl.eval import server as eval_server
 from kxl.eval import suites, verdicts
+from kxl.release import reports
 from kxl.smol import scores, sets, tokens
 
 CONTEXT = 4096
@@ -75,14 +77,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write")
     args = parser.parse_args()
 
-    config = read_json(args.config)
+    config = configs.load(args.config, configs.SMOL)
     allowed = config["emission"]["max_served_loss"]
     rows = scores.of_kind(sets.read(args.set), "tool")
     rows = [{**row, "messages": tokens.with_system(row["messages"], config)} for row in rows]
     if args.limit:
         rows = rows[:: max(1, len(rows) // args.limit)][: args.limit]
     passed = report.failed_path(args.raw) if not args.raw.exists() else args.raw
-    raw = {entry["id"]: entry for entry in scores.of_kind(report.results(passed)["details"]["after"], "tool")}
+    measured = reports.load("emission", passed)["results"]["details"]["after"]
+    raw = {entry["id"]: entry for entry in scores.of_kind(measured, "tool")}
     if missing := [row["id"] for row in rows if row["id"] not in raw]:
         raise UserError(f"{shown(passed)}: did not measure {missing[0]}; measure {shown(args.set)} again")
     log = args.out.with_suffix(".server.log")

@@ -18,6 +18,7 @@ from kxl.base import cli, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, scratch_dir, shown
 from kxl.chat import loss_mask
+from kxl.release import reports
 from kxl.setup import archive
 from kxl.smol import vllm_parser
 
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="report to write")
     args = parser.parse_args()
 
-    entries = report.results(args.raw)["details"]["after"]
+    entries = reports.load("emission", args.raw)["results"]["details"]["after"]
     tokenizer, hermes = loss_mask.load(args.model).tokenizer, parser_class()
     details = [judge(hermes, tokenizer, entry) for entry in entries]
     calling = [entry for entry in details if entry["verdict"] == "call"]

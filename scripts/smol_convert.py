@@ -16,8 +16,9 @@ from pathlib import Path
 import gguf
 
 from kxl.base import cli, processes
+from kxl.base import config as configs
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_path, read_json, scratch_dir, shown, write_json
+from kxl.base.files import atomic_path, scratch_dir, shown, write_json, write_text
 from kxl.setup import llama_cpp
 from kxl.smol import tokens
 
@@ -38,10 +39,7 @@ def convert(model: Path, out: Path, config: dict, log: Path) -> None:
             stderr=subprocess.STDOUT,
             text=True,
         )
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(
-        ended.stdout.replace(str(out), "OUT").replace(str(Path(model).resolve()), shown(model)), encoding="utf-8"
-    )
+    write_text(log, ended.stdout.replace(str(out), "OUT").replace(str(Path(model).resolve()), shown(model)))
     if ended.returncode != 0:
         raise UserError(
             f"the converter failed on {shown(model)}; its whole output is in {shown(log)}, "
@@ -74,7 +72,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True, metavar="FILE", help="where the converter's output goes")
     args = parser.parse_args()
 
-    config = read_json(args.config)
+    config = configs.load(args.config, configs.SMOL)
     with atomic_path(args.out) as partial:
         convert(args.model, partial, config, args.log)
         check(partial, config, args.out)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from kxl.base import cli, report
 from kxl.base.files import shown
+from kxl.release import reports
 
 FLAT = 0.10  # a loss that fell by a smaller share than this is flat
 IMPROBABLE = 0.01  # median probability of the start token on tool prompts
@@ -58,7 +59,7 @@ def diagnose(emission: dict, training: dict | None) -> list[Failure]:
     def failed(name: str, seen: str, change: str) -> None:
         failures.append(Failure(name, seen, change))
 
-    if training and (fall := 1 - min(training["valid_losses"]) / training["valid_losses"][0]) < FLAT:
+    if training and (fall := fallen(training["valid_losses"])) < FLAT:
         failed(
             "flat_loss",
             f"the validation loss fell by {fall:.0%} only",
@@ -138,6 +139,11 @@ def diagnose(emission: dict, training: dict | None) -> list[Failure]:
     return failures
 
 
+def fallen(losses: list[float]) -> float:
+    """The share by which a loss fell at most."""
+    return 1 - min(losses) / losses[0] if losses[0] else 0.0
+
+
 def main() -> None:
     parser = cli.parser(__doc__)
     parser.add_argument(
@@ -148,12 +154,16 @@ def main() -> None:
 
     failed = report.failed_path(args.emission)
     path = args.emission if args.emission.exists() or not failed.exists() else failed
-    results = report.results(path)
+    results = reports.load("emission", path)["results"]
     if "forgetting" not in results:
         raise cli.UserError(
             f"{shown(path)}: is a measurement of one model; give the report that compares before and after"
         )
-    failures = diagnose(results, report.results(args.training) if args.training else None)
+    for part in ("test", *SELDOM):
+        counted = [results[part], *results[part].get("by_kind", {}).values()]
+        if any(one["prompts"] < 1 for one in counted):
+            raise cli.UserError(f"{shown(path)}: results.{part} has no prompts; measure again")
+    failures = diagnose(results, reports.load("lora", args.training)["results"] if args.training else None)
     for failure in failures:
         print(f"{failure.name}: {failure.seen}. {failure.change}.")
     if not failures:

@@ -24,8 +24,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kxl.base import cli, report
-from kxl.base.files import read_json, shown
+from kxl.base import config as configs
+from kxl.base.files import shown
 from kxl.chat import loss_mask
+from kxl.release import reports
 from kxl.smol import backend, emission, masking, scores, sets
 from kxl.smol import tokens as smol_tokens
 
@@ -91,7 +93,7 @@ def divergence(base, taught, chat, rows: list[dict], before: list[dict]) -> dict
 def main() -> None:
     args = arguments()
     backend.prepare(args.backend)
-    config, chat = read_json(args.config), loss_mask.load(args.model)
+    config, chat = configs.load(args.config, configs.SMOL), loss_mask.load(args.model)
     tokens = smol_tokens.resolve(config, chat.tokenizer, shown(args.config))
     rows = [{**row, "messages": smol_tokens.with_system(row["messages"], config)} for row in sets.read(args.set)]
     if args.limit:
@@ -111,7 +113,7 @@ def main() -> None:
         test = results["test"]
         print(f"{shown(args.out)}: {test['emitting']} of {test['prompts']} tool prompts got a start token")
         return
-    before = report.results(args.before)["details"]
+    before = reports.load("measurement", args.before)["results"]["details"]
     if [entry["id"] for entry in before] != [row["id"] for row in rows]:
         raise cli.UserError(
             f"{shown(args.before)}: measured other prompts than {shown(args.set)} has now; measure the base again"

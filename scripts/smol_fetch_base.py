@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from kxl.base import cli
+from kxl.base import config as configs
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, atomic_dir, read_json, scratch_dir, sha256, shown
 from kxl.chat import loss_mask
@@ -86,7 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     blas.use_fast_blas(keep_memory=True)
 
-    config = read_json(args.config)
+    config = configs.load(args.config, configs.SMOL)
     with atomic_dir(args.out) as partial:
         build(config, shown(args.config), args.model, partial)
         tokens = smol_tokens.resolve(config, loss_mask.load(partial).tokenizer, shown(args.config))

@@ -15,8 +15,9 @@ import math
 from pathlib import Path
 
 from kxl.base import cli, report
+from kxl.base import config as configs
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, scratch_dir, shown
+from kxl.base.files import scratch_dir, shown
 from kxl.chat import loss_mask
 from kxl.model import blas
 from kxl.smol import emission
@@ -218,7 +219,7 @@ def main() -> None:
     folder = args.tokenizer or next((path for path in sources if path.is_dir()), None)
     if folder is None:
         raise UserError("a GGUF file alone: name the checkpoint folder it was made of with --tokenizer")
-    config, chat = read_json(args.config), loss_mask.load(folder)
+    config, chat = configs.load(args.config, configs.SMOL), loss_mask.load(folder)
     tokens = smol_tokens.resolve(config, chat.tokenizer, shown(args.config))
     asked = requests(args.prompt)
     inspected = {}

@@ -22,8 +22,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kxl.base import cli, jsonl
+from kxl.base import config as configs
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, read_json, shown
+from kxl.base.files import ROOT, shown
 from kxl.chat import loss_mask, thoughts
 from kxl.setup import archive
 from kxl.smol import backend, domains, requests, sets
@@ -88,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     backend.prepare(args.backend)
 
-    config = read_json(args.config)
+    config = configs.load(args.config, configs.SMOL)
     data = config["data"]
     found = sets.entries(archive.fetch(ROOT / "third_party" / "bfcl-eval.lock"))
     asked = prompts(data["recorded"], data["seed"], found)

@@ -143,7 +143,7 @@ def state_of(path: Path, last: dict, digest) -> tuple[str, str]:
 def compare_inputs(path: Path, digest) -> tuple[str | None, str | None]:
     """(first input that is not what the report was made from, first that is not here)."""
     changed = gone = None
-    made = read_json(path)
+    made = report.load(path, {"inputs?": [report.INPUT], "reports?": {"*": str}})
     summed = [{"path": name, "sha256": value} for name, value in made.get("reports", {}).items()]
     for entry in flat(made.get("inputs", [])) + summed:
         file = ROOT / entry["path"]
@@ -168,7 +168,7 @@ def flat(inputs: list) -> list:
 
 def score(path: Path) -> str:
     """What the report says in a few characters, where it counts something."""
-    results = read_json(path).get("results", {})
+    results = report.load(path, {"results?": {}}).get("results", {})
     whole = results.get("cases", results.get("tasks"))  # of an evaluation, of a live run
     return f"  {results['passed']}/{whole}" if "passed" in results and whole else ""
 

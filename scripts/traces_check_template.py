@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from kxl.base import cli, report
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, scratch_dir, sha256, shown
+from kxl.base.files import ROOT, read_text, scratch_dir, sha256, shown
 from kxl.chat import loss_mask, thoughts
 from kxl.chat import rows as chat_rows
 from kxl.chat.rows import calls_of
@@ -125,7 +125,7 @@ def main() -> None:
 
     chat = loss_mask.load(args.model)
     if args.template:
-        chat = replace(chat, template=args.template.read_text(encoding="utf-8"))
+        chat = replace(chat, template=read_text(args.template))
     own = [row for path in args.rows for row in rows(path)]
     thinking = [row for row in own if any(message.get("reasoning_content") for message in row["messages"])]
     calling = difficult() + [row for row in own if row not in thinking]

@@ -23,8 +23,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kxl.base import cli, report
+from kxl.base import config as configs
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
+from kxl.base.files import shown
 from kxl.chat import loss_mask
 from kxl.smol import backend, rows
 from kxl.smol import tokens as smol_tokens
@@ -38,7 +39,7 @@ def main() -> None:
     backend.prepare(args.backend)
     from kxl.lora import epochs, loop
 
-    config = read_json(args.config)
+    config = configs.load(args.config, configs.SMOL)
     settings = {**config["training"], **({"epochs": args.epochs, "max_epochs": args.epochs} if args.epochs else {})}
     adapter = {**config["lora"], **({"embedding": args.embedding} if args.embedding else {})}
     chat = loss_mask.load(args.model)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from conftest import ROOT
+from kxl.base import cli
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
@@ -71,3 +72,10 @@ def test_a_progress_bar_still_draws_over_its_own_line():
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     ended = subprocess.run([sys.executable, "-c", source], capture_output=True, env=environment)
     assert b"\r" in ended.stderr and b"3/3" in ended.stderr and b"\x1b" not in ended.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_one_line_though_no_writer_of_ours_makes_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SystemExit):
+        cli.run((tmp_path / "file").mkdir)
+    assert capsys.readouterr().err == f"error: {tmp_path}/file: a file is in the way; choose another place\n"

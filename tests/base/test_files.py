@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from unittest import mock
 
 import pytest
 
 from conftest import ROOT
-from kxl.base import files
+from kxl.base import files, jsonl
 from kxl.base.cli import UserError
 
 WRITER = """
@@ -281,3 +282,92 @@ def test_what_a_killed_process_left_goes_though_its_id_is_in_use_again(tmp_path)
     with mock.patch.object(files.processes, "was_there", lambda pid, moment: False):
         files.write_text(tmp_path / "a", "2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_links_that_lead_in_a_circle_are_named_by_whoever_reads_or_writes_them(tmp_path):
+    path = tmp_path / "a.json"
+    path.symlink_to("a.json")
+    for read in (files.read_json, files.require_regular, lambda path: list(jsonl.read(path)), files.shown):
+        try:
+            assert read(path).endswith("a.json")
+        except UserError as error:
+            assert "a.json: cannot be read: Too many levels of symbolic links" in str(error)
+    with pytest.raises(UserError, match="a file is in the way"), files.sole_writer([path / "b"]):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "a/.."])
+def test_a_folder_that_is_in_use_is_no_place_for_a_file(tmp_path, monkeypatch, name):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="cannot be written: it is a folder"):
+        files.write_text(Path(name), "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_place_below_a_thousand_folders_is_refused_in_words(tmp_path):
+    with pytest.raises(UserError, match="it lies below a thousand folders"):
+        with files.sole_writer([tmp_path.joinpath(*["d"] * 1500, "x")]):
+            raise AssertionError
+
+
+DEVICES = [os.mkfifo, lambda path: path.symlink_to("/dev/null"), lambda path: path.symlink_to("/dev/zero")]
+
+
+@pytest.mark.parametrize("make", DEVICES)
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path, make):
+    """Whoever is root and writes a report to /dev/null would have no /dev/null any more."""
+    path = tmp_path / "out"
+    make(path)
+    before = path.lstat()
+    for writer in (files.atomic_path, files.atomic_dir, lambda path: files.sole_writer([path])):
+        with pytest.raises(UserError, match="out: is a pipe or device, which a file would replace"), writer(path):
+            raise AssertionError
+    assert os.path.samestat(path.lstat(), before) and [one.name for one in tmp_path.iterdir()] == ["out"]
+
+
+def test_nothing_is_written_among_the_devices():
+    """/dev/stdout may be a link to a file: where somebody redirects what a command prints."""
+    with pytest.raises(UserError, match="/dev/stdout: is a pipe or device"), files.atomic_path(Path("/dev/stdout")):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("place", ["file/a", "file/a/b", "/proc/none/a"])
+def test_a_place_that_cannot_be_made_is_named(tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    said = "cannot be written: (a part of the path is a file|a file is in the way|/proc/none cannot be made|this disk)"
+    for writer in (files.atomic_path, files.atomic_dir, lambda path: files.sole_writer([path])):
+        with pytest.raises(UserError, match=said), writer(tmp_path / place):
+            raise AssertionError
+
+
+READERS = {
+    "JSON": files.read_json,
+    "lines": lambda path: list(jsonl.read(path)),
+    "what processes append": lambda path: list(jsonl.survivors(path)),
+    "text": files.read_text,
+    "hash": files.sha256,
+}
+
+
+@pytest.mark.parametrize("make", DEVICES)
+@pytest.mark.parametrize("kind", READERS)
+def test_no_reader_waits_at_a_pipe_or_for_the_end_of_a_device(tmp_path, kind, make):
+    path = tmp_path / "a"
+    make(path)
+    with pytest.raises(UserError, match="a: is a pipe or device, not a file"):
+        READERS[kind](path)
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "no such file"), (b"a\xff", "not UTF-8 at byte 1")])
+def test_a_text_that_is_none_is_named(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"a.txt: {said}"):
+        files.read_text(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_an_output_without_a_name_is_refused_before_anything_is_made(name):
+    with pytest.raises(UserError, match="names a folder"), files.sole_writer([name]):
+        raise AssertionError

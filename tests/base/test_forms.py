@@ -1,19 +1,22 @@
 """Forms of JSON: what a config or a report of somebody's may hold at each of its places."""
 
-import copy
 import math
 
 import pytest
 
 import eval_build_html
+import release_card
 from conftest import ROOT
-from kxl.base import config, forms
+from helpers.odd_values import ODD, changed, damaged, places
+from kxl.base import config, forms, templates
 from kxl.base.errors import UserError
 from kxl.base.files import read_json, write_json
 from kxl.eval import comparison, scores
+from kxl.release import folder, serving, usage
+from kxl.release import summary as summaries
 
-ODD = [None, [], {}, "x", -1, 1e999, math.nan, 10**400, True, "\ud800", [["a"]], {"a": {"b": 1}}, [None]]
 REPORT = "evals/tiny/fixed_hermes_43.llama_cpp.q4kxl.json"
+COUNT = 250
 LIVE = "evals/tiny/hermes_live.llama_cpp.q4kxl.json"
 
 
@@ -30,6 +33,12 @@ LIVE = "evals/tiny/hermes_live.llama_cpp.q4kxl.json"
         ({"a": {"b": []}}, {"a": ({"b": int}, None)}, "c.json: a.b is \\[\\], expected a whole number"),
         ({}, {"a": int}, "c.json: holds \\[\\], expected the key a"),
         (None, {}, "c.json: holds null, expected an object"),
+        ({"a": 7}, {"a": {}}, "c.json: a is 7, expected an object"),
+        ({"a": 7}, {"a": None}, "c.json: a is 7, expected null"),
+        ({"a": []}, {"a": [int, ...]}, "c.json: a is \\[\\], expected one entry or more"),
+        ({"a": [1, "x"]}, {"a": [int, ...]}, 'c.json: a.1 is "x", expected a whole number'),
+        ({"a": {}}, {"a": {"+": int}}, "c.json: a is {}, expected one entry or more"),
+        ({"a": {"b": None}}, {"a": {"+": int}}, "c.json: a.b is null, expected a whole number"),
     ],
 )
 def test_the_place_and_what_is_expected_there_are_said(value, form, said):
@@ -43,25 +52,6 @@ def test_the_place_and_what_is_expected_there_are_said(value, form, said):
 )
 def test_what_the_form_leaves_open_may_be_anything(value, form):
     forms.check(value, form, "c.json")
-
-
-def places(value, above=()):
-    """Every place in a JSON value; of a list the first two alone."""
-    yield above
-    inside = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
-    for key, item in inside:
-        yield from places(item, (*above, key))
-
-
-def changed(value, place, other):
-    value = copy.deepcopy(value)
-    if not place:
-        return other
-    inner = value
-    for key in place[:-1]:
-        inner = inner[key]
-    inner[place[-1]] = other
-    return value
 
 
 def test_shipped_configs_and_reports_have_their_form():
@@ -91,3 +81,35 @@ def test_a_report_with_anything_anywhere_is_shown_compared_or_refused(name, tmp_
             refused += 1
             assert str(error)
     assert 0 < refused < len(tried)
+
+
+def test_a_release_summary_with_anything_anywhere_is_read_by_all_or_refused(tmp_path):
+    """By the card, and by who has only the folder."""
+    whole = read_json(ROOT / "release_summary.json")
+    whole["artifacts"] = {name: whole["artifacts"][name] for name in ("bf16", "q4kxl", "Q4_K_M")}
+    path, refused = tmp_path / "release_summary.json", 0
+    settings, reports = config.load(ROOT / "configs/tiny.json"), [ROOT / "reports/tiny/training-2.json"]
+    for summary in damaged(whole, COUNT):
+        write_json(path, summary)
+        try:
+            read = summaries.load(path)
+            said = release_card.values(settings, read, reports, None)
+            said["use"] = usage.text(settings, read, "ORG/NAME", None)
+            templates.render(release_card.TEMPLATE, said)
+        except UserError as error:
+            refused += 1
+            assert "release_summary.json: " in str(error) and "again" in str(error)
+        try:
+            read = folder.read_summary(tmp_path)
+            folder.wrong_artifacts(tmp_path, {"README.md": "0" * 64}, read)
+            serving.of(tmp_path, read, "q4kxl")
+        except UserError as error:
+            assert "fetch it" in str(error) or "has no q4kxl" in str(error)
+    assert COUNT / 4 < refused < COUNT
+
+
+def test_a_template_that_misses_a_key_names_the_file_that_lacks_it(tmp_path):
+    write_json(tmp_path / "c.json", {"card": {"title": "x"}})
+    (tmp_path / "t.jinja").write_text("{{ card.summary }}")
+    with pytest.raises(UserError, match="c.json: has no 'summary', which is needed here"):
+        templates.render(tmp_path / "t.jinja", read_json(tmp_path / "c.json"))

@@ -1,10 +1,12 @@
 """The verdict on an answer of one turn, on last words about a memory, and which cases a run takes."""
 
+import json
 import re
 
 import pytest
 
 from conftest import ROOT
+from helpers.odd_values import damaged
 from kxl.base.cli import UserError
 from kxl.bfcl import cases, conversation, scores, verdicts
 from kxl.smol import sets
@@ -138,3 +140,26 @@ def test_smol_is_asked_about_every_category_of_one_turn_that_its_rows_are_not_dr
     assert set(trained) == {*sets.ANSWERED, *sets.MORE, *sets.UNANSWERABLE}
     one_turn = {name for name in cases.ALL if not cases.executable(name)}
     assert set(asked) & one_turn == one_turn - set(trained)
+
+
+FUNCTION = {"name": "f", "parameters": {}}
+CASE = {
+    "id": "a",
+    "category": "multiple",
+    "turns": [[{"role": "user", "content": "x"}]],
+    "truth": None,
+    "tools": [{"function": FUNCTION}],
+    "functions": [FUNCTION],
+}
+
+
+def test_a_cases_file_with_anything_anywhere_is_read_or_refused_by_line(tmp_path):
+    path, refused = tmp_path / "cases.jsonl", 0
+    for odd in damaged(CASE, 120):
+        path.write_text(f"{json.dumps(CASE)}\n{json.dumps(odd)}\n")
+        try:
+            cases.ranks(cases.without_repeats(cases.load(path, ["multiple"]), [CASE]), 1)
+        except UserError as error:
+            refused += 1
+            assert "cases.jsonl:2: " in str(error)
+    assert 60 < refused < 120

@@ -10,6 +10,8 @@ import pytest
 
 from conftest import ROOT
 from helpers import traces
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, write_json
 from kxl.chat import loss_mask, rendering
 
 pytestmark = pytest.mark.minutes
@@ -98,3 +100,22 @@ def test_a_looping_template_does_not_reach_llama_server(tmp_path):
         rendering.try_out(LOOP, "chat_template.jinja")
     rendering.try_out("{{ raise_exception('first message must be system') }}", "chat_template.jinja")
     rendering.try_out("", "chat_template.jinja")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("chat_template.jinja", b"{{ \xff }}", "chat_template.jinja: not UTF-8 at byte 3"),
+        ("tokenizer_config.json", {"chat_template": 7}, "tokenizer_config.json: chat_template is 7"),
+        ("tokenizer_config.json", {"chat_template": ["a"]}, "tokenizer_config.json: chat_template.0 is .a., expected"),
+    ],
+)
+def test_a_template_that_is_none_is_named(tmp_path, name, content, said):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ROOT / "models/tiny" / file, tmp_path)
+    if isinstance(content, dict):
+        write_json(tmp_path / name, read_json(tmp_path / name) | content)
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        loss_mask.load(tmp_path)

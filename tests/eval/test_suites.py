@@ -392,7 +392,11 @@ def test_a_half_is_refused_of_a_suite_that_has_none_and_where_its_file_names_oth
     with pytest.raises(UserError, match="fixed_hermes_43 has no halves .*leave --half out"):
         suite_files.keep_half(copy.deepcopy(fixed), "test")
     halves = tmp_path / "halves.json"
-    halves.write_text(json.dumps({"development": ["no_such_case"]}))
     monkeypatch.setattr(suite_files, "halves_of", lambda name: halves)
+    for odd in ({}, {"development": None}, {"development": [["a"]]}, {"development": 7}):
+        halves.write_text(json.dumps(odd))
+        with pytest.raises(UserError, match=f"{halves.name}: .*development"):
+            suite_files.keep_half(copy.deepcopy(fixed), "development")
+    halves.write_text(json.dumps({"development": ["no_such_case"]}))
     with pytest.raises(UserError, match="no_such_case is no case of fixed_hermes_43"):
         suite_files.keep_half(copy.deepcopy(fixed), "development")

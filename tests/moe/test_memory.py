@@ -5,7 +5,8 @@ import pytest
 
 from conftest import ROOT
 from helpers import random_cores
-from kxl.base.files import read_json
+from kxl.base.cli import UserError
+from kxl.base.files import read_json, write_json
 from kxl.model.batches import make_batch
 from kxl.moe import core as moe_core
 from kxl.moe import hardware, memory
@@ -99,3 +100,14 @@ def test_in_mapped_files_it_trains_in_a_quarter_of_that():
     assert (SHIPPED["storage"], SHIPPED["carry_bits"]) == ("mapped", 8)
     assert memory.predict(config, SHIPPED, 1024, 1024)["peak"] < 2 * hardware.GIB
     assert memory.predict(config, SHIPPED, 10240, 10240)["peak"] < 4 * hardware.GIB
+
+
+@pytest.mark.parametrize(
+    "odd", [{"layer_types": 7}, {"layer_types": None}, {"num_hidden_layers": "x"}, {"layer_types": [None]}]
+)
+def test_shapes_that_are_none_are_named(tmp_path, odd):
+    write_json(
+        tmp_path / "shapes.json", {**read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), "full_attn_idxs": ["x"], **odd}
+    )
+    with pytest.raises(UserError, match="shapes.json: "):
+        memory.shapes(tmp_path / "shapes.json", 2)

@@ -173,7 +173,10 @@ def listed(folder, name, make=lambda path: path.write_text("#!/bin/sh\n")):
         (lambda d: (d / "\x1b[2Jx").write_text("x"), r"'\\x1b\[2Jx': not part of the release"),
         # the summary
         (lambda d: (d / "release_summary.json").write_text("[]"), r"release_summary\.json: holds list"),
-        (lambda d: (d / "release_summary.json").write_text('{"artifacts": [1]}'), "names no artifacts"),
+        (
+            lambda d: (d / "release_summary.json").write_text('{"artifacts": [1]}'),
+            r"artifacts is \[1\], expected an object; fetch it again",
+        ),
         (lambda d: (d / "Tuned-BF16.gguf").write_bytes(b"GGUF"), r"Tuned-BF16\.gguf: not a readable GGUF"),
     ],
 )

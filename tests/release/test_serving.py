@@ -13,6 +13,7 @@ import yaml
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
 from kxl.release import serving
+from kxl.release.folder import read_summary
 
 TEMPLATE = "{{ messages[0]['content'] }}{{ message['thinking'] }}"
 SUMMARY = {
@@ -126,8 +127,9 @@ def test_an_unknown_quant_or_a_missing_file_is_named(tmp_path):
 )
 def test_a_summary_that_could_not_be_ours_is_refused_by_name(tmp_path, change):
     folder(tmp_path)
+    write_json(tmp_path / "release_summary.json", {**SUMMARY, **change})
     with pytest.raises(UserError, match="release_summary.json: .*fetch it again"):
-        serving.of(tmp_path, {**SUMMARY, **change}, "q4kxl")
+        serving.of(tmp_path, read_summary(tmp_path), "q4kxl")
 
 
 @pytest.mark.parametrize(

@@ -166,3 +166,9 @@ def test_what_is_no_table_is_refused_in_words(results):
 def test_a_table_of_an_earlier_version_says_what_to_do():
     with pytest.raises(UserError, match="make sensitivity"):
         Table.of({"tensors": {"a.weight": {"types": {"Q8_0": CELL}}}, "scale": {"damage": 0.3, "exchanges": 20.0}})
+
+
+def test_the_report_of_a_broken_table_is_named(tmp_path):
+    for scale in ({"saturation": 0, "exchanges": 1.0}, {"saturation": "x"}, [], None):
+        with pytest.raises(UserError, match="reports/mine.json: scale"):
+            Table.of({"tensors": {"a.weight": {"types": {"Q8_0": CELL}}}, "scale": scale}, "reports/mine.json")

@@ -3,8 +3,9 @@
 import pytest
 from gguf import GGMLQuantizationType as Type
 
+import search_policy
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT
+from kxl.base.files import ROOT, write_json
 from kxl.quant import policy, sparse
 from kxl.search import estimate, memory, rivals, sizes, table, written
 from kxl.search.allocate import Table, solve
@@ -139,3 +140,26 @@ def test_memory_of_the_tiny_model_is_what_llama_server_said_of_it():
     found = memory.needed(smol, 8192, file=0)
     assert found.cache / 2**20 == 180.0 and found.compute / 2**20 == pytest.approx(21.51, abs=0.02)
     assert found.output / 2**20 == pytest.approx(0.19, abs=0.01)
+
+
+def test_priors_that_are_none_are_named(tmp_path):
+    for odd in ({}, {"errors": {"Q8_0": 1}, "factors": {"output": {}}}, {"errors": {"Q8_0": "x"}, "factors": {}}):
+        write_json(tmp_path / "priors.json", odd)
+        with pytest.raises(UserError, match="priors.json: .*search_fit_priors.py"):
+            estimate.read_priors(tmp_path / "priors.json")
+
+
+def test_a_plan_of_several_policies_is_not_half_there_where_one_cannot_be_made(tmp_path, monkeypatch):
+    """The plan at whose bytes they are made asks for less than the smallest types take."""
+    report = {"results": {"tensors": {}}}
+    tensors = sparse.tensors_of(sparse.read_shapes(ROOT / "models/tiny/config.json"))
+    for tensor in filter(policy.quantizable, tensors):
+        cells = {"Q8_0": {"bytes": policy.nbytes(tensor.shape, Type.Q8_0), "damage": 1e-3}}
+        report["results"]["tensors"][tensor.name] = {"types": cells}
+    write_json(tmp_path / "table.json", report)
+    words = ["x", "--table", tmp_path / "table.json", "--shapes", ROOT / "models/tiny/config.json", "--like",
+             ROOT / "gguf/export_plan.json", "--plan", tmp_path / "made/plan.json"]  # fmt: skip
+    monkeypatch.setattr("sys.argv", list(map(str, words)))
+    with pytest.raises(UserError, match="take"):
+        search_policy.main()
+    assert not [path for path in (tmp_path / "made").rglob("*") if "plan" in path.name]

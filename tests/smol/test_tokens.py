@@ -4,10 +4,14 @@ import copy
 
 import pytest
 
+from conftest import ROOT
 from helpers import random_smol
+from helpers.odd_values import damaged
+from kxl.base import config as configs
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, write_json
 from kxl.chat import loss_mask
+from kxl.smol import scores
 from kxl.smol import tokens as smol_tokens
 
 CONFIGS = {"smollm2": (random_smol.SMOLLM2, random_smol.smollm2), "smollm3": (random_smol.SMOLLM3, random_smol.smollm3)}
@@ -95,3 +99,36 @@ def test_renaming_a_token_that_has_another_id_is_refused(tmp_path):
     folder = random_smol.smollm2(tmp_path, renamed=False)
     with pytest.raises(UserError, match="'<issue_start>' has id 8, the config expects 9"):
         smol_tokens.rename(changed(read_json(random_smol.SMOLLM2), "call_start", id=9), folder)
+
+
+GOOD = {
+    "before": {"test": {"emitting": 0}},
+    "test": {"prompts": 10, "right_tool": 10, "right_arguments": 10},
+    "masked_names": {"prompts": 0},
+    **{part: {"prompts": 10, "false_calls": 0} for part in ("restraint", "ordinary")},
+}
+
+
+def test_a_config_or_an_adapter_with_anything_anywhere_is_read_or_refused_by_file_and_key(tmp_path):
+    """What is taken from the config without a model; each kind of value that a flag could not be, either."""
+    whole, path, refused = read_json(ROOT / "configs/smollm2-135m.json"), tmp_path / "odd.json", 0
+    adapter = read_json(ROOT / "models/smollm2-135m-tools/adapter.json")
+    for odd in damaged(whole, 200):
+        write_json(path, odd)
+        try:
+            config = configs.load(path, configs.SMOL)
+            smol_tokens.roles(config, str(path))
+            scores.gate(GOOD, config["emission"])
+            config["lora"]["alpha"] / config["lora"]["rank"]
+            sorted(config["lora"]["modules"])
+        except UserError as error:
+            refused += 1
+            assert "odd.json" in str(error)
+    for odd in damaged(adapter, 40):
+        write_json(path, odd)
+        try:
+            configs.load_adapter(path)["lora"]["alpha"]
+        except UserError as error:
+            refused += 1
+            assert "odd.json" in str(error)
+    assert 100 < refused < 240

@@ -45,13 +45,52 @@ FORM = {
     "quants?": [str],
     "stock?": [str],
 }
+LORA = {"rank": int, "alpha": float, "modules": [str, ...], "embedding": str}
+# The form of a config of a model that is taught its tool tokens (configs/smol*.json).
+SMOL = {
+    **{f"{key}?": str for key in ("name", "architecture", "template", "export_plan")},
+    **{f"{key}?": TEXT_OR_NONE for key in ("base_model", "lock", "system")},
+    "license?": FORM["license?"],
+    "tool_tokens?": {"*": {"token": str, "id": int, "renames?": TEXT_OR_NONE}},
+    "data?": {
+        **{f"{key}?": float for key in ("tool_share", "share_tolerance", "masked_share")},
+        **{f"{key}?": int for key in ("own_groups", "valid_groups", "row_tokens", "seed")},
+        "recorded?": {"*": int},
+    },
+    "lora?": LORA,
+    "training?": {
+        **{f"{key}?": float for key in ("learning_rate", "final_rate")},
+        **{f"{key}?": int for key in ("warmup_steps", "epochs", "max_epochs", "max_tokens", "batch_tokens", "seed")},
+        "grad_checkpoint?": bool,
+    },
+    "emission?": {"max_tokens?": int, "*": float},
+    "judging?": {"prompt_tokens?": int, "seed?": int, "*": {"*": int}},
+}
 
 
-def load(path: Path) -> dict:
-    """The config of a run; UserError names file and place where a value has another form. No key is asked for here."""
+def load(path: Path, form: dict = FORM) -> dict:
+    """A config, a run's unless `form` is another's; UserError names file and place where a value has another form.
+
+    No key is asked for here.
+    """
     config = read_json(path)
-    forms.check(config, FORM, shown(path))
+    forms.check(config, form, shown(path))
+    if form is SMOL and "lora" in config:
+        _check_rank(config["lora"], path)
     return config
+
+
+def load_adapter(path: Path) -> dict:
+    """The settings of an adapter folder (adapter.json): its LoRA, and the ids of the tokens whose rows it has."""
+    settings = read_json(path)
+    forms.check(settings, {"lora": LORA, "token_ids": [int]}, shown(path), "train the adapter again")
+    _check_rank(settings["lora"], path)
+    return settings
+
+
+def _check_rank(lora: dict, path: Path) -> None:
+    if lora["rank"] < 1:
+        raise UserError(f"{shown(path)}: lora.rank is {lora['rank']}, expected 1 or more")
 
 
 def parse(parser: argparse.ArgumentParser, places: dict[str, str], argv: list[str] | None = None) -> argparse.Namespace:

@@ -27,7 +27,9 @@ AT_FDCWD = -100  # renameat2: paths count from the current folder
 
 
 def sha256(path: Path) -> str:
-    """Hex sha256 of a file, read in 1 MiB pieces."""
+    """Hex sha256 of a file, read in 1 MiB pieces. UserError for a pipe or device, which may never end."""
+    if Path(path).exists():
+        require_regular(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
@@ -37,7 +39,7 @@ def sha256(path: Path) -> str:
 
 def shown(path: Path) -> str:
     """A path as it is printed and recorded: relative to the repository where it lies inside."""
-    path = Path(path).resolve()
+    path = Path(os.path.realpath(path))  # Path.resolve refuses links that lead in a circle
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
@@ -65,6 +67,25 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _make_place(path: Path) -> None:
+    """Make the folder that `path` is to stand in. UserError where none can be made, or where it would replace a device.
+
+    Who may do everything, as root in a container, would have a file in the place of /dev/null from then on.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: cannot be written: {error.filename} cannot be made; choose another place") from None
+    except RecursionError:
+        raise UserError(f"{str(path)[:100]}…: cannot be written: it lies below a thousand folders") from None
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # nothing is there, or a link that leads nowhere
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or os.path.realpath(path.parent) == "/dev":
+        raise UserError(f"{path}: is a pipe or device, which a file would replace; choose another place")
 
 
 @contextlib.contextmanager
@@ -101,7 +122,7 @@ def atomic_path(path: Path, keep_time: bool = False):
     """
     path = Path(path)
     with _refusals_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_place(path)
         handle, name = tempfile.mkstemp(prefix=_temporary(path), dir=path.parent)
         os.close(handle)
     partial = Path(name)
@@ -126,7 +147,7 @@ def atomic_dir(path: Path):
     """
     path = Path(path)
     with _refusals_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_place(path)
         partial = Path(tempfile.mkdtemp(prefix=_temporary(path), dir=path.parent))
     try:
         with _refusals_named(path):
@@ -156,6 +177,15 @@ def _exchange(one: Path, other: Path) -> bool:
     if failed and ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(other))
     return not failed
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text. UserError for a file that is not there, is none or may never end."""
+    require_regular(path)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown(path)}: not UTF-8 at byte {error.start}") from None
 
 
 def write_text(path: Path, text: str, keep_time: bool = False) -> None:
@@ -286,6 +316,11 @@ def sole_writer(paths: list):
     The lock is a file `.NAME.lock` beside each; it goes with the block, and a killed process's does not hold.
     """
     with contextlib.ExitStack() as stack:
+        for path in paths:
+            if not Path(path).name:
+                raise UserError(
+                    f"{str(path)!r} names a folder, where a file or folder is to be written; give it a name"
+                )
         for path in sorted({Path(path).absolute() for path in paths}):
             stack.enter_context(_sole_writer(path))
         yield
@@ -296,7 +331,7 @@ def _sole_writer(path: Path):
     short = path.name if len(os.fsencode(path.name)) < LONG_NAME else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     name = path.parent / f".{short}.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_place(path)
         file = _locked(name)
     except BlockingIOError:
         raise UserError(

@@ -4,8 +4,9 @@
     # UserError: configs/mine.json: caps.0 is "x", expected a whole number
 
 A form is a type (str, int, float for any number, bool, dict, list), None, a list of one form, an object of forms, or a
-tuple of forms of which one must fit. A key that ends in ? may be missing; "*" is every key that the form does not
-name, and without it those may hold anything. Numbers are finite and no larger than LARGEST; a text has a UTF-8 form.
+tuple of forms of which one must fit. A list [form, ...] is not empty. A key that ends in ? may be missing; "*" is every
+key that the form does not name ("+": there is one at least), and without it those may hold anything.
+Numbers are finite and no larger than LARGEST; a text has a UTF-8 form.
 """
 
 import json
@@ -24,12 +25,12 @@ WORDS = {
 }
 
 
-def check(value, form, where: str) -> None:
-    """UserError that names `where`, the place in it, what stands there and what is expected."""
+def check(value, form, where: str, again: str = "") -> None:
+    """UserError that names `where`, the place in it, what stands there, what is expected and what to do (`again`)."""
     if found := _problem(value, form, ()):
         place, there, wanted = found
         named = f"{'.'.join(map(str, place))} is" if place else "holds"
-        raise UserError(f"{where}: {named} {json.dumps(there)[:100]}, expected {wanted}")
+        raise UserError(f"{where}: {named} {json.dumps(there)[:100]}, expected {wanted}{again and '; ' + again}")
 
 
 def fits(value, form) -> bool:
@@ -48,14 +49,17 @@ def _problem(value, form, place: tuple) -> tuple | None:
     kind = type(form) if isinstance(form, (dict, list)) else form
     if not _is(value, kind):
         return place, value, WORDS[kind]
+    if not value and (form[1:] if isinstance(form, list) else isinstance(form, dict) and "+" in form):
+        return place, value, "one entry or more"
     if isinstance(form, list):
         inside = [(form[0], item, number) for number, item in enumerate(value)]
     elif isinstance(form, dict):
         named = {key.rstrip("?"): one for key, one in form.items()}
         for key in form:
-            if key != "*" and not key.endswith("?") and key not in value:
+            if key not in ("*", "+") and not key.endswith("?") and key not in value:
                 return place, sorted(value), f"the key {key}"
-        inside = [(one, item, key) for key, item in value.items() if (one := named.get(key, form.get("*", ())))]
+        others = form.get("*", form.get("+", ()))
+        inside = [(one, item, key) for key, item in value.items() if (one := named.get(key, others)) != ()]
     else:
         return None
     return next((found for one, item, key in inside if (found := _problem(item, one, (*place, key)))), None)

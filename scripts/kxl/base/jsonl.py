@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kxl.base.errors import UserError
-from kxl.base.files import shown, write_text
+from kxl.base.files import require_regular, shown, write_text
 
 LIMIT = 1 << 26  # bytes of a line; the longest row here, with 24 tool schemas, has under 1 MiB
 PIECE = 1 << 18  # bytes read at a time of a line that is too long
@@ -73,6 +73,7 @@ def read(path: Path, made_by: str = "", limit: int = LIMIT) -> Iterator[tuple[st
     made_by: what writes such a file, for the error about a missing one.
     """
     path = Path(path)
+    _refuse_endless(path)
     try:
         file = open(path, "rb")
     except FileNotFoundError:
@@ -106,11 +107,18 @@ def number_of(where: str) -> int:
     return int(where.rsplit(":", 1)[1])
 
 
+def _refuse_endless(path: Path) -> None:
+    """UserError for a pipe or a device: one may never begin, the other may never end."""
+    if Path(path).exists() and not Path(path).is_dir():
+        require_regular(path)
+
+
 def survivors(path: Path, limit: int = LIMIT) -> Iterator[dict]:
     """The objects of a file that processes append to and may be killed at: what is no whole object is skipped.
 
     A file that does not exist has none.
     """
+    _refuse_endless(path)
     try:
         file = open(path, "rb")
     except FileNotFoundError:

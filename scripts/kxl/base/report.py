@@ -10,10 +10,11 @@ import os
 import platform
 from pathlib import Path
 
-from kxl.base import code
-from kxl.base.errors import UserError
+from kxl.base import code, forms
 from kxl.base.files import read_json, sha256, shown, write_json
 
+# The form of an entry of a report's inputs, of a file or of a folder.
+INPUT = {"path?": str, "bytes?": int, "sha256?": str, "files?": [{"path": str, "bytes?": int, "sha256": str}]}
 PACKAGES = ("mlx", "mlx-lm", "torch", "transformers", "gguf", "numpy")
 
 
@@ -86,9 +87,13 @@ def write_gated(path: Path, passed: bool, inputs: list, settings: dict, results:
     other.unlink(missing_ok=True)
 
 
-def results(path: Path) -> dict:
-    """The `results` of a report. UserError where it has none."""
-    found = read_json(path)["results"]
-    if not isinstance(found, dict):
-        raise UserError(f"{shown(path)}: its results are no object; name a report of this project, or make it again")
+def results(path: Path, form: dict | None = None) -> dict:
+    """The `results` of a report. UserError where it has none, or none of that form (kxl/base/forms.py)."""
+    return load(path, {"results": form or {}})["results"]
+
+
+def load(path: Path, form: dict) -> dict:
+    """A report. UserError names file and place where it has another form."""
+    found = read_json(path)
+    forms.check(found, form, shown(path), "name a report of this project, or make it again")
     return found

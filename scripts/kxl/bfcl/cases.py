@@ -7,7 +7,7 @@ wheel_cases.py.
 import hashlib
 from pathlib import Path
 
-from kxl.base import jsonl
+from kxl.base import forms, jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, shown
 from kxl.eval.requests import requests_of
@@ -29,6 +29,21 @@ LEFT_OUT = {
     "web_search_base": "needs the web and a paid key",
     "web_search_no_snippet": "needs the web and a paid key",
     "format_sensitivity": "asks for calls as text, which no tool-calling server sends; the leaderboard scores it apart",
+}
+TOOL = {"function": {"name": str, "description?": str, "parameters?": {}}}
+# A line of the cases file (wheel_cases.py says what each field is), as far as it is the same in all categories.
+FORM = {
+    "id": str,
+    "category": str,
+    "turns": [[{"role": str, "content?": (str, None)}]],
+    "tools": [TOOL],
+    "later?": {"*": [TOOL]},
+    "functions?": [{"name": str, "parameters": {}}],
+    "truth": ([(dict, [str], str)], None),
+    "classes?": [str],
+    "config?": {},
+    "scenario?": str,
+    "after?": [str],
 }
 
 
@@ -56,7 +71,11 @@ def named(words: list[str]) -> list[str]:
 
 def load(path: Path, categories: list[str]) -> list[dict]:
     """The cases of some categories, in the file's order."""
-    found = [case for _, case in jsonl.objects(path, "make bfcl-cases") if case["category"] in categories]
+    found = []
+    for where, case in jsonl.objects(path, "make bfcl-cases"):
+        forms.check(case, FORM, where, "delete the file and run make bfcl-cases")
+        if case["category"] in categories:
+            found.append(case)
     if lacking := [name for name in categories if not any(case["category"] == name for case in found)]:
         raise UserError(f"{shown(path)}: holds no case of {lacking[0]}; delete it and run make bfcl-cases")
     return found

@@ -28,8 +28,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kxl.base import forms
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
+from kxl.base.files import read_json, read_text, shown
 from kxl.chat import rendering, thoughts
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -220,8 +221,10 @@ def load(folder: Path) -> Chat:
 def _template(folder: Path, settings: dict) -> str:
     """The chat template: a file of its own, or in tokenizer_config.json, where several may have names."""
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return read_text(folder / "chat_template.jinja")
     template = settings.get("chat_template")
+    form = {"chat_template?": (str, [{"name": str, "template": str}], None)}
+    forms.check(settings, form, shown(folder / "tokenizer_config.json"), "take the model's own file")
     if isinstance(template, list):
         named = {one["name"]: one["template"] for one in template}
         template = named.get("tool_use", named.get("default"))

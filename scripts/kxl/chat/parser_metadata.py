@@ -7,7 +7,7 @@ template, older versions do not; so every checkpoint that we write says it.
 from pathlib import Path
 
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown, write_json
+from kxl.base.files import read_json, read_text, shown, write_json
 
 KEY, PYTHONIC = "tool_parser_type", "pythonic"
 
@@ -33,7 +33,7 @@ def problems(folder: Path) -> list[str]:
             f'{shown(folder / "tokenizer_config.json")} says "{KEY}": {config.get(KEY)!r}; set it to "{PYTHONIC}"'
         )
     template = folder / "chat_template.jinja"
-    text = template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template") or ""
+    text = read_text(template) if template.is_file() else config.get("chat_template") or ""
     if not text:
         found.append(
             f"{shown(folder)} has no chat template; put chat_template.jinja there "

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, shown
+from kxl.base.files import read_json, read_text, shown
 from kxl.chat import thoughts
 from kxl.setup import llama_cpp
 
@@ -35,10 +35,7 @@ def chat_template(folder: Path) -> str | None:
     """The chat template beside a checkpoint, from where transformers takes it; None without one."""
     folder = Path(folder)
     if (folder / "chat_template.jinja").is_file():
-        try:
-            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{shown(folder / 'chat_template.jinja')}: cannot be read: {error}") from None
+        return read_text(folder / "chat_template.jinja")
     for name in ("chat_template.json", "tokenizer_config.json"):
         content = read_json(folder / name) if (folder / name).is_file() else {}
         found = content.get("chat_template") if isinstance(content, dict) else None

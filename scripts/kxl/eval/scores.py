@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from kxl.base import forms, gates, statistics
+from kxl.base import report as reports
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
 from kxl.eval import verdicts
@@ -48,7 +49,7 @@ RESULTS = {
     "latency?": {"median": float, "p95": float},
     "pass_k?": {"*": float},
     "injected?": {"obeyed": int, "attempts": int},
-    "made_for?": {"kinds?": [str]},
+    "made_for?": {"kinds?": [str], **{f"{key}?": int for key in ("passed", "tasks", "attempts", "attempts_passed")}},
     "seconds?": float,
     "output_tokens_per_second?": (float, None),
     "infrastructure?": {"errors?": int},
@@ -64,7 +65,9 @@ def load(path: Path) -> dict:
     # A case lists its calls, a live task says how many it needs.
     of_case = ENTRY | ({"calls?": int} if "tasks" in report["results"] else {})
     forms.check(
-        report, {"inputs?": [{}], "settings": SETTINGS, "results": RESULTS | {"details": [of_case]}}, shown(path)
+        report,
+        {"inputs?": [reports.INPUT], "settings": SETTINGS, "results": RESULTS | {"details": [of_case]}},
+        shown(path),
     )
     results = report["results"]
     if any(len(tally["attempts_interval"]) != 2 for tally in results.get("by_kind", {}).values()):

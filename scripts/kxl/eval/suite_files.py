@@ -6,6 +6,7 @@ path_of("mine/own.json")      # that file; a relative path counts from the repos
 
 from pathlib import Path
 
+from kxl.base import forms
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
 from kxl.eval import suites
@@ -31,7 +32,9 @@ def keep_half(suite: suites.Suite, half: str) -> None:
     path = halves_of(suite.name)
     if not path.exists():
         raise UserError(f"{suite.name} has no halves ({shown(path)} would say them): leave --half out")
-    development = set(read_json(path)["development"])
+    halves = read_json(path)
+    forms.check(halves, {"development": [str]}, shown(path), "write the halves of this suite anew")
+    development = set(halves["development"])
     if unknown := sorted(development - {case["id"] for case in suite.cases}):
         raise UserError(f"{shown(path)}: {unknown[0]} is no case of {suite.name}; write the halves of this suite anew")
     suite.cases = [case for case in suite.cases if (case["id"] in development) == (half == "development")]

@@ -22,8 +22,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from kxl.base import config
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_dir, read_json, shown, write_json
+from kxl.base.files import atomic_dir, shown, write_json
 from kxl.model import safetensors_io
 
 EMBEDDING = "embed_tokens"  # what mlx-lm's models call it
@@ -129,9 +130,10 @@ def save(folder: Path, arrays: dict[str, mx.array], settings: dict) -> None:
 
 def load(model: nn.Module, folder: Path) -> dict:
     """Attach the adapter of a folder to a fresh model; returns its settings. UserError when it is another model's."""
-    settings = read_json(Path(folder) / SETTINGS)
+    settings = config.load_adapter(Path(folder) / SETTINGS)
     attach(model, settings["lora"], tuple(settings["token_ids"]))
     expected = {name: array.shape for name, array in trainable(model).items()}
+    safetensors_io.read_header(Path(folder) / WEIGHTS)  # UserError where it is none
     arrays = mx.load(str(Path(folder) / WEIGHTS))
     if {name: array.shape for name, array in arrays.items()} != expected:
         raise UserError(f"{shown(folder)}: its arrays are not those of an adapter for this model")
@@ -170,7 +172,7 @@ class RowsChange:
 
 def changes(folder: Path) -> dict[str, LowRankChange | RowsChange]:
     """What an adapter folder adds to each weight, by the weight's name; float32."""
-    settings = read_json(Path(folder) / SETTINGS)
+    settings = config.load_adapter(Path(folder) / SETTINGS)
     stored = safetensors_io.read_header(Path(folder) / WEIGHTS)
     scale = settings["lora"]["alpha"] / settings["lora"]["rank"]
     arrays = {name: entry.rows(0, math.prod(entry.shape[:-1])) for name, entry in stored.items()}

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from kxl.base import processes
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, read_json
+from kxl.base.files import ROOT, read_json, shown
 from kxl.model import blas
+from kxl.model.shapes import normalize_config
 from kxl.moe import core
 from kxl.moe.layers import Blocks
 
@@ -137,13 +138,9 @@ def add_flags(parser: argparse.ArgumentParser, tokens: int = 1024) -> None:
 
 def shapes(path: Path, layers: int | None) -> dict:
     """The config of the first `layers` layers of a model, of all for None."""
-    config = read_json(path)
+    config = normalize_config(read_json(path), shown(path))
     if layers is not None:
-        if "layer_types" in config:
-            config["layer_types"] = config["layer_types"][:layers]
-        else:
-            config["full_attn_idxs"] = [i for i in config["full_attn_idxs"] if i < layers]
-        config["num_hidden_layers"] = layers
+        config |= {"layer_types": config["layer_types"][:layers], "num_hidden_layers": layers}
     return config
 
 

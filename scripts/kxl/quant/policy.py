@@ -17,7 +17,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf.constants import GGML_QUANT_SIZES
 
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, read_json, require_regular, shown
+from kxl.base.files import ROOT, read_json, read_text, shown
 from kxl.chat import schemas
 from kxl.model import gguf_file
 
@@ -129,13 +129,8 @@ def load(name: str, plan: Path = PLAN) -> Policy:
 
 def parse(path: Path) -> tuple[Rule, ...]:
     """The rules of a .tensor-types file, in order."""
-    require_regular(path)
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shown(path)}: not UTF-8 at byte {error.start}") from None
     rules = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         code = line.split("#", 1)[0].strip()
         if not code:
             continue

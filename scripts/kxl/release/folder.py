@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, require_regular, sha256, shown
+from kxl.base.files import require_regular, sha256, shown
 from kxl.model import gguf_file
+from kxl.release import summary as summaries
 
 SUMS, SUMMARY = "SHA256SUMS", "release_summary.json"
 IMATRIX, CARD, LICENSE = "imatrix.gguf", "README.md", "LICENSE"
@@ -45,16 +46,9 @@ def read_sums(path: Path) -> dict[str, str]:
 
 
 def read_summary(folder: Path) -> dict:
-    """The release's summary, as far as its files are concerned; UserError where it has none of that."""
+    """The release's summary; UserError where it is none, or a link."""
     _require_plain(folder / SUMMARY)
-    summary = read_json(folder / SUMMARY)
-    artifacts = summary.get("artifacts")
-    if not isinstance(artifacts, dict) or not all(
-        isinstance(one, dict) and all(isinstance(one.get(key), str) for key in ("file", "policy", "sha256"))
-        for one in artifacts.values()
-    ):
-        raise UserError(f"{shown(folder / SUMMARY)}: names no artifacts with file, policy and sha256; fetch it again")
-    return summary
+    return summaries.load(folder / SUMMARY, again="fetch it again")
 
 
 def _require_plain(path: Path) -> None:

@@ -6,7 +6,6 @@ expects of a server in the GGUF itself (chat template, context). Nothing of this
 
 import hashlib
 import json
-import math
 import re
 import shlex
 from dataclasses import dataclass
@@ -84,7 +83,10 @@ class Serving:
 
 
 def of(folder: Path, summary: dict, quant: str) -> Serving:
-    """How one quant of a release folder is served. UserError where the release has none of that name, or no file."""
+    """How one quant of a release folder is served. UserError where the release has none of that name, or no file.
+
+    `summary` has the form that kxl.release.summary gives it.
+    """
     artifacts, summary_at = summary["artifacts"], f"{shown(folder)}/{SUMMARY}"
     if quant not in artifacts:
         raise UserError(f"{shown(folder)}: has no {quant}; it has {', '.join(sorted(artifacts))}: QUANT=name")
@@ -94,22 +96,14 @@ def of(folder: Path, summary: dict, quant: str) -> Serving:
     path = Path(folder) / file
     if path.is_symlink() or not path.is_file():
         raise UserError(f"{shown(folder)}/{file}: is not here; fetch it from where the release was published")
-    if name is not None and not (isinstance(name, str) and name.isprintable() and name.strip()):
+    if name is not None and not (name.isprintable() and name.strip()):
         raise UserError(f"{summary_at}: the name {name!r} is no text of one line; fetch it again")
-    if not isinstance(given, dict) or not isinstance(given.get("sampling") or {}, dict):
-        raise UserError(f"{summary_at}: its serving is no object of settings; fetch it again")
     sampling = {key: value for key, value in (given.get("sampling") or {}).items() if key in SAMPLING}
     context, thinking = given.get("context", CONTEXT), given.get("thinking_tokens", 0)
-    for key, value, least, kinds in (
-        ("context", context, 1, int),
-        ("thinking_tokens", thinking, 0, int),
-        *((key, value, 0, int if key in ("top_k", "seed") else int | float) for key, value in sampling.items()),
-    ):
-        number = isinstance(value, kinds) and not isinstance(value, bool)
-        # A number of hundreds of digits is too large for isfinite, and a seed's are 64 bits at most.
-        bounds = (-(1 << 64), 1 << 64) if key == "seed" else (least, MOST)
-        if not number or not bounds[0] <= value <= bounds[1] or not math.isfinite(value):
-            raise UserError(f"{summary_at}: serving has the {key} {str(value)[:60]!r}; fetch it again")
+    bounded = {"thinking_tokens": thinking, **{key: value for key, value in sampling.items() if key != "seed"}}
+    for key, value, least in (("context", context, 1), *((key, value, 0) for key, value in bounded.items())):
+        if not least <= value <= MOST:
+            raise UserError(f"{summary_at}: serving has the {key} {value}; fetch it again")
     fields = gguf_file.open_reader(path).fields
 
     def said(key: str, kind: type):

@@ -6,8 +6,7 @@
 import json
 from pathlib import Path
 
-import jinja2
-
+from kxl.base import templates
 from kxl.base.files import ROOT, read_json, size
 from kxl.eval import suite_files
 from kxl.release.folder import IMATRIX, SUMS
@@ -30,8 +29,7 @@ CALLED = {"name": "read_file", "arguments": {"path": "notes.txt"}}
 
 def text(config: dict, summary: dict, repo: str, model: Path | None) -> str:
     """The section of the card, as Markdown. `model`: the checkpoint, whose template writes the example; or None."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**values(config, summary, repo, model))
+    return templates.render(TEMPLATE, values(config, summary, repo, model))
 
 
 def values(config: dict, summary: dict, repo: str, model: Path | None) -> dict:

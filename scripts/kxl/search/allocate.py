@@ -22,11 +22,12 @@ from kxl.quant.policy import ALIGNMENT, Tensor, Type, nbytes, quantizable
 ROUNDS = 8  # of making the prediction linear; it has stood still by then for every table that was tried
 GAP = 1e-5  # relative, of the solver
 COUNT, AMOUNT = {"type": "integer", "minimum": 0, "maximum": 1 << 60}, {"type": "number", "minimum": 0, "maximum": 1e30}
+ABOVE = {**AMOUNT, "exclusiveMinimum": 0}
 SHAPE = {
     "type": "object",
     "required": ["tensors"],
     "properties": {
-        "scale": {"type": "object", "properties": {"saturation": AMOUNT, "exchanges": AMOUNT}},
+        "scale": {"type": "object", "properties": {"saturation": ABOVE, "exchanges": AMOUNT}},
         "tensors": {"type": "object", "minProperties": 1, "additionalProperties": {
             "type": "object",
             "required": ["types"],
@@ -58,20 +59,20 @@ class Table:
     exchanges: float = 0.0
 
     @classmethod
-    def of(cls, results: dict) -> "Table":
-        """Out of a report's results (kxl/search/table.py). UserError for no table, or an earlier one."""
+    def of(cls, results: dict, named: str = "the table") -> "Table":
+        """Out of the results (kxl/search/table.py) of the report `named`. UserError for no table, or an earlier one."""
         for place, why in schemas.errors(SHAPE, results):
-            raise UserError(f"the table: {' '.join(map(str, place))}: {why[:300]}; make it again")
+            raise UserError(f"{named}: {' '.join(map(str, place))}: {why[:300]}; make it again")
         cells = {
             name: {Type[kind]: cell for kind, cell in entry["types"].items()}
             for name, entry in results["tensors"].items()
         }
         fitted = results.get("scale", {"saturation": math.inf, "exchanges": 0.0})
         if "saturation" not in fitted:
-            raise UserError("the table is of an earlier version: make it again (make sensitivity; its work is kept)")
+            raise UserError(f"{named} is of an earlier version: make it again (make sensitivity; its work is kept)")
         told = [number for row in cells.values() for cell in row.values() for number in cell.values()]
         if any(number != number for number in (*told, *fitted.values())):
-            raise UserError("the table: it holds NaN; make it again")
+            raise UserError(f"{named}: it holds NaN; make it again")
         return cls(cells, fitted["saturation"], fitted.get("exchanges", 0.0))
 
     def refuse_other(self, tensors: list[Tensor], path: Path) -> None:

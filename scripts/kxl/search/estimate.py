@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kxl.base import forms
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, read_json, shown
 from kxl.quant import policy
@@ -107,7 +108,10 @@ def factor_of(name: str, blocks: int, priors: dict) -> float:
 
 def read_priors(path: Path = PRIORS) -> dict:
     """{"factors": {kind: {place: nats per relative error}}, "errors": {type: relative error of ordinary weights}}."""
-    return read_json(path)
+    priors = read_json(path)
+    form = {"factors": {"+": {"+": float}}, "errors": {"+": float}}
+    forms.check(priors, form, shown(path), "make it again with scripts/search_fit_priors.py")
+    return priors
 
 
 def loss_by_part(sensitivity: dict) -> tuple[float, float]:

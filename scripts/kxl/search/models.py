@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 
 from kxl.base.cli import UserError
-from kxl.base.files import read_json, scratch_dir, shown
+from kxl.base.files import read_json, read_text, scratch_dir, shown
 from kxl.model import checkpoint
 
 ARCHITECTURES = {
@@ -65,7 +65,7 @@ def read_tokens(model: Path, text: Path, context: int, limit: int) -> np.ndarray
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    ids = tokenizer(Path(text).read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
+    ids = tokenizer(read_text(text), add_special_tokens=False)["input_ids"]
     whole, wanted = len(ids) // context, limit // context
     if not min(whole, wanted):
         raise UserError(

@@ -16,10 +16,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kxl.base import config
 from kxl.base.cli import UserError
-from kxl.base.files import atomic_dir, read_json, shown, write_json
+from kxl.base.files import atomic_dir, shown, write_json
 from kxl.lora import torch_attention
 from kxl.lora.adapter import EMBEDDING, EMBEDDINGS, SETTINGS, WEIGHTS
+from kxl.model import safetensors_io
 
 
 class Linear(nn.Module):
@@ -159,7 +161,8 @@ def load_adapter(model: nn.Module, folder: Path) -> dict:
     """Attach the adapter of a folder to a fresh model; returns its settings. UserError when it is another model's."""
     from safetensors.torch import load_file
 
-    settings = read_json(Path(folder) / SETTINGS)
+    settings = config.load_adapter(Path(folder) / SETTINGS)
+    safetensors_io.read_header(Path(folder) / WEIGHTS)  # UserError where it is none
     attach(model, settings["lora"], tuple(settings["token_ids"]))
     stored, expected = load_file(str(Path(folder) / WEIGHTS)), trainable(model)
     if {name: array.shape for name, array in stored.items()} != {name: a.shape for name, a in expected.items()}:

@@ -102,7 +102,9 @@ def test_a_script_that_fails_gives_its_exit_code_and_no_note(place):
 def test_held_memory_and_mapped_files_are_told_apart(tmp_path):
     if sys.platform != "linux":
         pytest.skip("other systems do not tell them apart from outside")
-    (tmp_path / "file").write_bytes(bytes(200 * 2**20))
+    with open(tmp_path / "file", "wb") as file:
+        file.write(bytes(200 * 2**20))
+        os.fsync(file.fileno())  # until then its pages cannot be dropped
     program = (
         "import mmap, time\n"
         "held = b'x' * (300 * 2**20)\n"

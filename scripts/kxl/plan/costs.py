@@ -137,7 +137,7 @@ def effort(stage: str, size: Size, job: Job, rates: dict) -> float:
         ways = job.lora_steps * (1 + BACKWARD + again) + job.lora_validations
         return size.core / read + ways * (forward + scores)
     if stage == "imatrix":
-        return job.imatrix_tokens * size.flops
+        return job.imatrix_tokens * size.scored_work
     if stage in ("package", "verify"):
         return sum(size.quants.values())
     if stage == "serve":
@@ -242,8 +242,10 @@ def predict(stage: str, size: Size, job: Job, profile: dict | None) -> Need:
     # What is written cannot be faster than the disk, but for what the system keeps of it in memory.
     kept = 0.1 * profile["memory_gib"] * 2**30
     seconds = max(seconds, (written - kept) / (profile["disk_write_mib_s"] * 2**20))
-    if stage == "lora" and (choice := lora(size, job)).way != lora_memory.WHOLE:
-        return Need(seconds, choice.bytes, written)  # counted array by array; the walks are of the other way
+    if stage == "lora":  # this one and the next are counted array by array
+        return Need(seconds, lora(size, job).bytes, written)
+    if stage == "train":
+        return Need(seconds, int(growth(stage, size, job)), written, beside)
     held = [(growth(stage, s, j), stages[stage]["held"]) for (s, j), stages in points]
     return Need(seconds, int(_on_line(held, growth(stage, size, job))), written, beside)
 
@@ -255,7 +257,7 @@ def _served_seconds(size: Size, job: Job, points: list) -> float:
         spoken = took["work"]["prompt_seconds"] + took["work"]["answer_seconds"]
         starts.append((walked.quants["q4kxl"], max(took["seconds"] - spoken, 0.1)))
     seconds = _on_line(starts, size.quants["q4kxl"])
-    for part, tokens, work in (("prompt", job.prompt_tokens, "read_flops"), ("answer", job.answer_tokens, "flops")):
+    for part, tokens, work in (("prompt", job.prompt_tokens, "read_work"), ("answer", job.answer_tokens, "flops")):
         each = [
             (getattr(s, work), took["work"][f"{part}_seconds"] / took["work"][f"{part}_tokens"]) for s, took in points
         ]

@@ -15,6 +15,9 @@ from kxl.quant import policy, sparse
 ARM = ("arm64", "aarch64")
 GROUP = 64  # columns with one scale in an int8 core
 SCALARS = 2  # BF16
+# An expert's matrix meets the few tokens of a batch that chose it: for each weight and token that takes this many times
+# as long as a dense matrix (llama.cpp at LFM2-8B-A1B's shapes, two cores with AVX-512).
+EXPERT = 3
 # Types whose matrices llama.cpp's CPU backend lays out anew when it loads them (repack.cpp), by processor.
 LAID_OUT = {"Q4_0", "Q4_K", "Q2_K", "IQ4_NL"} | ({"Q5_K", "Q6_K", "Q8_0"} if platform.machine() in ARM else set())
 TOKEN_BYTES = 40  # of a GGUF's metadata, for each token of the vocabulary
@@ -55,9 +58,15 @@ class Size:
         return 2 * self.active
 
     @property
-    def read_flops(self) -> int:
-        """Work of a token that is only read: a server computes no logits for it."""
-        return 2 * (self.active - self.vocabulary * self.hidden)
+    def read_work(self) -> int:
+        """Work of a token that llama.cpp reads without making logits for it, as multiplications of dense matrices."""
+        experts = self.active - (self.parameters - self.experts)
+        return 2 * (self.active - self.vocabulary * self.hidden + (EXPERT - 1) * experts)
+
+    @property
+    def scored_work(self) -> int:
+        """The same of a token that gets logits."""
+        return self.read_work + 2 * self.vocabulary * self.hidden
 
     @property
     def vocabulary(self) -> int:

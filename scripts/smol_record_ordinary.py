@@ -22,9 +22,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from kxl.base import cli, jsonl
-from kxl.base import config as configs
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, shown
+from kxl.base.files import ROOT, read_json, shown
 from kxl.chat import loss_mask, thoughts
 from kxl.setup import archive
 from kxl.smol import backend, domains, requests, sets
@@ -36,14 +35,15 @@ DECLINE = (
     " to. Say in one short, polite sentence what it is that you cannot do."
 )
 ASK = "The user wants something done, but did not say one thing that you need: {}. Ask for it in one short question."
+MOST = 600  # questions of one kind for our domains
 DECLINED = ("near", "absent", "live_irrelevance")
 
 
 def prompts(recorded: dict, seed: int, found: list[dict]) -> list[dict]:
     """What is asked: {"id", "kind", "prompt"} and, for kind missing, "lacks".
 
-    recorded: how many of each kind; those of our domains are taken evenly over all domains. UserError where there are
-    fewer questions.
+    recorded: how many of each kind, for near, absent and missing how many fillings of each wording, of which at most
+    MOST are asked, evenly over the domains. UserError where there are fewer ordinary questions.
     """
     own = requests.ordinary_prompts()
     if recorded["ordinary"] > len(own):
@@ -53,10 +53,9 @@ def prompts(recorded: dict, seed: int, found: list[dict]) -> list[dict]:
         for place, prompt in enumerate(own[: recorded["ordinary"]])
     ]
     for kind in ("near", "missing", "absent"):
-        known = domains.unserved((kind,), 1, seed)
-        if recorded[kind] > len(known):
-            raise UserError(f"data.recorded.{kind} is {recorded[kind]}; our domains have {len(known)} such requests")
-        asked += [known[place * len(known) // recorded[kind]] for place in range(recorded[kind])]
+        known = domains.unserved((kind,), recorded[kind], seed)
+        count = min(len(known), MOST)
+        asked += [known[place * len(known) // count] for place in range(count)]
     for kind in sets.UNANSWERABLE:
         entries = [entry for entry in sets.parted(found)["train"] if entry["category"] == kind]
         asked += [
@@ -89,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     backend.prepare(args.backend)
 
-    config = configs.load(args.config, configs.SMOL)
+    config = read_json(args.config)
     data = config["data"]
     found = sets.entries(archive.fetch(ROOT / "third_party" / "bfcl-eval.lock"))
     asked = prompts(data["recorded"], data["seed"], found)

@@ -217,3 +217,13 @@ def test_a_missing_quant_is_named_with_its_target(release):
     with pytest.raises(UserError, match=r"q4kxl\.gguf: no such file; `make q4kxl` makes it"):
         build()
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["card.md", "imatrix.gguf"])
+def test_a_card_or_an_imatrix_that_is_no_file_is_named_before_anything_is_copied(release, name):
+    build, out, sources = release
+    (sources / name).unlink()
+    os.mkfifo(sources / name)
+    with pytest.raises(UserError, match=f"{name}: is a pipe or device, not a file"):
+        build()
+    assert not out.exists()

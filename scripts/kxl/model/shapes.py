@@ -58,7 +58,7 @@ def normalize_config(config: dict, path: str) -> dict:
         attention = config.get("full_attn_idxs")
         if attention is None:
             raise UserError(f"{path}: neither layer_types nor full_attn_idxs tells which layers are attention")
-        if not isinstance(attention, list):
+        if not isinstance(attention, list) or not all(type(one) is int for one in attention):
             raise UserError(f"{path}: full_attn_idxs is {attention!r}, not a list of layers")
         config["layer_types"] = ["full_attention" if i in attention else "conv" for i in range(layers)]
     kinds = config["layer_types"]

@@ -70,12 +70,13 @@ def main() -> None:
     else:
         budgets = {args.name: written.budget_bytes(args.budget, parameters, header)}
     source = (args.gguf or args.shapes).name.removesuffix(".gguf").removesuffix(".shapes.json")
+    solved = {name: solve(known, budget - beside) for name, budget in budgets.items()}  # all of them, or nothing
     # A plan of several gets its name when it holds all of them.
     with atomic_path(args.plan) if args.like else contextlib.nullcontext(args.plan) as plan:
         if args.like:
             write_json(plan, {"policies": {}, "stock": policy.read_plan(args.like).get("stock", [])})
-        for name, budget in budgets.items():
-            types = solve(known, budget - beside)
+        for name, types in solved.items():
+            budget = budgets[name]
             size = beside + known.bytes(types)
             about = {
                 "model": args.model_name or source,

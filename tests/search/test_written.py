@@ -157,9 +157,12 @@ def test_a_plan_of_several_policies_is_not_half_there_where_one_cannot_be_made(t
         cells = {"Q8_0": {"bytes": policy.nbytes(tensor.shape, Type.Q8_0), "damage": 1e-3}}
         report["results"]["tensors"][tensor.name] = {"types": cells}
     write_json(tmp_path / "table.json", report)
-    words = ["x", "--table", tmp_path / "table.json", "--shapes", ROOT / "models/tiny/config.json", "--like",
-             ROOT / "gguf/export_plan.json", "--plan", tmp_path / "made/plan.json"]  # fmt: skip
-    monkeypatch.setattr("sys.argv", list(map(str, words)))
-    with pytest.raises(UserError, match="take"):
-        search_policy.main()
-    assert not [path for path in (tmp_path / "made").rglob("*") if "plan" in path.name]
+    (tmp_path / "made").mkdir()
+    monkeypatch.chdir(tmp_path / "made")
+    for plan, said in (("plan.json", "take"), ("", "take|names a folder")):
+        words = ["x", "--table", tmp_path / "table.json", "--shapes", ROOT / "models/tiny/config.json", "--like",
+                 ROOT / "gguf/export_plan.json", "--plan", plan]  # fmt: skip
+        monkeypatch.setattr("sys.argv", list(map(str, words)))
+        with pytest.raises(UserError, match=said):
+            search_policy.main()
+        assert not list((tmp_path / "made").iterdir())

@@ -69,11 +69,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _require_name(path: Path) -> None:
+    """UserError for what is to be written and has no name of its own, as "" or "/"."""
+    if not path.name:
+        raise UserError(f"{str(path)!r} names a folder, where a file or folder is to be written; give it a name")
+
+
 def _make_place(path: Path) -> None:
     """Make the folder that `path` is to stand in. UserError where none can be made, or where it would replace a device.
 
     Who may do everything, as root in a container, would have a file in the place of /dev/null from then on.
     """
+    _require_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:
@@ -317,10 +324,7 @@ def sole_writer(paths: list):
     """
     with contextlib.ExitStack() as stack:
         for path in paths:
-            if not Path(path).name:
-                raise UserError(
-                    f"{str(path)!r} names a folder, where a file or folder is to be written; give it a name"
-                )
+            _require_name(Path(path))
         for path in sorted({Path(path).absolute() for path in paths}):
             stack.enter_context(_sole_writer(path))
         yield

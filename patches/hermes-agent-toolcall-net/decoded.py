@@ -4,8 +4,8 @@
 
 Whoever repeats a file may undo its escapes, join its lines or read its numbers as signs. Undone are the escapes of
 JSON, programming languages, HTML, URLs, mail and terminals; base64, base32 and hex, and codes in one another; signs
-written as numbers; strings written in pieces; what lines have in common at their beginnings and ends; and words that
-come again and again. Each step is linear in the text. Standard library only.
+written as numbers; lines that run backwards; strings written in pieces; what lines have in common at
+their beginnings and ends; and words that come again and again. Each step is linear in the text. Standard library only.
 """
 
 import base64
@@ -54,12 +54,12 @@ ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]+)*={0,2
 BASE32 = re.compile(r"[A-Z2-7]{16,}|[a-z2-7]{16,}")
 HEX = re.compile(r"[0-9a-fA-F]{16,}")
 BITS = re.compile(r"[01]{56,}")
-# Signs as numbers of their own: decimal, hex, octal, binary.
+# Signs as numbers of their own: decimal, hex, octal, binary, with what languages and assemblers put around them.
 NUMBERS = (
-    (re.compile(r"(?<![\w.])(\d{2,3})(?![\w.])"), 10),
-    (re.compile(r"(?<![0-9A-Za-z])(?:0x|[uU]\+)?0{0,6}([2-7][0-9a-fA-F])(?![0-9A-Za-z])"), 16),
-    (re.compile(r"(?<![0-9A-Za-z])(?:0o)?0?([4-7][0-7]|1[0-7]{2})(?![0-9A-Za-z])"), 8),
-    (re.compile(r"(?<![0-9A-Za-z])(?:0b)?0?([01]{7})(?![0-9A-Za-z])"), 2),
+    (re.compile(r"(?<!\d)(\d{2,3})(?![0-9A-Za-z])"), 10),
+    (re.compile(r"(?i)(?<![0-9a-z])(?:0x|u\+|&h|x|16r|8'h)?0{0,6}([2-7][0-9a-f])h?(?![0-9a-z])"), 16),
+    (re.compile(r"(?i)(?<![0-9a-z])(?:0o|&o)?0?([4-7][0-7]|1[0-7]{2})[oq]?(?![0-9a-z])"), 8),
+    (re.compile(r"(?i)(?<![0-9a-z])(?:0b|8'b)?0?([01]{7})b?(?![0-9a-z])"), 2),
 )
 # Two signs as one number, the first one the lower, as hexdump and od print them without any option.
 PAIRS = ((re.compile(r"(?<!\w)([0-9a-f]{4})(?!\w)"), 16), (re.compile(r"(?<!\w)([01][0-7]{5})(?!\w)"), 8))
@@ -77,6 +77,7 @@ DUMP = re.compile(
     r"^[ \t]*(?:0x)?[0-9a-fA-F]{4,16}:?[ \t]+(?=[0-9a-fA-F]{2})|(?<![ \t])[ \t]{2,}\S.{0,17}$", re.MULTILINE
 )
 TEXT = re.compile(rb"(?:[\x00-\x7f]|[\xc2-\xf4][\x80-\xbf]{1,3}){8,}")  # in decoded bytes
+BACKWARDS = "oot"  # of a mark's "tool": whoever turns lines round turns that round
 LINE_BREAKS = re.compile(r"\s+")
 
 
@@ -112,6 +113,9 @@ def _variants(text: str) -> Iterator[str]:
         for one in dict.fromkeys(found):
             if (bare := simpler(one)) != one:
                 yield from _kept(found, [bare])
+    for one in dict.fromkeys((text, levels[-1])):
+        if BACKWARDS in one.casefold():
+            yield "\n".join(line[::-1] for line in one.split("\n"))
 
 
 def _kept(found: list[str], more: Iterable[str]) -> Iterator[str]:

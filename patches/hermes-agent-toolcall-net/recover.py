@@ -13,10 +13,13 @@ given to read (quoted.py). One such call among several leaves the whole message 
 """
 
 import json
+import logging
 import re
 
 from . import prose, quoted, tool_syntax
 from .schema import problem
+
+logger = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 1_000_000
 MAX_CALLS = 32
@@ -41,13 +44,25 @@ def recover(text: str, tools: dict, messages=(), at_most: int = MAX_CALLS, offer
         if (found := _blocks(visible)) is None or not prose.plain(found[0]):
             continue
         before, calls, written = found
-        if (
-            len(calls) > min(at_most, MAX_CALLS)
-            or any(call["name"] not in tools or problem(call["arguments"], tools[call["name"]]) for call in calls)
-            or quoted.quoted(calls, written, visible[len(before) :], messages, offered)
-        ):
+        why = _refused(calls, tools, at_most) or quoted.quoted(
+            calls, written, visible[len(before) :], messages, offered
+        )
+        if why:
+            logger.warning("toolcall-net: a call of %s stays text: %s", ", ".join(call["name"] for call in calls), why)
             return None
         return (thought + before).strip(), calls
+    return None
+
+
+def _refused(calls: list, tools: dict, at_most: int) -> str | None:
+    """Why the request does not allow these calls."""
+    if len(calls) > min(at_most, MAX_CALLS):
+        return "the request allows fewer calls at once"
+    for call in calls:
+        if call["name"] not in tools:
+            return f"the request offers no tool {call['name']}"
+        if why := problem(call["arguments"], tools[call["name"]]):
+            return f"the arguments of {call['name']} do not fit ({why})"
     return None
 
 

@@ -14,8 +14,18 @@ NOT_CALL_SIGNS = re.compile(r"[<>|]+")
 NOT_LETTERS = re.compile(r"[\W\d_]+")
 # A sign whose Unicode name ends in a letter of the alphabet is that letter: turned, squared, small capital, a flag.
 NAMED = re.compile(r"LETTER (?:.*? )?([A-Z])(?: WITH .*)?$")
-# Letters of other alphabets that look like Latin ones.
+# Letters of other alphabets that look like Latin ones (Cyrillic, Greek, Armenian, Cherokee, Hebrew, Lisu, Coptic), and
+# Braille's.
 LOOKALIKES = dict(zip("аеорсухіјѕԁһӏԛԝтмкгпвοανρτικɑոօսհցզ", "aeopcyxijsdhlqwtmkrnboavptikanouhgq"))
+LOOKALIKES |= dict(zip("ишзясוᎪᏴᏟᎠᎬᏀᎻᎥᎫᏦᏞᎷᏢᏒᏚᎢᏙᎳᎩᏃ", "nwzrclabcdeghijklmprstvwyz"))
+LOOKALIKES |= dict(zip("סꓮꓐꓚꓓꓰꓝꓖꓧꓲꓙꓗꓡꓟꓠꓳꓑꓣꓢꓔꓴꓦꓪꓫꓬꓜ", "oabcdefghijklmnoprstuvwxyz"))
+LOOKALIKES |= dict(zip("ⲁⲃⲥⲉⲏⲓⲕⲙⲛⲟⲣⲧⲩⲭ⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵", "abcehikmnoptyxabcdefghijklmnopqrstuvwxyz"))
+# Digits and signs for letters, by habit or as a scanner misreads them; and the words that tell whether there are any.
+MISREAD = ("tool", "call", "start")
+READ = str.maketrans("i013457|!$@+", "loleastllsat")
+# A word, as lines and tables keep them apart.
+PART = re.compile(r"[^\s\"'`]+")
+LEAST_PIECE, WORDS_BETWEEN = 3, 40
 
 
 class _Folded(dict):
@@ -48,12 +58,47 @@ def folded(text: str) -> str:
 
 def signs(text: str) -> str:
     """Letters, digits and the signs of a call: what spaces, quotes and escapes cannot change."""
-    return NOT_SIGNS.sub("", folded(text))
+    return only_signs(folded(text))
+
+
+def only_signs(plain: str) -> str:
+    """The same of a text that is folded."""
+    return NOT_SIGNS.sub("", plain)
 
 
 def letters(text: str) -> str:
     """The letters alone of a text in `signs`."""
     return NOT_LETTERS.sub("", text)
+
+
+def read_anew(plain: str) -> str:
+    """The letters of a folded text whose digits and signs stand for some, i, l and 1 as one; empty where none do."""
+    read = plain.translate(READ)
+    return NOT_LETTERS.sub("", read) if any(read.count(word) > plain.count(word) for word in MISREAD) else ""
+
+
+def in_pieces(needle: str, plain: str) -> bool:
+    """Whether the letters of `needle` stand in a folded text in pieces, as in a log with much between two of them.
+
+    A piece is a whole word, or three letters of one; up to forty words may stand between two.
+    """
+    reached: dict[int, int] = {}  # how many letters were found: at which word
+    if needle[:LEAST_PIECE] not in plain and "<" not in plain:
+        return False
+    for number, word in enumerate(PART.findall(plain)):
+        begins = word[0] == "<" or needle[:LEAST_PIECE] in word
+        if not (reached or begins) or not (part := NOT_LETTERS.sub("", word)):
+            continue
+        reached = {place: found for place, found in reached.items() if number - found <= WORDS_BETWEEN}
+        for start in (*reached, 0) if begins else (*reached,):
+            end = start
+            while end < len(needle) and needle[start : end + 1] in part:
+                end += 1
+                if end - start >= LEAST_PIECE or end == len(needle) or needle[start:end] == part:
+                    reached[end] = number
+            if end == len(needle):
+                return True
+    return False
 
 
 def in_order(needle: str, text: str, most: int) -> bool:

@@ -61,6 +61,9 @@ NUMBERS = (
     (re.compile(r"(?i)(?<![0-9a-z])(?:0o|&o)?0?([4-7][0-7]|1[0-7]{2})[oq]?(?![0-9a-z])"), 8),
     (re.compile(r"(?i)(?<![0-9a-z])(?:0b|8'b)?0?([01]{7})b?(?![0-9a-z])"), 2),
 )
+# What each of these holds, whatever stands around it: looked for first, since that is many times as fast.
+CORES = {10: r"\d\d", 16: r"[2-7][0-9a-fA-F]", 8: r"[4-7][0-7]|1[0-7][0-7]", 2: r"[01]{7}"}
+CORES = {base: re.compile(core) for base, core in CORES.items()}
 # Two signs as one number, the first one the lower, as hexdump and od print them without any option.
 PAIRS = ((re.compile(r"(?<!\w)([0-9a-f]{4})(?!\w)"), 16), (re.compile(r"(?<!\w)([01][0-7]{5})(?!\w)"), 8))
 FEWEST = 8  # numbers in a text that may be signs
@@ -109,7 +112,7 @@ def _variants(text: str) -> Iterator[str]:
         yield from _kept(found, [BETWEEN.sub("", one)] if HAS_PIECES.search(one) else [])
         yield from _kept(found, _without_margins(one))
         yield from _kept(found, _without_often(one))
-    for simpler in (lambda one: COLOUR.sub("", one), _without_tags, lambda one: LINE_NUMBER.sub("", one)):
+    for simpler in (_without_colours, _without_tags, lambda one: LINE_NUMBER.sub("", one)):
         for one in dict.fromkeys(found):
             if (bare := simpler(one)) != one:
                 yield from _kept(found, [bare])
@@ -183,6 +186,8 @@ def _numbered(text: str) -> list[str]:
     """What the numbers in a text say as signs, read in each base; numbers that are no sign are passed over."""
     found = []
     for pattern, base in NUMBERS:
+        if not CORES[base].search(text):
+            continue
         numbers = pattern.findall(text)
         if len(numbers) >= FEWEST:
             found.append("".join(chr(sign) for one in numbers if 32 <= (sign := int(one, base)) < 127))
@@ -191,6 +196,11 @@ def _numbered(text: str) -> list[str]:
         if len(numbers) >= FEWEST / 2:
             found.append(_text(b"".join(int(one, base).to_bytes(2, "little") for one in numbers)))
     return found
+
+
+def _without_colours(text: str) -> str:
+    """A terminal's text as it is shown."""
+    return COLOUR.sub("", text) if any(sign in text for sign in "\x1b\x9b[\x08") else text  # each form has one
 
 
 def _without_tags(text: str) -> str:

@@ -9,7 +9,7 @@ A file, a page or a mail may hold a call, and a faithful answer repeats it. So a
     argument behind its key and such a sign, in whatever order; or
   - users and tools showed a call's beginning and its end, whatever stands between them, or a piece of the call at one
     of them: an answer that repeats a call may have translated it, mended it or completed it; or the call's letters, its
-    markers' among them, stand in one message in their order, with few others between two, or in pieces; or
+    markers' among them, stand in the messages in their order, with few others between two, or in pieces; or
   - a user or a tool showed call markers, or pieces of them, and one of the call's arguments comes from what users and
     tools said. Without markers in sight, an argument may come from anywhere.
 
@@ -52,11 +52,12 @@ NO_TEXT = frozenset(
 FRAMES = (
     (r"tool(?:.{0,16}?call.{0,16}?start|(.{17,40}?)call\1start)",
      r"tool(?:.{0,16}?call(?:(?!start).){0,16}?end|(.{17,40}?)call\1end)"),
-    (r"tool.{0,16}?call(?:(?!function).){0,12}?(?:name(?:(?!toolcall).){1,80}?)?argument", r"tool.{0,16}?call"),
+    (r"tool.{0,16}?call(?:(?!function).){0,12}?(?:name(?:(?!toolcall).){1,80}?)?(?:argument|parameter)",
+     r"tool.{0,16}?call"),
 )  # fmt: skip
 FRAMES = tuple((re.compile(begin), re.compile(end)) for begin, end in FRAMES)
 # The same in `signs`, where JSON's keys may be others and in any order.
-MARKED = ((r"<\|toolcallstart\|>", r"<\|toolcallend\|>"), (r"<toolcall>", r"<toolcall>"))
+MARKED = ((r"<\|toolcallstart\|>", r"<\|toolcallend\|>"), (r"[<:]toolcall>", r"[<:]toolcall>"))
 MARKED = tuple((re.compile(begin), re.compile(end)) for begin, end in MARKED)
 # In `signs`, too: a mark with the call's own beginning or end beside it, where the other end was cut off, and a mark
 # that a program or a pattern leaves to be filled in.
@@ -87,6 +88,10 @@ def quoted(calls: list, written: list, answered: str, messages, tools=()) -> str
     named = [(call, _named(call["name"])) for call in calls if call["arguments"]]
     shown, given, left = False, [], min(MAX_DECODED, MAX_COMPARED // len(needles))
     opened, begun = set(), set()  # frames that began in a message before this one, and in this one, too
+    # Somebody may have handed it over piece by piece.
+    whole = folded("\n".join(text for role, text in told if role not in (*OWN, OFFERED)))
+    if in_pieces(ordered, whole) or in_order(ordered, letters(whole), MOST_BETWEEN):
+        return SHOWN
     for role, text in told:
         if (decoded := variants(text, left)) is None:
             return LARGE

@@ -24,7 +24,7 @@ plan-report: $(VENV)  ## what the line's stages took beside their plan, as a rep
 	$(PY) scripts/plan_compare.py $(addprefix --run ,$(RUN) $(if $(wildcard runs/$(TUNED)/plan.jsonl),$(TUNED))) \
 	  --profile $(PROFILE) --report $(REPORTS)/plan.json
 
-rehearse-8b: $(VENV) | llama-ready  ## the line with random weights of LFM2.5-8B-A1B's size (an hour or more; resumes)
+rehearse-8b: $(VENV) | llama-ready  ## the line with random weights of LFM2.5-8B-A1B's size (over half an hour; resumes)
 	$(PY) scripts/plan_rehearse.py --work runs/rehearse-8b --profile $(PROFILE) --report reports/rehearse-8b/line.json
 
 # The reference's whole flow. Each line is a target of its own that resumes; the first gate that is missed ends it, and

@@ -82,9 +82,11 @@ DRAWN = {
 }
 
 
-def read_all(path, kind, whole, read, count):
-    """How many of `count` damaged reports were refused, each with its file; any other end is a traceback."""
-    refused = 0
+def refusals(path, kind, name, read, count):
+    """How many of `count` damaged copies of a report that is read whole were refused, each with its file; any other end
+    is a traceback."""
+    whole, refused = whole_of(name), 0
+    read(whole)
     for report in damaged({key: whole[key] for key in ("settings", "results", "inputs")}, count):
         write_json(path, report)
         try:
@@ -97,19 +99,13 @@ def read_all(path, kind, whole, read, count):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_a_report_with_anything_anywhere_is_read_or_refused(kind, tmp_path):
-    name, read = READERS[kind]
-    whole = whole_of(name)
-    read(whole)
-    assert read_all(tmp_path / "report.json", kind, whole, read, 150) > 0
+    assert refusals(tmp_path / "report.json", kind, *READERS[kind], 150) > 0
 
 
 @pytest.mark.minutes
 @pytest.mark.parametrize("kind", DRAWN)
 def test_a_figure_of_a_report_with_anything_anywhere_is_drawn_or_refused(kind, tmp_path):
-    name, draw = DRAWN[kind]
-    whole = whole_of(name)
-    draw(whole)
-    assert read_all(tmp_path / "report.json", kind, whole, draw, 25) > 0
+    assert refusals(tmp_path / "report.json", kind, *DRAWN[kind], 25) > 0
 
 
 @pytest.mark.parametrize("kind", reports.FORMS)

@@ -272,12 +272,12 @@ def _on_plane(points: list, vocabulary: int, work: float) -> float:
     """The seconds at a vocabulary and an effort, by three (vocabulary, effort, seconds): a small model, the same with
     more words, and one with more work. Neither more words nor more work ever takes less."""
     (words0, work0, start), (words1, work1, more), (words2, work2, large) = points
-    grown, worked = words1 - words0, work2 - work0
-    if grown <= 0 or work2 <= 1.01 * max(work0, work1):
+    grown, worked, extra, words = words1 - words0, work2 - work0, work1 - work0, words2 - words0
+    apart = worked * grown - extra * words  # how far the three are from one line
+    if grown <= 0 or work2 <= 1.01 * max(work0, work1) or apart <= 0:
         return _on_line([(work0, start), (work2, large)], work)
     # Two equations: what the second and the third took beyond the first.
-    extra, words = work1 - work0, words2 - words0
-    of_work = ((large - start) * grown - (more - start) * words) / (worked * grown - extra * words)
+    of_work = ((large - start) * grown - (more - start) * words) / apart
     of_words = max((more - start - max(of_work, 0) * extra) / grown, 0)
     of_work = max((large - start - of_words * words) / worked, 0)
     return max(start + of_words * (vocabulary - words0) + of_work * (work - work0), 0.1 * start)

@@ -21,7 +21,7 @@ import yaml
 
 from kxl.base import cli, config
 from kxl.base.cli import UserError, say
-from kxl.base.files import atomic_path, read_json, require_space, scratch_dir, shown, write_json
+from kxl.base.files import atomic_path, make_place, read_json, require_space, scratch_dir, shown, write_json
 from kxl.chat import rendering, tokenizer_checks
 from kxl.model import checkpoint
 from kxl.model.checkpoint import Checkpoint, Tensor
@@ -235,7 +235,7 @@ def main() -> None:
     if args.run:
         card["version"] = args.run
     if args.log:
-        args.log.parent.mkdir(parents=True, exist_ok=True)
+        make_place(args.log)
         logging.basicConfig(filename=args.log, filemode="w", level=logging.INFO, format="%(message)s")
         # Upstream's warning is about a hash it does not know; what is done about it is logged instead.
         logging.getLogger("hf-to-gguf").addFilter(lambda record: not str(record.msg).startswith(("**", "\n")))

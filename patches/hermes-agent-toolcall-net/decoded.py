@@ -51,9 +51,11 @@ COLOUR = re.compile(
 TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 # Runs of base64, base32 or hex, also over several lines.
 ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}(?:\r?\n[ \t]*[A-Za-z0-9+/_-]+)*={0,2}")
+LONG_WORD = re.compile(r"[A-Za-z0-9]{16,}")  # in which the next ones are looked for
 BASE32 = re.compile(r"[A-Z2-7]{16,}|[a-z2-7]{16,}")
 HEX = re.compile(r"[0-9a-fA-F]{16,}")
 BITS = re.compile(r"[01]{56,}")
+DECIMALS = re.compile(r"(?:0[3-9]\d|1[0-2]\d){8,}")  # three digits for each sign
 # Signs as numbers of their own: decimal, hex, octal, binary, with what languages and assemblers put around them. Before
 # each stand its digits alone, which are looked for first: that is many times as fast.
 NUMBERS = (
@@ -71,7 +73,7 @@ HAS_PIECES = re.compile(r"(?:([\"'])[^\"'\n]{1,12}\1[\s,+.&|~]{1,20}){4}")
 BETWEEN = re.compile(r"([\"'])[\s,+.&|~]{0,20}\1")
 DIGITS = re.compile(r"[ \t]*\d+")
 LEAST_MARGIN = 3  # signs
-WORD, OFTEN = re.compile(r"[^\W\d_]{2,}"), 8
+WORD, OFTEN = re.compile(r"([^\W\d_]{2,})"), 8
 # What stands between hex digits, and around them in a dump: the place in front, the same as signs behind.
 HEX_GAPS = re.compile(r"0x|\\x|[\s:,;]+")
 HAS_GAPS = re.compile(r"(?:(?<![0-9a-fA-F])[0-9a-fA-F]{2,16}(?:(?:[\s:,;]{1,3})?(?:0x|\\x)|[\s:,;]{1,3})){3}")
@@ -214,7 +216,7 @@ def _without_margins(text: str) -> list[str]:
     Of a group of lines it is what all of them share: two alone may go on with the same letter.
     """
     lines = text.split("\n")
-    masked = [DIGITS.sub("0", line) for line in lines]
+    masked = DIGITS.sub("0", text).split("\n")
     changed, start = False, 0
     while start < len(lines):
         end, margin = start + 1, masked[start]
@@ -231,8 +233,9 @@ def _without_margins(text: str) -> list[str]:
 
 def _without_often(text: str) -> list[str]:
     """The text without the words that it has again and again: names of columns, keys and speakers."""
-    often = {word for word, times in Counter(WORD.findall(text)).items() if times >= OFTEN}
-    return [WORD.sub(lambda match: "" if match[0] in often else match[0], text)] if often else []
+    parts = WORD.split(text)  # each second one is a word
+    often = {word for word, times in Counter(parts[1::2]).items() if times >= OFTEN}
+    return ["".join(part for part in parts if part not in often)] if often else []
 
 
 def _behind(line: str, margin: str) -> str:
@@ -244,21 +247,22 @@ def _behind(line: str, margin: str) -> str:
 
 
 def _decoded_runs(text: str) -> list[str]:
-    """What the runs of base64, base32, hex and bits in a text say, joined; nothing where none of them is text.
+    """What runs of base64, base32, hex, bits and decimals in a text say, joined; nothing where none of them is text.
 
     Words beside a run belong to it as far as anyone can tell, so it is read from each of its first signs, line by line
     and without any break as well, and bytes that are no text are passed over.
     """
-    without_breaks = LINE_BREAKS.sub("", text)
+    without_breaks = "".join(text.split())
     found = [*_base64(text), *(_base64(without_breaks) if without_breaks != text else ())]
     dumped = (HEX_GAPS.sub("", text), HEX_GAPS.sub("", DUMP.sub("", text))) if HAS_GAPS.search(text) else ()
     for one in dict.fromkeys((text, *dumped)):
         for shift in range(2):
             runs = (match.group()[shift:] for match in HEX.finditer(one))
             found.append(b"".join(bytes.fromhex(run[: len(run) // 2 * 2]) for run in runs))
-    for pattern, decode in ((BASE32, _base32), (BITS, _bits)):
-        for one in dict.fromkeys((text, without_breaks)):
-            found.append(b" ".join(decode(run) for run in pattern.findall(one)))
+    for one in dict.fromkeys((text, without_breaks)):
+        words = LONG_WORD.findall(one)
+        for pattern, decode in ((BASE32, _base32), (BITS, _bits), (DECIMALS, _decimals)):
+            found.append(b" ".join(decode(run) for word in words for run in pattern.findall(word)))
     return [said for one in found if one and (said := _text(one))]
 
 
@@ -275,6 +279,10 @@ def _bits(run: str) -> bytes:
     """A run of bits, read from each of its first eight."""
     bits = [run[start : start + 8] for shift in range(8) for start in range(shift, len(run) - 7, 8)]
     return bytes(int(one, 2) for one in bits)
+
+
+def _decimals(run: str) -> bytes:
+    return bytes(int(run[start : start + 3]) for start in range(0, len(run), 3))
 
 
 def _base64(text: str) -> list[bytes]:

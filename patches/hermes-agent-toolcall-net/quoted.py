@@ -23,7 +23,7 @@ import codecs
 import re
 
 from .decoded import variants
-from .signs import NOT_CALL_SIGNS, READ, folded, in_order, in_pieces, letters, only_signs, read_anew, signs
+from .signs import READ, folded, in_order, in_pieces, letters, only_signs, read_anew, signs, without_call_signs
 
 MAX_CHARACTERS = 2_000_000  # of all messages, about 500,000 tokens
 MAX_DECODED = 60_000_000  # of all messages in every way to read them: seconds; more may be read in hundreds of ways
@@ -81,7 +81,7 @@ def quoted(calls: list, written: list, answered: str, messages, tools=()) -> str
     if sum(len(text) for _, text in told) > MAX_CHARACTERS:
         return LARGE
     needles = {needle for call in calls for needle in spellings(call)}
-    needles |= {NOT_CALL_SIGNS.sub("", signs(text)) for text in written}
+    needles |= {without_call_signs(signs(text)) for text in written}
     needles |= {form for needle in needles for form in _forms(needle)}
     mentioned = _mentioned(calls, needles, tools)
     ordered = letters(signs(answered))[:FIRST_LETTERS]
@@ -99,7 +99,7 @@ def quoted(calls: list, written: list, answered: str, messages, tools=()) -> str
         for one in decoded:
             plain = folded(one)
             spelled = only_signs(plain)
-            bare = NOT_CALL_SIGNS.sub("", spelled)
+            bare = without_call_signs(spelled)
             if any(needle in bare for needle in (mentioned if role == OFFERED else needles)):
                 return READ_BEFORE
             if role in OWN:
@@ -181,7 +181,7 @@ def spellings(call: dict) -> list[str]:
     found.append(f"{name}({','.join(value for _, value in pairs)})")
     for word in ("arguments", "parameters", "args", "input"):
         found += [f"{name},{word}:{inside}", f"{word}:{inside},name:{name}"]
-    return [NOT_CALL_SIGNS.sub("", one) for one in found]
+    return [without_call_signs(one) for one in found]
 
 
 def _mentioned(calls: list, needles: set, tools) -> set[str]:
@@ -218,7 +218,7 @@ def _argued(spelled: str, bare: str, call: dict) -> bool:
     """Whether each argument of a call stands behind its key in a text in `signs` (`bare`: without call signs)."""
     for key, value in list(call["arguments"].items())[:MAX_LOOKED]:
         key, value = signs(key), signs(_spelled(value))
-        pairs = [(bare, f"{key}{sign}{NOT_CALL_SIGNS.sub('', value)}") for sign in "=:"]
+        pairs = [(bare, f"{key}{sign}{without_call_signs(value)}") for sign in "=:"]
         pairs += [(spelled, f"{key}{sign}{value}") for sign in ">|"]
         if not any(form in text for text, pair in pairs for form in _forms(pair)):
             return False

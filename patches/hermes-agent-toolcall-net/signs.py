@@ -12,6 +12,11 @@ import unicodedata
 NOT_SIGNS = re.compile(r"(?:[^\w()=:,{}\[\]<>|]|_)+")
 NOT_CALL_SIGNS = re.compile(r"[<>|]+")
 NOT_LETTERS = re.compile(r"[\W\d_]+")
+# The same for a text in ASCII.
+DROPPED, CALL_SIGNS, NO_LETTERS = (
+    dict.fromkeys(number for number in range(128) if pattern.match(chr(number)))
+    for pattern in (NOT_SIGNS, NOT_CALL_SIGNS, NOT_LETTERS)
+)
 # A sign whose Unicode name ends in a letter of the alphabet is that letter: turned, squared, small capital, a flag.
 NAMED = re.compile(r"LETTER (?:.*? )?([A-Z])(?: WITH .*)?$")
 # Letters of other alphabets that look like Latin ones (Cyrillic, Greek, Armenian, Cherokee, Hebrew, Lisu, Coptic), and
@@ -63,18 +68,28 @@ def signs(text: str) -> str:
 
 def only_signs(plain: str) -> str:
     """The same of a text that is folded."""
-    return NOT_SIGNS.sub("", plain)
+    return _without(NOT_SIGNS, DROPPED, plain)
+
+
+def without_call_signs(text: str) -> str:
+    """A text in `signs` without the brackets of a call's markers."""
+    return _without(NOT_CALL_SIGNS, CALL_SIGNS, text)
 
 
 def letters(text: str) -> str:
     """The letters alone of a text in `signs`."""
-    return NOT_LETTERS.sub("", text)
+    return _without(NOT_LETTERS, NO_LETTERS, text)
+
+
+def _without(pattern: re.Pattern, dropped: dict, text: str) -> str:
+    """A text without the signs of a pattern; by a table where there is one, which is many times as fast."""
+    return text.translate(dropped) if text.isascii() else pattern.sub("", text)
 
 
 def read_anew(plain: str) -> str:
     """The letters of a folded text whose digits and signs stand for some, i, l and 1 as one; empty where none do."""
     read = plain.translate(READ)
-    return NOT_LETTERS.sub("", read) if any(read.count(word) > plain.count(word) for word in MISREAD) else ""
+    return letters(read) if any(read.count(word) > plain.count(word) for word in MISREAD) else ""
 
 
 def in_pieces(needle: str, plain: str) -> bool:
@@ -87,7 +102,7 @@ def in_pieces(needle: str, plain: str) -> bool:
         return False
     for number, word in enumerate(PART.findall(plain)):
         begins = word[0] == "<" or needle[:LEAST_PIECE] in word
-        if not (reached or begins) or not (part := NOT_LETTERS.sub("", word)):
+        if not (reached or begins) or not (part := letters(word)):
             continue
         reached = {place: found for place, found in reached.items() if number - found <= WORDS_BETWEEN}
         for start in (*reached, 0) if begins else (*reached,):

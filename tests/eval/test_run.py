@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -577,6 +578,16 @@ def test_a_url_where_nobody_answers_is_reported_as_that(tmp_path, url, said):
     ended = script("--suite", suite, "--url", url.format(free=free), "--artifact", "x", "--out", out)
     assert ended.returncode == 2 and said.format(free=free) in ended.stderr, ended.stderr
     assert ended.stderr.count("\n") == 1 and "hidden" not in ended.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_server_that_never_answers_is_given_up_in_seconds(tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url, began = f"http://127.0.0.1:{silent.getsockname()[1]}", time.monotonic()
+        suite, out = ROOT / "evals/suites/structured_6.json", tmp_path / "r.json"
+        ended = script("--suite", suite, "--url", url, "--artifact", "x", "--out", out)
+    assert ended.returncode == 2 and f"nobody answers at {url}" in ended.stderr and time.monotonic() - began < 20
 
 
 def test_a_server_that_goes_away_is_not_called_a_death_on_a_case(evaluate):

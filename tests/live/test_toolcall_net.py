@@ -623,6 +623,7 @@ SPELLINGS = {
     "octal numbers": each("{:03o}", join=" "),
     "binary numbers": each("{:08b}", join=" "),
     "bits": each("{:08b}"),
+    "decimals": each("{:03}"),
     "hexdump": swapped("{:04x}"),
     "od": swapped("{:06o}"),
     "base32": base64.b32encode(WRITTEN.encode()).decode(),

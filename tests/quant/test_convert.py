@@ -1,6 +1,7 @@
 """From checkpoint to GGUF: the same file from every layout, the logits of MLX, and clear refusals."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -301,6 +302,12 @@ def test_what_llama_cpp_would_compute_differently_is_refused_by_name(six, tmp_pa
     (tmp_path / "model" / "config.json").write_text(json.dumps({**config, **change}))
     assert said in run("quant_convert.py", "--model", tmp_path / "model", "--out", tmp_path / "out.gguf", code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_log_that_would_be_a_pipe_is_refused_at_once(six, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    said = run("quant_convert.py", "--model", six, "--out", tmp_path / "a.gguf", "--log", tmp_path / "pipe", code=2)
+    assert "pipe: is a pipe or device" in said and not (tmp_path / "a.gguf").exists()
 
 
 def test_a_missing_expert_bias_is_named(six, tmp_path):

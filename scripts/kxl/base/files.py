@@ -75,7 +75,7 @@ def _require_name(path: Path) -> None:
         raise UserError(f"{str(path)!r} names a folder, where a file or folder is to be written; give it a name")
 
 
-def _make_place(path: Path) -> None:
+def make_place(path: Path) -> None:
     """Make the folder that `path` is to stand in. UserError where none can be made, or where it would replace a device.
 
     Who may do everything, as root in a container, would have a file in the place of /dev/null from then on.
@@ -129,7 +129,7 @@ def atomic_path(path: Path, keep_time: bool = False):
     """
     path = Path(path)
     with _refusals_named(path):
-        _make_place(path)
+        make_place(path)
         handle, name = tempfile.mkstemp(prefix=_temporary(path), dir=path.parent)
         os.close(handle)
     partial = Path(name)
@@ -154,7 +154,7 @@ def atomic_dir(path: Path):
     """
     path = Path(path)
     with _refusals_named(path):
-        _make_place(path)
+        make_place(path)
         partial = Path(tempfile.mkdtemp(prefix=_temporary(path), dir=path.parent))
     try:
         with _refusals_named(path):
@@ -335,7 +335,7 @@ def _sole_writer(path: Path):
     short = path.name if len(os.fsencode(path.name)) < LONG_NAME else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     name = path.parent / f".{short}.lock"
     try:
-        _make_place(path)
+        make_place(path)
         file = _locked(name)
     except BlockingIOError:
         raise UserError(

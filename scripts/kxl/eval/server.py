@@ -29,7 +29,7 @@ import requests
 
 from kxl.base import processes
 from kxl.base.cli import UserError, say
-from kxl.base.files import ROOT, shown
+from kxl.base.files import ROOT, make_place, shown
 from kxl.eval import remote
 from kxl.model import blas
 from kxl.model.float32 import copy as float32_copy
@@ -37,6 +37,7 @@ from kxl.setup import llama_cpp
 
 MLX_PROGRAM = ROOT / "scripts" / "kxl/model/mlx_program.py"
 FLOAT32 = sys.platform == "linux"  # where MLX multiplies on the CPU
+FIRST_ANSWER = 10  # seconds that a server of somebody else has to say what it serves
 PORT_TRIES = 3  # somebody may take the free port between our looking and the server's binding it
 
 
@@ -151,7 +152,7 @@ def external(url: str) -> Server:
         if parts.scheme == "http" and not remote.is_loopback(base):
             say(f"{base}: the key goes there unencrypted; https would hide it on the way")
     try:
-        reply = server.http.get(base + "/v1/models", timeout=30)
+        reply = server.http.get(base + "/v1/models", timeout=FIRST_ANSWER)
     except requests.RequestException as error:
         raise UserError(
             f"nobody answers at {base} ({remote.cause(error)}): start the server, or give the right address with --url"
@@ -169,7 +170,7 @@ def external(url: str) -> Server:
 def served_model(server: Server) -> list | None:
     """What an external server says it serves: the names in its /v1/models; None where it does not tell."""
     try:
-        models = server.http.get(server.url + "/v1/models", timeout=30).json()["data"]
+        models = server.http.get(server.url + "/v1/models", timeout=FIRST_ANSWER).json()["data"]
         return sorted(str(model["id"]) for model in models)
     except (requests.RequestException, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -256,7 +257,7 @@ def _token() -> str:
 def _running(command: list, log: Path, start_seconds: float, ours: Callable[[Server], bool], env: dict | None = None):
     """Start `command --port N`, wait until it is healthy and proves to be `ours`, stop it at the end."""
     log = Path(log)
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_place(log)
     env = remote.without_keys(os.environ) if env is None else env
     for _ in range(PORT_TRIES):
         with socket.socket() as probe:

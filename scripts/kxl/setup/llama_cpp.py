@@ -25,7 +25,7 @@ from pathlib import Path
 
 from kxl.base import processes
 from kxl.base.cli import UserError
-from kxl.base.files import ROOT, read_json, shown
+from kxl.base.files import ROOT, make_place, read_json, shown
 
 LOCK = ROOT / "third_party" / "llama.cpp.lock"
 OTHER_LOCK = "HERMES_KXL_LLAMA_LOCK"  # the variable that names another lock: for a look at another version
@@ -182,7 +182,7 @@ def run(name: str, args: list, log: Path, progress=None) -> str:
     program fails; the program does not outlive this process, however that ends.
     """
     log = Path(log)
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_place(log)
     lines = []
     with open(log, "w", encoding="utf-8") as file:
         command = [

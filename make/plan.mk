@@ -1,5 +1,5 @@
 ## Plan and whole line
-.PHONY: plan plan-report line rehearse-8b
+.PHONY: plan plan-report line prove-line rehearse-8b
 #: LINE_MODEL  the checkpoint that the second half of `make line` takes (the best of the repair)
 # $(call planned,STAGE) starts a script: refused at once where memory or disk cannot suffice, measured beside the plan.
 # What all stages of a run share goes there by the environment.
@@ -41,3 +41,6 @@ line: $(VENV)  ## from traces to a release: data, train, step, repair-loop, rele
 	$(MAKE) --no-print-directory release RUN=$(TUNED) CONFIG=$(CONFIG) MODEL=$(LINE_MODEL) \
 	  $(addprefix ROWS=,$(ROWS)) TRAINING_REPORTS="$(wildcard $(REPORTS)/moe.$(MODE).json)"  $(call then,release)
 	$(MAKE) --no-print-directory verify RUN=$(TUNED)  $(call then,verify)
+
+prove-line: $(VENV) | llama-ready  ## the tiny line in a fresh copy, each stage killed once, beside its plan (an hour)
+	$(PY) scripts/plan_prove_line.py --profile $(PROFILE) --report reports/tiny/line.json

@@ -12,7 +12,6 @@ import statistics
 from pathlib import Path
 
 from kxl.base import cli, report
-from kxl.base.cli import UserError
 from kxl.base.files import shown
 from kxl.plan import costs, record
 
@@ -25,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
 
     profile = costs.load(args.profile)
-    stages = {f"{run}/{stage}": took for run in args.run for stage, took in last_of(run).items()}
+    stages = {f"{run}/{stage}": took for run in args.run for stage, took in record.last_of(record.path_of(run)).items()}
     ratios = [took["seconds"] / took["predicted_seconds"] for took in stages.values()]
     results = {"stages": stages, "seconds_over_predicted": spread(ratios), "profile_others": costs.others(profile)}
     report.write(args.report, [args.profile], {"runs": args.run}, results)
@@ -35,20 +34,6 @@ def main() -> None:
         f"{shown(args.report)}: {len(stages)} stages, seconds over predicted {min(ratios):.2f} to {max(ratios):.2f}; "
         f"farthest off: {farthest}, {far['seconds']:.0f} s where {far['predicted_seconds']:.0f} were predicted"
     )
-
-
-def last_of(run: str) -> dict[str, dict]:
-    """{stage: its last entry} of a run, but for the files it wrote. UserError where none tells a predicted time."""
-    path = record.path_of(run)
-    entries = [one for one in record.read(path) if one["predicted_seconds"]]
-    if not entries:
-        raise UserError(
-            f"{shown(path)}: no stage with a predicted time is in it; measure the machine (make profile), then run "
-            f"stages of the line with make RUN={run}"
-        )
-    return {
-        one["stage"]: {key: value for key, value in one.items() if key not in ("stage", "outputs")} for one in entries
-    }
 
 
 def spread(ratios: list[float]) -> dict:

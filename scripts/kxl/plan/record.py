@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from kxl.base import forms, jsonl
-from kxl.base.files import write_text
+from kxl.base.cli import UserError
+from kxl.base.files import shown, write_text
 from kxl.plan.costs import Need
 from kxl.plan.measure import Measured
 
@@ -51,6 +52,19 @@ def read(path: Path) -> list[dict]:
 def last_by_output(path: Path) -> dict[str, dict]:
     """For each file that a stage wrote, the last entry of such a stage."""
     return {name: one for one in read(path) for name in one["outputs"]}
+
+
+def last_of(path: Path) -> dict[str, dict]:
+    """{stage: its last entry, but for the files it wrote}. UserError where none tells a predicted time."""
+    entries = [one for one in read(path) if one["predicted_seconds"]]
+    if not entries:
+        raise UserError(
+            f"{shown(path)}: no stage with a predicted time is in it; measure the machine (make profile), then run "
+            f"stages of the line with make RUN={path.parent.name}"
+        )
+    return {
+        one["stage"]: {key: value for key, value in one.items() if key not in ("stage", "outputs")} for one in entries
+    }
 
 
 def duration(seconds: float) -> str:

@@ -1,8 +1,8 @@
 """Prove that `make line` goes from traces to a release in a fresh copy, and goes on wherever it is killed.
 
 In:  this checkout, copied (files under git and new ones; .venv and the cache are shared); a hardware profile.
-Out: --report: the seconds of all attempts; for each stage its seconds, memory and disk beside what the plan predicted; the
-     stages that were killed; what was still running after a kill; and whether the release folder, copied to another
+Out: --report: the seconds of all attempts; for each stage its seconds, memory and disk beside what the plan predicted;
+     the stages that were killed; what was still running after a kill; and whether the release folder, copied to another
      place, is intact.
 
 Each stage is killed once, soon after its beginning: kill -9 of all that `make` started, as when the power goes. Then

@@ -38,7 +38,7 @@ def main() -> None:
     import mlx.core as mx
 
     from kxl.chat import loss_mask
-    from kxl.lora import adapter, by_layer, grouped_experts, int8_experts, loop, memory, prefix
+    from kxl.lora import adapter, attention, by_layer, grouped_experts, int8_experts, loop, memory, prefix
     from kxl.lora.schedule import warmup_then_linear
     from kxl.model import generate
     from kxl.moe.memory import CACHE
@@ -60,6 +60,7 @@ def main() -> None:
         mx.set_cache_limit(CACHE)
     model = int8_experts.load(folder) if choice.mapped else generate.load(folder)
     grouped_experts.use(model)
+    attention.use(model)
     mx.random.seed(args.seed)
     if args.start:
         adapter.load(model, args.start)

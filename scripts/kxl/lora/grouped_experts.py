@@ -11,6 +11,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.switch_layers import SwitchGLU
 
+from kxl.lora.cpu_exponentials import swiglu
+
 
 class GroupedExperts(nn.Module):
     """In place of a SwitchGLU, around the same matrices."""
@@ -31,7 +33,7 @@ class GroupedExperts(nn.Module):
         outputs = []
         for expert, piece in zip(experts.tolist(), mx.split(rows, starts[1:].tolist())):
             gate, up, down = (layer.weight[expert] for layer in (self.gate_proj, self.up_proj, self.down_proj))
-            outputs.append((nn.silu(piece @ gate.T) * (piece @ up.T)) @ down.T)
+            outputs.append(swiglu(piece @ gate.T, piece @ up.T) @ down.T)
         return mx.concatenate(outputs)[mx.array(back)].reshape(*chosen.shape, width)
 
 

@@ -24,6 +24,7 @@ from kxl.model.batches import Batch, make_batch
 # than OWN_TOKENS of its own: rows without a tool list are that short, and alone each would be a step.
 SAME_BEGINNING = 0.5
 OWN_TOKENS = 256
+WINDOW = 8  # batches whose rows are sorted by length, so that little of a batch is padding
 BLOCK = 512  # tokens of a beginning that go through the model at a time where no gradient does
 
 
@@ -94,13 +95,18 @@ def groups(examples: list) -> list[list[int]]:
 
 
 def plan(examples: list, batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """Which examples make up the batch of each step; an epoch takes each example once, each epoch in another order."""
+    """Which examples make up the batch of each step; an epoch takes each example once, each epoch in another order.
+
+    A batch has rows of similar length: of WINDOW batches, drawn at random, the rows are sorted before they are cut.
+    """
     rng, batches, alike = random.Random(seed), [], groups(examples)
     while len(batches) < steps:
         epoch = []
         for group in alike:
             group = rng.sample(group, len(group))
-            epoch += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
+            for start in range(0, len(group), WINDOW * batch_size):
+                window = sorted(group[start : start + WINDOW * batch_size], key=lambda i: len(examples[i].tokens))
+                epoch += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
         rng.shuffle(epoch)
         batches += epoch
     return batches[:steps]

@@ -45,6 +45,13 @@ def lines(file, limit: int = LIMIT) -> Iterator[tuple[int, bytes | None, int]]:
             yield number, line, size
 
 
+def count(path: Path) -> int:
+    """How many lines a file has that are not blank. UserError for a pipe or device, which may never end."""
+    require_regular(path)
+    with open(path, "rb") as file:
+        return sum(1 for _ in lines(file))
+
+
 def parse(line: bytes | str, constants: bool = False):
     """The value of one line. NotJson where there is none.
 

@@ -12,6 +12,7 @@ what grows. Disk is counted from the shapes, exactly.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kxl.base import jsonl
 from kxl.base.cli import UserError
 from kxl.base.files import read_json, shown
 from kxl.chat import schemas
@@ -22,7 +23,7 @@ from kxl.moe import memory as moe_memory
 from kxl.moe.run import copies
 from kxl.plan import sizes
 from kxl.plan.sizes import Size
-from kxl.plan.walk import DROPS, MAKES, POLICIES, STAGES, Walk
+from kxl.plan.walk import DROPS, MAKES, POLICIES, STAGES, TRACES, Walk
 from kxl.repair.settings import Settings
 
 FLOAT, HALF = 4, 2
@@ -44,7 +45,8 @@ def _several(count: int, items: dict) -> dict:
     return {"type": "array", "minItems": count, "maxItems": count, "items": items}
 
 
-_PACE = ("train_steps", "lora_steps", "imatrix_chunks", "imatrix_context", "cases", "answer_tokens", "context")
+_PACE = ("train_steps", "lora_steps", "imatrix_chunks", "imatrix_context", "cases", "answer_tokens", "context",
+         "router_rows")  # fmt: skip
 _STAGE = _with(seconds=AMOUNT, held=AMOUNT, others=AMOUNT, work={"type": "object", "additionalProperties": AMOUNT})
 _SERVED = _with(prompt_seconds=AMOUNT, answer_seconds=AMOUNT, prompt_tokens=COUNT, answer_tokens=COUNT)
 _STAGES = {name: _STAGE if name != "serve" else {"allOf": [_STAGE, _with(work=_SERVED)]} for name in STAGES}
@@ -67,8 +69,8 @@ PROFILE = _with(
 class Job:
     """How much a stage has to do, where shapes do not say it. Tokens are of one example unless it says otherwise.
 
-    trace_bytes; train_steps of train_rows each, a row of train_tokens, with `validations` forwards of a row and `saves`
-    checkpoints; lora_steps of lora_tokens, each with lora_scores of each head (the largest batch: lora_batch), with
+    trace_bytes in trace_rows; train_steps of train_rows each, a row of train_tokens, with `validations` forwards of a
+    row and `saves` checkpoints; lora_steps of lora_tokens, each with lora_scores of each head (the largest batch: lora_batch), with
     lora_validations forwards, of a core's int8 experts or, with lora_floats, of a checkpoint that becomes one only
     where it must, in `memory` bytes (None: as many as it takes); imatrix_tokens in all, in chunks of imatrix_context;
     prompt_tokens and answer_tokens of all cases, and the server's context; training: the settings of the MoE training
@@ -76,6 +78,7 @@ class Job:
     """
 
     trace_bytes: int = 0
+    trace_rows: int = 0
     train_steps: int = 0
     train_rows: int = 1
     train_tokens: int = 512
@@ -116,7 +119,7 @@ def effort(stage: str, size: Size, job: Job, rates: dict) -> float:
     """How much work a stage is, in a unit of its own; for the stages with several kinds of work, in seconds."""
     read, write = (rates[f"disk_{way}_mib_s"] * 2**20 for way in ("read", "write"))
     if stage == "data":
-        return job.trace_bytes
+        return job.trace_rows  # rows share most of their bytes: system prompt and tools are read once
     if stage == "core":
         return trained(size, job.training)  # the bytes that it writes
     if stage == "fuse":
@@ -306,6 +309,7 @@ def job_of(pace: dict, measured: dict) -> Job:
     train = work.get("train", {})
     return Job(
         trace_bytes=work.get("data", {}).get("trace_bytes", TYPICAL["trace_bytes"]),
+        trace_rows=TRACE_ROWS + pace["router_rows"],
         train_steps=steps,
         train_tokens=train.get("tokens", TYPICAL["row_tokens"] * steps) // steps,
         validations=2,
@@ -321,6 +325,7 @@ def job_of(pace: dict, measured: dict) -> Job:
     )
 
 
+TRACE_ROWS = jsonl.count(TRACES)  # that each walk reads beside its own
 # Of a walk, before it has counted them: bytes of its traces, tokens of its rows and of its cases' prompts.
 TYPICAL = {"trace_bytes": 1_590_000, "row_tokens": 362, "prompt_tokens": 4144}
 

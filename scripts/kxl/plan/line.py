@@ -31,6 +31,7 @@ OWN_TOKENS = 150  # of a repair row, behind the beginning that it shares
 PREFIX_TOKENS = 4100  # system prompt and schemas of the fixed tools
 THOUGHT_TOKENS = 600  # of a model that thinks; users report 600 to 4,096
 EXAMPLES = 582  # of the reference's training, for a run whose rows are not counted yet
+ROW_BYTES = 12_000  # of a row in a file whose rows are not counted, such as Parquet
 IMATRIX_TOKENS = 65536  # quant_build_calibration.py's default, and as many are held out
 MLX_FACTOR = 2.1  # seconds of an evaluation by mlx_lm.server on a CPU, over llama-server's: measured on the tiny model
 FLOAT32, BF16 = 4, 2
@@ -49,7 +50,8 @@ class Stage:
 class Line:
     """A run's line. config: the run's; shapes: the model's config.json; training: the MoE settings or None.
 
-    trace_bytes: of the traces. rows: tokens of each encoded row that the MoE training will read, once it is there.
+    trace_bytes: of the traces; trace_rows: how many they are. rows: tokens of each encoded row that the MoE training
+    will read, once it is there.
     """
 
     def __init__(
@@ -60,11 +62,12 @@ class Line:
         profile: dict | None,
         trace_bytes: int = 0,
         rows: Sequence[int] = (),
+        trace_rows: int = 0,
     ):
         self.config, self.training, self.profile = config, training, profile
         policies = tuple(name for name in config["quants"] if name in POLICIES)
         self.size: Size = sizes.of(shapes, policies if shapes["model_type"] == "lfm2_moe" else ())
-        self.trace_bytes, self.rows = trace_bytes, rows
+        self.trace_bytes, self.trace_rows, self.rows = trace_bytes, trace_rows, rows
         there = profile["memory_gib"] if profile else hardware.load_profile(None)["memory_gib"]
         self.memory = hardware.memory_stop(int(there * GIB))
 
@@ -109,7 +112,7 @@ class Line:
         return costs.predict(stage, self.size, job or Job(), self.profile)
 
     def _data(self) -> Need:
-        return self._walked("data", Job(trace_bytes=self.trace_bytes))
+        return self._walked("data", Job(trace_bytes=self.trace_bytes, trace_rows=self.trace_rows))
 
     def _training(self) -> dict:
         """The settings of the MoE training, the 8B's for what the run does not say."""
@@ -249,4 +252,12 @@ def of_run(
     # An older profile: memory and disk are told, seconds are not.
     known = costs.load(profile) if "walks" in known else None
     rows = [len(row["tokens"]) for row in jsonl.survivors(encoded)] if encoded and encoded.is_file() else []
-    return Line(load(config), read, settings, known, sum(path.stat().st_size for path in traces), rows)
+    size = sum(path.stat().st_size for path in traces)
+    return Line(load(config), read, settings, known, size, rows, sum(map(rows_of, traces)))
+
+
+def rows_of(traces: Path) -> int:
+    """How many rows a file of traces has: its lines; of another format, as many as its bytes would be lines here."""
+    if traces.suffix == ".jsonl":
+        return jsonl.count(traces)
+    return -(-traces.stat().st_size // ROW_BYTES)

@@ -20,8 +20,8 @@ from kxl.plan.walk import POLICIES, STAGES, Pace, Walk
 SHAPES = read_json(ROOT / "configs" / "walk-shapes.json")
 EIGHT = {**read_json(ROOT / "gguf/lfm2-8b-a1b.shapes.json"), "vocab_size": 128_000}
 PACE = {
-    "router_rows": 50, "train_steps": 2, "lora_steps": 2, "imatrix_chunks": 4, "imatrix_context": 512, "cases": 3, "answer_tokens": 32,
-    "context": 65536,
+    "train_steps": 2, "lora_steps": 2, "imatrix_chunks": 4, "imatrix_context": 512, "cases": 3, "answer_tokens": 32,
+    "context": 65536, "router_rows": 50,
 }  # fmt: skip
 GIB = 2**30
 

@@ -45,8 +45,8 @@ def _several(count: int, items: dict) -> dict:
     return {"type": "array", "minItems": count, "maxItems": count, "items": items}
 
 
-_PACE = ("train_steps", "lora_steps", "imatrix_chunks", "imatrix_context", "cases", "answer_tokens", "context",
-         "router_rows")  # fmt: skip
+_PACE = ("router_rows", "train_steps", "lora_steps", "imatrix_chunks", "imatrix_context", "cases", "answer_tokens")
+_PACE += ("context",)
 _STAGE = _with(seconds=AMOUNT, held=AMOUNT, others=AMOUNT, work={"type": "object", "additionalProperties": AMOUNT})
 _SERVED = _with(prompt_seconds=AMOUNT, answer_seconds=AMOUNT, prompt_tokens=COUNT, answer_tokens=COUNT)
 _STAGES = {name: _STAGE if name != "serve" else {"allOf": [_STAGE, _with(work=_SERVED)]} for name in STAGES}
@@ -70,11 +70,11 @@ class Job:
     """How much a stage has to do, where shapes do not say it. Tokens are of one example unless it says otherwise.
 
     trace_bytes in trace_rows; train_steps of train_rows each, a row of train_tokens, with `validations` forwards of a
-    row and `saves` checkpoints; lora_steps of lora_tokens, each with lora_scores of each head (the largest batch: lora_batch), with
-    lora_validations forwards, of a core's int8 experts or, with lora_floats, of a checkpoint that becomes one only
-    where it must, in `memory` bytes (None: as many as it takes); imatrix_tokens in all, in chunks of imatrix_context;
-    prompt_tokens and answer_tokens of all cases, and the server's context; training: the settings of the MoE training
-    (the 8B's).
+    row and `saves` checkpoints; lora_steps of lora_tokens, each with lora_scores of each head (the largest batch:
+    lora_batch), with lora_validations forwards, of a core's int8 experts or, with lora_floats, of a checkpoint that
+    becomes one only where it must, in `memory` bytes (None: as many as it takes); imatrix_tokens in all, in chunks of
+    imatrix_context; prompt_tokens and answer_tokens of all cases, and the server's context; training: the settings of
+    the MoE training (the 8B's).
     """
 
     trace_bytes: int = 0

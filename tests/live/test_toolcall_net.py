@@ -5,6 +5,7 @@ import codecs
 import html
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -989,11 +990,15 @@ def test_many_calls_and_a_text_that_reads_in_hundreds_of_ways_are_not_compared_f
     assert answer(plugin, text, messages=told("Read all of the files, please. " * 1000))[2] == "tool_calls"
 
 
-def test_a_large_conversation_is_compared_in_seconds(plugin):
+def test_a_large_conversation_takes_as_long_as_a_hundred_searches_for_its_words(plugin):
+    """Two to five seconds, by machine and by what else runs there; so a search through the same text is the measure."""
     content = json.dumps({"content": json.dumps({"text": 'line "quoted" & more %20\n' * 50_000})})
     started = time.process_time()
+    for _ in range(5):
+        re.findall(r"\w+", content)
+    searched = time.process_time()
     assert answer(plugin, MARKED, messages=[{"role": "tool", "content": content}])[2] == "tool_calls"
-    assert time.process_time() - started < 5
+    assert time.process_time() - searched < 100 * (searched - started) / 5
 
 
 # Schemas as MCP servers write them.

@@ -152,6 +152,18 @@ def test_a_plan_takes_each_row_once_per_epoch_and_never_mixes_beginnings(monkeyp
     assert all(len({place < 6 for place in batch}) == 1 for batch in plan)
 
 
+def test_a_batch_has_rows_of_similar_length_and_little_padding():
+    rng = np.random.default_rng(5)
+    lengths = np.rint(np.exp(rng.normal(4.3, 0.8, 300))).astype(int) + 2  # a median of 75, some of several hundred
+    examples = [Example(np.arange(length, dtype=np.int32), np.ones(length, bool)) for length in lengths]
+    plan = lora_prefix.plan(examples, 16, 19, seed=1)
+    assert sorted(place for batch in plan for place in batch) == list(range(300))
+    padded = sum(len(batch) * max(lengths[place] for place in batch) for batch in plan)
+    unsorted = sum(16 * lengths[start : start + 16].max() for start in range(0, 300, 16))
+    assert padded < 1.35 * lengths.sum() and unsorted > 2 * lengths.sum()
+    assert plan[0] != sorted(plan, key=lambda batch: lengths[batch[0]])[0]  # not the short ones first
+
+
 def test_short_rows_fill_a_batch_whatever_they_begin_with_and_long_ones_do_not_join_them():
     short, long = [rows(1, prefix=30, seed=seed)[0] for seed in range(8)], rows(2, prefix=600, seed=9)
     plan = lora_prefix.plan(short + long, 8, 2, seed=1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from kxl.model.exponentials import softmax
+from kxl.model.exponentials import softmax, softmax_backward
 from kxl.moe import experts
 from kxl.moe.core import MixedCore
 
@@ -239,19 +239,15 @@ def attend_backward(q: mx.array, k: mx.array, v: mx.array, d: mx.array) -> list[
     shares, rows = _shares(q, k), (q.shape[0], -1, q.shape[-1])
     d = d.reshape(rows)
     d_v = shares.swapaxes(1, 2) @ d
-    d_shares = d @ v.swapaxes(1, 2)
-    d_scores = shares * (d_shares - (shares * d_shares).sum(-1, keepdims=True)) * q.shape[-1] ** -0.5
-    return [(d_scores @ k).reshape(q.shape), d_scores.swapaxes(1, 2) @ q.reshape(rows), d_v]
+    d_scores, scale = softmax_backward(shares, d @ v.swapaxes(1, 2)), q.shape[-1] ** -0.5
+    return [(d_scores @ k * scale).reshape(q.shape), d_scores.swapaxes(1, 2) @ (q.reshape(rows) * scale), d_v]
 
 
 def _shares(q: mx.array, k: mx.array) -> mx.array:
     """Softmax of the scores, [B, h * n, m]: what each query takes of each position."""
     batch, heads, n, size = q.shape
-    m = k.shape[1]
     scores = (q.reshape(batch, heads * n, size) * size**-0.5) @ k.swapaxes(1, 2)
-    hidden = mx.arange(m)[None] > mx.arange(m - n, m)[:, None]
-    scores = mx.where(hidden, -mx.inf, scores.reshape(batch, heads, n, m))
-    return softmax(scores.reshape(batch, heads * n, m))
+    return softmax(scores, hidden=~np.tri(n, dtype=bool))  # only the last n positions can lie behind a query
 
 
 class _ShortConv:

@@ -2,7 +2,7 @@
 
 mlx-lm multiplies experts with gather_mm, which runs at 2 GFLOP/s on a CPU; sorted by expert, each
 expert's rows are one float32 matmul, which goes through the fast BLAS. Only for frozen experts: the
-gradient at the input is exact, but a gradient at the experts would be a full-size scatter per expert.
+gradient at the input is exact; what it needs is computed again on the way back. There is none at the experts.
 On a GPU gather_mm is the fast way, and nothing is replaced.
 """
 
@@ -11,7 +11,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.switch_layers import SwitchGLU
 
-from kxl.lora.cpu_exponentials import swiglu
+from kxl.lora import eager
+from kxl.model import exponentials
 
 
 class GroupedExperts(nn.Module):
@@ -23,18 +24,46 @@ class GroupedExperts(nn.Module):
 
     def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
         """x [..., D], chosen [..., k] expert numbers; returns [..., k, D], not yet weighted."""
+        chosen = eager.finished(chosen)
         top, width = chosen.shape[-1], x.shape[-1]
-        flat = np.array(chosen).reshape(-1)  # computed now: how many rows an expert gets decides the shapes below
-        order = np.argsort(flat, kind="stable").astype(np.int32)
+        flat = np.array(chosen).reshape(-1)
+        order = np.argsort(flat, kind="stable").astype(np.int32)  # of (token, choice) pairs, by expert
         back = np.empty_like(order)
         back[order] = np.arange(len(order), dtype=np.int32)
         experts, starts = np.unique(flat[order], return_index=True)
-        rows = x.reshape(-1, width)[mx.array(order // top)]
-        outputs = []
-        for expert, piece in zip(experts.tolist(), mx.split(rows, starts[1:].tolist())):
-            gate, up, down = (layer.weight[expert] for layer in (self.gate_proj, self.up_proj, self.down_proj))
-            outputs.append(swiglu(piece @ gate.T, piece @ up.T) @ down.T)
-        return mx.concatenate(outputs)[mx.array(back)].reshape(*chosen.shape, width)
+        pieces = [(int(expert), slice(*ends)) for expert, *ends in zip(experts, starts, [*starts[1:], None])]
+        tokens, back = mx.array(order // top), mx.array(back)
+        mx.eval(self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+
+        # Outside of MLX's graph, which would keep every array of every expert until the end: 40 for each token.
+        def forward(x: mx.array) -> mx.array:
+            rows, outputs = x.reshape(-1, width)[tokens], []
+            for expert, piece in pieces:
+                gate, up, down = self._matrices(expert)
+                g, u = rows[piece] @ gate.T, rows[piece] @ up.T
+                outputs.append((g * _sigmoid(g) * u) @ down.T)
+                mx.eval(outputs[-1])
+            return mx.concatenate(outputs)[back].reshape(*chosen.shape, width)
+
+        def backward(d: mx.array, x: mx.array) -> list[mx.array]:
+            rows, d_rows, d_pieces = x.reshape(-1, width)[tokens], d.reshape(-1, width)[mx.array(order)], []
+            for expert, piece in pieces:
+                gate, up, down = self._matrices(expert)
+                g, u, d_h = rows[piece] @ gate.T, rows[piece] @ up.T, d_rows[piece] @ down
+                s = _sigmoid(g)
+                a = g * s
+                d_pieces.append((d_h * u * (s + a * (1 - s))) @ gate + (d_h * a) @ up)
+                mx.eval(d_pieces[-1])
+            return [mx.concatenate(d_pieces)[back].reshape(-1, top, width).sum(1).reshape(x.shape)]
+
+        return eager.function(forward, backward)(x)
+
+    def _matrices(self, expert: int) -> list[mx.array]:
+        return [part.weight[expert] for part in (self.gate_proj, self.up_proj, self.down_proj)]
+
+
+def _sigmoid(x: mx.array) -> mx.array:
+    return 1 / (1 + exponentials.exp(-x))
 
 
 class ShiftedConv(nn.Module):

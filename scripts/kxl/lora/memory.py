@@ -11,6 +11,7 @@ step.
 """
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -140,11 +141,24 @@ def autograd(config: dict, lengths: Lengths) -> int:
     """What MLX holds while it differentiates the whole model: of each token logits and what layers keep, and scores.
 
     Twice what the way back reads: on a CPU MLX makes arrays ahead of time (by_layer.py). How many arrays of a layer's
-    width that is was measured: 36 at LFM2-8B-A1B's shapes and at those of its first six layers.
+    width that is was measured: 36 at LFM2-8B-A1B's shapes, at those of its first six layers and at the tiny model's.
+    Attention in blocks keeps no scores but a block's (attention.py); on a Mac's GPU they are kept.
     """
     attentions = config["layer_types"].count("full_attention") * config["num_attention_heads"]
     of_token = config["vocab_size"] + 36 * config["num_hidden_layers"] * config["hidden_size"]
-    return 2 * FLOAT * (lengths.tokens * of_token + attentions * lengths.scores)
+    scores = 5 * block_of_scores(config, lengths)
+    if sys.platform == "darwin":
+        scores = 2 * FLOAT * attentions * lengths.scores
+    return 2 * FLOAT * lengths.tokens * of_token + scores
+
+
+def block_of_scores(config: dict, lengths: Lengths) -> int:
+    """Bytes of the scores of a block of queries, for the heads of one key."""
+    in_block = [
+        min(QUERIES, lengths.shared) * lengths.shared,
+        lengths.rows * min(QUERIES, lengths.own) * (lengths.shared + lengths.own),
+    ]
+    return FLOAT * max(in_block) * config["num_attention_heads"] // config["num_key_value_heads"]
 
 
 def work(config: dict, mapped: bool, lengths: Lengths) -> dict[str, int]:
@@ -154,11 +168,7 @@ def work(config: dict, mapped: bool, lengths: Lengths) -> dict[str, int]:
     whole = FLOAT * tokens * hidden
     # x, its norm, q and the output, with and without the adapter's part, as MLX and as the blocks have them, and the
     # gradient of each; k, v and theirs likewise; five arrays of a block's scores.
-    in_block = [
-        min(QUERIES, lengths.shared) * lengths.shared,
-        lengths.rows * min(QUERIES, lengths.own) * (lengths.shared + lengths.own),
-    ]
-    block = FLOAT * max(in_block) / share
+    block = block_of_scores(config, lengths)
     found = {"attention": 22 * whole + 16 * FLOAT * share * lengths.keys * hidden + 5 * block}
     # x, its norm, the three-fold projection with and without the adapter's part, products, and the gradient of each.
     found["convolution"] = 16 * whole

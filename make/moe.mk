@@ -83,7 +83,7 @@ transfer-proof: $(NEW_ROWS) $(PROOF)/valid.jsonl  ## new tools for the undamaged
 	  --config $(TRAINING) --seeds $(SEEDS) $(addprefix --minutes ,$(MINUTES)) --work $(NEW)/runs \
 	  --report $(REPORTS)/moe_proof.json
 
-profile: $(VENV) | llama-ready  ## measure this machine: memory, matmul, disk, the line with three small models (half an hour)
+profile: $(VENV) | llama-ready  ## measure this machine: memory, matmul, disk, the line with three small models (30 min)
 	$(PY) scripts/moe_profile_hardware.py --walks --out $(PROFILE)
 sweep: $(EIGHT)/group_sweep.json  ## time and memory of a step by group size, beside the streamed step
 $(EIGHT)/group_sweep.json: $(call content,$(EIGHT_SHAPES)) $(call code,moe_sweep_groups moe_measure_step) | $(VENV)

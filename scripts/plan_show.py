@@ -51,7 +51,7 @@ def main() -> None:
     if not (args.model and (args.model / "config.json").is_file()):
         print("no checkpoint is named: these are the shapes of LFM2.5-8B-A1B")
     if plan.profile is None:
-        print(f"{shown(args.profile)} says nothing of the line's speed: `make profile` measures it (up to half an hour)")
+        print(f"{shown(args.profile)} says nothing of the line's speed: `make profile` measures it (half an hour)")
     elif (others := costs.others(plan.profile)) > BESIDE:
         print(
             f"{shown(args.profile)}: other work had {others:.0%} of the processors while it was measured, so times are "

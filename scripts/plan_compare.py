@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
 
     profile = costs.load(args.profile)
-    stages = {f"{run}/{stage}": took for run in args.run for stage, took in record.last_of(record.path_of(run)).items()}
+    stages = record.last_of(args.run)
     ratios = [took["seconds"] / took["predicted_seconds"] for took in stages.values()]
     results = {"stages": stages, "seconds_over_predicted": spread(ratios), "profile_others": costs.others(profile)}
     report.write(args.report, [args.profile], {"runs": args.run}, results)

@@ -25,11 +25,10 @@ from kxl.base import cli, report
 from kxl.base.cli import UserError
 from kxl.base.files import ROOT, shown
 from kxl.house.disturbed import Tree
-from kxl.plan import costs, record
+from kxl.plan import costs, line, record
 
 RUN = "line"
-RELEASE = f"runs/{RUN}-tuned/release"
-FLAGS = "HERMES_KXL_PLAN"  # where make tells all stages of a run which one it is
+TUNED = f"{RUN}-tuned"  # of the repaired checkpoint, as make/plan.mk names it
 LOOKS = 5  # for a stage's beginning, each second
 
 
@@ -51,24 +50,21 @@ def main() -> None:
     shutil.copy2(args.profile, tree.folder / "configs/hardware")
     words = [f"CONFIG={args.config}", f"MODEL={args.model}", f"HARDWARE={args.profile.stem}"]
     killed, strays = {}, []
-    while (code := attempt(tree, words, args.after, killed, strays)) is None:
+    while (code := attempt(tree, words, args.after, killed)) is None:
+        strays += tree.strays()
         cli.say(f"killed in {list(killed)[-1]} ({len(killed)} kills); going on")
     seconds = time.monotonic() - began
     if code:
         raise UserError(f"make line ended with exit code {code}; its copy is {shown(tree.folder)}:\n{tree.printed()}")
     elsewhere = args.work / "elsewhere"
     shutil.rmtree(elsewhere, ignore_errors=True)
-    shutil.copytree(tree.folder / RELEASE, elsewhere)
+    shutil.copytree(tree.folder / "runs" / TUNED / "release", elsewhere)
     checked = subprocess.run(
         [sys.executable, ROOT / "scripts/release_verify.py", "--dir", elsewhere], capture_output=True, text=True
     )
     results = {
         "seconds": round(seconds),
-        "stages": {
-            f"{run}/{stage}": took
-            for run in (RUN, f"{RUN}-tuned")
-            for stage, took in record.last_of(tree.folder / record.path_of(run)).items()
-        },
+        "stages": record.last_of([RUN, TUNED], tree.folder),
         "killed": killed,
         "left_running": strays,
         "verified": {"exit_code": checked.returncode, "said": last_line(checked.stdout + checked.stderr)},
@@ -85,22 +81,27 @@ def main() -> None:
     )
 
 
-def attempt(tree: Tree, words: list[str], after: float, killed: dict, strays: list) -> int | None:
-    """Run `make line` to its end: its exit code; None where a stage was killed that had not been killed before."""
+def attempt(tree: Tree, words: list[str], after: float, killed: dict) -> int | None:
+    """Run `make line` to its end: its exit code; None where a stage was killed that had not been killed before.
+
+    The seconds from that stage's beginning to its kill are noted in `killed`. Ctrl-C ends the line, too.
+    """
     process = tree.start("line", words)
-    while process.poll() is None:
-        stage = stage_of(tree)
-        if stage and stage not in killed:
-            began = time.monotonic()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(after)
-            if stage_of(tree) == stage:
-                killed[stage] = round(time.monotonic() - began, 2)
-                tree.kill(process, "all")
-                strays += tree.strays()
-                return None
-        time.sleep(1 / LOOKS)
-    return process.returncode
+    try:
+        while process.poll() is None:
+            stage = stage_of(tree)
+            if stage and stage not in killed:
+                began = time.monotonic()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(after)
+                if stage_of(tree) == stage:
+                    killed[stage] = round(time.monotonic() - began, 2)
+                    return None
+            time.sleep(1 / LOOKS)
+        return process.returncode
+    finally:
+        if process.poll() is None:
+            tree.kill(process, "all")
 
 
 def stage_of(tree: Tree) -> str | None:
@@ -110,7 +111,7 @@ def stage_of(tree: Tree) -> str | None:
             words = list(map(os.fsdecode, Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")))
             if words[1] == "scripts/plan_run.py":
                 environment = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8", errors="replace").split("\0")
-                flags = next(one for one in environment if one.startswith(f"{FLAGS}=")).partition("=")[2].split()
+                flags = next(one for one in environment if one.startswith(f"{line.FLAGS}=")).partition("=")[2].split()
                 return f"{flags[flags.index('--run') + 1]}/{words[2]}"
     return None
 

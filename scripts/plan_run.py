@@ -20,7 +20,6 @@ from kxl.base import cli, history
 from kxl.base.cli import UserError
 from kxl.plan import line, measure, record
 
-FLAGS = "HERMES_KXL_PLAN"  # where make puts the flags that all stages of a run share
 ANYWAY = "HERMES_KXL_ANYWAY"  # set to 1: start a stage that the plan refuses
 
 
@@ -32,7 +31,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="checkpoint folder")
     parser.add_argument("--training", type=Path, help="settings of the MoE training")
     parser.add_argument("--profile", type=Path, help="hardware profile (make profile); without one no time is told")
-    args = parser.parse_args([*os.environ.get(FLAGS, "").split(), *sys.argv[1:]])
+    args = parser.parse_args([*os.environ.get(line.FLAGS, "").split(), *sys.argv[1:]])
     if not COMMAND:
         parser.error("name the script to run behind --")
 

@@ -51,15 +51,12 @@ class Folder:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-    def strays(self):
-        return []
-
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_each_stage_that_lasts_is_killed_once_and_begun_anew(tmp_path):
-    folder, killed, strays = Folder(tmp_path), {}, []
-    ends = [plan_prove_line.attempt(folder, [], 0.6, killed, strays) for _ in range(3)]
-    assert ends == [None, None, 0] and list(killed) == ["line/data", "line/gguf"] and not strays
+    folder, killed = Folder(tmp_path), {}
+    ends = [plan_prove_line.attempt(folder, [], 0.6, killed) for _ in range(3)]
+    assert ends == [None, None, 0] and list(killed) == ["line/data", "line/gguf"] and not folder.running()
     assert (tmp_path / "begun").read_text().split() == ["data", "data", "short", "gguf", "gguf"]
     assert all((tmp_path / name).exists() for name in ("data", "short", "gguf"))
 
@@ -67,5 +64,17 @@ def test_each_stage_that_lasts_is_killed_once_and_begun_anew(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_a_line_that_stops_at_a_gate_says_so(tmp_path):
     began = time.monotonic()
-    assert plan_prove_line.attempt(Folder(tmp_path, ("short",), code=2), [], 9, {}, []) == 2
+    assert plan_prove_line.attempt(Folder(tmp_path, ("short",), code=2), [], 9, {}) == 2
     assert time.monotonic() - began < 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_ctrl_c_ends_the_line_too(tmp_path, monkeypatch):
+    def interrupted(tree):
+        raise KeyboardInterrupt
+
+    folder = Folder(tmp_path)
+    monkeypatch.setattr(plan_prove_line, "stage_of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plan_prove_line.attempt(folder, [], 9, {})
+    assert not folder.running() and not (tmp_path / "data").exists()

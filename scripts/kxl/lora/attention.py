@@ -77,7 +77,7 @@ def in_blocks(model: nn.Module) -> Iterator[None]:
 
 
 def use(model: nn.Module) -> None:
-    """The same from now on in this process, where a CPU computes: a GPU has kernels that keep no scores either."""
+    """The same from now on in this process, where a CPU computes. On a GPU nothing is replaced."""
     if mx.default_device() == mx.cpu:
         _replace(model)
 

@@ -146,9 +146,8 @@ def autograd(config: dict, lengths: Lengths) -> int:
     """
     attentions = config["layer_types"].count("full_attention") * config["num_attention_heads"]
     of_token = config["vocab_size"] + 36 * config["num_hidden_layers"] * config["hidden_size"]
-    scores = 5 * block_of_scores(config, lengths)
-    if sys.platform == "darwin":
-        scores = 2 * FLOAT * attentions * lengths.scores
+    of_gpu = sys.platform == "darwin"
+    scores = 2 * FLOAT * attentions * lengths.scores if of_gpu else 5 * block_of_scores(config, lengths)
     return 2 * FLOAT * lengths.tokens * of_token + scores
 
 

@@ -9,6 +9,7 @@ LFM2.5-8B-A1B's shapes. A plane through them gives seconds from vocabulary and e
 what grows. Disk is counted from the shapes, exactly.
 """
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -309,7 +310,7 @@ def job_of(pace: dict, measured: dict) -> Job:
     train = work.get("train", {})
     return Job(
         trace_bytes=work.get("data", {}).get("trace_bytes", TYPICAL["trace_bytes"]),
-        trace_rows=TRACE_ROWS + pace["router_rows"],
+        trace_rows=_trace_rows() + pace["router_rows"],
         train_steps=steps,
         train_tokens=train.get("tokens", TYPICAL["row_tokens"] * steps) // steps,
         validations=2,
@@ -325,9 +326,14 @@ def job_of(pace: dict, measured: dict) -> Job:
     )
 
 
-TRACE_ROWS = jsonl.count(TRACES)  # that each walk reads beside its own
 # Of a walk, before it has counted them: bytes of its traces, tokens of its rows and of its cases' prompts.
 TYPICAL = {"trace_bytes": 1_590_000, "row_tokens": 362, "prompt_tokens": 4144}
+
+
+@functools.cache
+def _trace_rows() -> int:
+    """Rows of the repository's traces, which each walk reads beside its own."""
+    return jsonl.count(TRACES)
 
 
 def of_walk(walk: Walk, profile: dict | None) -> dict[str, Need]:

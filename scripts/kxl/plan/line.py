@@ -25,6 +25,7 @@ from kxl.plan.sizes import Size
 from kxl.plan.walk import POLICIES
 
 GIB = 2**30
+FLAGS = "HERMES_KXL_PLAN"  # the variable in which make hands all stages the flags of their run
 # What a case adds to a prompt that begins as the one before, and what an answer has; both asked twice, parsed and raw.
 CASE_TOKENS, ANSWER_TOKENS = 25, 40
 OWN_TOKENS = 150  # of a repair row, behind the beginning that it shares

@@ -54,8 +54,15 @@ def last_by_output(path: Path) -> dict[str, dict]:
     return {name: one for one in read(path) for name in one["outputs"]}
 
 
-def last_of(path: Path) -> dict[str, dict]:
-    """{stage: its last entry, but for the files it wrote}. UserError where none tells a predicted time."""
+def last_of(runs: list[str], root: Path = Path()) -> dict[str, dict]:
+    """{RUN/STAGE: its last entry, but for the files it wrote} of runs below `root`.
+
+    UserError for a run of which no stage tells a predicted time.
+    """
+    return {f"{run}/{stage}": took for run in runs for stage, took in _last_of(root / path_of(run)).items()}
+
+
+def _last_of(path: Path) -> dict[str, dict]:
     entries = [one for one in read(path) if one["predicted_seconds"]]
     if not entries:
         raise UserError(
